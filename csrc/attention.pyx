@@ -1,0 +1,314 @@
+"""Causal attention for several heads, forward and backward.
+
+    s[t, j]   = scale q[t] . k[j]                    for keys j <= S - T + t, so that the last query sees every key
+    lse[t]    = log sum_j exp(s[t, j])               p[t, j] = exp(s[t, j] - lse[t])      (Vaswani et al. 2017, eq. 1)
+    out[t]    = sum_j p[t, j] v[j]
+
+    dv[j]     = sum_t p[t, j] dout[t]                dp[t, j] = dout[t] . v[j]
+    ds[t, j]  = p[t, j] (dp[t, j] - delta[t])        delta[t] = dout[t] . out[t] = sum_j p[t, j] dp[t, j]
+    dq[t]     = scale sum_j ds[t, j] k[j]            dk[j]    = scale sum_t ds[t, j] q[t]
+
+for every batch b and query head h. q, out: (B, T, H, D)   k, v: (B, S, G, D)   lse: (B, H, T)   weights: (B, H, T, S)
+
+Query head h reads key/value head h // (H // G): with G < H several query heads share one (Ainslie et al. 2023). All
+arrays of four axes may be strided, with the last axis contiguous: they are views into one qkv buffer or into a cache.
+
+rung      the one idea it adds                                             what it costs
+naive     one query after the other: scores, softmax, weighted sum         a row of S scores; all of k and v per query
+parallel  queries (backward: key/value heads) are independent              a row of scores per thread
+blocked   tiles of queries meet tiles of keys, online softmax              keys transposed into a tile; rescaling
+
+Design
+- Only lse is saved for backward, p is computed again from it: memory grows with T, not with T^2 (Dao et al. 2022,
+  section 3.1). All rungs save the same lse, so forward and backward may come from different rungs.
+- Backward gives one key/value head to one thread, which goes through the query heads of its group in order: sums over
+  a group have a fixed order. Rejected: one thread per query head with a buffer of dk and dv each, worth its memory
+  only when B x G is less than the number of threads.
+- The scores of a tile are sums over d with the keys of the tile side by side, so that neighbours in memory are
+  independent sums and the compiler may vectorise them. Rejected: a dot product per score, a sum that must stay in
+  order and therefore scalar.
+- weights, when asked for, first take the scores and become exp(score - lse) at the end, from this same kernel.
+"""
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY, expf, logf
+from libc.stdlib cimport free, malloc
+
+# TQ queries meet TK keys. At D = 64 the tile of transposed keys is 8 KB, the scores 4 KB and the output 8 KB: with the
+# rows of q and v they fill about half of a 48 KB L1.
+cdef enum:
+    TQ = 32
+    TK = 32
+
+
+cdef inline float dot(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
+    """x . y, in order."""
+    cdef Py_ssize_t i
+    cdef float total = 0
+    for i in range(n):
+        total += x[i] * y[i]
+    return total
+
+
+cdef inline void add_scaled(float* y, float a, const float* x, Py_ssize_t n) noexcept nogil:
+    """y += a x."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] += a * x[i]
+
+
+cdef inline void fill(float* y, float value, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] = value
+
+
+cdef void attend(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
+                 float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
+                 Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, float* p) noexcept nogil:
+    """One query: scores, softmax, weighted sum of the values. p: (S,), scratch."""
+    cdef Py_ssize_t j, D = q.shape[3], S = k.shape[1], g = h // (q.shape[2] // k.shape[2])
+    cdef Py_ssize_t keys = S - q.shape[1] + t + 1                   # the keys that this query sees
+    cdef float largest = -INFINITY, total = 0
+    for j in range(keys):
+        p[j] = scale * dot(&q[b, t, h, 0], &k[b, j, g, 0], D)
+        largest = max(largest, p[j])
+    for j in range(keys):
+        p[j] = expf(p[j] - largest)                                 # at most 1: no overflow
+        total += p[j]
+    lse[b, h, t] = largest + logf(total)
+    fill(&out[b, t, h, 0], 0, D)
+    for j in range(keys):
+        add_scaled(&out[b, t, h, 0], p[j] / total, &v[b, j, g, 0], D)
+    if weights is not None:
+        for j in range(S):
+            weights[b, h, t, j] = p[j] / total if j < keys else 0
+
+
+def attention_naive(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,              # IN
+                    float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,        # OUT
+                    int n_threads):
+    """The formulas as they stand, one query after the other."""
+    cdef Py_ssize_t b, h, t
+    cdef float* p = scratch(k.shape[1], 1)
+    with nogil:
+        for b in range(q.shape[0]):
+            for h in range(q.shape[2]):
+                for t in range(q.shape[1]):
+                    attend(q, k, v, out, lse, weights, scale, b, h, t, p)
+    free(p)
+
+
+def attention_parallel(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,           # IN
+                       float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,     # OUT
+                       int n_threads):
+    """Adds threads: queries are independent. Later ones see more keys, so they are dealt out as threads get free."""
+    cdef Py_ssize_t i, T = q.shape[1], H = q.shape[2], S = k.shape[1]
+    cdef float* p = scratch(S, n_threads)
+    for i in prange(q.shape[0] * H * T, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=8):
+        attend(q, k, v, out, lse, weights, scale, i // (H * T), i // T % H, i % T, p + threadid() * S)
+    free(p)
+
+
+cdef float* scratch(Py_ssize_t floats, int n_threads) except NULL:
+    """floats for each thread, from the calling thread; never of size zero."""
+    cdef float* memory = <float*> malloc((floats * n_threads + 1) * sizeof(float))
+    if memory == NULL:
+        raise MemoryError("[attention] no memory for the scores of a tile")
+    return memory
+
+
+cdef void transpose_rows(const float[:, :, :, :] x, Py_ssize_t b, Py_ssize_t g, Py_ssize_t s0, Py_ssize_t n,
+                         float* tile) noexcept nogil:
+    """tile[d, j] = x[b, s0 + j, g, d] for n rows; columns from n to TK are zero, so loops over TK need no edge."""
+    cdef Py_ssize_t d, j, D = x.shape[3]
+    cdef const float* row
+    for j in range(TK):
+        row = &x[b, s0 + j, g, 0] if j < n else NULL
+        for d in range(D):
+            tile[d * TK + j] = row[d] if j < n else 0
+
+
+cdef void tile_scores(const float* row, const float* tile, float scale, Py_ssize_t D, float* s) noexcept nogil:
+    """s[j] = scale sum_d row[d] tile[d, j]: TK sums side by side."""
+    cdef Py_ssize_t d, j
+    cdef float[TK] total
+    for j in range(TK):
+        total[j] = 0
+    for d in range(D):
+        for j in range(TK):
+            total[j] = total[j] + row[d] * tile[d * TK + j]
+    for j in range(TK):
+        s[j] = scale * total[j]
+
+
+cdef void attend_tile(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
+                      float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
+                      Py_ssize_t b, Py_ssize_t h, Py_ssize_t t0, float* memory) noexcept nogil:
+    """TQ queries from t0 on against all keys that they see, a tile of keys at a time.
+
+    Online softmax (Milakov & Gimelshein 2018): with the largest score so far m, the sum l = sum exp(s - m) and the
+    unscaled output o, a tile with a larger score first multiplies l and o by exp(m - m').
+    """
+    cdef Py_ssize_t T = q.shape[1], D = q.shape[3], S = k.shape[1], g = h // (q.shape[2] // k.shape[2])
+    cdef Py_ssize_t rows = min(TQ, T - t0), first = S - T + t0 + 1  # keys that the first query of the tile sees
+    cdef Py_ssize_t i, j, s0, n, seen
+    cdef float* keys = memory                                       # (D, TK)
+    cdef float* o = memory + D * TK                                 # (TQ, D)
+    cdef float[TQ] m
+    cdef float[TQ] l
+    cdef float[TK] s
+    cdef float larger
+    fill(o, 0, TQ * D)
+    fill(m, -INFINITY, TQ)
+    fill(l, 0, TQ)
+    for s0 from 0 <= s0 < first + rows - 1 by TK:
+        n = min(TK, S - s0)
+        transpose_rows(k, b, g, s0, n, keys)
+        for i in range(rows):
+            seen = min(n, first + i - s0)                           # the mask: only so many keys of this tile
+            if seen <= 0:
+                continue
+            tile_scores(&q[b, t0 + i, h, 0], keys, scale, D, s)
+            larger = m[i]
+            for j in range(seen):
+                larger = max(larger, s[j])
+                if weights is not None:
+                    weights[b, h, t0 + i, s0 + j] = s[j]
+            if larger > m[i]:
+                l[i] *= expf(m[i] - larger)                         # exp(-inf) = 0 for the first tile
+                for j in range(D):
+                    o[i * D + j] *= expf(m[i] - larger)
+                m[i] = larger
+            for j in range(seen):
+                s[j] = expf(s[j] - larger)
+                l[i] += s[j]
+            for j in range(seen):
+                add_scaled(o + i * D, s[j], &v[b, s0 + j, g, 0], D)
+    for i in range(rows):
+        lse[b, h, t0 + i] = m[i] + logf(l[i])
+        for j in range(D):
+            out[b, t0 + i, h, j] = o[i * D + j] / l[i]
+        if weights is not None:
+            for j in range(S):
+                weights[b, h, t0 + i, j] = expf(weights[b, h, t0 + i, j] - lse[b, h, t0 + i]) if j < first + i else 0
+
+
+def attention_blocked(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,            # IN
+                      float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,      # OUT
+                      int n_threads):
+    """Adds tiles: TQ queries share every tile of keys that is brought to L1, and no row of S scores exists."""
+    cdef Py_ssize_t i, H = q.shape[2], tiles = (q.shape[1] + TQ - 1) // TQ, need = q.shape[3] * (TK + TQ)
+    cdef float* memory = scratch(need, n_threads)
+    for i in prange(q.shape[0] * H * tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
+        attend_tile(q, k, v, out, lse, weights, scale, i // (H * tiles), i // tiles % H, i % tiles * TQ,
+                    memory + threadid() * need)
+    free(memory)
+
+
+cdef void attend_backward(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,
+                          const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,
+                          float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,
+                          Py_ssize_t b, Py_ssize_t g) noexcept nogil:
+    """One key/value head: every query of every head of its group, in order, adds to dk and dv."""
+    cdef Py_ssize_t T = q.shape[1], D = q.shape[3], S = k.shape[1], group = q.shape[2] // k.shape[2]
+    cdef Py_ssize_t h, t, j
+    cdef float p, ds, delta
+    for j in range(S):
+        fill(&dk[b, j, g, 0], 0, D)
+        fill(&dv[b, j, g, 0], 0, D)
+    for h in range(g * group, (g + 1) * group):
+        for t in range(T):
+            fill(&dq[b, t, h, 0], 0, D)
+            delta = dot(&dout[b, t, h, 0], &out[b, t, h, 0], D)
+            for j in range(S - T + t + 1):
+                p = expf(scale * dot(&q[b, t, h, 0], &k[b, j, g, 0], D) - lse[b, h, t])
+                ds = scale * p * (dot(&dout[b, t, h, 0], &v[b, j, g, 0], D) - delta)
+                add_scaled(&dv[b, j, g, 0], p, &dout[b, t, h, 0], D)
+                add_scaled(&dq[b, t, h, 0], ds, &k[b, j, g, 0], D)
+                add_scaled(&dk[b, j, g, 0], ds, &q[b, t, h, 0], D)
+
+
+def attention_backward_naive(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,  # IN
+                             const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,  # IN
+                             float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,       # OUT
+                             int n_threads):
+    """The formulas as they stand; p is computed again from lse."""
+    cdef Py_ssize_t b, g
+    with nogil:
+        for b in range(k.shape[0]):
+            for g in range(k.shape[2]):
+                attend_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, b, g)
+
+
+def attention_backward_parallel(const float[:, :, :, :] dout, const float[:, :, :, :] q,                          # IN
+                                const float[:, :, :, :] k, const float[:, :, :, :] v,                             # IN
+                                const float[:, :, :, :] out, const float[:, :, ::1] lse,                          # IN
+                                float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,    # OUT
+                                int n_threads):
+    """Adds threads: key/value heads are independent, and a query head belongs to one of them."""
+    cdef Py_ssize_t i, G = k.shape[2]
+    for i in prange(k.shape[0] * G, nogil=True, num_threads=n_threads, schedule="static"):
+        attend_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, i // G, i % G)
+
+
+cdef void backward_tile(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,
+                        const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,
+                        float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,
+                        Py_ssize_t b, Py_ssize_t g, Py_ssize_t s0, float* memory) noexcept nogil:
+    """TK keys from s0 on against every query that sees one of them; dk and dv of the tile stay in L1 meanwhile."""
+    cdef Py_ssize_t T = q.shape[1], D = q.shape[3], S = k.shape[1], group = q.shape[2] // k.shape[2]
+    cdef Py_ssize_t n = min(TK, S - s0), h, t, j, d, seen
+    cdef float* keys = memory                                       # (D, TK), transposed
+    cdef float* values = memory + D * TK                            # (D, TK), transposed
+    cdef float* dkeys = memory + 2 * D * TK                         # (TK, D)
+    cdef float* dvalues = memory + 3 * D * TK                       # (TK, D)
+    cdef float[TK] s
+    cdef float[TK] dp
+    cdef float p, delta
+    transpose_rows(k, b, g, s0, n, keys)
+    transpose_rows(v, b, g, s0, n, values)
+    fill(dkeys, 0, 2 * D * TK)
+    for h in range(g * group, (g + 1) * group):
+        for t in range(max(0, s0 - (S - T)), T):                    # earlier queries see none of these keys
+            seen = min(n, S - T + t + 1 - s0)
+            tile_scores(&q[b, t, h, 0], keys, scale, D, s)
+            tile_scores(&dout[b, t, h, 0], values, 1, D, dp)
+            delta = dot(&dout[b, t, h, 0], &out[b, t, h, 0], D)
+            for j in range(seen):
+                p = expf(s[j] - lse[b, h, t])
+                dp[j] = scale * p * (dp[j] - delta)                 # ds from here on
+                add_scaled(dvalues + j * D, p, &dout[b, t, h, 0], D)
+                add_scaled(dkeys + j * D, dp[j], &q[b, t, h, 0], D)
+            for j in range(seen):
+                add_scaled(&dq[b, t, h, 0], dp[j], &k[b, s0 + j, g, 0], D)
+    for j in range(n):
+        for d in range(D):
+            dk[b, s0 + j, g, d] = dkeys[j * D + d]
+            dv[b, s0 + j, g, d] = dvalues[j * D + d]
+
+
+def attention_backward_blocked(const float[:, :, :, :] dout, const float[:, :, :, :] q,                           # IN
+                               const float[:, :, :, :] k, const float[:, :, :, :] v,                              # IN
+                               const float[:, :, :, :] out, const float[:, :, ::1] lse,                           # IN
+                               float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,     # OUT
+                               int n_threads):
+    """Adds tiles: a tile of keys stays in L1 while the queries pass by. dq sums over tiles in ascending order."""
+    cdef Py_ssize_t i, b, g, h, t, s0, G = k.shape[2], S = k.shape[1], T = q.shape[1], D = q.shape[3]
+    cdef Py_ssize_t group = q.shape[2] // max(1, G)
+    cdef float* memory = scratch(4 * D * TK, n_threads)
+    for i in prange(k.shape[0] * G, nogil=True, num_threads=n_threads, schedule="static"):
+        b = i // G
+        g = i % G
+        for h in range(g * group, (g + 1) * group):
+            for t in range(T):
+                fill(&dq[b, t, h, 0], 0, D)
+        for s0 from 0 <= s0 < S by TK:
+            backward_tile(dout, q, k, v, out, lse, dq, dk, dv, scale, b, g, s0, memory + threadid() * 4 * D * TK)
+    free(memory)
+
+
+RUNGS = {
+    "naive": {"attention": attention_naive, "attention_backward": attention_backward_naive},
+    "parallel": {"attention": attention_parallel, "attention_backward": attention_backward_parallel},
+    "blocked": {"attention": attention_blocked, "attention_backward": attention_backward_blocked},
+}

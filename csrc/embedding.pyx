@@ -1,0 +1,154 @@
+"""Look up the vector of a token, and add the vector of its position.
+
+    out[b T + t, c] = table[tokens[b, t], c] + positions[start + t, c]         tokens: (B, T), int32
+    dtable[v, c] = sum of dy[b T + t, c] over tokens[b, t] = v                 table: (V, C), positions: (P, C), float32
+    dpositions[start + t, c] = sum_b dy[b T + t, c]                            out, dy: (B T, C)
+
+positions may be missing, as with rotary positions. start is the position of the first column of tokens: the number of
+tokens that came before, when one token at a time is generated. The caller has checked that 0 <= tokens < V and that
+start + T <= P.
+
+rung      the one idea it adds                                what it costs
+naive     one token after the other                           one thread
+parallel  forward: tokens are independent                     nothing more
+          backward: each thread owns a range of the table     every thread reads all tokens, to find its own
+blocked   left out: a row of dy is read once and used once, so there is no reuse for a tile to catch
+
+Design
+- In backward one element is summed over b, then t, by the thread that owns its row: any number of threads gives the
+  same bits. Rejected: threads that share out the tokens, which need atomic adds, in an order that varies from run to
+  run, or a table for each of them.
+- The borders of the ranges follow the tokens, for frequent tokens have neighbouring ids: letters in bytes, the first
+  merges in BPE. Rejected: V / n_threads rows each, where one thread would have most of the work.
+- accumulate and accumulate_positions are separate: a table that is also the output layer already holds a gradient,
+  positions do not. Without the flag the whole array is set to zero first, with the rows that no token uses.
+"""
+from cython.parallel cimport prange
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+
+cdef void embed_row(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,
+                    Py_ssize_t start, float[:, ::1] out, Py_ssize_t b, Py_ssize_t t) noexcept nogil:
+    """out[b T + t, :], one row of table and one of positions."""
+    cdef Py_ssize_t c, r = b * tokens.shape[1] + t, v = tokens[b, t]
+    for c in range(out.shape[1]):
+        out[r, c] = table[v, c] if positions is None else table[v, c] + positions[start + t, c]
+
+
+def embedding_naive(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,  # IN, IN, IN
+                    Py_ssize_t start, float[:, ::1] out, int n_threads):                                 # OUT
+    """The formula, one token after the other."""
+    cdef Py_ssize_t b, t
+    with nogil:
+        for b in range(tokens.shape[0]):
+            for t in range(tokens.shape[1]):
+                embed_row(tokens, table, positions, start, out, b, t)
+
+
+def embedding_parallel(const int[:, ::1] tokens, const float[:, ::1] table,                              # IN, IN
+                       const float[:, ::1] positions, Py_ssize_t start, float[:, ::1] out,               # IN, OUT
+                       int n_threads):
+    """Adds threads: each owns whole rows of out, counted over sequences and positions together."""
+    cdef Py_ssize_t r, T = tokens.shape[1]
+    for r in prange(tokens.shape[0] * T, nogil=True, num_threads=n_threads, schedule="static"):
+        embed_row(tokens, table, positions, start, out, r // T, r % T)
+
+
+cdef void zero_rows(float[:, ::1] x, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """x[first:last] = 0."""
+    if first < last and x.shape[1] > 0:
+        memset(&x[first, 0], 0, (last - first) * x.shape[1] * sizeof(float))
+
+
+cdef void add_row(const float[:, ::1] dy, Py_ssize_t r, float[:, ::1] into, Py_ssize_t row) noexcept nogil:
+    """into[row, :] += dy[r, :]."""
+    cdef Py_ssize_t c
+    for c in range(dy.shape[1]):
+        into[row, c] += dy[r, c]
+
+
+def embedding_backward_naive(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,     # IN, IN, OUT
+                             float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,                # OUT
+                             bint accumulate_positions, int n_threads):
+    """Each row of dy is added where its token and its position came from."""
+    cdef Py_ssize_t b, t, T = tokens.shape[1]
+    with nogil:
+        if not accumulate:
+            zero_rows(dtable, 0, dtable.shape[0])
+        if dpositions is not None and not accumulate_positions:
+            zero_rows(dpositions, 0, dpositions.shape[0])
+        for b in range(tokens.shape[0]):
+            for t in range(T):
+                add_row(dy, b * T + t, dtable, tokens[b, t])
+                if dpositions is not None:
+                    add_row(dy, b * T + t, dpositions, start + t)
+
+
+cdef void share_out(const int[:, ::1] tokens, Py_ssize_t* work, Py_ssize_t V, bint accumulate, Py_ssize_t* border,
+                    int n_threads) noexcept nogil:
+    """border[k]:border[k + 1] is the range of ids of thread k; the ranges cover 0:V and have about the same work.
+
+    work (V,) is scratch: the rows to be written for an id, one for each of its tokens and one to set it to zero.
+    """
+    cdef Py_ssize_t b, t, v, k = 1, before = 0, total = tokens.shape[0] * tokens.shape[1] + (0 if accumulate else V)
+    for v in range(V):
+        work[v] = 0 if accumulate else 1
+    for b in range(tokens.shape[0]):
+        for t in range(tokens.shape[1]):
+            work[tokens[b, t]] += 1
+    border[0] = 0
+    for v in range(V):
+        while k < n_threads and before * n_threads >= k * total:        # thread k starts where k shares are done
+            border[k] = v
+            k += 1
+        before += work[v]
+    for k in range(k, n_threads + 1):
+        border[k] = V
+
+
+cdef void gather(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable, Py_ssize_t first,
+                 Py_ssize_t last, bint accumulate) noexcept nogil:
+    """dtable[first:last], in the order of the tokens."""
+    cdef Py_ssize_t b, t, T = tokens.shape[1]
+    if not accumulate:
+        zero_rows(dtable, first, last)
+    for b in range(tokens.shape[0]):
+        for t in range(T):
+            if first <= tokens[b, t] < last:
+                add_row(dy, b * T + t, dtable, tokens[b, t])
+
+
+cdef void gather_position(const float[:, ::1] dy, Py_ssize_t B, Py_ssize_t T, float[:, ::1] dpositions, Py_ssize_t p,
+                          Py_ssize_t start, bint accumulate) noexcept nogil:
+    """dpositions[p, :]; the tokens stand at start:start + T, and other positions get nothing."""
+    cdef Py_ssize_t b
+    if not accumulate:
+        zero_rows(dpositions, p, p + 1)
+    if start <= p < start + T:
+        for b in range(B):
+            add_row(dy, b * T + p - start, dpositions, p)
+
+
+def embedding_backward_parallel(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,  # IN, IN, OUT
+                                float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,             # OUT
+                                bint accumulate_positions, int n_threads):
+    """Adds threads: each owns a range of dtable, then some rows of dpositions, so no element is shared."""
+    cdef Py_ssize_t k, p, V = dtable.shape[0]
+    cdef Py_ssize_t* border = <Py_ssize_t*> malloc((n_threads + 1 + V) * sizeof(Py_ssize_t))
+    if border == NULL:
+        raise MemoryError("[embedding_backward] no memory to share out the table")
+    with nogil:
+        share_out(tokens, border + n_threads + 1, V, accumulate, border, n_threads)
+        for k in prange(n_threads, num_threads=n_threads, schedule="static"):
+            gather(dy, tokens, dtable, border[k], border[k + 1], accumulate)
+        if dpositions is not None:
+            for p in prange(dpositions.shape[0], num_threads=n_threads, schedule="static"):
+                gather_position(dy, tokens.shape[0], tokens.shape[1], dpositions, p, start, accumulate_positions)
+    free(border)
+
+
+RUNGS = {
+    "naive": {"embedding": embedding_naive, "embedding_backward": embedding_backward_naive},
+    "parallel": {"embedding": embedding_parallel, "embedding_backward": embedding_backward_parallel},
+}

@@ -1,0 +1,199 @@
+"""Give every row mean 0 and variance 1, then scale and shift every column (Ba, Kiros and Hinton, 2016, eq. (3)).
+
+    total[r, c] = x[r, c] + residual[r, c]                            without a residual the total is x itself
+    mean[r]     = sum_c total[r, c] / C                               rows: (R, C), mean, rstd: (R,), float32
+    rstd[r]     = 1 / sqrt(sum_c (total[r, c] - mean[r])^2 / C + eps)
+    xhat[r, c]  = (total[r, c] - mean[r]) rstd[r]                     never stored
+    out[r, c]   = xhat[r, c] weight[c] + bias[c]                      weight, bias: (C,)
+
+The gradient takes the total as its x. With g[r, c] = dy[r, c] weight[c]:
+
+    dx[r, c]    = rstd[r] (g[r, c] - sum_k g[r, k] / C - xhat[r, c] sum_k g[r, k] xhat[r, k] / C) + dtotal[r, c]
+    dweight[c]  = sum_r dy[r, c] xhat[r, c]        dbias[c] = sum_r dy[r, c]        added to with accumulate
+
+rung      the one idea it adds                                 what it costs
+naive     the formulas: rows for dx, columns for dweight       the gradient reads dy and x twice, once down the columns
+parallel  rows are independent, and so are columns             the same work, several rows or columns at a time
+blocked   dx and the sums over a chunk of rows in one pass     2 C floats for every chunk, and one more sum over chunks
+
+Design
+- Two passes for the variance, the mean first. Rejected: sum of squares less square of the sum, one pass, which cancels
+  when the mean is large beside the deviation.
+- Sums along a row or down a column are doubles: their error does not grow with C or R. Rejected: floats, off by
+  C 2^-24 of the largest entry at worst, which a row with a large mean turns into an error of every deviation.
+- The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
+  the bits do not depend on it. Rejected: one partial sum per thread.
+- dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.
+- The forward stops at parallel: a row of a model's width is in L1 from one pass to the next, with no tiles.
+"""
+from cython.parallel cimport prange
+from libc.math cimport sqrt
+from libc.stdlib cimport free, malloc
+
+# Rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves 2 x C for the second sum:
+# 2 % more. Fewer rows would leave more, more rows would keep threads without a chunk: 256 rows are 8 chunks.
+# LINE is the number of columns of the second sum that one thread takes at a time: 16 floats are one cache line.
+cdef enum:
+    ROWS = 32
+    LINE = 16
+
+
+cdef void row_of_layernorm(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,
+                           const float[::1] bias, float[:, ::1] out, float[:, ::1] total, float[::1] mean,
+                           float[::1] rstd, float eps, Py_ssize_t r) noexcept nogil:
+    """Row r, line by line of the formula; z is the row that is normalised."""
+    cdef Py_ssize_t c, C = x.shape[1]
+    cdef const float* z = &x[r, 0]
+    cdef double added = 0, squares = 0, deviation
+    if residual is not None:
+        for c in range(C):
+            total[r, c] = x[r, c] + residual[r, c]
+        z = &total[r, 0]
+    for c in range(C):
+        added += z[c]
+    mean[r] = <float> (added / C)
+    for c in range(C):
+        deviation = z[c] - mean[r]
+        squares += deviation * deviation
+    rstd[r] = <float> (1 / sqrt(squares / C + eps))
+    for c in range(C):
+        out[r, c] = (z[c] - mean[r]) * rstd[r] * weight[c] + (0 if bias is None else bias[c])
+
+
+def layernorm_naive(const float[:, ::1] x, const float[:, ::1] residual,                                # IN, IN
+                    const float[::1] weight, const float[::1] bias, float[:, ::1] out,                  # IN, IN, OUT
+                    float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                   # OUT, OUT, OUT
+                    int n_threads):
+    """The formula, one row after the other."""
+    cdef Py_ssize_t r
+    with nogil:
+        for r in range(x.shape[0]):
+            row_of_layernorm(x, residual, weight, bias, out, total, mean, rstd, eps, r)
+
+
+def layernorm_parallel(const float[:, ::1] x, const float[:, ::1] residual,                             # IN, IN
+                       const float[::1] weight, const float[::1] bias, float[:, ::1] out,               # IN, IN, OUT
+                       float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                # OUT, OUT, OUT
+                       int n_threads):
+    """Adds threads: each owns whole rows, so nothing is shared but weight and bias, which are only read."""
+    cdef Py_ssize_t r
+    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+        row_of_layernorm(x, residual, weight, bias, out, total, mean, rstd, eps, r)
+
+
+cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
+                          const float[::1] mean, const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,
+                          Py_ssize_t r) noexcept nogil:
+    """dx[r, :]: what is left of g once its mean and its part along xhat are taken out, scaled as x was."""
+    cdef Py_ssize_t c, C = x.shape[1]
+    cdef double sum_g = 0, sum_g_xhat = 0
+    cdef float g, xhat, mean_g, mean_g_xhat
+    for c in range(C):
+        g = dy[r, c] * weight[c]
+        xhat = (x[r, c] - mean[r]) * rstd[r]
+        sum_g += g
+        sum_g_xhat += <double> g * xhat
+    mean_g = <float> (sum_g / C)
+    mean_g_xhat = <float> (sum_g_xhat / C)
+    for c in range(C):
+        g = dy[r, c] * weight[c]
+        xhat = (x[r, c] - mean[r]) * rstd[r]
+        dx[r, c] = rstd[r] * (g - mean_g - xhat * mean_g_xhat) + (0 if dtotal is None else dtotal[r, c])
+
+
+cdef void column_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] mean,
+                             const float[::1] rstd, float[::1] dweight, float[::1] dbias, bint accumulate,
+                             Py_ssize_t c) noexcept nogil:
+    """dweight[c] and dbias[c], walking down one column."""
+    cdef Py_ssize_t r
+    cdef double scaled = 0, shifted = 0
+    for r in range(x.shape[0]):
+        scaled += <double> dy[r, c] * ((x[r, c] - mean[r]) * rstd[r])
+        shifted += dy[r, c]
+    dweight[c] = <float> (dweight[c] + scaled if accumulate else scaled)
+    if dbias is not None:
+        dbias[c] = <float> (dbias[c] + shifted if accumulate else shifted)
+
+
+def layernorm_backward_naive(const float[:, ::1] dy, const float[:, ::1] x,                             # IN, IN
+                             const float[::1] weight, const float[::1] mean, const float[::1] rstd,     # IN, IN, IN
+                             const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,          # IN, OUT, OUT
+                             float[::1] dbias, bint accumulate, int n_threads):                         # OUT
+    """Two formulas, two loops: columns for the parameters, rows for dx."""
+    cdef Py_ssize_t r, c
+    with nogil:
+        for c in range(x.shape[1]):
+            column_of_gradient(dy, x, mean, rstd, dweight, dbias, accumulate, c)
+        for r in range(x.shape[0]):
+            row_of_gradient(dy, x, weight, mean, rstd, dtotal, dx, r)
+
+
+def layernorm_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x,                          # IN, IN
+                                const float[::1] weight, const float[::1] mean, const float[::1] rstd,  # IN, IN, IN
+                                const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,       # IN, OUT, OUT
+                                float[::1] dbias, bint accumulate, int n_threads):                      # OUT
+    """Adds threads: each owns whole columns in the first loop and whole rows in the second."""
+    cdef Py_ssize_t r, c
+    with nogil:
+        for c in prange(x.shape[1], num_threads=n_threads, schedule="static"):
+            column_of_gradient(dy, x, mean, rstd, dweight, dbias, accumulate, c)
+        for r in prange(x.shape[0], num_threads=n_threads, schedule="static"):
+            row_of_gradient(dy, x, weight, mean, rstd, dtotal, dx, r)
+
+
+cdef void chunk_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
+                            const float[::1] mean, const float[::1] rstd, const float[:, ::1] dtotal,
+                            float[:, ::1] dx, float* part, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Rows first to last: dx, and in part (2, C) what they add to dweight and dbias. Each row is read once into L1."""
+    cdef Py_ssize_t r, c, C = x.shape[1]
+    for c in range(2 * C):
+        part[c] = 0
+    for r in range(first, last):
+        for c in range(C):
+            part[c] = part[c] + dy[r, c] * ((x[r, c] - mean[r]) * rstd[r])
+            part[C + c] = part[C + c] + dy[r, c]
+        row_of_gradient(dy, x, weight, mean, rstd, dtotal, dx, r)
+
+
+cdef void sum_of_chunks(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, Py_ssize_t width,
+                        bint accumulate) noexcept nogil:
+    """out[:width] = sum over the chunks k, in order, of part[k * stride:][:width]; width is at most LINE."""
+    cdef Py_ssize_t k, c
+    cdef double[LINE] total
+    for c in range(LINE):
+        total[c] = 0
+    for k in range(chunks):
+        for c in range(width):
+            total[c] = total[c] + part[k * stride + c]
+    for c in range(width):
+        out[c] = <float> (out[c] + total[c] if accumulate else total[c])
+
+
+def layernorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x,                           # IN, IN
+                               const float[::1] weight, const float[::1] mean, const float[::1] rstd,   # IN, IN, IN
+                               const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,        # IN, OUT, OUT
+                               float[::1] dbias, bint accumulate, int n_threads):                       # OUT
+    """Adds chunks of rows: dx and partial sums of dweight and dbias while a row is in L1, then a sum over chunks.
+
+    Zero rows are zero chunks, and the second sum still writes its zeros.
+    """
+    cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
+    cdef float* part = <float*> malloc(max(1, chunks * 2 * C) * sizeof(float))            # (chunks, 2, C)
+    if part == NULL:
+        raise MemoryError("[layernorm_backward] no memory for the partial sums")
+    with nogil:
+        for k in prange(chunks, num_threads=n_threads, schedule="static"):
+            chunk_of_gradient(dy, x, weight, mean, rstd, dtotal, dx, part + k * 2 * C, k * ROWS,
+                              min((k + 1) * ROWS, R))
+        for c in prange(0, C, LINE, num_threads=n_threads, schedule="static"):            # a tile of columns
+            sum_of_chunks(part + c, chunks, 2 * C, &dweight[c], min(LINE, C - c), accumulate)
+            if dbias is not None:
+                sum_of_chunks(part + C + c, chunks, 2 * C, &dbias[c], min(LINE, C - c), accumulate)
+    free(part)
+
+
+RUNGS = {
+    "naive": {"layernorm": layernorm_naive, "layernorm_backward": layernorm_backward_naive},
+    "parallel": {"layernorm": layernorm_parallel, "layernorm_backward": layernorm_backward_parallel},
+    "blocked": {"layernorm_backward": layernorm_backward_blocked},
+}

@@ -1,0 +1,175 @@
+"""Give every row a root mean square of 1, then scale every column (Zhang and Sennrich, 2019, eq. (4)).
+
+    total[r, c] = x[r, c] + residual[r, c]                            without a residual the total is x itself
+    rstd[r]     = 1 / sqrt(sum_c total[r, c]^2 / C + eps)             rows: (R, C), rstd: (R,), float32
+    xhat[r, c]  = total[r, c] rstd[r]                                 never stored
+    out[r, c]   = xhat[r, c] weight[c]                                weight: (C,)
+
+The gradient takes the total as its x. With g[r, c] = dy[r, c] weight[c]:
+
+    dx[r, c]    = rstd[r] (g[r, c] - xhat[r, c] sum_k g[r, k] xhat[r, k] / C) + dtotal[r, c]
+    dweight[c]  = sum_r dy[r, c] xhat[r, c]                           added to with accumulate
+
+rung      the one idea it adds                                 what it costs
+naive     the formulas: rows for dx, columns for dweight       the gradient reads dy and x twice, once down the columns
+parallel  rows are independent, and so are columns             the same work, several rows or columns at a time
+blocked   dx and the sum over a chunk of rows in one pass      C floats for every chunk, and one more sum over chunks
+
+Design
+- Against layernorm the mean is gone, and the bias: one sum less in each direction. eps is inside the root, so a row of
+  zeros gives zeros.
+- Sums along a row or down a column are doubles: their error does not grow with C or R, and no square overflows.
+  Rejected: floats, off by C 2^-24 at worst, and infinite from an entry of 2^64 on.
+- The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
+  the bits do not depend on it. Rejected: one partial sum per thread.
+- dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.
+- The forward stops at parallel: a row of a model's width is in L1 from one pass to the next, with no tiles.
+"""
+from cython.parallel cimport prange
+from libc.math cimport sqrt
+from libc.stdlib cimport free, malloc
+
+# Rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves C for the second sum: 1 %
+# more. Fewer rows would leave more, more rows would keep threads without a chunk: 256 rows are 8 chunks.
+# LINE is the number of columns of the second sum that one thread takes at a time: 16 floats are one cache line.
+cdef enum:
+    ROWS = 32
+    LINE = 16
+
+
+cdef void row_of_rmsnorm(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,
+                         float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps,
+                         Py_ssize_t r) noexcept nogil:
+    """Row r, line by line of the formula; z is the row that is normalised."""
+    cdef Py_ssize_t c, C = x.shape[1]
+    cdef const float* z = &x[r, 0]
+    cdef double squares = 0
+    if residual is not None:
+        for c in range(C):
+            total[r, c] = x[r, c] + residual[r, c]
+        z = &total[r, 0]
+    for c in range(C):
+        squares += <double> z[c] * z[c]
+    rstd[r] = <float> (1 / sqrt(squares / C + eps))
+    for c in range(C):
+        out[r, c] = z[c] * rstd[r] * weight[c]
+
+
+def rmsnorm_naive(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,         # IN, IN, IN
+                  float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps, int n_threads):   # OUT, OUT, OUT
+    """The formula, one row after the other."""
+    cdef Py_ssize_t r
+    with nogil:
+        for r in range(x.shape[0]):
+            row_of_rmsnorm(x, residual, weight, out, total, rstd, eps, r)
+
+
+def rmsnorm_parallel(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,      # IN, IN, IN
+                     float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps,                # OUT, OUT, OUT
+                     int n_threads):
+    """Adds threads: each owns whole rows, so nothing is shared but weight, which is only read."""
+    cdef Py_ssize_t r
+    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+        row_of_rmsnorm(x, residual, weight, out, total, rstd, eps, r)
+
+
+cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
+                          const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,
+                          Py_ssize_t r) noexcept nogil:
+    """dx[r, :]: what is left of g once its part along xhat is taken out, scaled as x was."""
+    cdef Py_ssize_t c, C = x.shape[1]
+    cdef double sum_g_xhat = 0
+    cdef float mean_g_xhat
+    for c in range(C):
+        sum_g_xhat += <double> (dy[r, c] * weight[c]) * (x[r, c] * rstd[r])
+    mean_g_xhat = <float> (sum_g_xhat / C)
+    for c in range(C):
+        dx[r, c] = rstd[r] * (dy[r, c] * weight[c] - x[r, c] * rstd[r] * mean_g_xhat) + (
+            0 if dtotal is None else dtotal[r, c])
+
+
+cdef void column_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] rstd, float[::1] dweight,
+                             bint accumulate, Py_ssize_t c) noexcept nogil:
+    """dweight[c], walking down one column."""
+    cdef Py_ssize_t r
+    cdef double total = 0
+    for r in range(x.shape[0]):
+        total += <double> dy[r, c] * (x[r, c] * rstd[r])
+    dweight[c] = <float> (dweight[c] + total if accumulate else total)
+
+
+def rmsnorm_backward_naive(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,      # IN, IN, IN
+                           const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,         # IN, IN, OUT
+                           float[::1] dweight, bint accumulate, int n_threads):                         # OUT
+    """Two formulas, two loops: columns for dweight, rows for dx."""
+    cdef Py_ssize_t r, c
+    with nogil:
+        for c in range(x.shape[1]):
+            column_of_gradient(dy, x, rstd, dweight, accumulate, c)
+        for r in range(x.shape[0]):
+            row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
+
+
+def rmsnorm_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,   # IN, IN, IN
+                              const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,      # IN, IN, OUT
+                              float[::1] dweight, bint accumulate, int n_threads):                      # OUT
+    """Adds threads: each owns whole columns in the first loop and whole rows in the second."""
+    cdef Py_ssize_t r, c
+    with nogil:
+        for c in prange(x.shape[1], num_threads=n_threads, schedule="static"):
+            column_of_gradient(dy, x, rstd, dweight, accumulate, c)
+        for r in prange(x.shape[0], num_threads=n_threads, schedule="static"):
+            row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
+
+
+cdef void chunk_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
+                            const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx, float* part,
+                            Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Rows first to last: dx, and in part (C,) what they add to dweight. Each row is read once into L1."""
+    cdef Py_ssize_t r, c, C = x.shape[1]
+    for c in range(C):
+        part[c] = 0
+    for r in range(first, last):
+        for c in range(C):
+            part[c] = part[c] + dy[r, c] * (x[r, c] * rstd[r])
+        row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
+
+
+cdef void sum_of_chunks(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, Py_ssize_t width,
+                        bint accumulate) noexcept nogil:
+    """out[:width] = sum over the chunks k, in order, of part[k * stride:][:width]; width is at most LINE."""
+    cdef Py_ssize_t k, c
+    cdef double[LINE] total
+    for c in range(LINE):
+        total[c] = 0
+    for k in range(chunks):
+        for c in range(width):
+            total[c] = total[c] + part[k * stride + c]
+    for c in range(width):
+        out[c] = <float> (out[c] + total[c] if accumulate else total[c])
+
+
+def rmsnorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,    # IN, IN, IN
+                             const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,       # IN, IN, OUT
+                             float[::1] dweight, bint accumulate, int n_threads):                       # OUT
+    """Adds chunks of rows: dx and a partial sum of dweight while a row is in L1, then a sum over chunks.
+
+    Zero rows are zero chunks, and the second sum still writes its zeros.
+    """
+    cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
+    cdef float* part = <float*> malloc(max(1, chunks * C) * sizeof(float))                # (chunks, C)
+    if part == NULL:
+        raise MemoryError("[rmsnorm_backward] no memory for the partial sums")
+    with nogil:
+        for k in prange(chunks, num_threads=n_threads, schedule="static"):
+            chunk_of_gradient(dy, x, weight, rstd, dtotal, dx, part + k * C, k * ROWS, min((k + 1) * ROWS, R))
+        for c in prange(0, C, LINE, num_threads=n_threads, schedule="static"):            # a tile of columns
+            sum_of_chunks(part + c, chunks, C, &dweight[c], min(LINE, C - c), accumulate)
+    free(part)
+
+
+RUNGS = {
+    "naive": {"rmsnorm": rmsnorm_naive, "rmsnorm_backward": rmsnorm_backward_naive},
+    "parallel": {"rmsnorm": rmsnorm_parallel, "rmsnorm_backward": rmsnorm_backward_parallel},
+    "blocked": {"rmsnorm_backward": rmsnorm_backward_blocked},
+}

@@ -1,0 +1,76 @@
+"""List the extensions and find out whether this compiler has OpenMP; everything else is in pyproject.toml."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Contraction into FMA is off so that a rung gives the same bits on every machine; FMA is written out where it is meant.
+FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+# What to try, in this order: gcc and clang on Linux, then Apple's clang with Homebrew's libomp.
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "binding": True,
+}
+PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+
+
+def openmp_flags(compiler):
+    """The (compile, link) flags under which a small OpenMP program compiles, links and runs; None if there are none."""
+    if os.environ.get("TINYGPT_NO_OPENMP"):
+        return None
+    for compile_flags, link_flags in OPENMP:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(PROBE)
+            program = str(Path(folder, "probe"))
+            command = [*compiler.compiler_so, *compile_flags, str(source), "-o", program, *link_flags]
+            built = subprocess.run(command, capture_output=True, check=False)
+            if built.returncode == 0 and subprocess.run([program], check=False).returncode == 0:
+                return compile_flags, link_flags
+    return None
+
+
+class BuildKernels(build_ext):
+    """build_ext that adds OpenMP's flags where the compiler has them."""
+
+    def build_extensions(self):
+        """Compile every module in csrc, with OpenMP if it works, and say so when it does not."""
+        flags = openmp_flags(self.compiler)
+        if flags is None:
+            print("tinygpt: no OpenMP found: the kernels are built for a single thread", file=sys.stderr)
+        for extension in self.extensions:
+            extension.extra_compile_args += flags[0] if flags else []
+            extension.extra_link_args += flags[1] if flags else []
+        super().build_extensions()
+
+
+def extensions():
+    """One extension per csrc/*.pyx, named tinygpt.core.<stem>."""
+    from Cython.Build import cythonize
+
+    headers = [str(path) for path in Path("csrc").rglob("*.h")]
+    modules = [
+        Extension(
+            f"tinygpt.core.{path.stem}",
+            [str(path)],
+            include_dirs=["csrc"],
+            depends=headers,
+            extra_compile_args=list(FLAGS),
+            extra_link_args=[],
+        )
+        for path in sorted(Path("csrc").glob("*.pyx"))
+    ]
+    return cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES, quiet=True)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

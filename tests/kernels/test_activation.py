@@ -1,0 +1,200 @@
+"""csrc/activation.pyx: element-wise ops, whose only edges are vector widths, and dropout's generator."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from tinygpt import reference
+from tinygpt.testing import (
+    check,
+    dropout_case,
+    gelu_backward_case,
+    gelu_case,
+    run,
+    shapes_around,
+    swiglu_backward_case,
+    swiglu_case,
+)
+
+LENGTHS = shapes_around(8, 16, 32, 64)
+# Zeros of both signs, the smallest normal and subnormal numbers, both sides of each cut of the functions, and far out.
+# The cube of 1e20 is infinite in float32.
+SPECIAL = [0.0, -0.0, 2.0**-126, -(2.0**-149), 1.0, -1.0, 5.5, -5.5, 9.1, -9.1, 88.8, -88.8, 120.0, -120.0, 1e4, -1e4]
+HUGE = [*SPECIAL, 1e20, -1e20]
+
+
+@pytest.mark.op("gelu")
+@pytest.mark.parametrize("N", LENGTHS)
+def test_gelu(function, threads, make, N):
+    """Catches a tail that is left out or goes through another formula."""
+    check(function, make("gelu", N=N), threads)
+
+
+@pytest.mark.op("gelu_backward")
+@pytest.mark.parametrize("N", LENGTHS)
+def test_gelu_backward(function, threads, make, N):
+    """Catches a tail that is left out, and a slope that misses its second term."""
+    check(function, make("gelu_backward", N=N), threads)
+
+
+@pytest.mark.op("gelu")
+@pytest.mark.filterwarnings("ignore:overflow encountered in multiply")  # NumPy's: the tanh of infinity is right
+def test_gelu_of_special_values(function):
+    """Catches tanh from a quotient of exponentials, inf / inf from 44 on, and a polynomial outside of its interval."""
+    out = check(function, gelu_case(len(HUGE), HUGE))["out"]
+    np.testing.assert_array_equal(out[-4:], np.float32([1e4, 0, 1e20, 0]))
+
+
+@pytest.mark.op("gelu_backward")
+def test_gelu_slope_of_special_values(function):
+    """Catches 0 times infinity where tanh is flat and x^2 is large."""
+    case = gelu_backward_case(len(HUGE), HUGE)
+    check(function, case)
+    ones = dataclasses.replace(case, inputs=case.inputs | {"dy": np.ones_like(case.inputs["dy"])})
+    np.testing.assert_array_equal(run(function, ones)["dx"][-4:], [1, 0, 1, 0])
+
+
+@pytest.mark.op("swiglu")
+@pytest.mark.parametrize("F", LENGTHS)
+def test_swiglu(function, threads, make, F):
+    """Catches gate and up swapped, and a half that starts at the wrong column."""
+    for R in (0, 1, 5):
+        check(function, make("swiglu", R=R, F=F), threads)
+
+
+@pytest.mark.op("swiglu_backward")
+@pytest.mark.parametrize("F", LENGTHS)
+def test_swiglu_backward(function, threads, make, F):
+    """Catches the two gradients in each other's half, and a slope without its second term."""
+    for R in (0, 1, 5):
+        check(function, make("swiglu_backward", R=R, F=F), threads)
+
+
+@pytest.mark.op("swiglu")
+def test_swiglu_of_special_values(function):
+    """Catches inf / inf in the sigmoid: its exponential overflows from gate = -89 on."""
+    x = np.stack([SPECIAL, SPECIAL[::-1]]).astype(np.float32)
+    check(function, swiglu_case(2, len(SPECIAL) // 2, x))
+
+
+@pytest.mark.op("swiglu_backward")
+def test_swiglu_backward_of_special_values(function):
+    """Catches inf times 0 in the slope of the sigmoid."""
+    x = np.stack([SPECIAL, SPECIAL[::-1]]).astype(np.float32)
+    check(function, swiglu_backward_case(2, len(SPECIAL) // 2, x))
+
+
+@pytest.mark.op("add")
+@pytest.mark.parametrize("N", LENGTHS)
+def test_add(function, threads, make, N):
+    """Catches a tail that is left out."""
+    check(function, make("add", N=N), threads)
+
+
+@pytest.mark.op("dropout")
+@pytest.mark.parametrize("shape", [(0, 5, 1), (1, 0, 1), (1, 1, 1), (6, 17, 3), (7, 33, 3), (5, 64, 1)], ids=str)
+@pytest.mark.parametrize("residual", [False, True])
+def test_dropout(function, threads, make, shape, residual):
+    """Catches another generator than the documented one, and a residual that is dropped or scaled as well."""
+    R, C, T = shape
+    for rate in (0.0, 0.1, 0.9):
+        check(function, make("dropout", R=R, C=C, T=T, rate=rate, residual=residual), threads)
+
+
+@pytest.mark.op("dropout")
+@pytest.mark.parametrize("name", ["key", "site", "sequence"])
+def test_dropout_takes_all_64_bits(function, make, name):
+    """Catches a key, site or sequence that is cut to 32 bits or read as signed."""
+    for value in (0, 2**31, 2**32 + 1, 2**63 - 1) + ((2**64 - 1,) if name == "key" else ()):
+        check(function, make("dropout", R=4, C=9, T=2, rate=0.5, **{name: value}))
+
+
+@pytest.mark.op("dropout")
+def test_dropout_masks_differ(function):
+    """Catches an argument that the generator does not look at: each must give another mask of 400 coin tosses."""
+    changes = [{}, {"key": 7}, {"site": 7}, {"sequence": 7}, {"T": 2}]
+    masks = {
+        (run(function, dropout_case(4, 100, rate=0.5, **({"T": 4} | change)))["out"] == 0).tobytes()
+        for change in changes
+    }
+    assert len(masks) == len(changes)
+
+
+@pytest.mark.op("dropout")
+def test_dropout_keeps_the_rate(function):
+    """Catches a limit that is off: n kept of N is within 5 standard deviations, sqrt(N p (1 - p)) each."""
+    for rate in (0.1, 0.5, 0.9):
+        kept = np.count_nonzero(run(function, dropout_case(256, 1024, T=64, rate=rate), 2)["out"])
+        N = 256 * 1024
+        assert abs(kept - N * (1 - rate)) <= 5 * math.sqrt(N * rate * (1 - rate))
+
+
+@pytest.mark.op("dropout")
+def test_dropout_depends_on_the_place_alone(function):
+    """Catches a mask that changes with the batch: sequences one at a time must get what they get together."""
+    B, T, C = 5, 6, 33
+    whole = dropout_case(B * T, C, T=T, rate=0.5, residual=True, sequence=40)
+    together = run(function, whole, 2)["out"]
+    for b in range(B):
+        rows = slice(b * T, (b + 1) * T)
+        out = np.full((T, C), np.nan, np.float32)
+        x, residual = whole.inputs["x"][rows], whole.inputs["residual"][rows]
+        function(x, residual, out, 0.5, whole.inputs["key"], whole.inputs["site"], 40 + b, T, 1)
+        np.testing.assert_array_equal(out, together[rows])
+
+
+@pytest.mark.op("dropout")
+def test_dropout_same_mask_in_backward(function):
+    """Catches a mask that depends on the values: dropout of dy must let through where dropout of x did."""
+    forward = run(function, dropout_case(12, 50, T=3, rate=0.5, seed=1))["out"]
+    backward = run(function, dropout_case(12, 50, T=3, rate=0.5, seed=2))["out"]
+    np.testing.assert_array_equal(forward == 0, backward == 0)
+
+
+@pytest.mark.op("dropout")
+def test_dropout_of_nothing_is_the_input(function):
+    """Catches rate 0 that still scales or drops: it must move the bits unchanged."""
+    case = dropout_case(5, 33, T=5, rate=0.0)
+    np.testing.assert_array_equal(run(function, case)["out"], case.inputs["x"])
+
+
+@pytest.mark.op("dropout")
+def test_dropped_elements_are_zero_whatever_they_were(function):
+    """Catches x times 0 where x is not finite."""
+    case = dropout_case(4, 50, T=4, rate=0.5)
+    keep = reference.dropout_mask((4, 50), 0.5, case.inputs["key"], case.inputs["site"], case.inputs["sequence"], 4)
+    x = np.where(keep, case.inputs["x"], np.float32(np.nan))
+    out = run(function, dataclasses.replace(case, inputs=case.inputs | {"x": x}))["out"]
+    assert (out[~keep] == 0).all()
+
+
+@pytest.mark.op("gelu")
+def test_gelu_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("gelu", N=100), 2, 4)
+
+
+@pytest.mark.op("gelu_backward")
+def test_gelu_backward_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("gelu_backward", N=100), 2, 4)
+
+
+@pytest.mark.op("swiglu")
+def test_swiglu_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("swiglu", R=3, F=37), 2, 4)
+
+
+@pytest.mark.op("swiglu_backward")
+def test_swiglu_backward_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("swiglu_backward", R=3, F=37), 2, 4)
+
+
+@pytest.mark.op("dropout")
+def test_dropout_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("dropout", R=3, C=37, T=3, residual=True), 2, 4)

@@ -1,0 +1,94 @@
+"""csrc/cross_entropy.pyx: blocks of BLOCK = 4096 columns under a running maximum."""
+
+import numpy as np
+import pytest
+
+from tinygpt.testing import check, cross_entropy_backward_case, cross_entropy_case
+
+BLOCK = 4096
+WIDTHS = [1, 2, 7, 13, 15, 16, 17, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]
+FLAGS = (False, True)
+cross_entropy, cross_entropy_backward = pytest.mark.op("cross_entropy"), pytest.mark.op("cross_entropy_backward")
+
+
+@cross_entropy
+@pytest.mark.parametrize("V", WIDTHS)
+def test_equals_reference(function, threads, make, V):
+    """Catches a dropped tail, a target that is read from another row, and an ignored row without lse."""
+    for R in (0, 1, 7):
+        check(function, make("cross_entropy", R=R, V=V, ignored=R > 1), threads)
+
+
+@cross_entropy_backward
+@pytest.mark.parametrize("V", WIDTHS)
+@pytest.mark.parametrize("in_place", FLAGS)
+def test_backward_equals_reference(function, threads, make, V, in_place):
+    """Catches a logit that is read after its gradient was written over it, and an ignored row with a gradient."""
+    for R in (0, 1, 7):
+        check(function, make("cross_entropy_backward", R=R, V=V, ignored=R > 1, in_place=in_place), threads)
+
+
+@cross_entropy
+def test_all_targets_ignored(function, threads):
+    """Catches a loss in rows that do not count; lse is written all the same."""
+    losses = check(function, cross_entropy_case(5, 40, targets=[-1, -100, -(2**31), -1, -2]), threads)["losses"]
+    np.testing.assert_array_equal(losses, 0)
+
+
+@cross_entropy
+def test_first_and_last_target(function, threads):
+    """Catches a target that is off by one."""
+    logits = np.random.default_rng(0).standard_normal((4, BLOCK + 1))
+    check(function, cross_entropy_case(4, BLOCK + 1, logits=logits, targets=[0, BLOCK, BLOCK - 1, 1]), threads)
+
+
+@cross_entropy
+def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
+    """Catches log2, and a maximum that starts at zero: every target costs ln V."""
+    for V in (1, 2, 300):
+        losses = check(function, cross_entropy_case(3, V, logits=np.full((3, V), -500.0)), threads)["losses"]
+        np.testing.assert_allclose(losses, np.log(V), rtol=1e-4)
+
+
+@cross_entropy
+@pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
+@pytest.mark.parametrize("largest", [100.0, 1e4, 3e38])
+def test_outliers_do_not_overflow(function, threads, largest):
+    """Catches exp of something positive."""
+    logits = np.random.default_rng(1).standard_normal((3, BLOCK + 9))
+    logits[0, 5], logits[1, -1], logits[1, 0], logits[2, 7] = largest, largest, -largest, -largest
+    check(function, cross_entropy_case(*logits.shape, logits=logits, targets=[5, 3, 7]), threads)
+
+
+@cross_entropy
+def test_masked_logits(function, threads):
+    """Catches -inf minus -inf in a row that starts with a masked logit or block; a masked target costs infinity."""
+    logits = np.random.default_rng(2).standard_normal((4, BLOCK + 9))
+    logits[0, 0] = logits[1, :BLOCK] = logits[2, :-1] = logits[3, 4] = -np.inf
+    targets = [1, BLOCK + 1, BLOCK + 8, 4]
+    losses = check(function, cross_entropy_case(*logits.shape, logits=logits, targets=targets), threads)["losses"]
+    assert losses[3] == np.inf
+    assert losses[2] == 0
+
+
+@cross_entropy_backward
+@pytest.mark.parametrize("in_place", FLAGS)
+def test_backward_masked_logits(function, threads, in_place):
+    """Catches NaN for a logit of -inf: its probability, and its gradient, are 0."""
+    logits = np.random.default_rng(3).standard_normal((3, 50))
+    logits[:, ::2] = -np.inf
+    logits[1, 1] = 1e4
+    case = cross_entropy_backward_case(3, 50, logits=logits, in_place=in_place)
+    check(function, case, threads)
+
+
+@cross_entropy
+def test_misaligned(function, make):
+    """Catches aligned vector loads."""
+    check(function, make("cross_entropy", R=3, V=37), 2, 4)
+
+
+@cross_entropy_backward
+def test_backward_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("cross_entropy_backward", R=3, V=37), 2, 4)

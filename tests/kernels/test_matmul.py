@@ -1,0 +1,118 @@
+"""csrc/matmul.pyx: register tile MR x NR = 4 x 8, blocks KC = 256 of the sum, tiles MC = 64 and NC = 512, LINE = 16."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tinygpt.testing import Case, check, run, shapes_around
+
+MR, NR, KC, MC, NC, LINE = 4, 8, 256, 64, 512, 16
+FLAGS = (False, True)
+matmul, column_sum = pytest.mark.op("matmul"), pytest.mark.op("column_sum")
+
+
+@matmul
+@pytest.mark.parametrize("M", shapes_around(MR, most=13))
+def test_register_tile(function, threads, make, M):
+    """Catches rows and columns of a partial tile that are dropped, doubled or stored past the edge."""
+    for N in shapes_around(NR, most=13):
+        check(function, make("matmul", M=M, N=N, K=5), threads)
+
+
+@matmul
+@pytest.mark.parametrize("K", [0, 1, 2, 7, KC - 1, KC, KC + 1, 2 * KC + 1])
+@pytest.mark.parametrize("accumulate", FLAGS)
+def test_blocks_of_the_sum(function, threads, make, K, accumulate):
+    """Catches a block of the sum that replaces the one before, a lost last block, and K = 0 leaving out unwritten."""
+    check(function, make("matmul", M=5, N=9, K=K, accumulate=accumulate), threads)
+
+
+@matmul
+@pytest.mark.parametrize("M", [MC - 1, MC, MC + 1, 2 * MC - 1, 2 * MC + 3])
+def test_tiles_of_rows(function, threads, make, M):
+    """Catches tiles of rows that overlap or leave a gap when threads divide them."""
+    check(function, make("matmul", M=M, N=9, K=17), threads)
+
+
+@matmul
+@pytest.mark.parametrize("N", [NC - 1, NC, NC + 1, 2 * NC + 7])
+def test_panels_of_columns(function, threads, make, N):
+    """Catches a second panel that reads the first one's packed columns."""
+    check(function, make("matmul", M=5, N=N, K=7), threads)
+
+
+@matmul
+@pytest.mark.parametrize("trans_a", FLAGS)
+@pytest.mark.parametrize("trans_b", FLAGS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 9, 7), (MC + 3, 17, KC + 3), (3, NC + 1, 2)], ids=str)
+def test_transpositions(function, threads, make, shape, trans_a, trans_b):
+    """Catches swapped strides: every operand is read along the wrong axis once."""
+    M, N, K = shape
+    check(function, make("matmul", M=M, N=N, K=K, trans_a=trans_a, trans_b=trans_b), threads)
+
+
+@matmul
+@pytest.mark.parametrize("bias", FLAGS)
+@pytest.mark.parametrize("residual", FLAGS)
+@pytest.mark.parametrize("activation", [0, 1])
+@pytest.mark.parametrize("pre", FLAGS)
+def test_what_comes_after_the_product(function, threads, make, bias, residual, activation, pre):
+    """Catches an order other than bias, pre, activation, residual, and one of them missing over a second block of K."""
+    after = {"bias": bias, "residual": residual, "activation": activation, "pre": pre}
+    for M, N, K in ((5, 13, 9), (1, 8, KC + 1), (3, 2, 0)):
+        check(function, make("matmul", M=M, N=N, K=K, trans_b=True, **after), threads)
+
+
+@matmul
+@pytest.mark.parametrize("trans_a", FLAGS)
+@pytest.mark.parametrize("trans_b", FLAGS)
+def test_all_edges_at_once(function, make, trans_a, trans_b):
+    """Catches an index that is right for each partial tile alone and wrong for a corner where all of them meet."""
+    case = make("matmul", M=MC + 1, N=NC + 1, K=KC + 1, trans_a=trans_a, trans_b=trans_b, accumulate=trans_a)
+    check(function, case, 2)
+
+
+@matmul
+@pytest.mark.parametrize("offset", [4, 12, 32])
+def test_misaligned(function, make, offset):
+    """Catches aligned vector loads and stores: an array need only start at a multiple of 4 bytes."""
+    check(function, make("matmul", M=13, N=19, K=7, bias=True, residual=True, pre=True), 2, offset)
+
+
+@matmul
+def test_unit_matrix_moves_bits_unchanged(function, threads):
+    """Catches an operand that loses bits on its way through packing, and permuted columns, at a bound of zero."""
+    n, K = 21, 21
+    b = np.random.default_rng(0).standard_normal((K, n)).astype(np.float32)
+    inputs = {"a": np.eye(K, dtype=np.float32), "b": b, "trans_a": False, "trans_b": False, "activation": 0}
+    case = Case("matmul", inputs | {"accumulate": False}, {"out": b.astype(np.float64)}, {"out": np.zeros(b.shape)})
+    check(function, case, threads)
+
+
+@matmul
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # NumPy's: BLAS pads its lanes as well
+def test_infinity_stays_in_its_row(function, make):
+    """Catches padded lanes that are stored: 0 times infinity is NaN, in a row where no infinity is."""
+    case = make("matmul", M=6, N=11, K=9)
+    a = case.inputs["a"].copy()
+    a[4, 2] = np.inf
+    out = run(function, dataclasses.replace(case, inputs=case.inputs | {"a": a}), 2)["out"]
+    others = np.arange(6) != 4
+    assert (abs(out - case.wanted["out"]) <= case.bounds["out"])[others].all()
+    np.testing.assert_array_equal(out[4], np.inf * np.sign(case.inputs["b"][2]))
+
+
+@column_sum
+@pytest.mark.parametrize("C", shapes_around(LINE))
+@pytest.mark.parametrize("accumulate", FLAGS)
+def test_column_sum(function, threads, make, C, accumulate):
+    """Catches a partial tile of columns, a total that is not reset, and zero rows leaving out unwritten."""
+    for R in (0, 1, 2, 13, 300):
+        check(function, make("column_sum", R=R, C=C, accumulate=accumulate), threads)
+
+
+@column_sum
+def test_column_sum_misaligned(function, make):
+    """Catches aligned vector loads."""
+    check(function, make("column_sum", R=5, C=37), 2, 4)

@@ -1,0 +1,66 @@
+"""The bits of a result do not depend on the number of threads, on shapes larger than every chunk and tile."""
+
+import numpy as np
+import pytest
+
+from tinygpt.kernels import registry
+from tinygpt.kernels.spec import OPS
+from tinygpt.testing import make, run
+
+# More rows, columns and elements than one chunk or tile of any rung, and multiples of none. Where a sum is cut into
+# partial sums (over rows, over elements), there are more of them than threads.
+SIZES = {
+    "matmul": {"M": 203, "N": 521, "K": 523, "trans_b": True, "bias": True, "residual": True, "activation": 1},
+    "column_sum": {"R": 301, "C": 131},
+    "softmax": {"R": 23, "C": 4099},
+    "softmax_backward": {"R": 23, "C": 4099},
+    "layernorm": {"R": 131, "C": 77, "residual": True},
+    "layernorm_backward": {"R": 301, "C": 77, "dtotal": True, "accumulate": True},
+    "rmsnorm": {"R": 131, "C": 77, "residual": True},
+    "rmsnorm_backward": {"R": 301, "C": 77, "dtotal": True, "accumulate": True},
+    "gelu": {"N": 40_009},
+    "gelu_backward": {"N": 40_009},
+    "swiglu": {"R": 131, "F": 77},
+    "swiglu_backward": {"R": 131, "F": 77},
+    "add": {"N": 40_009},
+    "dropout": {"R": 131, "C": 77, "T": 32, "residual": True},
+    "attention": {"B": 2, "T": 131, "H": 6, "D": 17, "G": 3, "weights": True, "layout": "fused"},
+    "attention_backward": {"B": 2, "T": 131, "H": 6, "D": 17, "G": 3, "layout": "fused"},
+    "cross_entropy": {"R": 23, "V": 8209, "ignored": True},
+    "cross_entropy_backward": {"R": 23, "V": 8209, "ignored": True, "in_place": True},
+    "embedding": {"B": 5, "T": 67, "V": 97, "C": 33},
+    "embedding_backward": {"B": 5, "T": 67, "V": 97, "C": 33, "accumulate": True},
+    "rope": {"B": 3, "T": 67, "H": 5, "E": 9, "fused": True},
+    "squared_norm": {"N": 40_009},
+    "adamw": {"N": 40_009},
+}
+# The numpy rung and users' own promise nothing.
+RUNGS = [(op, rung) for op in OPS for rung in registry.rungs(op) if rung in registry.LADDER]
+
+
+def test_every_op_is_here():
+    """Catches an op without sizes, which no test below would look at."""
+    assert SIZES.keys() == OPS.keys()
+
+
+@pytest.mark.parametrize(("op", "rung"), RUNGS)
+def test_same_bits_for_any_number_of_threads(op, rung):
+    """Catches a sum whose order depends on how threads divide it, and two threads that write one element."""
+    case = make(op, **SIZES[op])
+    function = registry.function(op, rung)
+    alone = run(function, case, 1)
+    for n_threads in (2, 3, 7):
+        together = run(function, case, n_threads)
+        for name, wanted in alone.items():
+            differing = np.count_nonzero(np.asarray(together[name]) != np.asarray(wanted))
+            message = f"{op}_{rung}: {differing} elements of '{name}' differ with {n_threads} threads"
+            assert np.asarray(together[name]).tobytes() == np.asarray(wanted).tobytes(), message
+
+
+@pytest.mark.parametrize(("op", "rung"), [(op, rung) for op, rung in RUNGS if rung != "naive"])
+def test_same_bits_again(op, rung):
+    """Catches a result that depends on which thread was faster: the same call five times, more threads than cores."""
+    case = make(op, **SIZES[op])
+    function = registry.function(op, rung)
+    results = {tuple(np.asarray(x).tobytes() for x in run(function, case, 3).values()) for _ in range(5)}
+    assert len(results) == 1

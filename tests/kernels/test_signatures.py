@@ -1,0 +1,27 @@
+"""Every rung of an op takes the arguments of its record, by name and in order: rungs are exchanged at run time."""
+
+import inspect
+
+import pytest
+
+from tinygpt.kernels import registry
+from tinygpt.kernels.spec import OPS
+
+ALL = [(rung, op) for rung, op, _ in registry.functions()]
+
+
+@pytest.mark.parametrize(("rung", "op"), ALL)
+def test_arguments_are_those_of_the_record(rung, op):
+    """Catches arguments in another order, which same types would let through, and names that keywords cannot find."""
+    assert tuple(inspect.signature(registry.function(op, rung)).parameters) == OPS[op].names
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_a_naive_rung_and_numpys(op):
+    """Catches an op that no rung serves: naive is what all others fall back on, numpy serves alone."""
+    assert {"naive", "numpy"} <= set(registry.rungs(op))
+
+
+def test_no_rung_for_an_unknown_op():
+    """Catches a misspelt name in a RUNGS literal, whose function nobody would ever call."""
+    assert {op for _, op in ALL} <= OPS.keys()

@@ -1,0 +1,94 @@
+"""csrc/softmax.pyx: blocks of BLOCK = 2048 columns under a running maximum."""
+
+import numpy as np
+import pytest
+
+from tinygpt.testing import check, run, softmax_case
+
+BLOCK = 2048
+WIDTHS = [0, 1, 2, 7, 13, 15, 16, 17, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]
+softmax, softmax_backward = pytest.mark.op("softmax"), pytest.mark.op("softmax_backward")
+
+
+@softmax
+@pytest.mark.parametrize("C", WIDTHS)
+def test_equals_reference(function, threads, make, C):
+    """Catches a dropped tail, a block under the wrong maximum, and rows that are skipped or shared by threads."""
+    for R in (0, 1, 7):
+        check(function, make("softmax", R=R, C=C), threads)
+
+
+@softmax_backward
+@pytest.mark.parametrize("C", WIDTHS)
+def test_backward_equals_reference(function, threads, make, C):
+    """Catches a row sum that is short by its tail or carried over from the row before."""
+    for R in (0, 1, 7):
+        check(function, make("softmax_backward", R=R, C=C), threads)
+
+
+@softmax
+def test_masked_elements_get_nothing(function, threads):
+    """Catches -inf minus -inf: NaN in a row whose first element, first block or all but last element are masked."""
+    x = np.random.default_rng(0).standard_normal((4, 2 * BLOCK + 5)).astype(np.float32)
+    x[0, 0] = x[1, :BLOCK] = x[2, :-1] = -np.inf
+    x[3, np.random.default_rng(1).random(x.shape[1]) < 0.5] = -np.inf
+    out = check(function, softmax_case(*x.shape, x), threads)["out"]
+    assert (out[np.isinf(x)] == 0).all()
+    assert out[2, -1] == 1
+
+
+@softmax
+@pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
+@pytest.mark.parametrize("largest", [100.0, 1e4, 3e38])
+def test_outliers_do_not_overflow(function, threads, largest):
+    """Catches exp of something positive: from 89 on it is infinite."""
+    x = np.random.default_rng(2).standard_normal((3, 2 * BLOCK + 1)).astype(np.float32)
+    x[0, 5], x[1, -1], x[1, 0] = largest, largest, -largest
+    x[2, 3], x[2, BLOCK + 3] = largest, largest
+    check(function, softmax_case(*x.shape, x), threads)
+
+
+@softmax
+@pytest.mark.parametrize("C", [1, 3, 64, BLOCK + 1])
+def test_equal_rows_are_uniform(function, threads, C):
+    """Catches a row's result that depends on its neighbours, and a maximum that starts at zero."""
+    out = check(function, softmax_case(5, C, np.full((5, C), -300.0)), threads)["out"]
+    assert (out == out[0, 0]).all()
+
+
+@softmax
+def test_maximum_renewed_in_every_block(function, threads):
+    """Catches a rescaled sum without its rescaled exponentials, or the other way round."""
+    x = np.linspace(-20, 20, 3 * BLOCK + 1, dtype=np.float32)[None]
+    for row in (x, x[:, ::-1]):
+        check(function, softmax_case(*row.shape, row), threads)
+
+
+@softmax
+def test_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("softmax", R=3, C=37), 2, 4)
+
+
+@softmax_backward
+def test_backward_misaligned(function, make):
+    """Catches aligned vector loads and stores."""
+    check(function, make("softmax_backward", R=3, C=37), 2, 4)
+
+
+@softmax_backward
+def test_constant_gradient_gives_nothing(function):
+    """Catches a gradient that is not orthogonal to a shift of the row: dy = 1 asks for no change of x."""
+    case = softmax_case(3, 100)
+    y = case.wanted["out"].astype(np.float32)
+    dx = np.full_like(y, np.nan)
+    function(np.ones_like(y), y, dx, 1)
+    assert (abs(dx) <= y * 100 * 2.0**-23).all()
+
+
+@softmax
+def test_rows_sum_to_one(function, make):
+    """Catches a total that misses terms whose share is too small to show in any single element."""
+    case = make("softmax", R=5, C=2 * BLOCK + 3)
+    out = run(function, case, 2)["out"].astype(np.float64)
+    assert (abs(out.sum(axis=1) - 1) <= case.bounds["out"].sum(axis=1)).all()

@@ -1,0 +1,94 @@
+"""Attention and the ops around it on plain arrays: rotary embedding, token embedding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinygpt.kernels.edge import contiguous, run
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, return_weights: bool = False):
+    """Causal attention of several heads (Vaswani et al. 2017, eq. 1); the last query sees every key.
+
+    Parameters
+    ----------
+    q : array, shape (B, T, H, D), float32
+    k, v : array, shape (B, S, G, D), float32
+        S >= T; G divides H, and query head h reads head h // (H // G). Views are fine if the last axis is contiguous.
+    return_weights : bool
+        Return the probabilities too, shape (B, H, T, S).
+
+    Returns
+    -------
+    array, shape (B, T, H, D), or a pair with the weights
+    """
+    q, k, v = (_last_axis_contiguous("attention", name, x) for name, x in (("q", q), ("k", k), ("v", v)))
+    if q.ndim == k.ndim == 4:
+        if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+            raise ValueError(f"[attention] 'k' must have a number of heads that divides {q.shape[2]}, got {k.shape[2]}")
+        if k.shape[1] < q.shape[1]:
+            raise ValueError(f"[attention] 'k' must have at least the {q.shape[1]} positions of 'q', got {k.shape[1]}")
+        if q.shape[3] == 0:
+            raise ValueError("[attention] 'q' must have a head width of at least 1, got 0")
+    want = ("weights",) if return_weights else ()
+    result = run("attention", want, q=q, k=k, v=v, scale=1 / math.sqrt(max(1, q.shape[-1])))
+    return (result["out"], result["weights"]) if return_weights else result["out"]
+
+
+def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, inverse: bool = False) -> np.ndarray:
+    """Rotary position embedding (Su et al. 2021), rotating element j with element j + E (rotate-half).
+
+    Parameters
+    ----------
+    x : array, shape (B, T, H, 2 E), float32
+    cos, sin : array, shape (T, E), float32
+        Of the angle of every position and frequency.
+    inverse : bool
+        Rotate back.
+
+    Returns
+    -------
+    array, shape (B, T, H, 2 E)
+    """
+    return run("rope", x=_last_axis_contiguous("rope", "x", x), cos=cos, sin=sin, inverse=bool(inverse))["out"]
+
+
+def embedding(tokens: np.ndarray, table: np.ndarray, positions: np.ndarray | None = None, start: int = 0) -> np.ndarray:
+    """Rows of `table` picked by `tokens`, plus the rows of `positions` from `start` on.
+
+    Parameters
+    ----------
+    tokens : array, shape (B, T), int32
+    table : array, shape (V, C), float32
+    positions : array, shape (P, C), float32, optional
+    start : int
+        Position of the first token; start + T <= P.
+
+    Returns
+    -------
+    array, shape (B, T, C)
+
+    Raises
+    ------
+    IndexError
+        A token is not in 0..V-1.
+    """
+    tokens = contiguous("embedding", "tokens", tokens, "int32")
+    table = contiguous("embedding", "table", table)
+    if positions is not None:
+        positions = contiguous("embedding", "positions", positions)
+    V = len(table)
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < V):
+        raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {int(tokens.min())}..{int(tokens.max())}")
+    if positions is not None and tokens.ndim == 2 and not 0 <= start <= len(positions) - tokens.shape[1]:
+        raise ValueError(f"[embedding] 'start' + T must be at most {len(positions)}, got {start} + {tokens.shape[1]}")
+    out = run("embedding", tokens=tokens, table=table, positions=positions, start=start)["out"]
+    return out.reshape(*tokens.shape, out.shape[-1])
+
+
+def _last_axis_contiguous(op: str, name: str, x: np.ndarray) -> np.ndarray:
+    if isinstance(x, np.ndarray) and x.dtype == "float32" and x.ndim == 4 and x.strides[-1] == x.itemsize:
+        return x
+    return contiguous(op, name, x)

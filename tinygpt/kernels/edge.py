@@ -1,0 +1,77 @@
+"""The edge of the kernels for plain arrays: check, make contiguous, allocate, call, return.
+
+Everything is driven by the records in `spec`. The autograd layer knows its shapes and calls the active rung itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygpt.kernels import registry, spec, threads
+
+
+def contiguous(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
+    """`x` itself if it is C-contiguous, otherwise one copy that is; anything but an array of `dtype` is refused."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"[{op}] '{name}' must be a NumPy array, got {type(x).__name__}")
+    if x.dtype != dtype:
+        raise TypeError(f"[{op}] '{name}' must be {dtype}, got {x.dtype}")
+    return np.ascontiguousarray(x)
+
+
+def rows(op: str, name: str, x: Any) -> np.ndarray:
+    """`x` of shape (..., C) as (R, C)."""
+    if np.ndim(x) < 1:  # ascontiguousarray would add an axis
+        raise ValueError(f"[{op}] '{name}' must have at least one axis, got a scalar")
+    x = contiguous(op, name, x)
+    return x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
+
+
+def flat(op: str, name: str, x: Any) -> np.ndarray:
+    """`x` of any shape as (N,)."""
+    return contiguous(op, name, x).reshape(-1)
+
+
+def same_shape(op: str, **arrays: Any) -> None:
+    """Refuse arrays of different shapes before they are flattened to the same number of elements."""
+    (first, one), *others = arrays.items()
+    for name, other in others:
+        if np.shape(other) != np.shape(one):
+            raise ValueError(f"[{op}] '{name}' must have the shape of '{first}' {np.shape(one)}, got {np.shape(other)}")
+
+
+def run(op: str, /, want: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:
+    """Check the arguments of an op, allocate what it writes, and call the active rung.
+
+    Parameters
+    ----------
+    op : str
+    want : tuple of str
+        Optional outputs that are to be computed too.
+    **given
+        Inputs and scalars by name; an output that is given is written in place.
+
+    Returns
+    -------
+    dict
+        Output name to array; under ``"result"`` what the rung returned.
+    """
+    record = spec.OPS[op]
+    given = {arg.name: None for arg in record.args if arg.optional and arg.role == "in"} | given
+    for arg in record.args:
+        if arg.role == "in" and not arg.strided and given[arg.name] is not None:
+            given[arg.name] = contiguous(op, arg.name, given[arg.name], arg.dtype)
+    dims = spec.check(op, given, **given)
+    outputs = {}
+    for arg in record.args:
+        if arg.role == "out" and arg.name not in given:
+            needed = not arg.optional or arg.name in want
+            axes = arg.shape.split()
+            given[arg.name] = np.empty([spec.size(axis, dims) for axis in axes], arg.dtype) if needed else None
+        if arg.role in ("out", "inout"):
+            outputs[arg.name] = given[arg.name]
+    arguments = [given[arg.name] for arg in record.args]
+    outputs["result"] = getattr(registry.active, op)(*arguments, threads.for_work(record.flops(dims)))
+    return outputs

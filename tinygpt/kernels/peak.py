@@ -1,0 +1,51 @@
+"""What this machine can do at most, measured: the two ceilings of the roofline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from tinygpt.core import cpu
+
+CALIBRATION = 20_000  # steps of the probe's first run, on one thread
+RUNS = 15  # of which the best counts: short ones, so that some fall between the turns of other processes
+BANDWIDTH_BYTES = 256 * 2**20  # several times the last-level cache of most machines
+
+
+def best_isa() -> str:
+    """The widest instruction set that the processor and the operating system support."""
+    isa = cpu.isas()[-1]
+    cpu.set_isa(isa)
+    return isa
+
+
+def _rate(run: Callable[[], int]) -> float:
+    start = time.perf_counter()
+    done = run()
+    return done / max(1e-9, time.perf_counter() - start)
+
+
+@cache
+def peak_flops(n_threads: int, seconds: float = 0.002) -> float:
+    """Multiply-adds in float32 as fast as they go, on all threads: FLOP/s, the best of several runs.
+
+    Parameters
+    ----------
+    n_threads : int
+    seconds : float
+        Length of one run, roughly.
+    """
+    best_isa()
+    one = max(_rate(lambda: cpu.multiply_add(CALIBRATION, 1)) for _ in range(3))
+    steps = max(CALIBRATION, int(seconds * one / cpu.multiply_add(1, 1)))
+    return max(_rate(lambda: cpu.multiply_add(steps, n_threads)) for _ in range(RUNS))
+
+
+@cache
+def read_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> float:
+    """Reading memory that is in no cache: bytes per second, the best of three runs."""
+    words = np.ones(n_bytes // 8, np.uint64)
+    return max(_rate(lambda: cpu.read(words, n_threads)) for _ in range(3))

@@ -1,0 +1,106 @@
+"""Matrix products and column sums on plain arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygpt.kernels.edge import contiguous, rows, run
+
+# The codes of the compiled signature; csrc/matmul.pyx has the same table, and a test holds them together.
+ACTIVATIONS = {"none": 0, "gelu": 1}
+
+
+def matmul(
+    a: np.ndarray,
+    b: np.ndarray,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    *,
+    out: np.ndarray | None = None,
+    accumulate: bool = False,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    activation: str = "none",
+) -> np.ndarray:
+    """activation(op(a) op(b) + bias) + residual, where op(x) is x or its transpose.
+
+    Parameters
+    ----------
+    a : array, shape (M, K), or (K, M) with `trans_a`, float32
+    b : array, shape (K, N), or (N, K) with `trans_b`, float32
+    trans_a, trans_b : bool
+        Read the operand as its transpose; nothing is copied for that.
+    out : array, shape (M, N), float32, optional
+        Written in place; must be C-contiguous and share no memory with an input.
+    accumulate : bool
+        Add the product to `out` instead; excludes bias, residual and activation.
+    bias : array, shape (N,), optional
+    residual : array, shape (M, N), optional
+    activation : str
+        ``none`` or ``gelu``.
+
+    Returns
+    -------
+    array, shape (M, N), float32
+        Non-contiguous inputs are copied once.
+
+    Raises
+    ------
+    TypeError
+        An argument is not a float32 array.
+    ValueError
+        Shapes do not fit, options exclude each other, or `out` overlaps an input.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"[matmul] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
+    if accumulate and out is None:
+        raise ValueError("[matmul] 'out' must be given with accumulate=True")
+    if accumulate and (bias is not None or residual is not None or activation != "none"):
+        raise ValueError("[matmul] 'accumulate' must be False with bias, residual or activation")
+    given: dict[str, Any] = {}
+    if out is not None:
+        given["out"] = writable("matmul", out, a=a, b=b, bias=bias, residual=residual)
+    return run(
+        "matmul",
+        a=a,
+        b=b,
+        trans_a=bool(trans_a),
+        trans_b=bool(trans_b),
+        accumulate=bool(accumulate),
+        bias=bias,
+        residual=residual,
+        activation=ACTIVATIONS[activation],
+        **given,
+    )["out"]
+
+
+def column_sum(x: np.ndarray, *, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
+    """The sum over all axes but the last: the gradient of a bias.
+
+    Parameters
+    ----------
+    x : array, shape (..., C), float32
+    out : array, shape (C,), optional
+    accumulate : bool
+        Add to `out`.
+
+    Returns
+    -------
+    array, shape (C,), float32
+    """
+    if accumulate and out is None:
+        raise ValueError("[column_sum] 'out' must be given with accumulate=True")
+    given: dict[str, Any] = {} if out is None else {"out": writable("column_sum", out, x=x)}
+    return run("column_sum", x=rows("column_sum", "x", x), accumulate=bool(accumulate), **given)["out"]
+
+
+def writable(op: str, out: np.ndarray, **inputs: np.ndarray | None) -> np.ndarray:
+    """`out` if a kernel can write into it as it is, while it reads the inputs."""
+    if contiguous(op, "out", out) is not out or not out.flags.writeable:
+        raise ValueError(f"[{op}] 'out' must be C-contiguous and writable")
+    for name, x in inputs.items():
+        if isinstance(x, np.ndarray) and np.may_share_memory(out, x):
+            raise ValueError(f"[{op}] 'out' must not share memory with '{name}'")
+    return out

@@ -1,0 +1,214 @@
+"""Which function an op is at the moment: op -> rung -> function, and the choice among them.
+
+Every compiled module names its rungs in a literal ``RUNGS``; that literal is the registration. The layers above call
+``active.<op>``, so a change of rung reaches a training run at its next call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from tinygpt.kernels.spec import OPS
+
+LADDER = ("naive", "parallel", "blocked", "simd")
+PRECISIONS = ("float32",)
+
+Function = Callable[..., Any]
+
+# rung -> op -> function
+_functions: dict[str, dict[str, Function]] = {}
+_chosen: dict[str, str] = {}  # op -> the rung that was asked for
+active = SimpleNamespace()
+
+
+def _load() -> None:
+    """Collect the RUNGS literal of every compiled module that an op lives in."""
+    for module in sorted({op.module for op in OPS.values()}):
+        for rung, functions in importlib.import_module(f"tinygpt.core.{module}").RUNGS.items():
+            _functions.setdefault(rung, {}).update(functions)
+
+
+def rungs(op: str) -> tuple[str, ...]:
+    """The rungs that have an implementation of `op` of their own, the ladder first."""
+    ordered = [rung for rung in LADDER if rung in _functions] + [rung for rung in _functions if rung not in LADDER]
+    return tuple(rung for rung in ordered if op in _functions[rung])
+
+
+def available() -> dict[str, tuple[str, ...]]:
+    """The rungs of every op.
+
+    Returns
+    -------
+    dict
+        Op name to the rungs that implement it, lowest first; users' own rungs follow the ladder.
+    """
+    return {op: rungs(op) for op in OPS}
+
+
+def default_rung() -> str:
+    """The highest rung of the ladder that any op has."""
+    return [rung for rung in LADDER if rung in _functions][-1]
+
+
+def resolve(op: str, rung: str) -> str:
+    """The rung that serves `op` when `rung` is asked for: itself, or the nearest below that has the op.
+
+    A rung outside the ladder stands on top of it, so what it lacks comes from the highest rung.
+    """
+    if op in _functions.get(rung, {}):
+        return rung
+    below = LADDER[: LADDER.index(rung)] if rung in LADDER else LADDER
+    for candidate in reversed(below):
+        if op in _functions.get(candidate, {}):
+            return candidate
+    return next(candidate for candidate in LADDER if op in _functions.get(candidate, {}))
+
+
+def function(op: str, rung: str) -> Function:
+    """The function that serves `op` at `rung`, for tests and benchmarks; nothing is switched."""
+    return _functions[resolve(op, rung)][op]
+
+
+def selection() -> dict[str, str]:
+    """The rung that serves each op now."""
+    return {op: resolve(op, rung) for op, rung in _chosen.items()}
+
+
+class Choice:
+    """What `use` changed; as a context manager it goes back to what was chosen before."""
+
+    def __init__(self, before: dict[str, str]):
+        self._before = before
+
+    def __enter__(self) -> dict[str, str]:
+        return selection()
+
+    def __exit__(self, *exc: object) -> None:
+        _apply(self._before)
+
+
+def _check_rung(rung: str, op: str | None = None) -> str:
+    if rung not in _functions:
+        where = f" for '{op}'" if op else ""
+        raise ValueError(f"[kernels] unknown rung '{rung}'{where}; there are {', '.join(_functions)}")
+    return rung
+
+
+def _apply(chosen: Mapping[str, str]) -> None:
+    for op, rung in chosen.items():
+        _chosen[op] = rung
+        setattr(active, op, function(op, rung))
+
+
+def use(rung: str | None = None, /, *, precision: str = "float32", **per_op: str) -> Choice:
+    """Choose the rung that serves from now on, for all ops or for single ones.
+
+    Parameters
+    ----------
+    rung : str, optional
+        Rung for every op: ``naive``, ``parallel``, ``blocked``, ``numpy`` or a registered one. None leaves them as
+        they are. Where an op lacks the rung, the one below serves.
+    precision : str
+        Only ``float32`` so far.
+    **per_op : str
+        Op name to rung; an op's gradient follows it, as in ``use("blocked", softmax="naive")``.
+
+    Returns
+    -------
+    Choice
+        Holds until the next call, or, used in a ``with`` statement, until its end.
+
+    Raises
+    ------
+    ValueError
+        Unknown rung, op or precision. Nothing is changed then.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"[kernels] 'precision' must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    chosen = dict.fromkeys(OPS, _check_rung(rung)) if rung is not None else {}
+    for op, own in per_op.items():
+        if op not in OPS:
+            raise ValueError(f"[kernels] unknown op '{op}'; there are {', '.join(OPS)}")
+        chosen[op] = _check_rung(own, op)
+        if f"{op}_backward" in OPS and f"{op}_backward" not in per_op:
+            chosen[f"{op}_backward"] = own
+    before = dict(_chosen)
+    _apply(chosen)
+    return Choice(before)
+
+
+def use_text(text: str) -> Choice:
+    """Choose from text, as in ``blocked,softmax=naive`` (``--kernels``, ``TINYGPT_KERNELS``)."""
+    general, per_op = None, {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        op, equals, rung = part.partition("=")
+        if equals:
+            per_op[op.strip()] = rung.strip()
+        elif general is not None:
+            raise ValueError(f"[kernels] '{text}' names two rungs for all ops: {general}, {part}")
+        else:
+            general = part
+    return use(general, **per_op)
+
+
+def register(rung: str, **functions: Function) -> None:
+    """Add a rung of your own.
+
+    Parameters
+    ----------
+    rung : str
+        Its name; not one of the ladder's.
+    **functions : callable
+        Op name to a callable with the op's signature (see `tinygpt.kernels.spec`), written in anything. Ops that are
+        left out come from the highest rung of the ladder.
+
+    Raises
+    ------
+    ValueError
+        The name belongs to the ladder, an op is unknown, or there is no function.
+    TypeError
+        Something is not callable.
+    """
+    if not isinstance(rung, str) or rung in LADDER or not rung.isidentifier():
+        raise ValueError(f"[kernels] 'rung' must be a name of your own, got '{rung}'")
+    if not functions:
+        raise ValueError(f"[kernels] rung '{rung}' must have at least one op")
+    for op, fn in functions.items():
+        if op not in OPS:
+            raise ValueError(f"[kernels] unknown op '{op}'; there are {', '.join(OPS)}")
+        if not callable(fn):
+            raise TypeError(f"[kernels] '{op}' must be callable, got {type(fn).__name__}")
+    _functions.setdefault(rung, {}).update(functions)
+    _apply({op: now for op, now in _chosen.items() if now == rung})
+
+
+def unregister(rung: str) -> None:
+    """Take a rung of your own out again; ops that use it go back to the default rung."""
+    if rung in LADDER or rung not in _functions:
+        raise ValueError(f"[kernels] 'rung' must be a registered name of your own, got '{rung}'")
+    del _functions[rung]
+    _apply({op: default_rung() for op, now in _chosen.items() if now == rung})
+
+
+def functions() -> Iterator[tuple[str, str, Function]]:
+    """Every (rung, op, function) there is."""
+    for rung, by_op in _functions.items():
+        for op, fn in by_op.items():
+            yield rung, op, fn
+
+
+def start() -> None:
+    """Load the compiled rungs and choose the default one."""
+    _load()
+    use(default_rung())
+
+
+def apply_environment() -> None:
+    """Choose what the environment variable ``TINYGPT_KERNELS`` asks for."""
+    text = os.environ.get("TINYGPT_KERNELS")
+    if text:
+        use_text(text)

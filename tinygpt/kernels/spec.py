@@ -1,0 +1,238 @@
+"""One record per op: its arguments in order, their shapes, and what a call costs.
+
+Argument checks, `tinygpt bench`, `train --profile`, the stubs and the test of signatures read these records, so that
+none of them has a list of its own. A shape is written in the letters of the field: rows R, width C, batch B, time T,
+heads H, head width D, vocabulary V, product M x K by K x N. Letters get their values from the arrays of a call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Dims = dict[str, int]
+
+_PRODUCT = re.compile(r"[A-Z]\*[A-Z]")
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One argument of a kernel.
+
+    Parameters
+    ----------
+    name : str
+    role : str
+        ``in`` is only read, ``out`` is written before it is read, ``inout`` is added to or updated, ``scalar`` is a
+        plain number.
+    shape : str
+        Letters and products of letters, as in ``"B*T C"``; empty for a scalar.
+    dtype : str
+    optional : bool
+        May be None.
+    strided : bool
+        Only the last axis must be contiguous.
+    swapped_by : str
+        Name of the flag under which the two axes of `shape` stand in the other order.
+    """
+
+    name: str
+    role: str
+    shape: str = ""
+    dtype: str = "float32"
+    optional: bool = False
+    strided: bool = False
+    swapped_by: str = ""
+
+    def axes(self, flags: Mapping[str, Any]) -> list[str]:
+        """The axes in the order that holds under the flags of a call."""
+        axes = self.shape.split()
+        return axes[::-1] if self.swapped_by and flags.get(self.swapped_by) else axes
+
+
+@dataclass(frozen=True)
+class Op:
+    """A kernel: name, arguments in the order of its signature, and floating-point operations of one call."""
+
+    name: str
+    args: tuple[Arg, ...]
+    flops: Callable[[Dims], int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The argument names in order; every rung has exactly these."""
+        return (*(arg.name for arg in self.args), "n_threads")
+
+    @property
+    def module(self) -> str:
+        """The csrc file that holds the op."""
+        return MODULES.get(self.name.removesuffix("_backward"), self.name.removesuffix("_backward"))
+
+    def bytes(self, dims: Dims, without: frozenset[str] = frozenset()) -> int:
+        """Bytes that have to move between memory and the core if nothing is in cache; inout arrays count twice."""
+        total = 0
+        for arg in self.args:
+            if arg.shape and arg.name not in without:
+                cells = int(np.prod([size(axis, dims) for axis in arg.shape.split()]))
+                total += cells * np.dtype(arg.dtype).itemsize * (2 if arg.role == "inout" else 1)
+        return total
+
+
+def size(axis: str, dims: Dims) -> int:
+    """The length of an axis such as ``"2*F"`` once its letters are known."""
+    length = 1
+    for factor in axis.split("*"):
+        length *= int(factor) if factor.isdigit() else dims[factor]
+    return length
+
+
+_ARG = re.compile(r"(?P<role>in|out|inout|scalar) (?P<name>\w+)(?P<optional>\?)?(?P<strided>~)?"
+                  r"(?: \[(?P<shape>[^\]]*)\](?P<swapped>\^\w+)?)?(?: (?P<dtype>int32))?$")  # fmt: skip
+
+
+def _op(name: str, arguments: str, flops: Callable[[Dims], int]) -> Op:
+    """Read the one-line notation of the table below: ``role name [shape]``, ``?`` optional, ``~`` strided."""
+    args = []
+    for text in arguments.split(", "):
+        found = _ARG.match(text.strip())
+        if found is None:
+            raise ValueError(f"[{name}] cannot read the argument {text!r}")
+        args.append(
+            Arg(
+                found["name"],
+                found["role"],
+                found["shape"] or "",
+                found["dtype"] or "float32",
+                found["optional"] is not None,
+                found["strided"] is not None,
+                (found["swapped"] or "")[1:],
+            )
+        )
+    return Op(name, tuple(args), flops)
+
+
+# Ops that share a file with another op; every other op lives in csrc/<op>.pyx.
+MODULES = {
+    "column_sum": "matmul",
+    "gelu": "activation",
+    "swiglu": "activation",
+    "add": "activation",
+    "dropout": "activation",
+    "squared_norm": "adamw",
+}
+
+# fmt: off
+_TABLE = [
+    _op("matmul", "in a [M K]^trans_a, in b [K N]^trans_b, out out [M N], scalar trans_a, scalar trans_b, "
+        "scalar accumulate, in bias? [N], in residual? [M N], scalar activation, out pre? [M N]",
+        lambda d: 2 * d["M"] * d["N"] * d["K"]),
+    _op("column_sum", "in x [R C], out out [C], scalar accumulate", lambda d: d["R"] * d["C"]),
+    _op("softmax", "in x [R C], out out [R C]", lambda d: 5 * d["R"] * d["C"]),
+    _op("softmax_backward", "in dy [R C], in y [R C], out dx [R C]", lambda d: 4 * d["R"] * d["C"]),
+    _op("layernorm", "in x [R C], in residual? [R C], in weight [C], in bias? [C], out out [R C], out total? [R C], "
+        "out mean [R], out rstd [R], scalar eps", lambda d: 8 * d["R"] * d["C"]),
+    _op("layernorm_backward", "in dy [R C], in x [R C], in weight [C], in mean [R], in rstd [R], in dtotal? [R C], "
+        "out dx [R C], out dweight [C], out dbias? [C], scalar accumulate", lambda d: 14 * d["R"] * d["C"]),
+    _op("rmsnorm", "in x [R C], in residual? [R C], in weight [C], out out [R C], out total? [R C], out rstd [R], "
+        "scalar eps", lambda d: 5 * d["R"] * d["C"]),
+    _op("rmsnorm_backward", "in dy [R C], in x [R C], in weight [C], in rstd [R], in dtotal? [R C], out dx [R C], "
+        "out dweight [C], scalar accumulate", lambda d: 10 * d["R"] * d["C"]),
+    _op("gelu", "in x [N], out out [N]", lambda d: 10 * d["N"]),
+    _op("gelu_backward", "in dy [N], in x [N], out dx [N]", lambda d: 18 * d["N"]),
+    _op("swiglu", "in x [R 2*F], out out [R F]", lambda d: 6 * d["R"] * d["F"]),
+    _op("swiglu_backward", "in dy [R F], in x [R 2*F], out dx [R 2*F]", lambda d: 12 * d["R"] * d["F"]),
+    _op("add", "in a [N], in b [N], out out [N]", lambda d: d["N"]),
+    _op("dropout", "in x [R C], in residual? [R C], out out [R C], scalar rate, scalar key, scalar site, "
+        "scalar sequence, scalar T", lambda d: 4 * d["R"] * d["C"]),
+    _op("attention", "in q~ [B T H D], in k~ [B S G D], in v~ [B S G D], out out~ [B T H D], out lse [B H T], "
+        "out weights? [B H T S], scalar scale", lambda d: 4 * _pairs(d) * d["D"] + 5 * _pairs(d)),
+    _op("attention_backward", "in dout~ [B T H D], in q~ [B T H D], in k~ [B S G D], in v~ [B S G D], "
+        "in out~ [B T H D], in lse [B H T], out dq~ [B T H D], out dk~ [B S G D], out dv~ [B S G D], scalar scale",
+        lambda d: 10 * _pairs(d) * d["D"] + 6 * _pairs(d)),
+    _op("cross_entropy", "in logits [R V], in targets [R] int32, out losses [R], out lse [R]",
+        lambda d: 4 * d["R"] * d["V"]),
+    _op("cross_entropy_backward", "in logits [R V], in targets [R] int32, in lse [R], out dlogits [R V], scalar scale",
+        lambda d: 4 * d["R"] * d["V"]),
+    _op("embedding", "in tokens [B T] int32, in table [V C], in positions? [P C], scalar start, out out [B*T C]",
+        lambda d: d["B"] * d["T"] * d["C"]),
+    _op("embedding_backward", "in dy [B*T C], in tokens [B T] int32, out dtable [V C], out dpositions? [P C], "
+        "scalar start, scalar accumulate, scalar accumulate_positions", lambda d: 2 * d["B"] * d["T"] * d["C"]),
+    _op("rope", "in x~ [B T H 2*E], out out~ [B T H 2*E], in cos [T E], in sin [T E], scalar inverse",
+        lambda d: 6 * d["B"] * d["T"] * d["H"] * d["E"]),
+    _op("squared_norm", "in x [N]", lambda d: 2 * d["N"]),
+    _op("adamw", "inout param [N], in grad [N], inout m [N], inout v [N], scalar lr, scalar beta1, scalar beta2, "
+        "scalar eps, scalar weight_decay, scalar step, scalar grad_scale", lambda d: 14 * d["N"]),
+]
+# fmt: on
+
+
+def _pairs(d: Dims) -> int:
+    """Query-key pairs under the causal mask: query t of T sees S - T + t + 1 of the S keys."""
+    return d["B"] * d["H"] * (d["T"] * (d["S"] - d["T"]) + d["T"] * (d["T"] + 1) // 2)
+
+
+OPS: dict[str, Op] = {op.name: op for op in _TABLE}
+
+
+def check(name: str, arrays: Mapping[str, np.ndarray | None], **flags: Any) -> Dims:
+    """Hold the arrays of a call against the record of the op.
+
+    Parameters
+    ----------
+    name : str
+        The op.
+    arrays : mapping
+        Argument name to array; arguments that the caller allocates itself may be missing.
+    **flags
+        Scalars that decide about shapes (``trans_a``, ``trans_b``).
+
+    Returns
+    -------
+    dict
+        The value of every letter.
+
+    Raises
+    ------
+    TypeError
+        An argument is no array, is None without being optional, or has another dtype.
+    ValueError
+        An argument has another number of axes or another length than the op asks for.
+    """
+    dims: Dims = {}
+    # An axis such as B*T says nothing as long as B and T are unknown, so arguments with one come last.
+    for arg in sorted(OPS[name].args, key=lambda arg: _PRODUCT.search(arg.shape) is not None):
+        if not arg.shape or arg.name not in arrays:
+            continue
+        array = arrays[arg.name]
+        if array is None and arg.optional:
+            continue
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"[{name}] '{arg.name}' must be a NumPy array, got {type(array).__name__}")
+        if array.dtype != arg.dtype:
+            raise TypeError(f"[{name}] '{arg.name}' must be {arg.dtype}, got {array.dtype}")
+        _bind(name, arg, array.shape, arg.axes(flags), dims)
+    return dims
+
+
+def _bind(name: str, arg: Arg, shape: tuple[int, ...], axes: list[str], dims: Dims) -> None:
+    """Give letters their values from one array, or raise ValueError where they already have another."""
+    if len(shape) != len(axes):
+        raise ValueError(f"[{name}] '{arg.name}' must have {len(axes)} axes ({', '.join(axes)}), got shape {shape}")
+    for length, axis in zip(shape, axes, strict=True):
+        unknown = [factor for factor in axis.split("*") if not factor.isdigit() and factor not in dims]
+        if len(unknown) == 1:
+            rest = size(axis.replace(unknown[0], "1"), dims)
+            if length % rest:
+                raise ValueError(f"[{name}] '{arg.name}' must have {axis} as a multiple of {rest}, got shape {shape}")
+            dims[unknown[0]] = length // rest
+        elif length != size(axis, dims):
+            wanted = ", ".join(f"{one} = {size(one, dims)}" if _known(one, dims) else one for one in axes)
+            raise ValueError(f"[{name}] '{arg.name}' must have shape ({wanted}), got {shape}")
+
+
+def _known(axis: str, dims: Dims) -> bool:
+    return all(factor.isdigit() or factor in dims for factor in axis.split("*"))

@@ -1,0 +1,121 @@
+"""How many threads a kernel gets.
+
+The default is the least of what OpenMP offers, the physical cores, the cores that this process may run on and its
+cgroup's quota of processor time: more threads than that wait for each other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from tinygpt.core import cpu
+
+# Below this many scalar operations one thread is used. Opening a parallel region costs about 1 to 3 microseconds when
+# the threads are awake (benchmarks/test_threads.py measures it); a scalar kernel does 1 to 4 operations per nanosecond.
+# With two threads the gain is half of the single-threaded time, so it outweighs 3 microseconds from 3 * 2 * 4 = 24
+# thousand operations on; the next power of two leaves room for threads that have fallen asleep.
+SMALL_WORK = 32_768
+
+_threads = 1
+_forked = False
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _physical_cores() -> int:
+    """Distinct (package, core) pairs as Linux tells them; elsewhere the logical count."""
+    pairs = set()
+    for topology in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology"):
+        try:
+            package = topology.joinpath("physical_package_id").read_text().strip()
+            pairs.add((package, topology.joinpath("core_id").read_text().strip()))
+        except OSError:
+            return os.cpu_count() or 1
+    return len(pairs) or os.cpu_count() or 1
+
+
+def _cgroup_quota() -> float:
+    """Processors that the cgroup grants (version 2: cpu.max; version 1: quota over period); infinity if no limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota_us = int(folder.joinpath("cpu.cfs_quota_us").read_text())
+        return math.inf if quota_us <= 0 else quota_us / int(folder.joinpath("cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return math.inf
+
+
+def limits() -> dict[str, int]:
+    """What bounds the default number of threads, by name."""
+    quota = _cgroup_quota()
+    return {
+        "OpenMP": cpu.max_threads(),
+        "physical cores": _physical_cores(),
+        "affinity": _affinity(),
+        **({} if math.isinf(quota) else {"cgroup quota": max(1, int(quota))}),
+    }
+
+
+def default_num_threads() -> int:
+    """``TINYGPT_NUM_THREADS`` if it is set, otherwise the least of `limits`."""
+    text = os.environ.get("TINYGPT_NUM_THREADS")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise ValueError(f"[threads] TINYGPT_NUM_THREADS must be a positive number, got '{text}'")
+        return int(text)
+    return min(limits().values())
+
+
+def get_num_threads() -> int:
+    """Threads that kernels use for work that is worth it."""
+    return _threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads that kernels use.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. More than the machine has cores is allowed and slow; results do not depend on it.
+
+    Raises
+    ------
+    ValueError
+        `n` is less than 1.
+    RuntimeError
+        `n` is more than 1 in a forked process, where OpenMP's threads are gone and a parallel region would hang.
+    """
+    global _threads
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"[set_num_threads] 'n' must be an int, got {type(n).__name__}")
+    if n < 1:
+        raise ValueError(f"[set_num_threads] 'n' must be at least 1, got {n}")
+    if _forked and n > 1:
+        raise RuntimeError("[set_num_threads] 'n' must be 1 in a forked process; start it with 'spawn' for more")
+    _threads = n
+
+
+def for_work(operations: int) -> int:
+    """Threads for a call of so many scalar operations: one when opening a parallel region would cost more."""
+    return _threads if operations >= SMALL_WORK else 1
+
+
+def _after_fork() -> None:
+    global _threads, _forked
+    _threads, _forked = 1, True
+
+
+_threads = default_num_threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

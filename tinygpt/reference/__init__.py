@@ -1,0 +1,49 @@
+"""Every op as its formula, in float64 NumPy: what the kernels are held against.
+
+A function has the name of its op and takes the arguments that `tinygpt.kernels.spec` marks ``in`` or ``scalar``, by the
+same names; it returns what the op writes, in the same order. Plain over fast: masks are built, nothing is blocked. What
+``accumulate`` adds to belongs to the caller, so no function here has that argument.
+"""
+
+from tinygpt.reference.activation import add, dropout, dropout_mask, gelu, gelu_backward, swiglu, swiglu_backward
+from tinygpt.reference.adamw import adamw, squared_norm
+from tinygpt.reference.attention import attention, attention_backward, rope
+from tinygpt.reference.embedding import embedding, embedding_backward
+from tinygpt.reference.products import column_sum, matmul
+from tinygpt.reference.rowwise import (
+    cross_entropy,
+    cross_entropy_backward,
+    layernorm,
+    layernorm_backward,
+    rmsnorm,
+    rmsnorm_backward,
+    softmax,
+    softmax_backward,
+)
+
+__all__ = [
+    "adamw",
+    "add",
+    "attention",
+    "attention_backward",
+    "column_sum",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "dropout",
+    "dropout_mask",
+    "embedding",
+    "embedding_backward",
+    "gelu",
+    "gelu_backward",
+    "layernorm",
+    "layernorm_backward",
+    "matmul",
+    "rmsnorm",
+    "rmsnorm_backward",
+    "rope",
+    "softmax",
+    "softmax_backward",
+    "squared_norm",
+    "swiglu",
+    "swiglu_backward",
+]

@@ -1,0 +1,78 @@
+"""What a kernel is held against: cases with references and derived bounds, run between guard zones.
+
+Tests, benchmarks and `tinygpt bench` share it::
+
+    from tinygpt import testing
+
+    case = testing.softmax_case(R=7, C=300)
+    testing.check(my_softmax, case, n_threads=2)  # raises testing.Mismatch when an element is off
+
+The module `bounds` derives how far off is allowed by the rules of `rounding`; `guard` runs a call, `cases` draws one.
+"""
+
+from tinygpt.testing.cases import (
+    FACTORIES,
+    adamw_case,
+    add_case,
+    attention_backward_case,
+    attention_case,
+    column_sum_case,
+    cross_entropy_backward_case,
+    cross_entropy_case,
+    default_cases,
+    dropout_case,
+    embedding_backward_case,
+    embedding_case,
+    gelu_backward_case,
+    gelu_case,
+    layernorm_backward_case,
+    layernorm_case,
+    make,
+    matmul_case,
+    rmsnorm_backward_case,
+    rmsnorm_case,
+    rope_case,
+    shapes_around,
+    softmax_backward_case,
+    softmax_case,
+    squared_norm_case,
+    swiglu_backward_case,
+    swiglu_case,
+)
+from tinygpt.testing.guard import Case, Layout, Mismatch, check, compare, run
+
+__all__ = [
+    "FACTORIES",
+    "Case",
+    "Layout",
+    "Mismatch",
+    "adamw_case",
+    "add_case",
+    "attention_backward_case",
+    "attention_case",
+    "check",
+    "column_sum_case",
+    "compare",
+    "cross_entropy_backward_case",
+    "cross_entropy_case",
+    "default_cases",
+    "dropout_case",
+    "embedding_backward_case",
+    "embedding_case",
+    "gelu_backward_case",
+    "gelu_case",
+    "layernorm_backward_case",
+    "layernorm_case",
+    "make",
+    "matmul_case",
+    "rmsnorm_backward_case",
+    "rmsnorm_case",
+    "rope_case",
+    "run",
+    "shapes_around",
+    "softmax_backward_case",
+    "softmax_case",
+    "squared_norm_case",
+    "swiglu_backward_case",
+    "swiglu_case",
+]

@@ -1,0 +1,283 @@
+"""Run a kernel where every mistake shows: guard zones around all memory, outputs full of NaN, inputs read-only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinygpt.kernels import spec
+
+ZONE = 256  # bytes of guard before and after an array: four cache lines, more than any vector store reaches
+LINE = 64
+# What stands in guard zones. Around inputs: NaN, so that a result which used it is NaN; -1 around integers, which is an
+# ignored target, and as a token the row before the table. Around outputs: a bit pattern that no kernel writes.
+_INPUT = {"float32": np.nan, "int32": -1}
+_PATTERN = np.uint32(0xC0DEFEED)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an array lies in a larger one: ``buffer[index]``, axes permuted.
+
+    Parameters
+    ----------
+    buffer : tuple of int
+        Shape of the larger array, C-contiguous.
+    index : tuple
+        What is cut out of it.
+    axes : tuple of int, optional
+        The order of the axes that the kernel sees.
+    """
+
+    buffer: tuple[int, ...]
+    index: tuple[Any, ...]
+    axes: tuple[int, ...] | None = None
+
+    def view(self, flat: np.ndarray) -> np.ndarray:
+        """The array itself, out of the flat memory of the buffer."""
+        part = flat.reshape(self.buffer)[self.index]
+        return part if self.axes is None else part.transpose(self.axes)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op: what goes in, what must come out, and how far off it may be.
+
+    Parameters
+    ----------
+    op : str
+        Name of the op in `tinygpt.kernels.spec`.
+    inputs : mapping
+        Every argument that is only read, by name: float32 or int32 arrays, None for what is left out, scalars.
+    wanted : mapping
+        Output name to the float64 result; ``"result"`` for an op that returns a number. Optional outputs that are
+        missing here are passed as None.
+    bounds : mapping
+        Output name to the largest error of each element (see `tinygpt.testing.bounds`).
+    starts : mapping
+        Output name to what it holds before the call: what is added to, or updated.
+    layouts : mapping
+        Argument name to its place in a larger array; the others are contiguous.
+    shared : mapping
+        Output name to the input whose memory it is.
+
+    Raises
+    ------
+    ValueError
+        A result is NaN, a bound is not a finite number, or shapes differ: such a case would accept anything.
+    """
+
+    op: str
+    inputs: Mapping[str, Any]
+    wanted: Mapping[str, np.ndarray]
+    bounds: Mapping[str, np.ndarray]
+    starts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, wanted in self.wanted.items():
+            bound = self.bounds[name]
+            if wanted.shape != bound.shape:
+                raise ValueError(f"[{self.op}] bound of '{name}' must have shape {wanted.shape}, got {bound.shape}")
+            if np.isnan(wanted).any() or not (np.isfinite(bound) & (bound >= 0)).all():
+                raise ValueError(f"[{self.op}] '{name}' must have results that are no NaN and bounds that are finite")
+
+    @property
+    def dims(self) -> spec.Dims:
+        """The letters of the op's shapes and their values."""
+        arrays = {name: x for name, x in self.inputs.items() if isinstance(x, np.ndarray)}
+        arrays |= {name: x.astype(np.float32) for name, x in self.wanted.items() if x.ndim}
+        flags = {name: x for name, x in self.inputs.items() if isinstance(x, bool)}
+        # An axis of two unknown letters, B*T, tells neither; the other arrays of the op have each on its own.
+        known = {arg.name for arg in spec.OPS[self.op].args if "B*T" not in arg.shape}
+        return spec.check(self.op, {name: x for name, x in arrays.items() if name in known}, **flags)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the call."""
+        return spec.OPS[self.op].flops(self.dims)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must move at least, without the arguments that are left out."""
+        record = spec.OPS[self.op]
+        given = {name for name, x in self.inputs.items() if x is not None} | set(self.wanted)
+        return record.bytes(self.dims, frozenset(arg.name for arg in record.args if arg.name not in given))
+
+    @property
+    def label(self) -> str:
+        """The sizes of the call in one line, as in ``M 64  K 32  N 16``."""
+        return "  ".join(f"{letter} {size}" for letter, size in self.dims.items())
+
+
+class Mismatch(AssertionError):
+    """A kernel did not do what its case asks for.
+
+    Parameters
+    ----------
+    message : str
+    op, output : str
+        The op, and the array that is wrong.
+    index : tuple of int
+        The worst element; for memory outside an array, the distance in elements from its start.
+    got, wanted, bound : float
+        NaN where they have no meaning.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        op: str,
+        output: str,
+        index: tuple[int, ...] = (),
+        got: float = math.nan,
+        wanted: float = math.nan,
+        bound: float = math.nan,
+    ):
+        super().__init__(message)
+        self.op, self.output, self.index = op, output, index
+        self.got, self.wanted, self.bound = got, wanted, bound
+
+
+class _Guarded:
+    """An array between guard zones, on purpose so many bytes after a cache line's start."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str, layout: Layout | None, offset: int):
+        size = math.prod(layout.buffer if layout else shape)
+        words = 2 * ZONE // 4 + size
+        raw = np.empty(4 * words + LINE + offset, np.uint8)
+        first = -raw.ctypes.data % LINE + offset
+        self.memory = raw[first : first + 4 * words].view(dtype)
+        inside = slice(ZONE // 4, ZONE // 4 + size)
+        self.array = self._cut(self.memory[inside], shape, layout)
+        covered = np.zeros(words, bool)
+        self._cut(covered[inside], shape, layout)[...] = True
+        self.outside = ~covered
+        if self.array.shape != shape:
+            raise ValueError(f"[Layout] the view must have shape {shape}, got {self.array.shape}")
+
+    @staticmethod
+    def _cut(flat: np.ndarray, shape: tuple[int, ...], layout: Layout | None) -> np.ndarray:
+        return layout.view(flat) if layout else flat.reshape(shape)
+
+    def touched(self) -> np.ndarray:
+        """Distances from the array's start, in elements, of guard words that do not hold their pattern any more."""
+        changed = self.outside & (self.memory.view(np.uint32) != _PATTERN)
+        return np.flatnonzero(changed) - ZONE // 4
+
+
+def _place_input(case: Case, name: str, x: np.ndarray, offset: int) -> _Guarded:
+    place = _Guarded(x.shape, str(x.dtype), case.layouts.get(name), offset)
+    place.memory[...] = _INPUT[str(x.dtype)]
+    place.array[...] = x
+    place.array.flags.writeable = False
+    return place
+
+
+def _place_output(case: Case, name: str, offset: int) -> _Guarded:
+    place = _Guarded(case.wanted[name].shape, "float32", case.layouts.get(name), offset)
+    place.memory.view(np.uint32)[...] = _PATTERN
+    start = case.inputs[case.shared[name]] if name in case.shared else case.starts.get(name)
+    place.array[...] = np.nan if start is None else start
+    return place
+
+
+def run(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: int = 0) -> dict[str, Any]:
+    """Call a rung on a case.
+
+    Parameters
+    ----------
+    function : callable
+        The rung's function; called by position, in the order of the op's record.
+    case : Case
+    n_threads : int
+    offset : int
+        Bytes between the start of a cache line and of every array; a multiple of 4.
+
+    Returns
+    -------
+    dict
+        Output name to float32 array; ``"result"`` for what an op without output arrays returned.
+
+    Raises
+    ------
+    Mismatch
+        Something outside of an output was written, or an input was changed.
+    """
+    inputs: dict[str, _Guarded] = {}
+    outputs = {name: _place_output(case, name, offset) for name in case.wanted if name != "result"}
+    arguments: list[Any] = []
+    for arg in spec.OPS[case.op].args:
+        value = case.inputs.get(arg.name)
+        if arg.role in ("out", "inout"):
+            arguments.append(outputs[arg.name].array if arg.name in outputs else None)
+        elif not isinstance(value, np.ndarray):
+            arguments.append(value)
+        elif arg.name in case.shared.values():
+            owner = next(name for name, source in case.shared.items() if source == arg.name)
+            arguments.append(outputs[owner].array)
+        else:
+            inputs[arg.name] = _place_input(case, arg.name, value, offset)
+            arguments.append(inputs[arg.name].array)
+    result = function(*arguments, n_threads)
+    for name, place in outputs.items():
+        if (wrong := place.touched()).size:
+            text = f"[{case.op}] wrote outside '{name}': {wrong.size} elements, the first at {wrong[0]} from its start"
+            raise Mismatch(text, case.op, name, (int(wrong[0]),))
+    for name, place in inputs.items():
+        if place.array.tobytes() != case.inputs[name].tobytes():
+            raise Mismatch(f"[{case.op}] changed its input '{name}'", case.op, name)
+    arrays = {name: place.array.copy() for name, place in outputs.items()}
+    return arrays if arrays else {"result": result}
+
+
+def compare(case: Case, results: Mapping[str, Any]) -> None:
+    """Hold results against a case; NaN never passes, an infinity only where the same one is wanted.
+
+    Raises
+    ------
+    Mismatch
+        An element is off by more than its bound.
+    """
+    for name, wanted in case.wanted.items():
+        got, bound = np.asarray(results[name], dtype=np.float64), case.bounds[name]
+        if got.shape != wanted.shape:
+            raise Mismatch(f"[{case.op}] '{name}' must have shape {wanted.shape}, got {got.shape}", case.op, name)
+        with np.errstate(invalid="ignore"):
+            excess = np.where(got == wanted, 0, abs(got - wanted) - bound)
+        wrong = ~(excess <= 0)
+        if wrong.any():
+            flat = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
+            index = tuple(int(i) for i in np.unravel_index(flat, wanted.shape))
+            one, other, room = float(got[index]), float(wanted[index]), float(bound[index])
+            text = f"[{case.op}] '{name}' at {index} must be {other:.9g} within {room:.2g}, got {one:.9g}"
+            text += f"; {int(wrong.sum())} of {wrong.size} elements are wrong ({case.label})"
+            raise Mismatch(text, case.op, name, index, one, other, room)
+
+
+def check(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: int = 0) -> dict[str, Any]:
+    """Call a rung on a case and hold what it wrote against the reference.
+
+    Parameters
+    ----------
+    function, case, n_threads, offset
+        See `run`.
+
+    Returns
+    -------
+    dict
+        The outputs, as from `run`.
+
+    Raises
+    ------
+    Mismatch
+        An output is wrong, or something else was written.
+    """
+    results = run(function, case, n_threads, offset)
+    compare(case, results)
+    return results

@@ -1,0 +1,65 @@
+"""How long a rung takes on a case. Nothing is timed that was not checked."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygpt.kernels import spec
+from tinygpt.testing.guard import Case, check
+
+FEWEST_CALLS = 3
+
+
+def prepare(function: Callable[..., Any], case: Case, n_threads: int) -> Callable[[], Any]:
+    """Check a rung on a case, and return a call of it that can be repeated.
+
+    Parameters
+    ----------
+    function : callable
+        A rung's function.
+    case : Case
+    n_threads : int
+
+    Returns
+    -------
+    callable
+        Without arguments; writes into the same arrays each time.
+
+    Raises
+    ------
+    Mismatch
+        The rung is wrong.
+    """
+    check(function, case, n_threads)
+    arguments: list[Any] = []
+    for arg in spec.OPS[case.op].args:
+        value = case.inputs.get(arg.name)
+        if arg.role in ("out", "inout"):
+            arguments.append(_output(case, arg.name))
+        else:
+            arguments.append(value.copy() if isinstance(value, np.ndarray) else value)
+    return lambda: function(*arguments, n_threads)
+
+
+def _output(case: Case, name: str) -> np.ndarray | None:
+    if name not in case.wanted:
+        return None
+    start = case.starts.get(name)
+    return np.zeros(case.wanted[name].shape, np.float32) if start is None else start.copy()
+
+
+def median_seconds(call: Callable[[], Any], seconds: float = 0.2) -> float:
+    """The median time of a call, repeated for about `seconds` after one call to warm up."""
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < FEWEST_CALLS or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

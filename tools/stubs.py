@@ -1,0 +1,91 @@
+"""Write the .pyi stubs of the compiled kernels from their signatures and the records in tinygpt.kernels.spec.
+
+usage: python tools/stubs.py [--check]      --check compares with the files, and runs mypy's stubtest on them
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+from tinygpt.kernels import registry, spec
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ROOT / "tinygpt" / "core"
+HEADER = '"""Written by tools/stubs.py."""\n\n'
+SCALARS = {
+    "T": "int",
+    "key": "int",
+    "site": "int",
+    "sequence": "int",
+    "start": "int",
+    "step": "int",
+    "activation": "int",
+}
+FLAGS = {"trans_a", "trans_b", "accumulate", "accumulate_positions", "inverse"}
+
+
+def argument(arg: spec.Arg) -> str:
+    """One argument of a stub: arrays, flags, whole numbers or numbers."""
+    if arg.shape:
+        kind = "Int32" if arg.dtype == "int32" else "Float32"
+        return f"{arg.name}: {kind}{' | None' if arg.optional else ''}"
+    return f"{arg.name}: {'bool' if arg.name in FLAGS else SCALARS.get(arg.name, 'float')}"
+
+
+def stub(module: str) -> str:
+    """The stub of one module."""
+    compiled = importlib.import_module(f"tinygpt.core.{module}")
+    lines = []
+    for name, function in sorted(vars(compiled).items()):
+        op, _, rung = name.rpartition("_")
+        if op in spec.OPS and rung in registry.LADDER:
+            arguments = ", ".join([*map(argument, spec.OPS[op].args), "n_threads: int"])
+            if tuple(inspect.signature(function).parameters) != spec.OPS[op].names:
+                sys.exit(f"{module}.{name}: the signature is not that of the record in tinygpt/kernels/spec.py")
+            lines.append(f"def {name}({arguments}) -> {'float' if op == 'squared_norm' else 'None'}: ...")
+    constants = [f"{name}: dict[str, int]" for name in vars(compiled) if name == "ACTIVATIONS"]
+    body = "\n".join([*constants, "RUNGS: dict[str, dict[str, Callable[..., Any]]]", "", *lines])
+    imports = "from collections.abc import Callable\nfrom typing import Any\n\n"
+    imports += "import numpy as np\nimport numpy.typing as npt\n"
+    aliases = "Float32 = npt.NDArray[np.float32]\n" + ("Int32 = npt.NDArray[np.int32]\n" if "Int32" in body else "")
+    return f"{HEADER}{imports}\n{aliases}\n{body}\n"
+
+
+def formatted(text: str) -> str:
+    """`text` as ruff formats it."""
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "format",
+        "--config",
+        str(ROOT / "pyproject.toml"),
+        "--stdin-filename",
+        "a.pyi",
+        "-",
+    ]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    """Write the stubs, or check them."""
+    modules = sorted({op.module for op in spec.OPS.values()})
+    stubs = {CORE / f"{module}.pyi": formatted(stub(module)) for module in modules}
+    if "--check" not in sys.argv[1:]:
+        for path, text in stubs.items():
+            path.write_text(text)
+        return
+    stale = [path.name for path, text in stubs.items() if not path.exists() or path.read_text() != text]
+    if stale:
+        sys.exit(f"stubs are out of date, run 'python tools/stubs.py': {', '.join(stale)}")
+    names = [f"tinygpt.core.{module}" for module in (*modules, "cpu")]
+    command = [sys.executable, "-m", "mypy.stubtest", "--ignore-missing-stub", *names]
+    sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
