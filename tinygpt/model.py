@@ -1,0 +1,424 @@
+"""GPT: configuration, blocks, and the one forward that training, evaluation and generation share.
+
+    x = token embedding (+ position embedding)
+    for every block:  x = x + attention(norm1(x));  x = x + mlp(norm2(x))
+    logits = norm(x) W_head^T
+
+The options cover two families: GPT-2 (learned positions, layer norm, GELU; Radford et al. 2019) and Llama (rotary
+positions, RMS norm, SwiGLU, no bias; Touvron et al. 2023), and everything between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinygpt import ops
+from tinygpt.nn import Embedding, LayerNorm, Linear, Module, RMSNorm
+from tinygpt.ops.attention import Rotation, rotation_tables
+from tinygpt.ops.elementwise import DropoutKey
+from tinygpt.tensor import Tensor
+
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a model; names are those of GPT-2 and nanoGPT.
+
+    Parameters
+    ----------
+    vocab_size : int
+        Tokens.
+    block_size : int
+        Context: the most positions a forward pass sees.
+    n_layer, n_head, n_embd : int
+        Blocks, query heads, width.
+    n_kv_head : int, optional
+        Key/value heads; fewer than `n_head` means grouped-query attention. None: `n_head`.
+    ffn_dim : int, optional
+        Width inside the MLP. None: 4 n_embd with gelu; 8/3 n_embd, rounded up to a multiple of 64, with swiglu.
+    position : str
+        ``learned`` or ``rope``.
+    norm : str
+        ``layernorm`` or ``rmsnorm``.
+    activation : str
+        ``gelu`` or ``swiglu``.
+    bias : bool
+        In linear layers and layer norms.
+    tie_embeddings : bool
+        The head uses the token embedding.
+    dropout : float
+        Probability, on the embeddings and on what every branch adds to the residual.
+    rope_theta : float
+        Base of the rotary frequencies.
+    norm_eps : float
+
+    Raises
+    ------
+    ValueError
+        A value is out of range, or values do not fit together.
+    """
+
+    vocab_size: int
+    block_size: int = 64
+    n_layer: int = 2
+    n_head: int = 2
+    n_embd: int = 64
+    n_kv_head: int | None = None
+    ffn_dim: int | None = None
+    position: str = "learned"
+    norm: str = "layernorm"
+    activation: str = "gelu"
+    bias: bool = True
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        choices = {
+            "position": ("learned", "rope"),
+            "norm": ("layernorm", "rmsnorm"),
+            "activation": ("gelu", "swiglu"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"[GPTConfig] '{name}' must be {' or '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "ffn_dim"):
+            value = getattr(self, name)
+            if value is None and name in ("n_kv_head", "ffn_dim"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"[GPTConfig] '{name}' must be a positive integer, got {value!r}")
+        for name in ("bias", "tie_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"[GPTConfig] '{name}' must be True or False, got {getattr(self, name)!r}")
+        for name in ("dropout", "rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"[GPTConfig] '{name}' must be a number, got {value!r}")
+        self._check_heads()
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"[GPTConfig] 'dropout' must be at least 0 and less than 1, got {self.dropout}")
+        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
+            raise ValueError(f"[GPTConfig] 'rope_theta' must be positive, got {self.rope_theta}")
+        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
+            raise ValueError(f"[GPTConfig] 'norm_eps' must be positive, got {self.norm_eps}")
+
+    def _check_heads(self) -> None:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"[GPTConfig] 'n_embd' {self.n_embd} must be a multiple of 'n_head' {self.n_head}")
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"[GPTConfig] 'n_head' {self.n_head} must be a multiple of 'n_kv_head' {self.n_kv_head}")
+        if self.position == "rope" and self.head_dim % 2:
+            raise ValueError(f"[GPTConfig] 'n_embd' / 'n_head' must be even with rope, got {self.head_dim}")
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def ffn_width(self) -> int:
+        """Width inside the MLP."""
+        if self.ffn_dim:
+            return self.ffn_dim
+        return 4 * self.n_embd if self.activation == "gelu" else -(-(8 * self.n_embd) // (3 * 64)) * 64
+
+    def flops_per_token(self, backward: bool = True) -> int:
+        """Floating-point operations of the products for one token of a full context.
+
+        Two for every weight that multiplies, plus the causal half of the two attention products; backward costs twice
+        the forward (Kaplan et al. 2020, section 2.1).
+        """
+        C, D = self.n_embd, self.head_dim
+        attention = (self.n_head + 2 * self.kv_heads) * D * C + C * C
+        mlp = (2 if self.activation == "gelu" else 3) * C * self.ffn_width
+        weights = self.n_layer * (attention + mlp) + self.vocab_size * C
+        scores = self.n_layer * 2 * self.n_head * D * (self.block_size + 1) / 2
+        return int((2 * weights + 2 * scores) * (3 if backward else 1))
+
+
+class KVCache:
+    """Keys and values of the positions that a model has seen, so that each is computed once.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    batch : int
+    """
+
+    def __init__(self, config: GPTConfig, batch: int = 1):
+        shape = (config.n_layer, batch, config.block_size, config.kv_heads, config.head_dim)
+        self.k, self.v = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.length = 0
+
+    def layer(self, index: int) -> LayerCache:
+        """The part that belongs to one block."""
+        return LayerCache(self, index)
+
+
+class LayerCache:
+    """One block's view of a KVCache."""
+
+    def __init__(self, cache: KVCache, index: int):
+        self.cache, self.k, self.v = cache, cache.k[index], cache.v[index]
+
+    def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add keys and values (B, T, G, D) after those of earlier positions; returns views of all so far."""
+        start, stop = self.cache.length, self.cache.length + k.shape[1]
+        self.k[:, start:stop], self.v[:, start:stop] = k, v
+        return self.k[:, :stop], self.v[:, :stop]
+
+
+def _norm(config: GPTConfig) -> LayerNorm | RMSNorm:
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
+
+
+class Attention(Module):
+    """Causal attention: one product for queries, keys and values, one for the output."""
+
+    def __init__(self, config: GPTConfig):
+        width = (config.n_head + 2 * config.kv_heads) * config.head_dim
+        self.qkv = Linear(config.n_embd, width, config.bias, INIT_STD)
+        # What is added to the residual stream starts smaller, by the number of times it is added (GPT-2, section 2.3).
+        self.out = Linear(config.n_embd, config.n_embd, config.bias, INIT_STD / math.sqrt(2 * config.n_layer))
+        self.config = config
+
+    def mix(self, x: Tensor, rotation: Rotation | None, cache: LayerCache | None, weights=None) -> Tensor:
+        """What the heads make of x, before the output product: (B, T, C) to (B, T, C)."""
+        return ops.attention(self.qkv(x), self.config.n_head, self.config.kv_heads, rotation, cache, weights)
+
+
+class MLP(Module):
+    """Two products with an activation between them. For swiglu, `up` gives gate and up side by side."""
+
+    def __init__(self, config: GPTConfig):
+        wide = config.ffn_width
+        self.up = Linear(config.n_embd, wide if config.activation == "gelu" else 2 * wide, config.bias, INIT_STD)
+        self.down = Linear(wide, config.n_embd, config.bias, INIT_STD / math.sqrt(2 * config.n_layer))
+        self.swiglu = config.activation == "swiglu"
+
+    def widen(self, x: Tensor) -> Tensor:
+        """The activations inside: (B, T, C) to (B, T, F)."""
+        return ops.swiglu(self.up(x)) if self.swiglu else self.up(x, activation="gelu")
+
+
+class Block(Module):
+    """x + attention(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(self, config: GPTConfig, index: int):
+        self.norm1 = _norm(config)
+        self.attn = Attention(config)
+        self.norm2 = _norm(config)
+        self.mlp = MLP(config)
+        self.index, self.dropout = index, config.dropout
+
+    def __call__(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        cache: LayerCache | None = None,
+        key: DropoutKey | None = None,
+        weights: np.ndarray | None = None,
+    ) -> Tensor:
+        """One block: (B, T, C) to (B, T, C)."""
+        mixed = self.attn.mix(self.norm1(x), rotation, cache, weights)
+        x = self._add(self.attn.out, mixed, x, key, 2 * self.index + 1)
+        return self._add(self.mlp.down, self.mlp.widen(self.norm2(x)), x, key, 2 * self.index + 2)
+
+    def _add(self, project: Linear, branch: Tensor, x: Tensor, key: DropoutKey | None, site: int) -> Tensor:
+        """X + dropout(project(branch)); without dropout the product itself adds x."""
+        if key is None or self.dropout == 0:
+            return project(branch, residual=x)
+        return ops.dropout(project(branch), self.dropout, key, site, residual=x)
+
+
+class GPT(Module):
+    """A GPT-style language model.
+
+    Parameters
+    ----------
+    config : GPTConfig
+    seed : int
+        Of the initial weights: N(0, 0.02^2), what is added to the residual divided by sqrt(2 n_layer), norms 1 and
+        biases 0.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int = 0):
+        self.config = config
+        self.wte = Embedding(config.vocab_size, config.n_embd, INIT_STD)
+        self.wpe = Embedding(config.block_size, config.n_embd, INIT_STD) if config.position == "learned" else None
+        self.blocks = [Block(config, i) for i in range(config.n_layer)]
+        self.norm = _norm(config)
+        self.head = self.wte if config.tie_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
+        self._tables = None
+        if config.position == "rope":
+            self._tables = rotation_tables(config.block_size, config.head_dim, config.rope_theta)
+        self.initialise(seed)
+
+    def __call__(self, tokens: np.ndarray, cache: KVCache | None = None, last: bool = False) -> Tensor:
+        """Logits of the token after each position; never drops anything.
+
+        Parameters
+        ----------
+        tokens : int array, shape (B, T)
+            T plus what is in the cache is at most `block_size`.
+        cache : KVCache, optional
+            Earlier positions; is extended.
+        last : bool
+            Only of the last position, T = 1 in the result.
+
+        Returns
+        -------
+        Tensor, shape (B, T, V)
+        """
+        x = self.hidden(tokens, cache)
+        if last:
+            if x.requires_grad:
+                raise RuntimeError("[GPT] 'last' must be used under no_grad(): it leaves the tape")
+            x = Tensor(x.data[:, -1:])
+        return ops.linear(x, self.head.weight)
+
+    def hidden(
+        self,
+        tokens: np.ndarray,
+        cache: KVCache | None = None,
+        dropout_key: DropoutKey | None = None,
+        weights: Sequence[np.ndarray] | None = None,
+    ) -> Tensor:
+        """What the head sees: the normalised output of the last block.
+
+        Parameters
+        ----------
+        tokens : int array, shape (B, T)
+        cache : KVCache, optional
+        dropout_key : DropoutKey, optional
+            Without one nothing is dropped.
+        weights : sequence of arrays, one (B, H, T, S) per layer, optional
+            Are filled with the attention probabilities.
+
+        Returns
+        -------
+        Tensor, shape (B, T, C)
+
+        Raises
+        ------
+        TypeError
+            Tokens are not integers.
+        ValueError
+            Not two axes, no position, or more positions than the context has.
+        IndexError
+            A token is not in the vocabulary.
+        """
+        start = cache.length if cache is not None else 0
+        tokens = self._check_tokens(tokens, start)
+        if cache is not None and cache.k.shape[1] != len(tokens):
+            raise ValueError(f"[GPT] 'tokens' must have {cache.k.shape[1]} rows, as the cache, got {len(tokens)}")
+        T = tokens.shape[1]
+        x = ops.embedding(tokens, self.wte.weight, None if self.wpe is None else self.wpe.weight, start)
+        if dropout_key is not None and self.config.dropout:
+            x = ops.dropout(x, self.config.dropout, dropout_key, 0)
+        rotation = None
+        if self._tables is not None:
+            rotation = (self._tables[0][start : start + T], self._tables[1][start : start + T])
+        for i, block in enumerate(self.blocks):
+            layer = cache.layer(i) if cache is not None else None
+            x = block(x, rotation, layer, dropout_key, None if weights is None else weights[i])
+        if cache is not None:
+            cache.length += T
+        return self.norm(x)
+
+    def loss(self, tokens: np.ndarray, targets: np.ndarray, dropout_key: DropoutKey | tuple | None = None) -> Tensor:
+        """Mean cross-entropy of the next tokens.
+
+        Parameters
+        ----------
+        tokens : int array, shape (B, T)
+        targets : int array, shape (B, T)
+            Token that follows each position; negative ones are ignored.
+        dropout_key : DropoutKey or tuple (seed, step, first sequence), optional
+            What dropout masks are drawn from; without one nothing is dropped.
+
+        Returns
+        -------
+        Tensor, shape ()
+            In nats per token.
+        """
+        key = None if dropout_key is None else DropoutKey(*dropout_key)
+        targets = np.asarray(targets)
+        if targets.shape != np.shape(tokens):
+            raise ValueError(f"[GPT] 'targets' must have the shape of tokens {np.shape(tokens)}, got {targets.shape}")
+        return ops.head_loss(self.hidden(tokens, dropout_key=key), self.head.weight, targets)
+
+    def generate(
+        self,
+        tokens: np.ndarray,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Continue token sequences.
+
+        Parameters
+        ----------
+        tokens : int array, shape (B, T) or (T,)
+            At least one token; of more than the context the last ones are used.
+        max_new_tokens : int
+            Tokens to add.
+        temperature : float
+            0 always takes the most likely token.
+        top_k : int, optional
+            Sample among the k most likely only.
+        top_p : float, optional
+            Sample among the most likely that together have this probability.
+        seed : int, optional
+            Row i draws from a generator of its own, by (seed, i). None: from the system's entropy.
+
+        Returns
+        -------
+        int array, shape (B, T + max_new_tokens), or (T + max_new_tokens,)
+        """
+        from tinygpt.sampling import Sampler, stream
+
+        given = np.asarray(tokens)
+        rows = np.atleast_2d(given)
+        sampler = Sampler(temperature, top_k, top_p, seed, batch=len(rows))
+        new = list(stream(self, rows, max_new_tokens, sampler))
+        dtype = rows.dtype if rows.dtype.itemsize >= 4 else np.dtype(np.int32)  # new tokens may not fit bytes
+        out = np.concatenate([rows.astype(dtype), np.array(new, dtype).reshape(len(new), len(rows)).T], axis=1)
+        return out[0] if given.ndim == 1 else out
+
+    def new_cache(self, batch: int = 1) -> KVCache:
+        """An empty cache for `batch` sequences."""
+        return KVCache(self.config, batch)
+
+    def _check_tokens(self, tokens: np.ndarray, start: int) -> np.ndarray:
+        """`tokens` as int32 (B, T), held against vocabulary and context."""
+        tokens = np.asarray(tokens)
+        if tokens.dtype.kind not in "iu":
+            raise TypeError(f"[GPT] 'tokens' must be integers, got {tokens.dtype}")
+        if tokens.ndim != 2 or tokens.shape[1] < 1:
+            raise ValueError(f"[GPT] 'tokens' must have shape (B, T) with T at least 1, got {tokens.shape}")
+        if start + tokens.shape[1] > self.config.block_size:
+            held = f"{start} cached and " if start else ""
+            raise ValueError(
+                f"[GPT] 'tokens' must fit the context of {self.config.block_size}, got {held}{tokens.shape[1]}"
+            )
+        if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.config.vocab_size):
+            wrong = int(tokens.min()) if int(tokens.min()) < 0 else int(tokens.max())
+            raise IndexError(f"[GPT] 'tokens' must be in 0..{self.config.vocab_size - 1}, got {wrong}")
+        return np.ascontiguousarray(tokens, np.int32)

@@ -1,0 +1,24 @@
+"""Differentiable operations: each computes a value with a kernel and knows its gradient, side by side in one place."""
+
+from tinygpt.ops.activation import gelu, softmax, swiglu
+from tinygpt.ops.attention import attention
+from tinygpt.ops.elementwise import add, dropout
+from tinygpt.ops.embedding import embedding
+from tinygpt.ops.linear import linear
+from tinygpt.ops.loss import cross_entropy, head_loss
+from tinygpt.ops.norm import layernorm, rmsnorm
+
+__all__ = [
+    "add",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "head_loss",
+    "layernorm",
+    "linear",
+    "rmsnorm",
+    "softmax",
+    "swiglu",
+]

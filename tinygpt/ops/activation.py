@@ -1,0 +1,90 @@
+"""Activations and softmax as operations of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.ops.shapes import rows
+from tinygpt.tensor import Tensor
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016).
+
+    Parameters
+    ----------
+    x : Tensor, any shape
+
+    Returns
+    -------
+    Tensor, the same shape
+    """
+    X, out = x.data.reshape(-1), memory.empty(x.shape)
+    active.gelu(X, out.reshape(-1), for_work(20 * X.size))
+
+    def backward(dy: np.ndarray) -> None:
+        dx = memory.empty(x.shape)
+        active.gelu_backward(dy.reshape(-1), X, dx.reshape(-1), for_work(20 * X.size))
+        x.receive(dx)
+
+    return Tensor.from_op(out, (x,), backward)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """Gate sigmoid(gate) up, for rows x = (gate, up) (Shazeer 2020).
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., 2 F)
+
+    Returns
+    -------
+    Tensor, shape (..., F)
+
+    Notes
+    -----
+    With s = sigmoid(gate): d gate = dy up s (1 + gate (1 - s)), d up = dy gate s.
+    """
+    X = rows("swiglu", "x", x)
+    R, F = X.shape[0], X.shape[1] // 2
+    if X.shape[1] % 2:
+        raise ValueError(f"[swiglu] 'x' must have an even width, got {X.shape[1]}")
+    out = memory.empty((R, F))
+    active.swiglu(X, out, for_work(20 * out.size))
+
+    def backward(dy: np.ndarray) -> None:
+        dx = memory.empty(X.shape)
+        active.swiglu_backward(dy.reshape(R, F), X, dx, for_work(20 * dx.size))
+        x.receive(dx.reshape(x.shape))
+
+    return Tensor.from_op(out.reshape(*x.shape[:-1], F), (x,), backward)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x - max) / sum exp(x - max) over the last axis.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., C)
+
+    Returns
+    -------
+    Tensor, shape (..., C)
+
+    Notes
+    -----
+    dx = y (dy - sum(y dy)).
+    """
+    X = rows("softmax", "x", x)
+    y = memory.empty(X.shape)
+    active.softmax(X, y, for_work(20 * X.size))
+
+    def backward(dy: np.ndarray) -> None:
+        dx = memory.empty(X.shape)
+        active.softmax_backward(dy.reshape(X.shape), y, dx, for_work(4 * X.size))
+        x.receive(dx.reshape(x.shape))
+
+    return Tensor.from_op(y.reshape(x.shape), (x,), backward)

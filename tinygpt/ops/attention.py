@@ -1,0 +1,102 @@
+"""Causal attention on the fused output of the qkv layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.ops.shapes import expect
+from tinygpt.tensor import Tensor
+
+Rotation = tuple[np.ndarray, np.ndarray]
+
+
+class Cache(Protocol):
+    """Keys and values of earlier positions of one layer."""
+
+    def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add those of new positions, (B, T, G, D); returns all so far, (B, S, G, D)."""
+
+
+def attention(
+    qkv: Tensor,
+    n_head: int,
+    n_kv_head: int,
+    rotation: Rotation | None = None,
+    cache: Cache | None = None,
+    weights: np.ndarray | None = None,
+) -> Tensor:
+    """Causal attention of `n_head` heads.
+
+    Parameters
+    ----------
+    qkv : Tensor, shape (B, T, (H + 2 G) D)
+        Queries, keys and values side by side, as one product gives them.
+    n_head, n_kv_head : int
+        H and G; query head h reads key/value head h // (H // G).
+    rotation : pair of arrays, shape (T, D/2), optional
+        Cosine and sine of the rotary embedding at the positions of qkv.
+    cache : Cache, optional
+        Earlier keys and values to attend to as well; only without gradients.
+    weights : array, shape (B, H, T, S), float32, optional
+        Is filled with the probabilities.
+
+    Returns
+    -------
+    Tensor, shape (B, T, H D)
+
+    Notes
+    -----
+    Formulas in csrc/attention.pyx. The gradients of q, k and v are written into the parts of one dqkv; a rotation is
+    undone there, its inverse being its transpose.
+    """
+    H, G = n_head, n_kv_head
+    expect("attention", "qkv", qkv.data, (None, None, None))
+    B, T, width = qkv.shape
+    if G < 1 or H % G or width % (H + 2 * G) or width == 0:
+        raise ValueError(f"[attention] 'qkv' must have a width of ({H} + 2 x {G}) heads, H divisible by G, got {width}")
+    D = width // (H + 2 * G)
+    if rotation is not None and D % 2:
+        raise ValueError(f"[attention] 'qkv' must have heads of even width with a rotation, got {D}")
+    for table in rotation or ():
+        expect("attention", "rotation", table, (T, D // 2))
+    heads = qkv.data.reshape(B, T, H + 2 * G, D)
+    q, k, v = heads[:, :, :H], heads[:, :, H : H + G], heads[:, :, H + G :]
+    if rotation is not None:
+        turned = memory.empty((B, T, H + G, D))
+        active.rope(heads[:, :, : H + G], turned, *rotation, False, for_work(6 * turned.size))
+        q, k = turned[:, :, :H], turned[:, :, H:]
+    if cache is not None:
+        if qkv.requires_grad:
+            raise RuntimeError("[attention] 'cache' must be used under no_grad(): what is cached has no gradient")
+        k, v = cache.extend(k, v)
+    S = k.shape[1]
+    scale = 1 / math.sqrt(D)
+    if weights is not None:
+        expect("attention", "weights", weights, (B, H, T, S))
+    out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
+    work = 4 * B * H * T * S * (D + 5)
+    active.attention(q, k, v, out, lse, weights, scale, for_work(work))
+
+    def backward(dy: np.ndarray) -> None:
+        dqkv = memory.empty((B, T, H + 2 * G, D))
+        dq, dk, dv = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
+        dout = dy.reshape(B, T, H, D)
+        active.attention_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, for_work(2 * work))
+        if rotation is not None:
+            both = dqkv[:, :, : H + G]
+            active.rope(both, both, *rotation, True, for_work(6 * both.size))
+        qkv.receive(dqkv.reshape(qkv.shape))
+
+    return Tensor.from_op(out.reshape(B, T, H * D), (qkv,), backward)
+
+
+def rotation_tables(length: int, D: int, theta: float) -> Rotation:
+    """Cosine and sine of position x frequency, (length, D/2); frequency j is theta^(-2j/D) (Su et al. 2021, eq. 15)."""
+    angles = np.outer(np.arange(length), theta ** (-np.arange(0, D, 2) / D))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

@@ -1,0 +1,93 @@
+"""Addition and dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.ops.shapes import expect
+from tinygpt.tensor import Tensor
+
+
+class DropoutKey(NamedTuple):
+    """What a dropout mask is drawn from: the same key gives the same mask, however sequences are batched.
+
+    Attributes
+    ----------
+    seed, step : int
+        Of the run, and of the optimizer within it.
+    sequence : int
+        Global index of the first sequence of the batch within its step.
+    """
+
+    seed: int
+    step: int
+    sequence: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Seed and step in 64 bits; the kernel's generator mixes them."""
+        return (self.seed << 32 ^ self.step) % 2**64
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """A + b; the operator of `Tensor` has the code.
+
+    Parameters
+    ----------
+    a, b : Tensor, one shape
+
+    Returns
+    -------
+    Tensor, the same shape
+    """
+    return a + b
+
+
+def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None) -> Tensor:
+    """Residual + x keep / (1 - rate), keep = 1 with probability 1 - rate (Srivastava et al. 2014).
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, T, C)
+    rate : float
+        At least 0 and less than 1.
+    key : DropoutKey
+    site : int
+        Number of this place in the model: every place has masks of its own.
+    residual : Tensor, shape (B, T, C), optional
+
+    Returns
+    -------
+    Tensor, shape (B, T, C)
+
+    Notes
+    -----
+    The mask is drawn again in backward instead of being kept: dx = dy keep / (1 - rate).
+    """
+    expect("dropout", "x", x.data, (None, None, None))
+    if not 0 <= rate < 1:
+        raise ValueError(f"[dropout] 'rate' must be at least 0 and less than 1, got {rate}")
+    if residual is not None:
+        expect("dropout", "residual", residual.data, x.shape)
+    B, T, C = x.shape
+    flat = (math.prod((B, T)), C)
+    n_threads = for_work(10 * x.data.size)
+    scalars = (rate, key.bits, site, key.sequence, T, n_threads)
+    out = memory.empty(flat)
+    active.dropout(x.data.reshape(flat), None if residual is None else residual.data.reshape(flat), out, *scalars)
+
+    def backward(dy: np.ndarray) -> None:
+        if residual is not None:
+            residual.receive(dy)
+        if x.requires_grad:
+            dx = memory.empty(flat)
+            active.dropout(dy.reshape(flat), None, dx, *scalars)
+            x.receive(dx.reshape(x.shape))
+
+    return Tensor.from_op(out.reshape(x.shape), (x, residual), backward)

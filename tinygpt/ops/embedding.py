@@ -1,0 +1,57 @@
+"""Tokens to vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.ops.shapes import expect
+from tinygpt.tensor import Tensor
+
+
+def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None, start: int = 0) -> Tensor:
+    """Rows of `table` picked by `tokens`, plus rows of `positions` from `start` on.
+
+    Parameters
+    ----------
+    tokens : array, shape (B, T), int32
+        Must be in 0..V-1; the model has checked it.
+    table : Tensor, shape (V, C)
+    positions : Tensor, shape (P, C), optional
+    start : int
+        Position of the first token; start + T <= P.
+
+    Returns
+    -------
+    Tensor, shape (B, T, C)
+
+    Notes
+    -----
+    Every row of dy is added to the row of the table that it came from, in the order of (b, t); the gradient of a
+    position is the sum over the batch.
+    """
+    (B, T), C = tokens.shape, table.shape[1]
+    if positions is not None:
+        expect("embedding", "positions", positions.data, (None, C))
+        if not 0 <= start <= positions.shape[0] - T:
+            raise ValueError(f"[embedding] 'start' + T must be at most {positions.shape[0]}, got {start} + {T}")
+    out = memory.empty((B * T, C))
+    p = None if positions is None else positions.data
+    active.embedding(tokens, table.data, p, start, out, for_work(out.size))
+
+    def backward(dy: np.ndarray) -> None:
+        if not table.requires_grad:
+            dtable, add = np.empty(table.shape, np.float32), False
+        else:
+            dtable, add = table.grad_buffer()
+        dpositions, add_positions = None, False
+        if positions is not None and positions.requires_grad:
+            dpositions, add_positions = positions.grad_buffer()
+        n_threads = for_work(2 * dy.size)
+        active.embedding_backward(
+            dy.reshape(B * T, C), tokens, dtable, dpositions, start, add, add_positions, n_threads
+        )
+
+    return Tensor.from_op(out.reshape(B, T, C), (table, positions), backward)

@@ -1,0 +1,86 @@
+"""The linear layer, with all that a product can take along: bias, activation, residual."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels.products import ACTIVATIONS
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.ops.shapes import expect, rows
+from tinygpt.tensor import Tensor, is_recording
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
+) -> Tensor:
+    """activation(x W^T + b) + residual.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., K)
+    weight : Tensor, shape (N, K)
+    bias : Tensor, shape (N,), optional
+    residual : Tensor, shape (..., N), optional
+    activation : str
+        ``none`` or ``gelu``.
+
+    Returns
+    -------
+    Tensor, shape (..., N)
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit or the activation is unknown.
+
+    Notes
+    -----
+    With z = x W^T + b and dz = dy activation'(z): dx = dz W, dW = dz^T x, db = sum of the rows of dz, and the gradient
+    of the residual is dy itself. The products add dW where the gradient lives.
+    """
+    X, W = rows("linear", "x", x), weight.data
+    expect("linear", "weight", W, (None, X.shape[1]))
+    (R, K), N = X.shape, W.shape[0]
+    shape = (*x.shape[:-1], N)
+    if bias is not None:
+        expect("linear", "bias", bias.data, (N,))
+    if residual is not None:
+        expect("linear", "residual", residual.data, shape)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
+    out = memory.empty((R, N))
+    pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
+    b = None if bias is None else bias.data
+    r = None if residual is None else residual.data.reshape(R, N)
+    n_threads = for_work(2 * R * N * K)
+    active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, n_threads)
+
+    def backward(dy: np.ndarray) -> None:
+        if residual is not None:
+            residual.receive(dy)
+        dz = dy.reshape(R, N)
+        if pre is not None:
+            dz = memory.empty((R, N))
+            active.gelu_backward(dy.reshape(-1), pre.reshape(-1), dz.reshape(-1), for_work(20 * dz.size))
+        product_backward(x, weight, dz)
+        if bias is not None and bias.requires_grad:
+            db, add = bias.grad_buffer()
+            active.column_sum(dz, db, add, for_work(dz.size))
+
+    return Tensor.from_op(out.reshape(shape), (x, weight, bias, residual), backward)
+
+
+def product_backward(x: Tensor, weight: Tensor, dz: np.ndarray) -> None:
+    """The gradients of z = x W^T: dx = dz W, and dW = dz^T x added where it lives. dz: (R, N)."""
+    X, W = rows("linear", "x", x), weight.data
+    (R, K), N = X.shape, W.shape[0]
+    n_threads = for_work(2 * R * N * K)
+    if x.requires_grad:
+        dx = memory.empty((R, K))
+        active.matmul(dz, W, dx, False, False, False, None, None, 0, None, n_threads)
+        x.receive(dx.reshape(x.shape))
+    if weight.requires_grad:
+        dW, add = weight.grad_buffer()
+        active.matmul(dz, X, dW, True, False, add, None, None, 0, None, n_threads)

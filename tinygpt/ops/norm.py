@@ -1,0 +1,103 @@
+"""Normalisation of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.ops.shapes import expect, rows
+from tinygpt.tensor import Tensor
+
+
+def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(var + eps) weight + bias over the last axis (Ba, Kiros & Hinton 2016).
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., C)
+    weight, bias : Tensor, shape (C,)
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    Tensor, shape (..., C)
+
+    Notes
+    -----
+    With xhat = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - xhat mean(g xhat)), dweight = sum dy xhat,
+    dbias = sum dy. A gradient that has already arrived at x is added to dx by the same kernel.
+    """
+    X = rows("layernorm", "x", x)
+    R, C = X.shape
+    expect("layernorm", "weight", weight.data, (C,))
+    if bias is not None:
+        expect("layernorm", "bias", bias.data, (C,))
+    out, mean, rstd = memory.empty((R, C)), np.empty(R, np.float32), np.empty(R, np.float32)
+    b = None if bias is None else bias.data
+    active.layernorm(X, None, weight.data, b, out, None, mean, rstd, eps, for_work(8 * X.size))
+
+    def backward(dy: np.ndarray) -> None:
+        arrived = x.take_grad()
+        dx = memory.empty((R, C))
+        dweight, dbias, add = _norm_gradients(weight, bias)
+        dtotal = None if arrived is None else arrived.reshape(R, C)
+        dy = dy.reshape(R, C)
+        n_threads = for_work(14 * dx.size)
+        active.layernorm_backward(dy, X, weight.data, mean, rstd, dtotal, dx, dweight, dbias, add, n_threads)
+        x.receive(dx.reshape(x.shape))
+
+    return Tensor.from_op(out.reshape(x.shape), (x, weight, bias), backward)
+
+
+def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """X / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., C)
+    weight : Tensor, shape (C,)
+    eps : float
+        Added to the mean square.
+
+    Returns
+    -------
+    Tensor, shape (..., C)
+
+    Notes
+    -----
+    With xhat = x rstd and g = dy weight: dx = rstd (g - xhat mean(g xhat)), dweight = sum dy xhat.
+    """
+    X = rows("rmsnorm", "x", x)
+    R, C = X.shape
+    expect("rmsnorm", "weight", weight.data, (C,))
+    out, rstd = memory.empty((R, C)), np.empty(R, np.float32)
+    active.rmsnorm(X, None, weight.data, out, None, rstd, eps, for_work(5 * X.size))
+
+    def backward(dy: np.ndarray) -> None:
+        arrived = x.take_grad()
+        dx = memory.empty((R, C))
+        dweight, _, add = _norm_gradients(weight, None)
+        dtotal = None if arrived is None else arrived.reshape(R, C)
+        n_threads = for_work(10 * dx.size)
+        active.rmsnorm_backward(dy.reshape(R, C), X, weight.data, rstd, dtotal, dx, dweight, add, n_threads)
+        x.receive(dx.reshape(x.shape))
+
+    return Tensor.from_op(out.reshape(x.shape), (x, weight), backward)
+
+
+def _norm_gradients(weight: Tensor, bias: Tensor | None) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Where the kernel puts dweight and dbias, and whether it adds. A frozen one gets a buffer that is thrown away."""
+    dweight, add = _buffer(weight)
+    if bias is None:
+        return dweight, None, add
+    dbias, add_bias = _buffer(bias)
+    if add != add_bias:  # the kernel has one flag for both: start the stale one at zero
+        (dbias if add else dweight).fill(0)
+    return dweight, dbias, add or add_bias
+
+
+def _buffer(parameter: Tensor) -> tuple[np.ndarray, bool]:
+    return parameter.grad_buffer() if parameter.requires_grad else (np.zeros(parameter.shape, np.float32), False)

@@ -1,0 +1,24 @@
+"""Shape checks of the differentiable operations: kernels trust what they are given."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tinygpt.tensor import Tensor
+
+
+def rows(op: str, name: str, x: Tensor) -> np.ndarray:
+    """The data of `x`, shape (..., C), as (R, C)."""
+    data = x.data
+    if data.ndim == 0:
+        raise ValueError(f"[{op}] '{name}' must have at least one axis, got a scalar")
+    return data.reshape(math.prod(data.shape[:-1]), data.shape[-1])
+
+
+def expect(op: str, name: str, data: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless `data` has `shape`, where None stands for any length."""
+    if len(data.shape) != len(shape) or any(w is not None and w != g for w, g in zip(shape, data.shape, strict=True)):
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise ValueError(f"[{op}] '{name}' must have shape ({wanted}), got {data.shape}")

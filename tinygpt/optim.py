@@ -1,0 +1,292 @@
+"""Optimizers, gradient clipping and learning-rate schedules.
+
+An optimizer step is one pass over the arena: neighbouring parameters with the same settings are updated by one call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from tinygpt.kernels.registry import active
+from tinygpt.kernels.threads import for_work
+from tinygpt.nn import ALIGN, Parameter
+
+Schedule = Callable[[int], float]
+Run = tuple[Parameter, slice]
+
+
+def _runs(parameters: Iterable[Parameter], split_decay: bool = True) -> list[Run]:
+    """Slices of the arena that hold parameters with a fresh gradient and can be treated as one array.
+
+    Parameters follow each other at multiples of ALIGN; the gap between two is zero in every arena, and an update of
+    zeros by a zero gradient leaves zeros.
+    """
+    fresh = sorted((p for p in parameters if p.fresh and p.requires_grad), key=lambda p: (id(p.arena), p.start))
+    runs: list[Run] = []
+    for parameter in fresh:
+        start, stop = parameter.start, parameter.start + parameter.data.size
+        if runs:
+            first, held = runs[-1]
+            same = first.arena is parameter.arena and (not split_decay or first.decay == parameter.decay)
+            if same and -(-held.stop // ALIGN) * ALIGN == start:
+                runs[-1] = (first, slice(held.start, stop))
+                continue
+        runs.append((parameter, slice(start, stop)))
+    return runs
+
+
+def grad_norm(parameters: Iterable[Parameter]) -> float:
+    """The Euclidean norm of all gradients together; stale ones count as zero.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+
+    Returns
+    -------
+    float
+    """
+    total = 0.0
+    for first, part in _runs(parameters, split_decay=False):
+        grad = first.arena.grad[part]
+        total += active.squared_norm(grad, for_work(2 * grad.size))
+    return math.sqrt(total)
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """The factor that brings a gradient of length `norm` down to `max_norm`, at most 1 (Pascanu et al. 2013)."""
+    return min(1.0, max_norm / (norm + 1e-6))
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
+    """Scale all gradients so that their common norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    max_norm : float
+        Positive.
+
+    Returns
+    -------
+    float
+        The norm before.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"[clip_grad_norm] 'max_norm' must be positive, got {max_norm}")
+    parameters = list(parameters)
+    norm = grad_norm(parameters)
+    scale = clip_scale(norm, max_norm)
+    if scale < 1:
+        for first, part in _runs(parameters, split_decay=False):
+            first.arena.grad[part] *= np.float32(scale)
+    return norm
+
+
+class Optimizer:
+    """What all optimizers share: parameters, learning rate, step count, state arenas.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Of one initialised module.
+    lr : float
+        Learning rate; may be assigned between steps.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, parameters: Iterable[Parameter], lr: float):
+        self.parameters = list(parameters)
+        self.lr = lr
+        self.steps = 0
+        name = type(self).__name__
+        if not self.parameters:
+            raise ValueError(f"[{name}] 'parameters' must not be empty")
+        if any(not isinstance(p, Parameter) or not p.placed for p in self.parameters):
+            raise ValueError(f"[{name}] 'parameters' must be those of an initialised module")
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ValueError(f"[{name}] 'parameters' must name every parameter once")
+        if len({id(p.arena) for p in self.parameters}) > 1:
+            raise ValueError(f"[{name}] 'parameters' must belong to one module")
+        if not (math.isfinite(lr) and lr >= 0):
+            raise ValueError(f"[{name}] 'lr' must be 0 or more, got {lr}")
+        self.arena = self.parameters[0].arena
+        self.state = {key: np.zeros(len(self.arena.data), np.float32) for key in self.state_names}
+
+    def zero_grad(self) -> None:
+        """Mark all gradients stale."""
+        for parameter in self.parameters:
+            parameter.zero_grad()
+
+    def step(self, grad_scale: float = 1.0) -> None:
+        """Update every parameter that has a gradient.
+
+        Parameters
+        ----------
+        grad_scale : float
+            Gradients are multiplied by it on the way in: clipping without a pass of its own.
+        """
+        self.steps += 1
+        for first, part in _runs(self.parameters):
+            self._update(self.arena.data[part], self.arena.grad[part], part, first.decay, grad_scale)
+
+    def state_of(self, parameter: Parameter) -> dict[str, np.ndarray]:
+        """Views of the state that belongs to one parameter, by state name, in its shape."""
+        part = slice(parameter.start, parameter.start + parameter.data.size)
+        return {key: array[part].reshape(parameter.shape) for key, array in self.state.items()}
+
+    def _update(self, param: np.ndarray, grad: np.ndarray, part: slice, decay: bool, grad_scale: float) -> None:
+        raise TypeError(f"[{type(self).__name__}] is no optimizer: use SGD, Adam or AdamW")
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: b = momentum b + g, p = p - lr b (Sutskever et al. 2013, as PyTorch).
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float
+    momentum : float
+        At least 0 and less than 1.
+    """
+
+    state_names = ("momentum",)
+
+    def __init__(self, parameters: Iterable[Parameter], lr: float = 1e-2, momentum: float = 0.0):
+        super().__init__(parameters, lr)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"[SGD] 'momentum' must be at least 0 and less than 1, got {momentum}")
+        self.momentum = momentum
+
+    def _update(self, param: np.ndarray, grad: np.ndarray, part: slice, decay: bool, grad_scale: float) -> None:
+        held = self.state["momentum"][part]
+        held *= np.float32(self.momentum)
+        held += np.float32(grad_scale) * grad
+        param -= np.float32(self.lr) * held
+
+
+class _Moments(Optimizer):
+    """What Adam and AdamW share: their arguments and the two moments."""
+
+    state_names = ("m", "v")
+
+    def __init__(self, parameters, lr, betas, eps):
+        super().__init__(parameters, lr)
+        name = type(self).__name__
+        if not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(f"[{name}] 'betas' must be two numbers, at least 0 and less than 1, got {betas}")
+        if not eps > 0:
+            raise ValueError(f"[{name}] 'eps' must be positive, got {eps}")
+        self.betas, self.eps = tuple(betas), eps
+
+
+class Adam(_Moments):
+    """Adam (Kingma & Ba 2015, algorithm 1), without weight decay, in NumPy: the readable form of what AdamW fuses.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float
+    betas : pair of float
+    eps : float
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        super().__init__(parameters, lr, betas, eps)
+
+    def _update(self, param: np.ndarray, grad: np.ndarray, part: slice, decay: bool, grad_scale: float) -> None:
+        m, v, (beta1, beta2) = self.state["m"][part], self.state["v"][part], self.betas
+        g = np.float32(grad_scale) * grad
+        m += np.float32(1 - beta1) * (g - m)
+        v += np.float32(1 - beta2) * (g * g - v)
+        unbiased = np.sqrt(v / np.float32(1 - beta2**self.steps)) + np.float32(self.eps)
+        param -= np.float32(self.lr / (1 - beta1**self.steps)) * m / unbiased
+
+
+class AdamW(_Moments):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2), one kernel pass over the arena.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+    lr : float
+    betas : pair of float
+    eps : float
+    weight_decay : float
+        Applies to matrices and embeddings; biases and norms are left alone.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ):
+        super().__init__(parameters, lr, betas, eps)
+        if not weight_decay >= 0:
+            raise ValueError(f"[AdamW] 'weight_decay' must be 0 or more, got {weight_decay}")
+        self.weight_decay = weight_decay
+
+    def _update(self, param: np.ndarray, grad: np.ndarray, part: slice, decay: bool, grad_scale: float) -> None:
+        m, v = self.state["m"][part], self.state["v"][part]
+        weight_decay = self.weight_decay if decay else 0.0
+        settings = (self.lr, *self.betas, self.eps, weight_decay, self.steps, grad_scale)
+        active.adamw(param, grad, m, v, *settings, for_work(14 * param.size))
+
+
+def constant(lr: float) -> Schedule:
+    """The same learning rate at every step."""
+    return lambda step: lr
+
+
+def linear(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
+    """Up to `lr` over `warmup` steps, then straight down to `final` at the last step.
+
+    Parameters
+    ----------
+    lr : float
+        Peak.
+    steps : int
+        Length of the run.
+    warmup : int
+    final : float
+    """
+    return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 - progress))
+
+
+def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
+    """Up to `lr` over `warmup` steps, then down to `final` along half a cosine (Loshchilov & Hutter 2017, eq. 5).
+
+    Parameters
+    ----------
+    lr : float
+        Peak.
+    steps : int
+        Length of the run.
+    warmup : int
+        Steps until the peak; step 0 already has lr / (warmup + 1).
+    final : float
+        Learning rate at the last step.
+    """
+    return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def _warmup(lr: float, steps: int, warmup: int, decay: Callable[[float], float]) -> Schedule:
+    def schedule(step: int) -> float:
+        if step < warmup:
+            return lr * (step + 1) / (warmup + 1)
+        return decay(min(1.0, (step - warmup) / max(1, steps - 1 - warmup)))
+
+    return schedule

@@ -1,0 +1,209 @@
+"""A tensor that remembers how it was made, and the walk back that turns this into gradients.
+
+An operation computes its value with a kernel and leaves a closure behind: given the gradient of its result, it hands
+gradients to its parents. `Tensor.backward` calls the closures in the reverse of the order in which the tensors were
+made, which is always an order in which every gradient is complete before it is passed on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tinygpt import memory
+from tinygpt.kernels import registry, threads
+
+Backward = Callable[[np.ndarray], None]
+
+_serial = itertools.count()
+_recording = True
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Operations inside remember nothing, so nothing can be differentiated and no activation is kept."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def is_recording() -> bool:
+    """Whether operations remember how their results were made."""
+    return _recording
+
+
+def _freed(_: np.ndarray) -> None:
+    """Stands where a closure has run."""
+    raise RuntimeError("[backward] this graph was freed by an earlier backward: compute the value again")
+
+
+class Tensor:
+    """A float32 array with a gradient.
+
+    Parameters
+    ----------
+    data : array_like
+        Floating-point arrays and numbers become float32, C-contiguous; integers and other types are refused.
+    requires_grad : bool
+        Collect a gradient in `grad`.
+
+    Attributes
+    ----------
+    data : array, float32
+    grad : array of the same shape, or None
+        Kept on tensors made by the user; those of intermediate results are dropped as soon as they were passed on.
+    """
+
+    __slots__ = ("__weakref__", "_backward", "_data", "_grad", "_owns_grad", "_parents", "_serial", "requires_grad")
+
+    def __init__(self, data: Any, requires_grad: bool = False):
+        array = np.asarray(data)
+        if array.dtype.kind != "f":
+            raise TypeError(f"[Tensor] 'data' must be floating-point, got {array.dtype}")
+        self._data = array.astype(np.float32, order="C", copy=False)
+        self.requires_grad = requires_grad
+        self._grad: np.ndarray | None = None
+        self._owns_grad = False
+        self._parents: tuple[Tensor, ...] = ()
+        self._backward: Backward | None = None
+        self._serial = next(_serial)
+
+    @classmethod
+    def from_op(cls, data: np.ndarray, parents: tuple[Tensor | None, ...], backward: Backward) -> Tensor:
+        """The result of an operation; `backward` is kept only while recording and if a parent wants a gradient."""
+        out = Tensor.__new__(Tensor)
+        out._data = data
+        out._grad = None
+        out._owns_grad = False
+        out._serial = next(_serial)
+        wanted = tuple(p for p in parents if p is not None and p.requires_grad) if _recording else ()
+        out.requires_grad = bool(wanted)
+        out._parents = wanted
+        out._backward = backward if wanted else None
+        return out
+
+    @property
+    def data(self) -> np.ndarray:
+        """The values."""
+        return self._data
+
+    @data.setter
+    def data(self, value: np.ndarray) -> None:
+        self._data = np.asarray(value).astype(np.float32, order="C", copy=False)
+
+    @property
+    def grad(self) -> np.ndarray | None:
+        """The gradient that has arrived so far."""
+        return self._grad
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `data`."""
+        return self._data.shape
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, requires_grad={self.requires_grad})"
+
+    def __add__(self, other: Tensor) -> Tensor:
+        """The sum of two tensors of one shape; both receive the same gradient, by reference."""
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        if self.shape != other.shape:
+            raise ValueError(f"[add] 'b' must have the shape of 'a' {self.shape}, got {other.shape}")
+        out = memory.empty(self.shape)
+        n_threads = threads.for_work(out.size)
+        registry.active.add(self.data.reshape(-1), other.data.reshape(-1), out.reshape(-1), n_threads)
+
+        def backward(dy: np.ndarray) -> None:
+            self.receive(dy)
+            other.receive(dy)
+
+        return Tensor.from_op(out, (self, other), backward)
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        return float(self._data.item())
+
+    def receive(self, grad: np.ndarray) -> None:
+        """Take a gradient of the shape of `data` that has arrived from one use of this tensor.
+
+        The first is kept by reference, as the same array may have gone to another parent too. The second makes a new
+        array; from then on the tensor owns its gradient and adds to it.
+        """
+        if not self.requires_grad:
+            return
+        if self._grad is None:
+            self._grad = grad
+        elif self._owns_grad:
+            self._grad += grad
+        else:
+            out = memory.empty(self._data.shape)
+            n = threads.for_work(out.size)
+            registry.active.add(self._grad.reshape(-1), grad.reshape(-1), out.reshape(-1), n)
+            self._grad, self._owns_grad = out, True
+
+    def take_grad(self) -> np.ndarray | None:
+        """Remove and return the gradient that has arrived: for an op that adds it inside its own kernel."""
+        grad, self._grad, self._owns_grad = self._grad, None, False
+        return grad
+
+    def grad_buffer(self) -> tuple[np.ndarray, bool]:
+        """An array for a kernel to put a gradient into, and whether it must add to what is there."""
+        if self._grad is None:
+            self._grad, self._owns_grad = np.empty(self._data.shape, np.float32), True
+            return self._grad, False
+        if not self._owns_grad:
+            self._grad, self._owns_grad = self._grad.copy(), True
+        return self._grad, True
+
+    def backward(self, grad: np.ndarray | float | None = None) -> None:
+        """Compute the gradients of everything that this tensor was made from.
+
+        The graph is freed on the way: every closure, and with it the activations it holds, goes once it has run.
+
+        Parameters
+        ----------
+        grad : array or float, optional
+            The gradient of some final value with respect to this tensor; 1 for a tensor with one element.
+
+        Raises
+        ------
+        ValueError
+            No `grad` is given for a tensor with more than one element, or it has another shape.
+        RuntimeError
+            Nothing here wants a gradient, or the graph was freed already.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("[backward] no gradient is wanted: nothing this was made from has requires_grad")
+        if grad is None and self._data.size != 1:
+            raise ValueError(f"[backward] 'grad' must be given for a tensor of shape {self.shape}")
+        seed = np.asarray(1.0 if grad is None else grad, np.float32)
+        if seed.ndim and seed.shape != self.shape:
+            raise ValueError(f"[backward] 'grad' must have shape {self.shape}, got {seed.shape}")
+        nodes = sorted(self._made_from(), key=lambda node: node._serial)
+        if any(node._backward is _freed for node in nodes):  # before any gradient is touched
+            _freed(seed)
+        self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
+        while nodes:  # pop, so that a node whose closure has run can be freed while the walk goes on
+            node = nodes.pop()
+            backward, arrived = node._backward, node.take_grad()
+            node._backward, node._parents = _freed, ()
+            if arrived is not None and backward is not None:
+                backward(arrived)
+
+    def _made_from(self) -> list[Tensor]:
+        """Every tensor with a closure that leads to this one, itself included."""
+        found, stack = {id(self): self}, [self]
+        while stack:
+            for parent in stack.pop()._parents:
+                if parent._backward is not None and id(parent) not in found:
+                    found[id(parent)] = parent
+                    stack.append(parent)
+        return [node for node in found.values() if node._backward is not None]
