@@ -93,9 +93,10 @@ def adamw_parallel(float[::1] param, const float[::1] grad, float[::1] m, float[
                    double lr, double beta1, double beta2, double eps, double weight_decay, Py_ssize_t step,
                    double grad_scale, int n_threads):
     """Adds threads: each owns a run of whole chunks."""
-    cdef Py_ssize_t first, N = param.shape[0]
+    cdef Py_ssize_t k, first, N = param.shape[0]
     cdef Scalars s = scalars(lr, beta1, beta2, eps, weight_decay, step, grad_scale)
-    for first in prange(0, N, CHUNK, nogil=True, num_threads=n_threads, schedule="static"):
+    for k in prange((N + CHUNK - 1) // CHUNK, nogil=True, num_threads=n_threads, schedule="static"):
+        first = k * CHUNK
         update(&param[first], &grad[first], &m[first], &v[first], min(CHUNK, N - first), s)
 
 

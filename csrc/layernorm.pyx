@@ -185,7 +185,8 @@ def layernorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x,   
         for k in prange(chunks, num_threads=n_threads, schedule="static"):
             chunk_of_gradient(dy, x, weight, mean, rstd, dtotal, dx, part + k * 2 * C, k * ROWS,
                               min((k + 1) * ROWS, R))
-        for c in prange(0, C, LINE, num_threads=n_threads, schedule="static"):            # a tile of columns
+        for k in prange((C + LINE - 1) // LINE, num_threads=n_threads, schedule="static"):     # a tile of columns
+            c = k * LINE
             sum_of_chunks(part + c, chunks, 2 * C, &dweight[c], min(LINE, C - c), accumulate)
             if dbias is not None:
                 sum_of_chunks(part + C + c, chunks, 2 * C, &dbias[c], min(LINE, C - c), accumulate)

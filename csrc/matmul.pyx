@@ -157,7 +157,7 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
     """
     cdef Operand A = operand(a, trans_a), B = operand(b, trans_b)
     cdef Py_ssize_t M = out.shape[0], N = out.shape[1], K = a.shape[0] if trans_a else a.shape[1]
-    cdef Py_ssize_t jc, pc, ic, jr, ir, nc, kc, mc, panels
+    cdef Py_ssize_t jc, pc, ic, jr, ir, nc, kc, mc, panels, block
     # Rows per tile of a: MC, or fewer when each thread would not get a tile of its own. Never a reason for other bits.
     cdef Py_ssize_t step = min(MC, max(1, (M + n_threads * MR - 1) // (n_threads * MR)) * MR)
     cdef float* buffer = <float*> malloc((NC * KC + n_threads * (MC * KC + MR * NR)) * sizeof(float))
@@ -178,7 +178,8 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
                 with parallel(num_threads=n_threads):
                     a_tile = buffer + NC * KC + threadid() * (MC * KC + MR * NR)
                     tile = a_tile + MC * KC
-                    for ic in prange(0, M, step, schedule="static"):        # a tile of rows of op(a): (mc, kc)
+                    for block in prange((M + step - 1) // step, schedule="static"):     # a tile of rows: (mc, kc)
+                        ic = block * step
                         mc = min(step, M - ic)
                         for ir from 0 <= ir < mc by MR:
                             pack(A.data + (ic + ir) * A.row + pc * A.col, A.row, A.col, min(MR, mc - ir), kc, MR,
@@ -223,14 +224,15 @@ cdef enum:
 
 def column_sum_blocked(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
     """Adds tiles of one cache line: each line of x is read once and used whole."""
-    cdef Py_ssize_t r, c, width, first, C = x.shape[1]
+    cdef Py_ssize_t k, r, c, width, first, C = x.shape[1]
     cdef float* total = NULL
     cdef float* buffer = <float*> malloc(n_threads * LINE * sizeof(float))
     if buffer == NULL:
         raise MemoryError("[column_sum] no memory for the partial sums")
     with nogil, parallel(num_threads=n_threads):
         total = buffer + threadid() * LINE
-        for first in prange(0, C, LINE, schedule="static"):
+        for k in prange((C + LINE - 1) // LINE, schedule="static"):
+            first = k * LINE
             width = min(LINE, C - first)
             for c in range(LINE):
                 total[c] = 0

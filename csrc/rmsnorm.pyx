@@ -163,7 +163,8 @@ def rmsnorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x, cons
     with nogil:
         for k in prange(chunks, num_threads=n_threads, schedule="static"):
             chunk_of_gradient(dy, x, weight, rstd, dtotal, dx, part + k * C, k * ROWS, min((k + 1) * ROWS, R))
-        for c in prange(0, C, LINE, num_threads=n_threads, schedule="static"):            # a tile of columns
+        for k in prange((C + LINE - 1) // LINE, num_threads=n_threads, schedule="static"):     # a tile of columns
+            c = k * LINE
             sum_of_chunks(part + c, chunks, C, &dweight[c], min(LINE, C - c), accumulate)
     free(part)
 

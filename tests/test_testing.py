@@ -404,7 +404,7 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_float32_stays_within_its_bound(name, seed):
     """Catches a rule that leaves out a rounding: float32 arithmetic must stay inside the bound of the same formula."""
@@ -417,7 +417,7 @@ def test_float32_stays_within_its_bound(name, seed):
 
 
 @pytest.mark.parametrize("name", ["exp", "tanh", "log", "sqrt"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_functions_pass_the_error_of_their_argument_on(name, seed):
     """Catches a slope that is left out: an argument anywhere in its interval gives a value within the bound."""
@@ -429,7 +429,7 @@ def test_functions_pass_the_error_of_their_argument_on(name, seed):
     assert (abs(getattr(np, name)(elsewhere) - getattr(np, name)(x)) <= rounded.error).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 300))
 def test_sums_stay_within_their_bound_in_any_order(seed, n):
     """Catches a bound for pairwise sums alone: one after the other, in the worst order, must stay inside as well."""

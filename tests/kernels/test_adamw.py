@@ -46,8 +46,10 @@ def test_gradients_of_any_size(function, threads, size):
 def test_first_step_is_the_sign(function):
     """Catches a correction of the wrong moment: from zero moments, every parameter moves by lr against its gradient."""
     case = adamw_case(50, step=1, lr=0.5, weight_decay=0.0, grad_scale=1.0)
-    moved = run(function, case)["param"] - case.inputs["param"]
-    np.testing.assert_allclose(moved, -0.5 * np.sign(case.inputs["grad"]), rtol=1e-5)
+    wanted = case.inputs["param"] - 0.5 * np.sign(case.inputs["grad"])
+    # eps makes the step shorter by eps / |g|; the rest is rounding, for which the case has its bound.
+    room = case.bounds["param"] + 0.5 * 1e-8 / abs(case.inputs["grad"])
+    assert (abs(run(function, case)["param"] - wanted.astype(np.float64)) <= room + 2.0**-24 * abs(wanted)).all()
 
 
 @adamw
@@ -55,7 +57,7 @@ def test_decay_is_decoupled(function):
     """Catches weight decay that goes through the moments: without a gradient it takes lr weight_decay of the rest."""
     case = adamw_case(50, lr=0.5, weight_decay=0.25, grad_scale=0.0, step=1)
     result = run(function, case)
-    np.testing.assert_allclose(result["param"], (1 - 0.5 * 0.25) * case.inputs["param"], rtol=1e-6)
+    assert (abs(result["param"] - 0.875 * case.inputs["param"].astype(np.float64)) <= case.bounds["param"]).all()
     np.testing.assert_array_equal(result["m"], 0)
 
 

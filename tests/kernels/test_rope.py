@@ -45,8 +45,11 @@ def test_inverse_turns_back(function, threads):
     case = rope_case(2, 9, 3, 8)
     turned = run(function, case, threads)["out"]
     back = dataclasses.replace(case, inputs=case.inputs | {"x": turned, "inverse": True})
-    # cos^2 + sin^2 of rounded tables is 1 within 4 roundings, and each way adds the bound of its own three.
-    assert (abs(run(function, back, threads)["out"] - case.inputs["x"]) <= 10 * 2.0**-24 * 2 * abs(turned).max()).all()
+    # Each way is off by gamma_2 (|x1 cos| + |x2 sin|) <= 3 u |pair|, and rounded tables have cos^2 + sin^2 = 1 within
+    # 2 u (|cos| + |sin|) <= 3 u: 9 u |pair| in all, where |pair| is the length that a rotation keeps.
+    pair = np.hypot(*np.split(case.inputs["x"].astype(np.float64), 2, axis=3))
+    room = 10 * 2.0**-24 * np.concatenate([pair, pair], axis=3)
+    assert (abs(run(function, back, threads)["out"] - case.inputs["x"].astype(np.float64)) <= room).all()
 
 
 def test_misaligned(function, make):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tinygpt.kernels.edge import contiguous, run
+from tinygpt.kernels.edge import array, contiguous, run
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, return_weights: bool = False):
@@ -76,14 +76,15 @@ def embedding(tokens: np.ndarray, table: np.ndarray, positions: np.ndarray | Non
         A token is not in 0..V-1.
     """
     tokens = contiguous("embedding", "tokens", tokens, "int32")
-    table = contiguous("embedding", "table", table)
-    if positions is not None:
-        positions = contiguous("embedding", "positions", positions)
+    if array("embedding", "table", table).ndim != 2:
+        raise ValueError(f"[embedding] 'table' must have 2 axes (V, C), got shape {table.shape}")
     V = len(table)
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < V):
         raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {int(tokens.min())}..{int(tokens.max())}")
-    if positions is not None and tokens.ndim == 2 and not 0 <= start <= len(positions) - tokens.shape[1]:
-        raise ValueError(f"[embedding] 'start' + T must be at most {len(positions)}, got {start} + {tokens.shape[1]}")
+    if positions is not None and array("embedding", "positions", positions).ndim == tokens.ndim == 2:
+        P, T = len(positions), tokens.shape[1]
+        if not 0 <= start <= P - T:
+            raise ValueError(f"[embedding] 'start' + T must be at most {P}, got {start} + {T}")
     out = run("embedding", tokens=tokens, table=table, positions=positions, start=start)["out"]
     return out.reshape(*tokens.shape, out.shape[-1])
 

@@ -12,18 +12,23 @@ import numpy as np
 from tinygpt.kernels import registry, spec, threads
 
 
-def contiguous(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
-    """`x` itself if it is C-contiguous, otherwise one copy that is; anything but an array of `dtype` is refused."""
+def array(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
+    """`x` if it is an array of `dtype`; anything else is refused."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"[{op}] '{name}' must be a NumPy array, got {type(x).__name__}")
     if x.dtype != dtype:
         raise TypeError(f"[{op}] '{name}' must be {dtype}, got {x.dtype}")
-    return np.ascontiguousarray(x)
+    return x
+
+
+def contiguous(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
+    """`x` itself if it is C-contiguous, otherwise one copy that is."""
+    return np.ascontiguousarray(array(op, name, x, dtype))
 
 
 def rows(op: str, name: str, x: Any) -> np.ndarray:
     """`x` of shape (..., C) as (R, C)."""
-    if np.ndim(x) < 1:  # ascontiguousarray would add an axis
+    if array(op, name, x).ndim < 1:
         raise ValueError(f"[{op}] '{name}' must have at least one axis, got a scalar")
     x = contiguous(op, name, x)
     return x.reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
@@ -36,10 +41,12 @@ def flat(op: str, name: str, x: Any) -> np.ndarray:
 
 def same_shape(op: str, **arrays: Any) -> None:
     """Refuse arrays of different shapes before they are flattened to the same number of elements."""
+    for name, x in arrays.items():
+        array(op, name, x)
     (first, one), *others = arrays.items()
     for name, other in others:
-        if np.shape(other) != np.shape(one):
-            raise ValueError(f"[{op}] '{name}' must have the shape of '{first}' {np.shape(one)}, got {np.shape(other)}")
+        if other.shape != one.shape:
+            raise ValueError(f"[{op}] '{name}' must have the shape of '{first}' {one.shape}, got {other.shape}")
 
 
 def run(op: str, /, want: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:

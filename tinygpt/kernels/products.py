@@ -62,18 +62,9 @@ def matmul(
     given: dict[str, Any] = {}
     if out is not None:
         given["out"] = writable("matmul", out, a=a, b=b, bias=bias, residual=residual)
-    return run(
-        "matmul",
-        a=a,
-        b=b,
-        trans_a=bool(trans_a),
-        trans_b=bool(trans_b),
-        accumulate=bool(accumulate),
-        bias=bias,
-        residual=residual,
-        activation=ACTIVATIONS[activation],
-        **given,
-    )["out"]
+    flags = {"trans_a": bool(trans_a), "trans_b": bool(trans_b), "accumulate": bool(accumulate)}
+    code = ACTIVATIONS[activation]
+    return run("matmul", (), a=a, b=b, bias=bias, residual=residual, activation=code, **flags, **given)["out"]
 
 
 def column_sum(x: np.ndarray, *, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:

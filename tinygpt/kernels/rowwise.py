@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygpt.kernels.edge import contiguous, flat, rows, run, same_shape
+from tinygpt.kernels.edge import array, contiguous, flat, rows, run, same_shape
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -164,8 +164,8 @@ def dropout(
     """
     if not 0 <= rate < 1:
         raise ValueError(f"[dropout] 'rate' must be at least 0 and less than 1, got {rate}")
-    if np.ndim(x) != 3:
-        raise ValueError(f"[dropout] 'x' must have 3 axes (B, T, C), got shape {np.shape(x)}")
+    if array("dropout", "x", x).ndim != 3:
+        raise ValueError(f"[dropout] 'x' must have 3 axes (B, T, C), got shape {x.shape}")
     flat_x, extra = rows("dropout", "x", x), _residual("dropout", x, residual)
     scalars = {"rate": float(rate), "key": key % 2**64, "site": site, "sequence": sequence, "T": x.shape[1]}
     return run("dropout", x=flat_x, residual=extra, **scalars)["out"].reshape(x.shape)

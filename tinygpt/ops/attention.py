@@ -52,10 +52,40 @@ def attention(
 
     Notes
     -----
-    Formulas in csrc/attention.pyx. The gradients of q, k and v are written into the parts of one dqkv; a rotation is
-    undone there, its inverse being its transpose.
+    Formulas in csrc/attention.pyx. dq, dk and dv are parts of one array, in which the rotation is turned back.
     """
-    H, G = n_head, n_kv_head
+    if cache is not None and qkv.requires_grad:
+        raise RuntimeError("[attention] 'cache' must be used under no_grad(): what is cached has no gradient")
+    H, G, heads = n_head, n_kv_head, _heads(qkv, n_head, n_kv_head, rotation)
+    B, T, _, D = heads.shape
+    q, k, v = _parts(heads, H, G)
+    if rotation is not None:
+        turned = memory.empty((B, T, H + G, D))
+        active.rope(heads[:, :, : H + G], turned, *rotation, False, for_work(6 * turned.size))
+        q, k, _ = _parts(turned, H, G)
+    if cache is not None:
+        k, v = cache.extend(k, v)
+    S, scale = k.shape[1], 1 / math.sqrt(D)
+    if weights is not None:
+        expect("attention", "weights", weights, (B, H, T, S))
+    out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
+    work = 4 * B * H * T * S * (D + 5)
+    active.attention(q, k, v, out, lse, weights, scale, for_work(work))
+
+    def backward(dy: np.ndarray) -> None:
+        dqkv = memory.empty(heads.shape)
+        dout, gradients = dy.reshape(B, T, H, D), _parts(dqkv, H, G)
+        active.attention_backward(dout, q, k, v, out, lse, *gradients, scale, for_work(2 * work))
+        if rotation is not None:
+            both = dqkv[:, :, : H + G]
+            active.rope(both, both, *rotation, True, for_work(6 * both.size))
+        qkv.receive(dqkv.reshape(qkv.shape))
+
+    return Tensor.from_op(out.reshape(B, T, H * D), (qkv,), backward)
+
+
+def _heads(qkv: Tensor, H: int, G: int, rotation: Rotation | None) -> np.ndarray:
+    """The data of qkv as (B, T, H + 2 G, D), held against the numbers of heads and the rotation."""
     expect("attention", "qkv", qkv.data, (None, None, None))
     B, T, width = qkv.shape
     if G < 1 or H % G or width % (H + 2 * G) or width == 0:
@@ -65,35 +95,12 @@ def attention(
         raise ValueError(f"[attention] 'qkv' must have heads of even width with a rotation, got {D}")
     for table in rotation or ():
         expect("attention", "rotation", table, (T, D // 2))
-    heads = qkv.data.reshape(B, T, H + 2 * G, D)
-    q, k, v = heads[:, :, :H], heads[:, :, H : H + G], heads[:, :, H + G :]
-    if rotation is not None:
-        turned = memory.empty((B, T, H + G, D))
-        active.rope(heads[:, :, : H + G], turned, *rotation, False, for_work(6 * turned.size))
-        q, k = turned[:, :, :H], turned[:, :, H:]
-    if cache is not None:
-        if qkv.requires_grad:
-            raise RuntimeError("[attention] 'cache' must be used under no_grad(): what is cached has no gradient")
-        k, v = cache.extend(k, v)
-    S = k.shape[1]
-    scale = 1 / math.sqrt(D)
-    if weights is not None:
-        expect("attention", "weights", weights, (B, H, T, S))
-    out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    work = 4 * B * H * T * S * (D + 5)
-    active.attention(q, k, v, out, lse, weights, scale, for_work(work))
+    return qkv.data.reshape(B, T, H + 2 * G, D)
 
-    def backward(dy: np.ndarray) -> None:
-        dqkv = memory.empty((B, T, H + 2 * G, D))
-        dq, dk, dv = dqkv[:, :, :H], dqkv[:, :, H : H + G], dqkv[:, :, H + G :]
-        dout = dy.reshape(B, T, H, D)
-        active.attention_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, for_work(2 * work))
-        if rotation is not None:
-            both = dqkv[:, :, : H + G]
-            active.rope(both, both, *rotation, True, for_work(6 * both.size))
-        qkv.receive(dqkv.reshape(qkv.shape))
 
-    return Tensor.from_op(out.reshape(B, T, H * D), (qkv,), backward)
+def _parts(x: np.ndarray, H: int, G: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Views of the H query, G key and G value heads side by side in x, (B, T, heads, D)."""
+    return x[:, :, :H], x[:, :, H : H + G], x[:, :, H + G :]
 
 
 def rotation_tables(length: int, D: int, theta: float) -> Rotation:

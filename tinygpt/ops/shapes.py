@@ -19,6 +19,8 @@ def rows(op: str, name: str, x: Tensor) -> np.ndarray:
 
 def expect(op: str, name: str, data: np.ndarray, shape: tuple[int | None, ...]) -> None:
     """Raise ValueError unless `data` has `shape`, where None stands for any length."""
+    if data.shape == shape:
+        return
     if len(data.shape) != len(shape) or any(w is not None and w != g for w, g in zip(shape, data.shape, strict=True)):
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
         raise ValueError(f"[{op}] '{name}' must have shape ({wanted}), got {data.shape}")

@@ -268,11 +268,13 @@ def attention_backward_case(
     G: int | None = None,
     layout: str = "plain",
     size: float = 1.0,
+    saved: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Case:
-    """The gradient, with out and lse of the forward pass rounded to float32."""
+    """The gradient, with out and lse as `saved` by a forward pass, or from the reference and rounded to float32."""
     forward = attention_case(B, T, H, D, S, G, size=size, seed=seed)
-    saved = {name: forward.wanted[name].astype(_F32) for name in ("out", "lse")}
+    if saved is None:
+        saved = {name: forward.wanted[name].astype(_F32) for name in ("out", "lse")}
     length, groups = forward.inputs["k"].shape[1:3]
     inputs = {"dout": _Draw(seed + 1)(B, T, H, D), **forward.inputs, **saved}
     return _case("attention_backward", inputs, layouts=_heads(layout, B, T, length, H, groups, D))

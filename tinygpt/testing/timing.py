@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def prepare(function: Callable[..., Any], case: Case, n_threads: int) -> Callabl
         if arg.role in ("out", "inout"):
             arguments.append(_output(case, arg.name))
         else:
-            arguments.append(value.copy() if isinstance(value, np.ndarray) else value)
+            arguments.append(_placed(case, arg.name, value) if isinstance(value, np.ndarray) else value)
     return lambda: function(*arguments, n_threads)
 
 
@@ -50,7 +51,17 @@ def _output(case: Case, name: str) -> np.ndarray | None:
     if name not in case.wanted:
         return None
     start = case.starts.get(name)
-    return np.zeros(case.wanted[name].shape, np.float32) if start is None else start.copy()
+    return _placed(case, name, np.zeros(case.wanted[name].shape, np.float32) if start is None else start)
+
+
+def _placed(case: Case, name: str, values: np.ndarray) -> np.ndarray:
+    """A copy of `values`, with the strides that the case asks for."""
+    layout = case.layouts.get(name)
+    if layout is None:
+        return values.copy()
+    array = layout.view(np.zeros(math.prod(layout.buffer), values.dtype))
+    array[...] = values
+    return array
 
 
 def median_seconds(call: Callable[[], Any], seconds: float = 0.2) -> float:

@@ -1,0 +1,39 @@
+"""Every benchmark names what it measured: op, sizes, rung, threads, operations, and the machine's peak."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinygpt.kernels import registry, threads
+from tinygpt.kernels.peak import peak_flops
+from tinygpt.testing import Case
+from tinygpt.testing.timing import prepare
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Leave out what identifies a machine; add what it can do."""
+    machine_info.pop("node", None)
+    n = threads.get_num_threads()
+    machine_info["tinygpt"] = {"threads": n, "peak_gflops": round(peak_flops(n) / 1e9, 1)}
+
+
+@pytest.fixture
+def ladder(benchmark):
+    """Check a rung on a case, then time it; the rungs of one case form a group."""
+
+    def measure(case: Case, rung: str) -> None:
+        n = threads.get_num_threads()
+        call = prepare(registry.function(case.op, rung), case, n)
+        benchmark.group = f"{case.op}: {case.label}"
+        benchmark.extra_info.update(
+            kind="kernel", op=case.op, rung=rung, size=case.label, threads=n, flops=case.flops, bytes=case.bytes
+        )
+        benchmark(call)
+
+    return measure
+
+
+def each_rung(*ops: str):
+    """Parametrise over (op, rung) for every rung that each op has."""
+    pairs = [(op, rung) for op in ops for rung in registry.rungs(op)]
+    return pytest.mark.parametrize(("op", "rung"), pairs, ids=["-".join(pair) for pair in pairs])

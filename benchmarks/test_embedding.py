@@ -1,0 +1,11 @@
+"""The rungs of csrc/embedding.pyx side by side, at the sizes of a training step."""
+
+from conftest import each_rung
+
+from tinygpt import testing
+
+
+@each_rung("embedding", "embedding_backward")
+def test_embedding(ladder, op, rung):
+    for case in testing.default_cases(op):
+        ladder(case, rung)

@@ -1,0 +1,11 @@
+"""The rungs of csrc/softmax.pyx side by side, at the sizes of a training step."""
+
+from conftest import each_rung
+
+from tinygpt import testing
+
+
+@each_rung("softmax", "softmax_backward")
+def test_softmax(ladder, op, rung):
+    for case in testing.default_cases(op):
+        ladder(case, rung)

@@ -1,0 +1,413 @@
+"""Model directories and checkpoints: nothing is lost, and a kill or a bad file at any point leaves what was there."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinygpt
+from tinygpt import GPT, GPTConfig, checkpoint, optim
+from tinygpt.tokenizers import CharTokenizer
+
+TOKENIZER = CharTokenizer.train("abc")
+SMALL = {"vocab_size": TOKENIZER.vocab_size, "block_size": 6, "n_layer": 1, "n_head": 2, "n_embd": 8}
+STATE = {"step": 3, "best_val_loss": 1.0000000000000002, "tokens": 2**53 + 1, "seen": [None, True, "ü\n"], "more": {}}
+OPTIMIZERS = {
+    "SGD": lambda model: optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+    "Adam": lambda model: optim.Adam(model.parameters(), lr=1e-2),
+    "AdamW": lambda model: optim.AdamW(model.parameters(), lr=1e-2),
+}
+
+
+def filled(seed=1, **options):
+    """A model with other values in every place."""
+    model, rng = GPT(GPTConfig(**{**SMALL, **options})), np.random.default_rng(seed)
+    for parameter in model.parameters():
+        parameter.data = rng.standard_normal(parameter.shape, np.float32)
+    return model
+
+
+def train(model, optimizer, steps):
+    """A few steps, each on a batch that follows from the count of steps alone."""
+    for _ in range(steps):
+        tokens = np.random.default_rng(optimizer.steps).integers(0, model.config.vocab_size, (2, 7))
+        optimizer.zero_grad()
+        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        optimizer.step()
+
+
+def bits(model, optimizer=None):
+    """All values and the count of steps, comparable."""
+    state = {name: p.data.tobytes() for name, p in model.named_parameters()}
+    if optimizer is not None:
+        state["steps"] = optimizer.steps
+        for name, p in model.named_parameters():
+            state |= {f"{key}.{name}": array.tobytes() for key, array in optimizer.state_of(p).items()}
+    return state
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with one checkpoint, and what was saved."""
+    model = filled()
+    optimizer = OPTIMIZERS["AdamW"](model)
+    train(model, optimizer, 3)
+    folder = checkpoint.checkpoint_directory(tmp_path, 3)
+    checkpoint.save_checkpoint(folder, model, TOKENIZER, optimizer, STATE)
+    return folder, model, optimizer
+
+
+# Model directories
+
+
+def test_model_and_tokenizer_come_back(tmp_path):
+    """Catches a tokenizer that is not written, and logits that differ in a bit."""
+    model = filled()
+    tinygpt.save(tmp_path / "new" / "tiny", model, TOKENIZER)
+    found, tokenizer = tinygpt.load(tmp_path / "new" / "tiny")
+    assert bits(found) == bits(model)
+    assert tokenizer.characters == TOKENIZER.characters
+    assert listing(tmp_path / "new" / "tiny") == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert json.loads((tmp_path / "new/tiny/config.json").read_text())["eos_token_id"] == TOKENIZER.eot_id
+    tokens = np.array([[1, 2, 3]])
+    with tinygpt.no_grad():
+        assert np.array_equal(found(tokens).data, model(tokens).data)
+
+
+def test_values_at_the_edges_of_float32_come_back(tmp_path):
+    """Catches a sign of zero or a subnormal that is lost on the way."""
+    model = filled()
+    tiny = np.finfo(np.float32).smallest_subnormal
+    model.wte.weight.data[:5, 0] = [-0.0, tiny, -tiny, np.finfo(np.float32).max, np.finfo(np.float32).min]
+    tinygpt.save(tmp_path, model)
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(model)
+
+
+def test_a_loaded_model_stands_on_its_own(tmp_path):
+    """Catches parameters that are views of the file: read-only, or gone with it."""
+    model = filled()
+    tinygpt.save(tmp_path, model)
+    found, _ = tinygpt.load(tmp_path)
+    shutil.rmtree(tmp_path)
+    assert bits(found) == bits(model)
+    optimizer = OPTIMIZERS["AdamW"](found)
+    train(found, optimizer, 1)
+    assert all(name in ("wte.weight", "wpe.weight") or bits(found)[name] != bits(model)[name] for name in bits(found))
+
+
+def test_other_files_stay(tmp_path):
+    """Catches a run directory that loses its metrics and checkpoints when a better model is saved."""
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    tinygpt.save(tmp_path, filled(1), TOKENIZER)
+    tinygpt.save(tmp_path, filled(2), TOKENIZER)
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(2))
+    assert listing(tmp_path) == ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
+    """Catches the last good model replaced by one that has gone to NaN."""
+    tinygpt.save(tmp_path, filled(1), TOKENIZER)
+    broken = filled(2)
+    broken.norm.weight.data[3] = np.nan
+    with pytest.raises(ValueError, match=r"\[save\] 'transformer.ln_f.weight' must be finite, got NaN or infinity$"):
+        tinygpt.save(tmp_path, broken, TOKENIZER)
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
+    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_tokenizer_must_fit_the_model(tmp_path):
+    """Catches a pair that fails at the first rare character, and an old tokenizer that a new model is loaded with."""
+    with pytest.raises(ValueError, match=r"\[save\] 'tokenizer' must have at most the model's 260 tokens, got 261"):
+        tinygpt.save(tmp_path / "more", filled(), CharTokenizer.train("abcd"))
+    assert not (tmp_path / "more").exists()
+    tinygpt.save(tmp_path, filled(1), TOKENIZER)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: belongs to an earlier save"):
+        tinygpt.save(tmp_path, filled(2))
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
+
+
+# Killed at the n-th of these calls, for every n, and without the clean-up of an exception.
+KILLED = """
+import os, sys, numpy as np, tinygpt
+from tinygpt import GPT, GPTConfig, checkpoint, optim
+from tinygpt.tokenizers import CharTokenizer
+
+what, folder, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def counted(function):
+    def call(*args, **kwargs):
+        global left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+        return function(*args, **kwargs)
+    return call
+
+model = GPT(GPTConfig(**{small}), seed=2)
+for name in ("replace", "rename", "fsync", "mkdir"):
+    setattr(os, name, counted(getattr(os, name)))
+tokenizer = CharTokenizer.train("abc")
+if what == "model":
+    tinygpt.save(folder, model, tokenizer)
+else:
+    checkpoint.save_checkpoint(folder, model, tokenizer, optim.SGD(model.parameters()), {{"step": 4}})
+"""
+
+
+def killed(what, folder, calls):
+    """Whether a save was killed after so many calls of the system; False if it came to its end before."""
+    script = KILLED.format(small=SMALL)
+    done = subprocess.run([sys.executable, "-c", script, what, str(folder), str(calls)], capture_output=True, text=True)
+    assert done.returncode in (0, 9), done.stderr
+    return done.returncode == 9
+
+
+def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path):
+    """Catches a file written in place, and a rename before all files are finished."""
+    old, new = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL), seed=2)
+    tinygpt.save(tmp_path, old, TOKENIZER)
+    calls, seen = 0, []
+    while killed("model", tmp_path, calls):
+        found, tokenizer = tinygpt.load(tmp_path)
+        seen.append(bits(found) == bits(new))
+        assert seen[-1] or bits(found) == bits(old)
+        assert tokenizer.characters == TOKENIZER.characters
+        calls += 1
+        if seen[-1]:
+            tinygpt.save(tmp_path, old, TOKENIZER)
+    assert not seen[0]
+    assert seen[-1]
+    assert len(listing(tmp_path)) > 3  # the killed ones have left something
+    checkpoint.prune_checkpoints(tmp_path)
+    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_kill_leaves_no_half_checkpoint(run):
+    """Catches a checkpoint that is found before it is whole."""
+    folder, _, _ = run
+    root, calls = folder.parent.parent, 0
+    while killed("checkpoint", checkpoint.checkpoint_directory(root, 4), calls):
+        found = checkpoint.latest_checkpoint(root)
+        if found == folder:
+            again = filled(9)
+            assert checkpoint.load_checkpoint(found, again, OPTIMIZERS["AdamW"](again)) == STATE
+        else:
+            assert found == checkpoint.checkpoint_directory(root, 4)
+            again = filled(9)
+            assert checkpoint.load_checkpoint(found, again, optim.SGD(again.parameters())) == {"step": 4}
+            shutil.rmtree(found)
+        calls += 1
+    assert calls > 8
+    checkpoint.prune_checkpoints(root)
+    assert listing(folder.parent) == ["step-3", "step-4"]
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.25, "bias": False},
+        {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False, "n_kv_head": 1},
+        {"position": "rope", "tie_embeddings": False, "rope_theta": 77.0},
+    ],
+)
+def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, name, options):
+    """Catches a weight, a moment or a count of steps that is not restored to the bit."""
+    model = filled(1, **options)
+    optimizer = OPTIMIZERS[name](model)
+    train(model, optimizer, 3)
+    checkpoint.save_checkpoint(tmp_path / "step-3", model, None, optimizer, STATE)
+    other = filled(2, **options)
+    again = OPTIMIZERS[name](other)
+    train(other, again, 1)
+    state = checkpoint.load_checkpoint(tmp_path / "step-3", other, again)
+    assert state == STATE
+    assert bits(other, again) == bits(model, optimizer)
+    train(model, optimizer, 2)
+    train(other, again, 2)
+    assert bits(other, again) == bits(model, optimizer)
+
+
+def test_a_checkpoint_is_a_model_directory(run):
+    """Catches a checkpoint that only a training run can open."""
+    folder, model, _ = run
+    found, tokenizer = tinygpt.load(folder)
+    assert bits(found) == bits(model)
+    assert tokenizer.characters == TOKENIZER.characters
+    assert len(listing(folder)) == 5
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(run):
+    """Catches a rename onto a directory that is there, which fails."""
+    folder, _, _ = run
+    model = filled(7)
+    checkpoint.save_checkpoint(folder, model, None, OPTIMIZERS["SGD"](model), {"step": 3})
+    assert bits(tinygpt.load(folder)[0]) == bits(model)
+    assert tinygpt.load(folder)[1] is None
+    assert listing(folder.parent) == ["step-3"]
+
+
+def test_only_some_parameters_may_be_trained(tmp_path):
+    """Catches names that are taken by position: the state of one parameter would be given to another."""
+    model = filled()
+    chosen = [p for name, p in model.named_parameters() if "attn" in name]
+    optimizer = optim.AdamW(chosen[::-1])
+    train(model, optimizer, 2)
+    checkpoint.save_checkpoint(tmp_path / "step-2", model, None, optimizer, {"step": 2})
+    other = filled(2)
+    again = optim.AdamW([p for name, p in other.named_parameters() if "attn" in name])
+    checkpoint.load_checkpoint(tmp_path / "step-2", other, again)
+    assert bits(other, again) == bits(model, optimizer)
+
+
+def rewritten(folder, name, old, new):
+    """Replace bytes in a file; both have the same length, so that no offset changes."""
+    content = (folder / name).read_bytes()
+    assert content.count(old) == 1
+    assert len(old) == len(new)
+    (folder / name).write_bytes(content.replace(old, new))
+
+
+SHAPE = b'"v.wpe.weight":{"dtype":"F32","shape":[%d,%d]'
+BREAKS = {
+    "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: no such file"),
+    "no optimizer": (lambda d: (d / "optimizer.safetensors").unlink(), "optimizer.safetensors: no such file"),
+    "no state": (lambda d: (d / "state.json").unlink(), "state.json: no such file"),
+    "state cut": (lambda d: (d / "state.json").write_text('{"step": 3'), "state.json: must be JSON"),
+    "state list": (lambda d: (d / "state.json").write_text("[]"), "state.json: must hold an object"),
+    "no step": (lambda d: (d / "state.json").write_text("{}"), "state.json: 'step' must be a count from 0, got null"),
+    "step": (
+        lambda d: (d / "state.json").write_text('{"step": -1}'),
+        "state.json: 'step' must be a count from 0, got -",
+    ),
+    "cut": (
+        lambda d: os.truncate(d / "optimizer.safetensors", (d / "optimizer.safetensors").stat().st_size - 1),
+        "optimizer.safetensors: is truncated",
+    ),
+    "class": (
+        lambda d: rewritten(d, "optimizer.safetensors", b'"AdamW"', b'"SGD--"'),
+        "optimizer.safetensors: must be the state of AdamW, got 'SGD--'",
+    ),
+    "steps": (
+        lambda d: rewritten(d, "optimizer.safetensors", b'"steps":"3"', b'"steps":"-"'),
+        "optimizer.safetensors: must have a count of steps in its metadata, got '-'",
+    ),
+    "misnamed": (
+        lambda d: rewritten(d, "optimizer.safetensors", b'"m.wpe.weight"', b'"m.wpx.weight"'),
+        "optimizer.safetensors: has no tensor 'm.wpe.weight', which the model asks for",
+    ),
+    "shape": (
+        lambda d: rewritten(d, "optimizer.safetensors", SHAPE % (6, 8), SHAPE % (8, 6)),
+        r"optimizer.safetensors: tensor 'v.wpe.weight' has shape \(8, 6\), the model asks for \(6, 8\)",
+    ),
+    "other model": (
+        lambda d: tinygpt.save(d, filled(n_layer=2), TOKENIZER),
+        "config.json: belongs to another model: n_layer is 2, this one has 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), BREAKS.values(), ids=BREAKS)
+def test_a_bad_checkpoint_changes_nothing(run, damage, message):
+    """Catches a state that is half restored when the error comes, and an error that does not name the file."""
+    folder, _, _ = run
+    damage(folder)
+    model = filled(8)
+    optimizer = OPTIMIZERS["AdamW"](model)
+    train(model, optimizer, 1)
+    before = bits(model, optimizer)
+    with pytest.raises((ValueError, FileNotFoundError), match=f"^{re.escape(str(folder))}/{message}") as caught:
+        checkpoint.load_checkpoint(folder, model, optimizer)
+    assert "\n" not in str(caught.value)
+    assert bits(model, optimizer) == before
+
+
+def test_moments_that_are_not_finite_are_refused(run):
+    """Catches a run that goes on from NaN; the last value of the last tensor must be looked at too."""
+    folder, model, optimizer = run
+    content = (folder / "optimizer.safetensors").read_bytes()
+    (folder / "optimizer.safetensors").write_bytes(content[:-4] + np.float32(np.inf).tobytes())
+    before = bits(model, optimizer)
+    train(model, optimizer, 1)
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors: tensor 'v\.norm\.bias' holds values that are NaN"):
+        checkpoint.load_checkpoint(folder, model, optimizer)
+    assert bits(model, optimizer) != before
+    optimizer.state["m"][0] = np.nan
+    with pytest.raises(ValueError, match=r"must be finite"):
+        checkpoint.save_checkpoint(folder, model, TOKENIZER, optimizer, {"step": 4})
+    assert json.loads((folder / "state.json").read_text()) == STATE
+    assert listing(folder.parent) == ["step-3"]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "message"),
+    [
+        ({"step": 1, "loss": float("inf")}, ValueError, "must be plain JSON: Out of range float values"),
+        ({"step": 1, "loss": np.float32(1)}, TypeError, "must be plain JSON: Object of type float32"),
+        ({"step": 1, "shape": (1, 2)}, TypeError, "keys are str, sequences are lists"),
+        ({"step": 1, 2: 3}, TypeError, "keys are str, sequences are lists"),
+        ([("step", 1)], TypeError, "must be plain JSON"),
+        ({}, ValueError, "must have a count from 0 as 'step', got None"),
+        ({"step": -1}, ValueError, "must have a count from 0 as 'step', got -1"),
+        ({"step": 1, "text": "x" * 2**24}, ValueError, "must take less than 16777216 bytes"),
+    ],
+    ids=["inf", "float32", "tuple", "int key", "list", "no step", "negative step", "too long"],
+)
+def test_a_state_that_would_not_come_back_is_refused(tmp_path, state, kind, message):
+    """Catches a value that JSON changes in silence, so that a resumed run differs from the one before."""
+    model = filled()
+    with pytest.raises(kind, match=rf"^\[save_checkpoint\] 'state' .*{message}"):
+        checkpoint.save_checkpoint(tmp_path / "step-1", model, None, OPTIMIZERS["SGD"](model), state)
+    assert listing(tmp_path) == []
+
+
+def test_an_optimizer_of_another_model_is_refused(tmp_path):
+    """Catches moments saved under the names of parameters that they do not belong to."""
+    with pytest.raises(ValueError, match=r"\[save_checkpoint\] 'optimizer' must be one of the parameters of 'model'"):
+        checkpoint.save_checkpoint(tmp_path / "step-1", filled(), None, OPTIMIZERS["SGD"](filled()), {"step": 1})
+    assert listing(tmp_path) == []
+
+
+def test_latest_checkpoint(tmp_path):
+    """Catches names in the order of text, where 9 comes after 10, and names that no checkpoint has."""
+    assert checkpoint.latest_checkpoint(tmp_path) is None
+    folder = tmp_path / "checkpoints"
+    for name in ("step-9", "step-10", ".step-11.0123abcd.tmp", "step-12.tmp", "step-013", "step-", "step-x", "step--1"):
+        (folder / name).mkdir(parents=True)
+    (folder / "step-14").write_text("a file")
+    (folder / "step-\N{ARABIC-INDIC DIGIT ONE}5").mkdir()
+    assert checkpoint.latest_checkpoint(tmp_path) == folder / "step-10"
+    assert checkpoint.latest_checkpoint(str(tmp_path)) == checkpoint.checkpoint_directory(str(tmp_path), 10)
+
+
+def test_prune_keeps_the_newest(tmp_path):
+    """Catches the wrong end of the list, foreign files removed, and an old tree removed that has no successor."""
+    folder = tmp_path / "checkpoints"
+    for name in ("step-9", "step-10", "step-100", "step-2", "notes", ".step-11.0123abcd.tmp"):
+        (folder / name).mkdir(parents=True)
+    for name in (".step-10.0123abcd.old", ".step-200.0123abcd.old"):
+        (folder / name).mkdir()
+    (tmp_path / ".model.0123abcd.tmp").mkdir()
+    (tmp_path / ".cache").mkdir()
+    checkpoint.prune_checkpoints(tmp_path)
+    assert listing(folder) == [".step-200.0123abcd.old", "notes", "step-10", "step-100"]
+    assert listing(tmp_path) == [".cache", "checkpoints"]
+    checkpoint.prune_checkpoints(tmp_path, keep=1)
+    assert listing(folder) == [".step-200.0123abcd.old", "notes", "step-100"]
+    with pytest.raises(ValueError, match=r"\[prune_checkpoints\] 'keep' must be at least 1, got 0"):
+        checkpoint.prune_checkpoints(tmp_path, keep=0)
+    checkpoint.prune_checkpoints(Path(tmp_path / "nowhere"))

@@ -1,0 +1,334 @@
+"""Models and whole training states on disk.
+
+    run/config.json  model.safetensors  tokenizer.json      a model directory: the best model so far
+    run/checkpoints/step-N/                                 the same, and what it takes to go on:
+        optimizer.safetensors                                   m.<parameter>, v.<parameter>; class and steps
+        state.json                                              step, losses, ...: whatever the training loop keeps
+
+Design
+- A run directory holds more than the model (metrics, checkpoints), so it cannot be replaced as a whole: the files of a
+  save are finished in a temporary folder inside, then moved out one right after the other. During a run only the
+  weights differ from what is there, so a kill at any point leaves a directory that loads.
+- A checkpoint is a folder of its own, finished under a hidden name and renamed once: it is there whole or not at all.
+- Loading a checkpoint checks every tensor before it changes the first, so after an error the model is as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygpt import tokenizers
+from tinygpt.files import atomic, hf, weights
+from tinygpt.files import config as config_file
+from tinygpt.files.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
+from tinygpt.model import GPT
+from tinygpt.nn import Parameter
+from tinygpt.optim import Optimizer
+from tinygpt.tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+CHECKPOINTS = "checkpoints"
+_STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
+# What a killed save leaves behind: its temporary folder, or the old one that `atomic.replace_directory` moved aside.
+_TEMPORARY = re.compile(r"\.(model|step-[0-9]+)\.[0-9a-f]{8}\.(tmp|old)")
+
+
+def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None) -> None:
+    """Write a model directory.
+
+    Parameters
+    ----------
+    directory : path
+        Is made if it is not there. A model in it is replaced; other files stay.
+    model : GPT
+    tokenizer : Tokenizer, optional
+
+    Raises
+    ------
+    ValueError
+        A weight is NaN or infinite; the tokenizer has more tokens than the model; or none is given and the directory
+        holds one from an earlier save, which nothing says fits this model. The directory is then as it was.
+    OSError
+        A file cannot be written.
+    """
+    folder = Path(directory)
+    if tokenizer is None and (folder / TOKENIZER).exists():
+        raise ValueError(f"{folder / TOKENIZER}: belongs to an earlier save: pass a tokenizer too, or remove the file")
+    _check_vocabulary("[save] 'tokenizer'", model, tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _temporary(folder / "model") as temporary:  # the name that `prune_checkpoints` knows
+        _write_model(temporary, model, tokenizer)
+        # The config first: a new one beside old weights of another shape is refused by name, not misread.
+        for name in (config_file.NAME, TOKENIZER, hf.WEIGHTS):
+            if (temporary / name).exists():
+                os.replace(temporary / name, folder / name)
+        atomic._sync_folder(folder)
+
+
+def load(directory: StrPath) -> tuple[GPT, Tokenizer | None]:
+    """Read a model directory.
+
+    Parameters
+    ----------
+    directory : path
+
+    Returns
+    -------
+    model : GPT
+    tokenizer : Tokenizer or None
+        None if there is no tokenizer.json.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory or one of its files is missing.
+    ValueError
+        A file is not what it must be. The message is one line with the file's name and what is wrong.
+    """
+    folder = Path(directory)
+    model = hf.read(folder)
+    if not (folder / TOKENIZER).exists():
+        return model, None
+    tokenizer = tokenizers.load(folder / TOKENIZER)
+    _check_vocabulary(f"{folder / TOKENIZER}:", model, tokenizer)
+    return model, tokenizer
+
+
+def checkpoint_directory(run_directory: StrPath, step: int) -> Path:
+    """Where the checkpoint of a step lies in a run directory."""
+    return Path(run_directory) / CHECKPOINTS / f"step-{step}"
+
+
+def save_checkpoint(
+    directory: StrPath, model: GPT, tokenizer: Tokenizer | None, optimizer: Optimizer, state: dict[str, Any]
+) -> None:
+    """Write a whole training state.
+
+    Parameters
+    ----------
+    directory : path
+        Of this checkpoint, see `checkpoint_directory`; is made, with its parents. One of that name is replaced.
+    model : GPT
+    tokenizer : Tokenizer or None
+    optimizer : Optimizer
+        Of parameters of the model.
+    state : dict
+        Plain JSON: None, bool, int, finite float, str, and lists and str-keyed dicts of them. `step` must be there, a
+        count from 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `state` is not plain JSON, the optimizer is of another model, or a value is NaN or infinite. Nothing is written.
+    OSError
+        A file cannot be written.
+    """
+    target = Path(directory)
+    text = _state_text(state)
+    tensors = _optimizer_tensors("save_checkpoint", model, optimizer)
+    _check_vocabulary("[save_checkpoint] 'tokenizer'", model, tokenizer)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(target) as temporary:
+        _write_model(temporary, model, tokenizer)
+        metadata = {"format": "pt", "optimizer": type(optimizer).__name__, "steps": str(optimizer.steps)}
+        weights.write(temporary / OPTIMIZER, tensors.items(), metadata)
+        atomic.write_text(temporary / STATE, text)
+        atomic.replace_directory(temporary, target)
+
+
+def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dict[str, Any]:
+    """Restore a training state, bit for bit.
+
+    Parameters
+    ----------
+    directory : path
+        Of the checkpoint.
+    model : GPT
+        Of the same config. Is given the weights.
+    optimizer : Optimizer
+        Of the same class and of the same parameters. Is given its state and its count of steps; the learning rate and
+        other settings are the caller's.
+
+    Returns
+    -------
+    dict
+        The `state` that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory or one of its files is missing.
+    ValueError
+        A file is not what it must be, or belongs to another model or optimizer. Neither has then been changed.
+    """
+    folder = Path(directory)
+    source = hf.ModelDirectory(folder)
+    _check_config(folder / config_file.NAME, source, model)
+    state = read_object(folder / STATE)
+    with naming(folder / STATE):
+        _check_state(state)
+    values = list(source.values())
+    steps, moments = _read_optimizer(folder / OPTIMIZER, model, optimizer)
+    hf.assign(model, values)
+    for held, array in moments:
+        held[...] = array
+    optimizer.steps = steps
+    return state
+
+
+def latest_checkpoint(run_directory: StrPath) -> Path | None:
+    """The checkpoint of the highest step in a run directory.
+
+    Parameters
+    ----------
+    run_directory : path
+
+    Returns
+    -------
+    Path or None
+        None if there is none. What is named otherwise than ``step-N`` is not looked at.
+    """
+    found = _checkpoints(run_directory)
+    return found[-1] if found else None
+
+
+def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
+    """Remove all checkpoints but the newest, and what killed saves have left.
+
+    Only one process may write to a run directory, as the temporary of a save that is going on goes too.
+
+    Parameters
+    ----------
+    run_directory : path
+    keep : int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        `keep` is less than 1.
+    OSError
+        A directory cannot be removed.
+    """
+    if keep < 1:
+        raise ValueError(f"[prune_checkpoints] 'keep' must be at least 1, got {keep}")
+    for old in _checkpoints(run_directory)[:-keep]:
+        # First out of sight: a kill in the middle must not leave half a checkpoint under a good name.
+        hidden = _hidden(old)
+        os.rename(old, hidden)
+        shutil.rmtree(hidden)
+    for parent in (Path(run_directory), Path(run_directory) / CHECKPOINTS):
+        for path in list(parent.iterdir()) if parent.is_dir() else []:
+            left = _TEMPORARY.fullmatch(path.name)
+            # An old tree is all that is left of its step if the kill came before the new one had its name.
+            if left and path.is_dir() and (left[2] == "tmp" or (parent / left[1]).exists()):
+                shutil.rmtree(path)
+
+
+def _checkpoints(run_directory: StrPath) -> list[Path]:
+    """All checkpoints of a run, by step."""
+    parent = Path(run_directory) / CHECKPOINTS
+    found = [path for path in parent.iterdir() if _STEP.fullmatch(path.name)] if parent.is_dir() else []
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A new directory with a hidden name beside `target`; what is left of it at the end is removed."""
+    made = _hidden(target)
+    made.mkdir()  # with the permissions of any new folder, which tempfile would take from group and others
+    try:
+        yield made
+    finally:
+        if made.exists():
+            shutil.rmtree(made)
+
+
+def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> None:
+    hf.write(folder, model, None if tokenizer is None else tokenizer.eot_id)
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
+
+
+def _check_vocabulary(what: str, model: GPT, tokenizer: Tokenizer | None) -> None:
+    """Every id of the tokenizer must have a row in the model; the model may have more, for alignment."""
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        size = model.config.vocab_size
+        raise ValueError(f"{what} must have at most the model's {size} tokens, got {tokenizer.vocab_size}")
+
+
+def _check_config(file: Path, source: hf.ModelDirectory, model: GPT) -> None:
+    """The file must describe the very model that it is loaded into."""
+    found, wanted = vars(config_file.canonical(source.config)), vars(config_file.canonical(model.config))
+    # A family leaves out what it does not use, such as the rotary base of learned positions.
+    skipped = {"rope_theta"} if model.config.position == "learned" else set()
+    for name, value in wanted.items():
+        if found[name] != value and name not in skipped:
+            raise ValueError(f"{file}: belongs to another model: {name} is {found[name]}, this one has {value}")
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    if not is_count(state.get("step")):
+        raise ValueError(f"'step' must be a count from 0, got {shown(state.get('step'))}")
+
+
+def _state_text(state: dict[str, Any]) -> str:
+    """`state` as JSON that gives the same back; a tuple, say, would come back as a list."""
+    try:
+        text = json.dumps(state, indent=2, allow_nan=False)
+        same = json.loads(text) == state
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"[save_checkpoint] 'state' must be plain JSON: {error}") from None
+    if not (same and isinstance(state, dict)):
+        raise TypeError("[save_checkpoint] 'state' must be plain JSON: keys are str, sequences are lists")
+    if not is_count(state.get("step")):
+        raise ValueError(f"[save_checkpoint] 'state' must have a count from 0 as 'step', got {state.get('step')!r}")
+    if len(text) >= MAX_BYTES:
+        raise ValueError(f"[save_checkpoint] 'state' must take less than {MAX_BYTES} bytes as JSON, got {len(text)}")
+    return text + "\n"
+
+
+def _named(op: str, model: GPT, optimizer: Optimizer) -> list[tuple[str, Parameter]]:
+    """The optimizer's parameters with their names in the model."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(parameter) not in known for parameter in optimizer.parameters):
+        raise ValueError(f"[{op}] 'optimizer' must be one of the parameters of 'model'")
+    return [(known[id(parameter)], parameter) for parameter in optimizer.parameters]
+
+
+def _optimizer_tensors(op: str, model: GPT, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """Views of the optimizer's state, by the names that they have in the file."""
+    return {
+        f"{key}.{name}": array
+        for name, parameter in _named(op, model, optimizer)
+        for key, array in optimizer.state_of(parameter).items()
+    }
+
+
+def _read_optimizer(file: Path, model: GPT, optimizer: Optimizer) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """The count of steps, and every place of the optimizer's state with what belongs there; nothing is changed yet."""
+    held = _optimizer_tensors("load_checkpoint", model, optimizer)
+    source = weights.TensorFile(file)
+    kind, steps = source.metadata.get("optimizer"), source.metadata.get("steps", "")
+    if kind != type(optimizer).__name__:
+        raise ValueError(f"{file}: must be the state of {type(optimizer).__name__}, got {shown(kind)}")
+    if not re.fullmatch("[0-9]{1,18}", steps):
+        raise ValueError(f"{file}: must have a count of steps in its metadata, got {shown(steps)}")
+    source.expect(((name, array.shape) for name, array in held.items()), (), "the model")
+    return int(steps), [(array, source.read(name)) for name, array in held.items()]

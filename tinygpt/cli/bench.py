@@ -1,0 +1,162 @@
+"""`tinygpt bench`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tinygpt.testing import Case
+
+
+@dataclass(kw_only=True)
+class BenchOptions:
+    """One field per flag."""
+
+    op: list[str] | None = None
+    """Ops to compare; all by default."""
+    sizes: list[str] | None = None
+    """Sizes by letter, as in M=512 N=512 K=512; a plain number is a square product. Needs a single --op."""
+    threads: int | None = None
+    """Threads; by default what the machine grants."""
+    seconds: float = 0.2
+    """How long to repeat each rung, in seconds."""
+    quiet: bool = False
+    """Print the table only, no progress."""
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the flag, for a value out of range."""
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {self.threads}")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"--seconds must be more than 0, got {self.seconds}")
+
+
+def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()) -> int:  # noqa: B008
+    """Compare the rungs of the kernels on this machine.
+
+    Every rung is held against a float64 reference before it is timed. For each:
+    the median time, GFLOP/s, the share of the measured float32 peak, GB/s if
+    nothing were in cache, and the speed-up over the rung above in the table.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from tinygpt.cli.app import FAILED, fail
+    from tinygpt.kernels import registry, threads
+    from tinygpt.kernels.peak import peak_flops
+    from tinygpt.testing import Mismatch
+    from tinygpt.testing.timing import median_seconds, prepare
+
+    options.validate()
+    cases = list(_cases(options))
+    if options.threads is not None:
+        threads.set_num_threads(options.threads)
+    n = threads.get_num_threads()
+    peak = peak_flops(n)
+    console = Console(highlight=False)
+    table = _table(n, peak)
+    quiet = options.quiet or not console.is_terminal
+    for case in track(cases, "measuring", console=console, transient=True, disable=quiet):
+        before = None
+        for i, rung in enumerate(registry.rungs(case.op)):
+            try:
+                call = prepare(registry.function(case.op, rung), case, n)
+            except Mismatch as error:
+                return fail(f"rung {rung} is wrong on this machine: {error}", FAILED)
+            seconds = median_seconds(call, options.seconds)
+            name = (case.op, f"  {_short(case)}")[i] if i < 2 else ""
+            table.add_row(name, rung, *_figures(case, seconds, peak, before))
+            before = seconds
+        table.add_section()
+    console.print(table)
+    return 0
+
+
+def _cases(options: BenchOptions) -> Iterator[Case]:
+    from tinygpt import testing
+
+    ops = options.op or list(testing.FACTORIES)
+    unknown = [op for op in ops if op not in testing.FACTORIES]
+    if unknown:
+        raise ValueError(f"--op: unknown op '{unknown[0]}'; there are {', '.join(testing.FACTORIES)}")
+    if not options.sizes:
+        for op in ops:
+            yield from testing.default_cases(op)
+        return
+    if len(ops) != 1:
+        raise ValueError("--sizes needs a single --op")
+    squares = [size for size in options.sizes if size.isdecimal() and int(size) > 0]
+    if squares and (ops != ["matmul"] or len(squares) != len(options.sizes)):
+        raise ValueError("--sizes: plain numbers are for --op matmul; name the letters, as in R=256 C=4096")
+    if squares:
+        yield from (testing.matmul_case(int(size), int(size), int(size)) for size in squares)
+        return
+    yield _sized(ops[0], options.sizes)
+
+
+def _sized(op: str, sizes: list[str]) -> Case:
+    """The case of an op with the given sizes, as in ``R=256``."""
+    import numpy as np
+
+    from tinygpt import testing
+
+    letters = dict(_letter(size) for size in sizes)
+    parameters = inspect.signature(testing.FACTORIES[op]).parameters
+    known = {name: parameter for name, parameter in parameters.items() if name.isupper()}
+    needed = [name for name, parameter in known.items() if parameter.default is parameter.empty]
+    if not set(needed) <= letters.keys() <= known.keys():
+        raise ValueError(f"--sizes: {op} needs {' '.join(needed)}{_optional(known, needed)}, got {' '.join(letters)}")
+    try:
+        with np.errstate(all="ignore"):
+            return testing.make(op, **letters)
+    except ValueError:
+        raise ValueError(f"--sizes: {' '.join(sizes)} do not fit together in {op}") from None
+
+
+def _optional(known: Iterable[str], needed: list[str]) -> str:
+    rest = [name for name in known if name not in needed]
+    return f" and takes {' '.join(rest)}" if rest else ""
+
+
+def _short(case: Case) -> str:
+    """The sizes as in ``M256 K256 N256``."""
+    return " ".join(f"{letter}{size}" for letter, size in case.dims.items())
+
+
+def _letter(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"--sizes must look like M=512, got '{text}'")
+    return name, int(value)
+
+
+def _table(n_threads: int, peak: float) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"{n_threads} thread{'s' * (n_threads > 1)}, float32 peak {peak / 1e9:.0f} GFLOP/s"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("op", no_wrap=True)
+    table.add_column("rung", no_wrap=True)
+    for name in ("time us", "GFLOP/s", "of peak", "GB/s", "speed-up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _figures(case: Case, seconds: float, peak: float, before: float | None) -> tuple[str, ...]:
+    flops = case.flops / seconds
+    return (
+        f"{seconds * 1e6:,.0f}",
+        f"{flops / 1e9:.2f}",
+        f"{100 * flops / peak:.1f} %",
+        f"{case.bytes / seconds / 1e9:.1f}",
+        "" if before is None else f"{before / seconds:.1f} x",
+    )

@@ -1,0 +1,167 @@
+"""What a training run looks like on a terminal, and as plain lines where there is none."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+import unicodedata
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from tinygpt.train.report import Report
+
+PLAIN_SECONDS = 10.0  # between lines where nothing can be drawn over
+LABEL = 10  # columns; what a line is about stands in them
+BAR = (10, 24)  # columns that a bar has at least and at most
+FIGURES = 59  # columns that all figures together take
+BESIDES = LABEL + 8 + 2 + 10  # columns of a progress line that are neither bar nor figures: label, share, time
+
+
+class _Left(ProgressColumn):
+    """The time that a task will take, and what it took once it is done."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(f" in {_clock(task.finished_time or 0)}")
+        return Text("" if task.time_remaining is None else f" {_clock(task.time_remaining)} left")
+
+
+class ConsoleReport(Report):
+    """Prints facts, a live line with rate and time left, evaluations and samples.
+
+    Parameters
+    ----------
+    console : Console, optional
+    """
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+        self.bar = min(max(self.console.width - BESIDES - FIGURES, BAR[0]), BAR[1])
+        self.held_out: float | None = None
+        self.last: dict[str, Any] = {}
+        self.total = 0
+        self.last_print = self.rate = 0.0
+
+    def fact(self, name: str, text: str) -> None:
+        """One aligned line."""
+        self.stop()
+        self._print(name, text)
+
+    def note(self, text: str) -> None:
+        """One line that stands out a little."""
+        self._print("note", text, "yellow")
+
+    def _print(self, label: str, text: str, style: str = "") -> None:
+        """A label and a text beside it; a terminal gets it in lines of its width."""
+        lines = [text]
+        if self.live:
+            width = max(20, self.console.width - LABEL)
+            lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        for i, line in enumerate(lines):
+            start = Text(f"{'' if i else label:<{LABEL}}", style or "bold")
+            self.console.print(start + Text(line, style))
+
+    def start(self, first: int, total: int) -> None:
+        """Show the bar."""
+        self.total, self.last_print = total, time.monotonic()
+        if self.live:
+            self._open("training", total, first)
+
+    def _open(self, name: str, total: int, done: int = 0, transient: bool = False) -> None:
+        columns = (
+            TextColumn(f"[bold]{name:<{LABEL - 1}}"),
+            BarColumn(self.bar),
+            TextColumn(" {task.percentage:>3.0f} % "),
+            TextColumn("{task.fields[figures]}", markup=False),
+            _Left(),
+        )
+        self.progress = Progress(*columns, console=self.console, transient=transient)
+        self.task = self.progress.add_task(name, total=total, completed=done, figures="")
+        self.progress.start()
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Move the bar, or print a line now and then."""
+        self.rate = record["tokens_per_s"] if not self.rate else 0.95 * self.rate + 0.05 * record["tokens_per_s"]
+        self.last = record
+        if self.progress is not None:
+            self._draw()
+        elif not self.live and time.monotonic() - self.last_print > PLAIN_SECONDS:
+            self._line(record)
+
+    def _draw(self) -> None:
+        if self.progress is not None and self.last:
+            figures = self._figures(self.last, self.console.width - BESIDES - self.bar)
+            self.progress.update(self.task, completed=self.last["step"] + 1, figures=figures)
+
+    def _figures(self, record: dict[str, Any], room: int) -> str:
+        """As many figures as there is room for."""
+        share = 100 * record["peak_share"]
+        figures = {
+            "loss": f"loss {record['loss']:.3f}",
+            "val": "" if self.held_out is None else f"val {self.held_out:.3f}",
+            "lr": f"lr {record['lr']:.1e}",
+            "rate": f"{_rate(self.rate)} tok/s",
+            "peak": f"{share:.{int(share < 10)}f} % of peak",
+        }
+        for dropped in ("", "lr", "peak", "val", "rate"):
+            figures.pop(dropped, None)
+            text = "  ".join(filter(None, figures.values()))
+            if len(text) <= room:
+                break
+        return text
+
+    def _line(self, record: dict[str, Any]) -> None:
+        self.last_print = time.monotonic()
+        done = record["step"] + 1
+        left = record["seconds"] / done * (self.total - done)
+        self._print("training", f"step {done}/{self.total}  {self._figures(record, FIGURES)}  {_clock(left)} left")
+
+    def evaluation(self, record: dict[str, Any], best: bool) -> None:
+        """A line per evaluation."""
+        self.held_out = record["val_loss"]
+        text = f"step {record['step'] + 1}  val {record['val_loss']:.4f}  "
+        self._print("eval", text + f"{record['val_bits_per_byte']:.3f} bits per byte{'  best so far, saved' * best}")
+        self._draw()
+
+    def evaluating(self, done: int, total: int) -> None:
+        """A bar for the final evaluation, gone when it is done."""
+        if self.live and self.progress is None:
+            self._open("eval", total, transient=True)
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done)
+
+    def sample(self, number: int, text: str) -> None:
+        """The text below a line."""
+        self.stop()
+        self.console.rule(f"sample {number}", align="left", style="dim")
+        self.console.print(Text(harmless(text)))
+
+    def stop(self) -> None:
+        """Leave the bar as it is and go on below."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def harmless(text: str) -> str:
+    r"""Text with its control characters written out, as in ``\x1b``: a model may sample what moves a cursor."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
+
+
+def _rate(per_second: float) -> str:
+    """Three digits at most, as in 241k."""
+    if per_second < 1000:
+        return f"{per_second:.0f}"
+    return f"{per_second / 1e3:.{int(per_second < 1e4)}f}k"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,93 @@
+"""`tinygpt info`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tinygpt.cli.options import Compute
+
+
+@dataclass(kw_only=True)
+class InfoOptions(Compute):
+    """One field per flag."""
+
+    model: str | None = None
+    """Model directory to describe instead of the machine."""
+    quiet: bool = False
+    """Print nothing: the exit status tells whether the directory holds a model that can be read."""
+
+
+def info(options: Annotated[InfoOptions, Parameter(name="*")] = InfoOptions()) -> int:  # noqa: B008
+    """Show this machine and build, or what a model directory holds."""
+    options.apply()
+    facts = _machine() if options.model is None else _model(options.model)
+    width = max(len(name) for name, _ in facts) + 2
+    for name, text in () if options.quiet else facts:
+        print(f"{name:<{width}}{text}")
+    return 0
+
+
+def _machine() -> list[tuple[str, str]]:
+    import numpy as np
+
+    from tinygpt import __version__
+    from tinygpt.core import cpu
+    from tinygpt.kernels import registry, threads
+    from tinygpt.kernels.peak import best_isa, peak_flops, read_bandwidth
+
+    n = threads.get_num_threads()
+    isa = best_isa()
+    openmp = f"yes, specification of {cpu.openmp()}" if cpu.openmp() else "no: this build has a single thread"
+    facts = [
+        ("tinygpt", __version__),
+        ("python", f"{platform.python_version()}, NumPy {np.__version__}"),
+        ("processor", _processor()),
+        ("ISA", f"{isa} (of {', '.join(cpu.isas())}); the kernels of this version use the baseline"),
+        ("OpenMP", openmp),
+        ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
+        ("peak", f"{peak_flops(n) / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}"),
+        ("bandwidth", f"{read_bandwidth(n) / 1e9:.0f} GB/s read, measured"),
+        ("rungs", "op: rungs there are, the one in use in brackets"),
+    ]
+    in_use = registry.selection()
+    for op, rungs in registry.available().items():
+        facts.append((f"  {op}", "  ".join(f"[{rung}]" if rung == in_use[op] else rung for rung in rungs)))
+    return facts
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _model(directory: str) -> list[tuple[str, str]]:
+    from tinygpt import checkpoint
+    from tinygpt.train.directory import SETTINGS
+    from tinygpt.train.metrics import read_metrics
+
+    model, tokenizer = checkpoint.load(directory)
+    facts = [("model", directory), ("parameters", f"{model.num_parameters():,}")]
+    # What a config leaves open is shown as it is used.
+    used = asdict(model.config) | {"n_kv_head": model.config.kv_heads, "ffn_dim": model.config.ffn_width}
+    facts += [(name, str(value)) for name, value in used.items()]
+    kind = "none" if tokenizer is None else f"{type(tokenizer).__name__}, vocabulary {tokenizer.vocab_size}"
+    facts.append(("tokenizer", kind))
+    log = Path(directory, "metrics.jsonl")
+    if Path(directory, SETTINGS).exists() and log.exists():
+        records = read_metrics(log)
+        steps = [record for record in records if "loss" in record]
+        held_out = [record["val_loss"] for record in records if "val_loss" in record]
+        if steps:
+            facts.append(("trained", f"{steps[-1]['step'] + 1} steps, {steps[-1]['seconds']:.0f} s"))
+        if held_out:
+            facts.append(("held-out loss", f"{min(held_out):.4f}"))
+    return facts

@@ -1,0 +1,389 @@
+"""Find source files and read them.
+
+A directory is walked; a glob is a walk that keeps what matches; a file that is named is taken as it is. What a walk
+leaves out, and why, is counted, because a corpus that is smaller than expected should explain itself.
+
+- Only extensions of the set count as source; a glob such as ``docs/*.md`` brings its own.
+- Left out: what ``.gitignore`` ignores, hidden, generated, minified, too large, binary and empty files, links (what is
+  below the directory is met under its own name, the rest is not below it), files that are not UTF-8 or cannot be read,
+  and all but the first of equal ones. A folder that is left out counts once.
+- A file that is named may be ignored, hidden, generated, large or of any extension. A binary one is an error.
+- What looks like a password or a private key is never read, and an error where it is named.
+- A byte order mark is dropped and CRLF becomes LF; nothing else in a text changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from glob import has_magic
+from pathlib import Path, PurePath
+
+from tinygpt.data import gitignore, rules
+from tinygpt.data.rules import EXTENSIONS, MAX_BYTES, parse_extensions
+
+__all__ = ["EXTENSIONS", "MAX_BYTES", "Document", "Summary", "discover", "parse_extensions"]
+
+StrPath = str | os.PathLike[str]
+Parts = tuple[str, ...]  # a path below a root, or a glob, taken apart
+
+SHOWN_EXTENSIONS = 6
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file that was read.
+
+    Parameters
+    ----------
+    path : str
+        With ``/``, relative to the directory that was given; to the deepest common one of several arguments.
+    text : str
+        Without byte order mark, lines ended by LF; never empty.
+    """
+
+    path: str
+    text: str
+
+
+@dataclass
+class Summary:
+    """What was found.
+
+    Parameters
+    ----------
+    files : int
+    characters : int
+        Of all texts.
+    bytes : int
+        Of all texts in UTF-8.
+    extensions : Counter
+        Files by extension, in lower case; the empty one for names without.
+    skipped : Counter
+        Files and folders that were left out, by reason.
+    """
+
+    files: int = 0
+    characters: int = 0
+    bytes: int = 0
+    extensions: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def describe(self) -> str:
+        """One line for a person: ``214 files, 1.9 MB of .py .h  (31 skipped: 22 ignored by .gitignore, 9 binary)``."""
+        line = f"{self.files:,} {'file' if self.files == 1 else 'files'}, {_size(self.bytes)}"
+        names = [name for name, _ in _most_common(self.extensions) if name]
+        if names:
+            line += " of " + " ".join(names[:SHOWN_EXTENSIONS])
+        if len(names) > SHOWN_EXTENSIONS:
+            line += f" and {len(names) - SHOWN_EXTENSIONS} more"
+        if self.skipped:
+            line += f"  ({self.skipped.total():,} skipped: {_reasons(self.skipped)})"
+        return line
+
+
+def discover(
+    arguments: StrPath | Iterable[StrPath], extensions: Collection[str] = EXTENSIONS, max_bytes: int = MAX_BYTES
+) -> tuple[list[Document], Summary]:
+    """Find and read source files.
+
+    Parameters
+    ----------
+    arguments : path or iterable of paths
+        Directories, files and globs (``*``, ``?``, ``[...]``, ``**`` for any number of folders).
+    extensions : collection of str
+        What counts as source in a directory: lower case, with the dot, as `parse_extensions` gives them.
+    max_bytes : int
+        Files above this size are left out, unless they are named.
+
+    Returns
+    -------
+    documents : list of Document
+        Sorted by path; the same files give the same list on every machine.
+    summary : Summary
+
+    Raises
+    ------
+    FileNotFoundError
+        A path does not exist, or a glob matches nothing.
+    ValueError
+        A named file is binary, not a regular file or looks like a secret; or nothing is left to read.
+    OSError
+        A ``.gitignore`` cannot be read.
+    """
+    given = [arguments] if isinstance(arguments, str | os.PathLike) else list(arguments)
+    search = _Search(frozenset(extensions), max_bytes)
+    for argument in given:
+        search.add(os.fspath(argument))
+    documents, summary = _read_all(search)
+    if not documents:
+        raise ValueError(_nothing(given, summary, search.unwanted))
+    return documents, summary
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which files and folders of a walk are asked for; an empty pattern asks for every folder.
+
+    Parameters
+    ----------
+    extensions : frozenset of str
+    pattern : tuple of str
+        The parts of a glob, from its first wildcard on.
+    """
+
+    extensions: frozenset[str]
+    pattern: Parts = ()
+
+    def file(self, parts: Parts) -> bool:
+        """Whether a file, by its path below the root, matches and has an extension of the set or of the glob."""
+        if not _matches(parts, self.pattern):
+            return False
+        last = self.pattern[-1] if self.pattern else ""
+        brings_its_own = bool(last) and ("." in last or not has_magic(last)) and fnmatchcase(parts[-1], last)
+        # ".py" alone is the name of a hidden file.
+        name = parts[-1].lower()
+        return brings_its_own or any(name.endswith(end) and name != end for end in self.extensions)
+
+    def folder(self, parts: Parts) -> bool:
+        """Whether something below a folder can match."""
+        for part, wanted in zip(parts, self.pattern, strict=False):
+            if wanted == "**":
+                return True
+            if not fnmatchcase(part, wanted):
+                return False
+        return True
+
+
+class _Search:
+    """Collects paths argument by argument. A path counts once, whatever number of arguments leads to it.
+
+    Attributes
+    ----------
+    found : dict
+        Absolute path without links to the argument that names it, None if a walk met it.
+    skipped : dict
+        Path to the reason.
+    unwanted : Counter
+        Extensions of files that are not source, for the message when nothing is.
+    roots : list of str
+        The directories that the arguments stand for.
+    """
+
+    def __init__(self, extensions: frozenset[str], max_bytes: int):
+        self.extensions = extensions
+        self.max_bytes = max_bytes
+        self.found: dict[str, str | None] = {}
+        self.skipped: dict[str, str] = {}
+        self.unwanted: Counter[str] = Counter()
+        self.roots: list[str] = []
+
+    def add(self, argument: str) -> None:
+        """Collect what one argument stands for."""
+        path = os.path.expanduser(argument)
+        if os.path.isdir(path):
+            self._walk(os.path.realpath(path), _Wanted(self.extensions))
+        elif os.path.exists(path):
+            self._take(argument, path)
+        elif has_magic(path):
+            self._glob(argument, path)
+        else:
+            raise FileNotFoundError(f"'{argument}': no such file or directory")
+
+    def _take(self, argument: str, path: str) -> None:
+        """A file that is named: taken, or an error."""
+        real = os.path.realpath(path)
+        if not os.path.isfile(real):
+            raise ValueError(f"'{argument}': must be a directory or a regular file")
+        if rules.is_secret_name(os.path.basename(path)) or rules.is_secret_name(os.path.basename(real)):
+            raise ValueError(_secret(argument))
+        self.found[real] = argument
+        self.skipped.pop(real, None)
+        self.roots.append(os.path.dirname(real))
+
+    def _glob(self, argument: str, path: str) -> None:
+        """Walk the folder before the first wildcard, for what matches the rest."""
+        parts = PurePath(path).parts
+        first = next(i for i, part in enumerate(parts) if has_magic(part))
+        root = os.path.realpath(os.path.join(*parts[:first]) if first else os.curdir)
+        if not os.path.isdir(root) or not self._walk(root, _Wanted(self.extensions, parts[first:])):
+            raise FileNotFoundError(f"'{argument}': no source file matches; ** stands for any number of folders")
+
+    def _walk(self, root: str, wanted: _Wanted) -> bool:
+        """Collect the files below a folder; whether there was any that is asked for, taken or not.
+
+        Without recursion, so that no depth of folders is too much.
+        """
+        self.roots.append(root)
+        any_file = False
+        folders: list[tuple[str, Parts, gitignore.Rules]] = [(root, (), gitignore.above(root))]
+        while folders:
+            folder, parts, outer = folders.pop()
+            try:
+                with os.scandir(folder) as listing:
+                    entries = list(listing)
+            except OSError:
+                self.skipped[folder] = rules.UNREADABLE
+                continue
+            inner = outer.inside(folder)
+            for entry in entries:
+                below = (*parts, entry.name)
+                if not entry.is_dir(follow_symlinks=False):
+                    any_file |= self._consider(entry, below, inner, wanted)
+                elif wanted.folder(below) and self._enters(entry, inner):
+                    folders.append((entry.path, below, inner))
+        return any_file
+
+    def _enters(self, entry: os.DirEntry[str], inner: gitignore.Rules) -> bool:
+        """Whether the walk goes into a folder."""
+        if entry.name == ".git":
+            return False  # no part of the source tree, so it is not counted either
+        reason = None
+        if rules.is_hidden(entry.name):
+            reason = rules.HIDDEN
+        elif inner.ignores(entry.path, is_folder=True):
+            reason = rules.IGNORED
+        elif rules.is_generated_folder(entry.path, entry.name):
+            reason = rules.GENERATED
+        if reason is not None:
+            self.skipped[entry.path] = reason
+        return reason is None
+
+    def _consider(self, entry: os.DirEntry[str], parts: Parts, inner: gitignore.Rules, wanted: _Wanted) -> bool:
+        """Take a file or say why not; nothing is said, and False returned, if it is not source."""
+        to_folder = entry.is_symlink() and os.path.isdir(entry.path)
+        if not (wanted.folder(parts) if to_folder else wanted.file(parts)):
+            self.unwanted[os.path.splitext(entry.name)[1].lower()] += 1
+            return False
+        if entry.path in self.found:
+            return True
+        reason = _reason_before_reading(entry, inner, self.max_bytes)
+        if reason is None:
+            self.found[entry.path] = None
+            self.skipped.pop(entry.path, None)  # another argument may have met it where its rules do not reach
+        else:
+            self.skipped[entry.path] = reason
+        return True
+
+
+def _matches(parts: Parts, pattern: Parts) -> bool:
+    """Whether a path, or a folder that it is in, matches a glob part by part."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _reason_before_reading(entry: os.DirEntry[str], inner: gitignore.Rules, max_bytes: int) -> str | None:
+    """Why a file that a walk meets is left out, as far as name, kind and size tell."""
+    if entry.is_symlink():
+        return rules.LINK
+    if rules.is_secret_name(entry.name):
+        return rules.SECRET
+    if rules.is_hidden(entry.name):
+        return rules.HIDDEN
+    if inner.ignores(entry.path, is_folder=False):
+        return rules.IGNORED
+    if not entry.is_file(follow_symlinks=False):
+        return rules.SPECIAL
+    if rules.is_generated_name(entry.name):
+        return rules.GENERATED
+    try:
+        size = entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return rules.UNREADABLE
+    return rules.TOO_LARGE if size > max_bytes else None
+
+
+def _read_all(search: _Search) -> tuple[list[Document], Summary]:
+    """Read what was found in the order of the paths, so that of equal files always the same one is kept."""
+    summary = Summary(skipped=Counter(search.skipped.values()))
+    documents = []
+    seen = set()
+    base = os.path.commonpath(search.roots) if search.roots else ""
+    names = {Path(path).relative_to(base).as_posix(): path for path in search.found}
+    for name, path in sorted(names.items()):
+        text, reason = _read(path, search.found[path])
+        data = text.encode("utf-8")
+        digest = hashlib.sha256(data).digest()
+        if reason is None and digest in seen:
+            reason = rules.DUPLICATE
+        if reason is not None:
+            summary.skipped[reason] += 1
+            continue
+        seen.add(digest)
+        documents.append(Document(name, text))
+        summary.files += 1
+        summary.characters += len(text)
+        summary.bytes += len(data)
+        summary.extensions[os.path.splitext(name)[1].lower()] += 1
+    return documents, summary
+
+
+def _read(path: str, argument: str | None) -> tuple[str, str | None]:
+    """The text of a file and None, or no text and the reason; an error if an argument names what is never read."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return "", rules.UNREADABLE
+    if rules.is_secret_content(data):
+        if argument is not None:
+            raise ValueError(_secret(argument))
+        return "", rules.SECRET
+    if b"\0" in data:
+        if argument is not None:
+            raise ValueError(f"'{argument}': must be text in UTF-8, got a binary file (it has NUL bytes)")
+        return "", rules.BINARY
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return "", rules.NOT_UTF8
+    if not text.strip():
+        return "", rules.EMPTY
+    if argument is None and rules.is_generated_text(text):
+        return "", rules.GENERATED
+    if argument is None and rules.is_minified(text):
+        return "", rules.MINIFIED
+    return text, None
+
+
+def _secret(name: str) -> str:
+    return f"'{name}': looks like a password or a private key, which a model would learn by heart; leave it out"
+
+
+def _nothing(given: list[StrPath], summary: Summary, unwanted: Counter[str]) -> str:
+    """One line for the case that nothing is left: where, what was left out, what to do."""
+    line = "no source file in " + (", ".join(f"'{os.fspath(argument)}'" for argument in given) or "no argument")
+    if summary.skipped:
+        line += f" ({summary.skipped.total():,} skipped: {_reasons(summary.skipped)})"
+    others = [name for name, _ in _most_common(unwanted) if name]
+    if others:
+        return line + f"; for the files that are there: --ext {','.join(others[:3])}"
+    if summary.skipped:
+        return line + "; most of these are taken all the same when the file itself is named"
+    return line + "; give a directory, a file or a quoted glob"
+
+
+def _reasons(skipped: Counter[str]) -> str:
+    return ", ".join(
+        f"{count:,} {reason if count == 1 else rules.PLURALS.get(reason, reason)}"
+        for reason, count in _most_common(skipped)
+    )
+
+
+def _most_common(counter: Counter[str]) -> list[tuple[str, int]]:
+    """Most frequent first, equal ones by name."""
+    return sorted(((key, count) for key, count in counter.items() if count), key=lambda item: (-item[1], item[0]))
+
+
+def _size(count: int) -> str:
+    """Bytes in the unit that a person would use, powers of 1000."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

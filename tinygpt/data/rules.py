@@ -1,0 +1,132 @@
+"""What is source code and what is better left out, told from a name or from the content."""
+
+from __future__ import annotations
+
+import os
+import re
+
+MAX_BYTES = 1_000_000
+MAX_MEAN_LINE = 1000  # characters; hand-written lines are a tenth of that, minified ones have no end
+HEAD_LINES = 10  # how far down a tool signs what it wrote
+
+# Why something was left out: the words of the summary.
+BINARY = "binary"
+DUPLICATE = "duplicate"
+EMPTY = "empty"
+GENERATED = "generated"
+HIDDEN = "hidden"
+IGNORED = "ignored by .gitignore"
+LINK = "symbolic link"
+MINIFIED = "minified"
+NOT_UTF8 = "not UTF-8"
+SECRET = "possible secret"
+SPECIAL = "not a regular file"
+TOO_LARGE = "too large"
+UNREADABLE = "unreadable"
+# The others read the same for one and for many.
+PLURALS = {DUPLICATE: "duplicates", LINK: "symbolic links", SECRET: "possible secrets", SPECIAL: "not regular files"}
+
+# fmt: off
+_GENERATED_FOLDERS = frozenset((
+    "__pycache__", "__pypackages__", "bower_components", "build", "dist", "node_modules", "site-packages", "venv",
+    "virtualenv",
+))
+_GENERATED_NAMES = frozenset((
+    "composer.lock", "go.sum", "npm-shrinkwrap.json", "package-lock.json", "pnpm-lock.yaml",
+))
+_GENERATED_ENDINGS = (
+    ".bundle.js", ".designer.cs", ".freezed.dart", ".g.dart", ".lock", ".min.css", ".min.js", ".min.mjs", ".pb.cc",
+    ".pb.go", ".pb.h", "_pb2.py", "_pb2.pyi", "_pb2_grpc.py",
+)
+# fmt: on
+# A virtual environment or a cache under any name says so with one of these files.
+_FOLDER_MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
+# A signature stands at the start of a line or after a word that names its subject, so that prose about what a model
+# has produced is not taken for one.
+_SIGNATURE = re.compile(
+    r"@generated\b"
+    r"|\bdo not edit\b"
+    r"|(^\W*|\b(auto|auto-|automatically |code |file |is |was |been ))generated\s+(by|from|automatically)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+_SECRET_NAMES = re.compile(r"\.(env.*|netrc|pgpass|pypirc)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(key|pem|p12|pfx|ppk)")
+_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+
+
+def parse_extensions(text: str) -> frozenset[str]:
+    """Read a list of extensions.
+
+    Parameters
+    ----------
+    text : str
+        Separated by commas, with or without the dot, as in ``.py,.go`` or ``py, go``. Case does not matter.
+
+    Returns
+    -------
+    frozenset of str
+        In lower case, with the dot.
+
+    Raises
+    ------
+    ValueError
+        Nothing is listed, or a part is not an extension.
+    """
+    found = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        extension = "." + part.removeprefix(".").lower()
+        if not re.fullmatch(r"(\.[^\s./\\*?\[\]]+)+", extension):
+            raise ValueError(f"extensions must look like .py,.go, got '{part}'")
+        found.add(extension)
+    if not found:
+        raise ValueError(f"extensions must look like .py,.go, got '{text}'")
+    return frozenset(found)
+
+
+# Languages that people write by hand; data, pages and prose have to be asked for.
+EXTENSIONS = parse_extensions(
+    ".asm,.bash,.c,.cc,.clj,.cljs,.coffee,.cpp,.cs,.cu,.cuh,.cxx,.dart,.el,.elm,.erl,.ex,.exs,.f,.f03,.f90,.f95,.fs,"
+    ".fsx,.go,.gradle,.groovy,.h,.hh,.hpp,.hrl,.hs,.hxx,.inl,.java,.jl,.js,.jsx,.kt,.kts,.lisp,.lua,.m,.mjs,.ml,.mli,"
+    ".mm,.nim,.pas,.php,.pl,.pm,.proto,.ps1,.pxd,.pxi,.py,.pyi,.pyx,.r,.rb,.rkt,.rs,.s,.scala,.scm,.sh,.sql,.svelte,"
+    ".swift,.tcl,.ts,.tsx,.v,.vhd,.vhdl,.vim,.vue,.zig,.zsh"
+)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that listings leave out."""
+    return name.startswith(".")
+
+
+def is_generated_folder(path: str, name: str) -> bool:
+    """Whether a folder holds what a tool has put there: packages, builds, caches, virtual environments."""
+    return (
+        name in _GENERATED_FOLDERS
+        or name.endswith(".egg-info")
+        or any(os.path.lexists(os.path.join(path, mark)) for mark in _FOLDER_MARKS)
+    )
+
+
+def is_generated_name(name: str) -> bool:
+    """Whether a file's name says that a tool wrote it."""
+    lower = name.lower()
+    return lower in _GENERATED_NAMES or lower.endswith(_GENERATED_ENDINGS)
+
+
+def is_generated_text(text: str) -> bool:
+    """Whether a tool has signed the first lines."""
+    return _SIGNATURE.search("\n".join(text.split("\n", HEAD_LINES)[:HEAD_LINES])) is not None
+
+
+def is_minified(text: str) -> bool:
+    """Whether the lines are too long on average for anyone to have written them."""
+    return len(text) > MAX_MEAN_LINE * (text.count("\n") + (not text.endswith("\n")))
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a file's name is one under which passwords and keys are kept."""
+    return _SECRET_NAMES.fullmatch(name.lower()) is not None
+
+
+def is_secret_content(data: bytes) -> bool:
+    """Whether a file begins with a private key in PEM form."""
+    return _PRIVATE_KEY.match(data.removeprefix(b"\xef\xbb\xbf").lstrip()) is not None

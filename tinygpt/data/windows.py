@@ -1,0 +1,146 @@
+"""Tokens cut into sequences of one context each: what stands in which batch.
+
+A window is block_size + 1 tokens; its first block_size are the inputs, its last block_size the targets. In an epoch the
+windows lie side by side: each begins with the last token of the one before, so no token is a target twice. They begin
+at an offset that the epoch draws (what lies before the first and after the last is left to other epochs), and come in
+an order that the epoch draws.
+
+Design
+- Sequences are numbered from 0 over the whole run. Number n is place n % n_windows of epoch n // n_windows, and seed
+  and epoch fix offset and order. So a batch follows from its number alone, and a run goes on at any step without
+  replay. Rejected: a generator that is saved with a checkpoint, which every change of the loop can put out of step.
+- n_windows is the number that fits at every offset. Rejected: as many as fit at the offset drawn, which differs between
+  epochs and would make the epoch of a sequence depend on all epochs before it.
+- Random numbers come from NumPy's RandomState, whose stream is frozen. Rejected: Generator, whose shuffles may differ
+  after an upgrade in the middle of a run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens = npt.NDArray[np.int32]
+
+IGNORED = -1  # a target that the loss leaves out
+
+
+class Windows:
+    """The sequences of a training run.
+
+    Parameters
+    ----------
+    tokens : int array, shape (n,)
+        At least block_size + 1.
+    block_size : int
+        Context length T.
+    seed : int
+        At least 0.
+
+    Attributes
+    ----------
+    n_windows : int
+        Sequences per epoch, the same for each.
+
+    Raises
+    ------
+    TypeError
+        `tokens` are not integers.
+    ValueError
+        There are too few tokens, they have more than one axis, or a number is out of range.
+    """
+
+    def __init__(self, tokens: npt.ArrayLike, block_size: int, seed: int = 0):
+        if seed < 0:
+            raise ValueError(f"[Windows] 'seed' must be at least 0, got {seed}")
+        self.tokens = _check_tokens("Windows", tokens, block_size, block_size + 1)
+        self.block_size = block_size
+        self.seed = seed
+        # One window is given up, so that there are at least T offsets. Where there is but one to give, it is kept, and
+        # there are as many offsets as there are tokens left.
+        self.n_windows = max(1, (self.tokens.size - block_size) // block_size)
+        # All of the room is used, or the last tokens would never be reached.
+        self._last_offset = self.tokens.size - 1 - self.n_windows * block_size
+        # A batch touches one epoch or, at its border, two.
+        self._starts = lru_cache(maxsize=2)(self._draw_starts)
+
+    def batch(self, first_sequence: int, count: int) -> tuple[Tokens, Tokens]:
+        """Sequences one after the other.
+
+        Parameters
+        ----------
+        first_sequence : int
+            Number of the first, from 0 over the whole run: step times batch size.
+        count : int
+            How many, B.
+
+        Returns
+        -------
+        inputs, targets : int32 arrays, shape (B, T)
+            targets[b, t] is the token after inputs[b, t].
+
+        Raises
+        ------
+        ValueError
+            `first_sequence` is negative, or `count` is below 1.
+        """
+        if first_sequence < 0:
+            raise ValueError(f"[batch] 'first_sequence' must be at least 0, got {first_sequence}")
+        if count < 1:
+            raise ValueError(f"[batch] 'count' must be at least 1, got {count}")
+        places = [divmod(n, self.n_windows) for n in range(first_sequence, first_sequence + count)]
+        starts = np.array([self._starts(epoch)[place] for epoch, place in places])
+        windows = self.tokens[starts[:, None] + np.arange(self.block_size + 1)]
+        return np.ascontiguousarray(windows[:, :-1]), np.ascontiguousarray(windows[:, 1:])
+
+    def _draw_starts(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Where the windows of an epoch begin, in the order of the epoch; shape (n_windows,)."""
+        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
+        offset = random.randint(self._last_offset + 1, dtype=np.int64)
+        return offset + self.block_size * random.permutation(self.n_windows).astype(np.int64)
+
+
+def evaluation_windows(tokens: npt.ArrayLike, block_size: int) -> tuple[Tokens, Tokens]:
+    """All windows in order: every token but the first is a target exactly once.
+
+    Parameters
+    ----------
+    tokens : int array, shape (n,)
+        At least 2.
+    block_size : int
+        Context length T.
+
+    Returns
+    -------
+    inputs, targets : int32 arrays, shape (ceil((n - 1) / T), T)
+        The last row is filled up with inputs 0 and targets -1, which the loss leaves out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Windows`.
+    """
+    known = _check_tokens("evaluation_windows", tokens, block_size, 2)
+    rows = -(-(known.size - 1) // block_size)
+    inputs = np.zeros(rows * block_size, np.int32)
+    targets = np.full(rows * block_size, IGNORED, np.int32)
+    inputs[: known.size - 1] = known[:-1]
+    targets[: known.size - 1] = known[1:]
+    return inputs.reshape(rows, block_size), targets.reshape(rows, block_size)
+
+
+def _check_tokens(op: str, tokens: npt.ArrayLike, block_size: int, at_least: int) -> Tokens:
+    """Tokens as an int32 array, with room for what is to be done with them."""
+    if block_size < 1:
+        raise ValueError(f"[{op}] 'block_size' must be at least 1, got {block_size}")
+    array: npt.NDArray[Any] = np.asarray(tokens)
+    if array.ndim != 1:
+        raise ValueError(f"[{op}] 'tokens' must have one axis, got shape {array.shape}")
+    if array.size < at_least:
+        raise ValueError(f"[{op}] 'tokens' must be at least {at_least} long, got {array.size}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"[{op}] 'tokens' must be integers, got {array.dtype}")
+    return array.astype(np.int32, copy=False)

@@ -1,0 +1,140 @@
+"""Writes that are either there or not: temporary, fsync, rename.
+
+A reader, or a run that goes on after a kill or a power cut, sees the old content or the new one, never a part of it.
+The order makes it so: the bytes reach the disk before the name does, and the name lives in the folder, so the folder is
+synced last.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+StrPath = str | os.PathLike[str]
+
+
+def write_bytes(path: StrPath, data: bytes) -> None:
+    """Write a file in one step.
+
+    Parameters
+    ----------
+    path : path
+        Where to; its folder must exist. A file that is there is replaced, a symbolic link is followed.
+    data : bytes
+        The whole content.
+
+    Raises
+    ------
+    ValueError
+        `path` is there and is not a regular file.
+    OSError
+        The folder is missing or cannot be written, or the disk is full. `path` is then as it was, and no temporary
+        file is left.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path}: cannot be written, it is there and is not a regular file")
+    # The same folder: a rename is atomic within one file system only.
+    temporary = _beside(target, "tmp")
+    try:
+        # "x" refuses a name that exists; the permissions are those of any new file under the user's umask.
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def write_text(path: StrPath, text: str) -> None:
+    r"""Write a text file in one step, as UTF-8 and with ``\n`` as it stands.
+
+    Parameters
+    ----------
+    path : path
+    text : str
+
+    Raises
+    ------
+    ValueError
+        As `write_bytes`; also a lone surrogate in `text`, which UTF-8 has no bytes for.
+    OSError
+        As `write_bytes`.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def replace_directory(temporary: StrPath, final: StrPath) -> None:
+    """Give a finished temporary directory its name.
+
+    Every file and folder below is synced, then one rename makes all of it visible at once. Only when `final` is
+    already there does it take a second rename, which first moves the old one aside: a kill between the two leaves both
+    trees whole, the old one under a hidden name beside `final`, and nothing under `final`.
+
+    Parameters
+    ----------
+    temporary : path
+        A directory on the same file system, in the same folder for choice. It is gone afterwards.
+    final : path
+        The name that it gets. A directory of that name is removed once the new one is in place.
+
+    Raises
+    ------
+    ValueError
+        `temporary` is not a directory, or `final` is there and is not one.
+    OSError
+        A sync or a rename failed; an old `final` is put back.
+    """
+    source, target = Path(temporary), Path(final)
+    if not source.is_dir():
+        raise ValueError(f"{temporary}: must be a directory")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ValueError(f"{final}: cannot be replaced, it is there and is not a directory")
+    _sync_tree(source)
+    old = _beside(target, "old") if target.exists() else None
+    if old is not None:
+        os.rename(target, old)
+    try:
+        os.rename(source, target)
+    except OSError:
+        if old is not None:
+            os.rename(old, target)
+        raise
+    _sync_folder(target.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name in the folder of `path` that nobody else uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
+
+
+def _sync_tree(folder: Path) -> None:
+    """Sync everything below `folder`, contents before the folder that names them; links are not followed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for where, _, names in os.walk(folder, topdown=False, onerror=fail):
+        for name in names:
+            path = Path(where, name)
+            if path.is_file() and not path.is_symlink():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        _sync_folder(Path(where))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the names in a folder. Windows opens no folders and keeps its names in a journal instead."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,191 @@
+"""Which tensors of a file make up which parameters.
+
+own parameter            GPT-2                       Llama
+wte.weight               wte.weight                  embed_tokens.weight
+wpe.weight               wpe.weight
+blocks.i.norm1           h.i.ln_1                    layers.i.input_layernorm
+blocks.i.attn.qkv        h.i.attn.c_attn   (in,out)  layers.i.self_attn.q_proj, k_proj, v_proj
+blocks.i.attn.out        h.i.attn.c_proj   (in,out)  layers.i.self_attn.o_proj
+blocks.i.norm2           h.i.ln_2                    layers.i.post_attention_layernorm
+blocks.i.mlp.up          h.i.mlp.c_fc      (in,out)  layers.i.mlp.gate_proj, up_proj
+blocks.i.mlp.down        h.i.mlp.c_proj    (in,out)  layers.i.mlp.down_proj
+norm                     ln_f                        norm
+head.weight              lm_head.weight              lm_head.weight
+
+All but the head have a prefix, ``transformer.`` or ``model.``, in a whole model and none in a bare one. Linear weights
+are (out, in) here and in Llama, (in, out) in GPT-2. What is fused here and not in Llama lies in the rows of a
+parameter, one part after the other, so a part is a view and is never copied together.
+
+Everything is a generator over the config: a config.json that asks for 10^9 layers costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tinygpt.model import GPTConfig
+
+Shape = tuple[int, ...]
+
+PREFIX = {"gpt2": "transformer.", "llama": "model.", "tinygpt": ""}
+HEAD = "lm_head.weight"
+_GPT2 = {
+    "norm1": "ln_1",
+    "attn.qkv": "attn.c_attn",
+    "attn.out": "attn.c_proj",
+    "norm2": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+_LLAMA = {
+    "norm1": "input_layernorm",
+    "attn.out": "self_attn.o_proj",
+    "norm2": "post_attention_layernorm",
+    "mlp.down": "mlp.down_proj",
+}
+
+
+class Piece(NamedTuple):
+    """A tensor of a file and the part of a parameter that it holds.
+
+    Attributes
+    ----------
+    name : str
+        In the file.
+    shape : tuple of int
+        In the file.
+    parameter : str or None
+        None for a bias that is zero in the file because the family has one and the model does not.
+    rows : slice
+        Of the parameter.
+    transposed : bool
+        The file holds (in, out).
+    """
+
+    name: str
+    shape: Shape
+    parameter: str | None
+    rows: slice = slice(None)
+    transposed: bool = False
+
+
+def parameters(config: GPTConfig) -> Iterator[tuple[str, Shape]]:
+    """Name and shape of every parameter of GPT(config), in order, without making one."""
+    C = config.n_embd
+    yield "wte.weight", (config.vocab_size, C)
+    if config.position == "learned":
+        yield "wpe.weight", (config.block_size, C)
+    for i in range(config.n_layer):
+        for name, shape in _block(config):
+            yield f"blocks.{i}.{name}", shape
+    yield from (("norm." + name, shape) for name, shape in _norm(config))
+    if not config.tie_embeddings:
+        yield "head.weight", (config.vocab_size, C)
+
+
+def _norm(config: GPTConfig) -> Iterator[tuple[str, Shape]]:
+    yield "weight", (config.n_embd,)
+    if config.bias and config.norm == "layernorm":
+        yield "bias", (config.n_embd,)
+
+
+def _block(config: GPTConfig) -> Iterator[tuple[str, Shape]]:
+    C, F = config.n_embd, config.ffn_width
+    linears = {
+        "attn.qkv": ((config.n_head + 2 * config.kv_heads) * config.head_dim, C),
+        "attn.out": (C, C),
+        "mlp.up": (F if config.activation == "gelu" else 2 * F, C),
+        "mlp.down": (C, F),
+    }
+    for layer in ("norm1", "attn.qkv", "attn.out", "norm2", "mlp.up", "mlp.down"):
+        if layer in linears:
+            yield f"{layer}.weight", linears[layer]
+            if config.bias:
+                yield f"{layer}.bias", linears[layer][:1]
+        else:
+            yield from ((f"{layer}.{name}", shape) for name, shape in _norm(config))
+
+
+def pieces(family: str, config: GPTConfig, prefix: str) -> Iterator[Piece]:
+    """The tensors of a file, each with its place in the model.
+
+    Parameters
+    ----------
+    family : str
+        gpt2, llama or tinygpt.
+    config : GPTConfig
+    prefix : str
+        Before all names but the head's.
+
+    Yields
+    ------
+    Piece
+    """
+    if family == "tinygpt":
+        yield from (Piece(name, shape, name) for name, shape in parameters(config))
+    elif family == "gpt2":
+        yield from _gpt2_pieces(config, prefix)
+    else:
+        yield from _llama_pieces(config, prefix)
+
+
+def _gpt2_pieces(config: GPTConfig, prefix: str) -> Iterator[Piece]:
+    for name, shape in parameters(config):
+        if name == "head.weight":
+            yield Piece(HEAD, shape, name)
+        elif name.startswith("norm."):
+            yield from _with_bias(prefix + name.replace("norm.", "ln_f."), shape, name, config)
+        elif name.startswith("blocks."):
+            _, i, inner = name.split(".", 2)
+            layer, kind = inner.rsplit(".", 1)
+            yield from _with_bias(f"{prefix}h.{i}.{_GPT2[layer]}.{kind}", shape, name, config)
+        else:
+            yield Piece(prefix + name, shape, name)
+
+
+def _with_bias(target: str, shape: Shape, name: str, config: GPTConfig) -> Iterator[Piece]:
+    """One tensor of a GPT-2 block; after a weight of a model without biases, the zeros that stand for its bias."""
+    yield Piece(target, shape[::-1], name, transposed=len(shape) == 2)
+    if not config.bias:
+        yield Piece(target.removesuffix("weight") + "bias", shape[:1], None)
+
+
+def _llama_pieces(config: GPTConfig, prefix: str) -> Iterator[Piece]:
+    for name, shape in parameters(config):
+        if name == "head.weight":
+            yield Piece(HEAD, shape, name)
+        elif name == "wte.weight":
+            yield Piece(prefix + "embed_tokens.weight", shape, name)
+        elif name == "norm.weight":
+            yield Piece(prefix + name, shape, name)
+        else:
+            _, i, inner = name.split(".", 2)
+            layer = inner.removesuffix(".weight")
+            if layer in _LLAMA:
+                yield Piece(f"{prefix}layers.{i}.{_LLAMA[layer]}.weight", shape, name)
+            else:
+                yield from _split(f"{prefix}layers.{i}.", layer, shape, name, config)
+
+
+def _split(target: str, layer: str, shape: Shape, name: str, config: GPTConfig) -> Iterator[Piece]:
+    """The parts of a fused weight, from its first row on."""
+    if layer == "attn.qkv":
+        q, kv = config.n_head * config.head_dim, config.kv_heads * config.head_dim
+        parts = {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
+    else:
+        parts = {"mlp.gate_proj": config.ffn_width, "mlp.up_proj": config.ffn_width}
+    start = 0
+    for part, count in parts.items():
+        yield Piece(f"{target}{part}.weight", (count, shape[1]), name, slice(start, start + count))
+        start += count
+
+
+def buffers(family: str, config: GPTConfig, prefix: str) -> Iterator[str]:
+    """Names that real files carry and that hold nothing learned: causal masks, rotary frequencies."""
+    if family == "gpt2":
+        for i in range(config.n_layer):
+            yield from (f"{prefix}h.{i}.attn.bias", f"{prefix}h.{i}.attn.masked_bias")
+    if family == "llama":
+        yield prefix + "rotary_emb.inv_freq"
+        yield from (f"{prefix}layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(config.n_layer))

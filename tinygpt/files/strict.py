@@ -1,0 +1,216 @@
+"""Read JSON from a file that nobody vouches for."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Object = dict[str, Any]
+StrPath = str | os.PathLike[str]
+
+# A config.json or state.json has a few kilobytes, with the labels of a classifier a few hundred.
+MAX_BYTES = 16 * 2**20
+# The largest count that any layer of the package can hold in a C int.
+MAX_COUNT = 2**31 - 1
+
+
+@contextmanager
+def naming(file: StrPath) -> Iterator[None]:
+    """Put the file's name before whatever a check inside finds wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def require_file(file: Path) -> None:
+    """Refuse what is missing, and what may block or never end: a directory, a pipe, a device.
+
+    Parameters
+    ----------
+    file : Path
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is not a regular file.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file")
+    if not file.is_file():
+        raise ValueError(f"{file}: must be a regular file")
+
+
+def read_object(file: Path) -> Object:
+    """The JSON object in a file.
+
+    Parameters
+    ----------
+    file : Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        Not a regular file, larger than 16 MB, or as `parse_object`; the message begins with the file's name.
+    """
+    require_file(file)
+    with naming(file):
+        with open(file, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"must be at most {MAX_BYTES} bytes long, got {file.stat().st_size}")
+        return parse_object(data)
+
+
+def parse_object(data: bytes) -> Object:
+    """A JSON object from its bytes.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        Not UTF-8, not JSON (NaN and Infinity are not), nested too deep, a key twice in one object, or not an object.
+    """
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"must be UTF-8, got byte 0x{data[error.start]:02X} at {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"must be JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("must be JSON of a reasonable depth") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"must hold an object, got {shown(content)}")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Object:
+    """An object of JSON; json itself keeps the last of two equal keys and says nothing."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {shown(key)} stands twice in one object")
+            seen.add(key)
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"must be JSON, which has no {name}")
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: in ASCII, in one line, and cut short, since a file may hold anything."""
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**60:
+        return "a number of more than 60 digits"
+    text = json.dumps(value)
+    if isinstance(value, str):  # in single quotes, as everywhere else in a message
+        text = "'" + text[1:-1].replace('\\"', '"') + "'"
+    return text if len(text) <= 120 else text[:116] + "..." + text[-1]
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value of JSON is an integer from 0; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+class Fields:
+    """The fields of an object, taken by name and type.
+
+    Parameters
+    ----------
+    content : dict
+    prefix : str
+        Comes before a field's name in a message.
+    """
+
+    def __init__(self, content: Object, prefix: str = ""):
+        self.content, self.prefix = content, prefix
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.content.get(name) is not None
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A positive integer; without a default it must be there."""
+        value = self._get(name, default)
+        if not (is_count(value) and 1 <= value <= MAX_COUNT):
+            raise self.wrong(name, f"an integer from 1 to {MAX_COUNT}")
+        return int(value)
+
+    def optional_count(self, name: str) -> int | None:
+        """A positive integer, or None where it is null or missing."""
+        return self.count(name) if self.has(name) else None
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A finite number; without a default it must be there."""
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(name, "a number")
+        # Beyond this an integer does not fit a double; 1e999 was read as infinity.
+        if abs(value) > 1e300 or not math.isfinite(value):
+            raise self.wrong(name, "a finite number")
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """True or false; without a default it must be there."""
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string; without a default it must be there."""
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "a string")
+        return value
+
+    def object(self, name: str) -> Fields:
+        """An object; one without fields where it is null or missing."""
+        value = self.content.get(name)
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise self.wrong(name, "an object")
+        return Fields(value, f"{self.prefix}{name}.")
+
+    def only(self, names: set[str]) -> None:
+        """Refuse fields beyond `names`: one that changes the result would else be passed over in silence."""
+        for name in self.content:
+            if name not in names:
+                raise ValueError(f"{shown(self.prefix + name)} is not known here")
+
+    def wrong(self, name: str, must_be: str) -> ValueError:
+        """The error for a field that is not what it must be."""
+        return ValueError(f"'{self.prefix}{name}' must be {must_be}, got {shown(self.content.get(name))}")
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name not in self.content or (default is not None and self.content[name] is None):
+            if default is None:
+                raise ValueError(f"'{self.prefix}{name}' is missing")
+            return default
+        return self.content[name]

@@ -1,0 +1,69 @@
+"""Text to token ids and back.
+
+`CharTokenizer` has a token for each common character and the bytes of UTF-8 for all others. A tokenizer is kept in a
+``tokenizer.json`` that Hugging Face ``tokenizers`` reads too; `load` finds out from its content which one it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinygpt.tokenizers.base import Decoder, Tokenizer
+    from tinygpt.tokenizers.char import CharTokenizer
+
+# Public name -> the module it comes from, loaded on first use.
+_PARTS = {
+    "CharTokenizer": "tinygpt.tokenizers.char",
+    "Decoder": "tinygpt.tokenizers.base",
+    "Tokenizer": "tinygpt.tokenizers.base",
+}
+
+__all__ = ["CharTokenizer", "Decoder", "Tokenizer", "load"]
+
+
+def load(path: str | os.PathLike[str]) -> Tokenizer:
+    """Read a tokenizer.
+
+    Parameters
+    ----------
+    path : path
+        A ``tokenizer.json``, or a model directory that holds one.
+
+    Returns
+    -------
+    Tokenizer
+        Of the kind that the file describes.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is not a tokenizer that can be read here; the message names the file and what is wrong with it.
+    """
+    from tinygpt.tokenizers import char, json_file
+
+    file, content = json_file.read(path)
+    with json_file.naming(file):
+        model = json_file.section(content, "model")
+        kind, merges = model.get("type"), model.get("merges")
+        if kind != "BPE":
+            raise ValueError(f"'model.type' must be 'BPE', got {json_file.shown(kind)}")
+        if merges != []:
+            raise ValueError("'model.merges' must be an empty list: only character tokenizers can be read")
+        return char.CharTokenizer.from_json(content)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PARTS:
+        raise AttributeError(f"module 'tinygpt.tokenizers' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_PARTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PARTS})

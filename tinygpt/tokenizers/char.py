@@ -1,0 +1,276 @@
+"""A token for each common character, and bytes for all others.
+
+    id                  token
+    0 ... 255           the bytes <0x00> ... <0xFF>
+    256 ... 255 + N     the N characters of the vocabulary
+    256 + N             the separator <|endoftext|>
+
+A character of the vocabulary is one id; any other is the one to four bytes of its UTF-8. So every text has ids, and the
+ids give the text back. Bytes that are not valid UTF-8, which a model may well sample, become U+FFFD.
+
+It does not normalise, it does not split words, and it knows no special tokens in a text: the characters of
+``<|endoftext|>`` are characters.
+
+In ``tokenizer.json`` it is a BPE model without merges. The separator is in the vocabulary, where no text can reach it
+without a merge, and not among ``added_tokens``, which Hugging Face ``tokenizers`` would cut out of a text. Its name and
+its place, the last id, mark it: ``tokenizers`` refuses a file with a key of our own at the top.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinygpt.files import atomic
+from tinygpt.tokenizers import json_file
+from tinygpt.tokenizers.base import SEPARATOR, Decoder, Ids, Tokenizer, check_ids, check_text, visible
+
+BYTES = 256
+BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(BYTES)]
+CODE_POINTS = 0x110000
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# A code point from each of these on takes one more byte in UTF-8.
+LONGER_FROM = (0x80, 0x800, 0x10000)
+
+
+class CharTokenizer(Tokenizer):
+    """Characters, with the bytes of UTF-8 for those that are not in the vocabulary.
+
+    Parameters
+    ----------
+    characters : str
+        The characters of the vocabulary, in the order of their ids; each once.
+
+    Attributes
+    ----------
+    characters : str
+    vocab_size : int
+        ``len(characters) + 257``.
+    eot_id : int
+        The separator: the last id.
+
+    Raises
+    ------
+    TypeError
+        `characters` is not a str.
+    ValueError
+        A character stands twice, or is a lone surrogate.
+    """
+
+    def __init__(self, characters: str):
+        codes = check_text("CharTokenizer", characters)
+        if np.unique(codes).size != codes.size:
+            twice = next(char for place, char in enumerate(characters) if char in characters[:place])
+            raise ValueError(f"[CharTokenizer] 'characters' must each stand once, got {twice!r} twice")
+        self.characters = characters
+        self.vocab_size = BYTES + len(characters) + 1
+        self.eot_id = self.vocab_size - 1
+        self._tokens = [*characters, SEPARATOR]  # of the ids from 256 on
+        # Code point -> id, -1 where there is none. Codes beyond the largest known one are clipped to the last entry.
+        self._ids = np.full(int(codes.max(initial=0)) + 2, -1, np.int32)
+        self._ids[codes] = np.arange(BYTES, BYTES + codes.size)
+
+    @classmethod
+    def train(cls, text: str | Iterable[str], max_chars: int = 1024) -> CharTokenizer:
+        """Make the vocabulary of a text.
+
+        Parameters
+        ----------
+        text : str or iterable of str
+            A text, or several.
+        max_chars : int
+            How many characters the vocabulary may have: the most frequent ones; of equally frequent ones those with
+            the lower code point.
+
+        Returns
+        -------
+        CharTokenizer
+            With the characters in code-point order.
+
+        Raises
+        ------
+        TypeError
+            Something is not a str.
+        ValueError
+            `max_chars` is negative, or a text holds a lone surrogate.
+        """
+        if max_chars < 0:
+            raise ValueError(f"[train] 'max_chars' must be at least 0, got {max_chars}")
+        counts = np.zeros(CODE_POINTS, np.int64)
+        for part in [text] if isinstance(text, str) else text:
+            found = np.bincount(check_text("train", part))
+            counts[: found.size] += found
+        codes = np.flatnonzero(counts)
+        most_frequent_first = codes[np.argsort(-counts[codes], kind="stable")]
+        return cls("".join(map(chr, np.sort(most_frequent_first[:max_chars]).tolist())))
+
+    def encode(self, text: str) -> Ids:
+        """Turn text into ids; see `Tokenizer.encode`."""
+        codes = check_text("encode", text)
+        ids: Ids = self._ids.take(codes, mode="clip")
+        unknown = ids < 0
+        if not unknown.any():
+            return ids
+        others = codes[unknown]
+        lengths = np.ones(ids.size, np.int64)
+        lengths[unknown] += sum((others >= start).astype(np.int64) for start in LONGER_FROM)
+        # Each -1 now stands once for every byte of its character, and only there.
+        ids = np.repeat(ids, lengths)
+        ids[ids < 0] = np.frombuffer(others.tobytes().decode("utf-32-le").encode("utf-8"), np.uint8)
+        return ids
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Turn ids into text; see `Tokenizer.decode`.
+
+        A run of byte tokens is text if all of it is valid UTF-8; otherwise each of its bytes becomes U+FFFD, as in the
+        ByteFallback decoder of Hugging Face ``tokenizers``.
+        """
+        return self._text(check_ids("decode", ids, self.vocab_size))
+
+    def _text(self, ids: Ids) -> str:
+        is_byte = ids < BYTES
+        borders = np.flatnonzero(is_byte[1:] != is_byte[:-1]) + 1
+        pieces = []
+        for run in np.split(ids, borders):
+            if run.size and run[0] < BYTES:
+                pieces.append(_utf8_or_replacement(run.astype(np.uint8).tobytes()))
+            else:
+                pieces.extend(map(self._tokens.__getitem__, (run - BYTES).tolist()))
+        return "".join(pieces)
+
+    def decoder(self) -> Decoder:
+        """A decoder for ids that arrive one after the other; see `Tokenizer.decoder`."""
+        return _CharDecoder(self)
+
+    def token_text(self, token: int) -> str:
+        """A token for display; see `Tokenizer.token_text`."""
+        (known,) = check_ids("token_text", token, self.vocab_size).tolist()
+        if known < BYTES:
+            return BYTE_NAMES[known]
+        return SEPARATOR if known == self.eot_id else visible(self._tokens[known - BYTES])
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for; see `Tokenizer.token_bytes`."""
+        (known,) = check_ids("token_bytes", token, self.vocab_size).tolist()
+        if known < BYTES:
+            return bytes([known])
+        return b"" if known == self.eot_id else self._tokens[known - BYTES].encode("utf-8")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a ``tokenizer.json``; see `Tokenizer.save`."""
+        file = Path(path)
+        if file.is_dir():
+            file = file / json_file.NAME
+        content = _fields()
+        content["model"]["vocab"] = {token: i for i, token in enumerate([*BYTE_NAMES, *self._tokens])}
+        content["model"]["merges"] = []
+        atomic.write_text(file, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+    @classmethod
+    def from_json(cls, content: json_file.Object) -> CharTokenizer:
+        """Take the content of a ``tokenizer.json``.
+
+        Parameters
+        ----------
+        content : dict
+            What `json_file.read` gives.
+
+        Returns
+        -------
+        CharTokenizer
+
+        Raises
+        ------
+        ValueError
+            A field is missing, unknown or of another value, or the vocabulary is not that of a character tokenizer.
+        """
+        expected = _fields()
+        model = json_file.section(content, "model")
+        vocab = json_file.section(model, "vocab")
+        json_file.check_fields({**content, "model": {}}, {**expected, "model": {}})
+        rest = {name: value for name, value in model.items() if name != "vocab"}
+        json_file.check_fields(rest, {**expected["model"], "merges": []}, "model.")
+        return cls(_characters(vocab))
+
+
+class _CharDecoder(Decoder):
+    """Holds back a run of byte tokens until it ends: one more byte can make all of it invalid."""
+
+    def __init__(self, tokenizer: CharTokenizer):
+        self._tokenizer = tokenizer
+        self._held = np.empty(0, np.int32)
+
+    def feed(self, ids: npt.ArrayLike) -> str:
+        """Take the next ids and give the text that is final now; see `Decoder.feed`."""
+        new = check_ids("decode", ids, self._tokenizer.vocab_size)
+        waiting = np.concatenate([self._held, new])
+        characters = np.flatnonzero(waiting >= BYTES)
+        end = int(characters[-1]) + 1 if characters.size else 0
+        self._held = waiting[end:]
+        return self._tokenizer._text(waiting[:end])
+
+    def flush(self) -> str:
+        """End the text; see `Decoder.flush`."""
+        text = self._tokenizer._text(self._held)
+        self._held = np.empty(0, np.int32)
+        return text
+
+
+def _utf8_or_replacement(run: bytes) -> str:
+    try:
+        return run.decode("utf-8")
+    except UnicodeDecodeError:
+        return REPLACEMENT * len(run)
+
+
+def _fields() -> dict[str, Any]:
+    """All of a character tokenizer's ``tokenizer.json`` but the vocabulary and the (empty) list of merges."""
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": True,
+            "ignore_merges": False,
+        },
+    }
+
+
+def _characters(vocab: dict[str, Any]) -> str:
+    """The characters of a vocabulary, in the order of their ids, once the layout has been checked."""
+    tokens: list[str | None] = [None] * len(vocab)
+    for token, i in vocab.items():
+        if type(i) is not int or not 0 <= i < len(vocab):
+            got = f"{json_file.shown(i)} for {json_file.shown(token)}"
+            raise ValueError(f"'model.vocab' has {len(vocab)} tokens, so ids must be 0 ... {len(vocab) - 1}, got {got}")
+        if tokens[i] is not None:
+            both = f"{json_file.shown(tokens[i])} and {json_file.shown(token)}"
+            raise ValueError(f"'model.vocab' has id {i} twice, for {both}")
+        tokens[i] = token
+    for byte, name in enumerate(BYTE_NAMES):
+        if vocab.get(name) != byte:
+            raise ValueError(f"'model.vocab' must have '{name}' as id {byte}, got {json_file.shown(vocab.get(name))}")
+    if len(vocab) == BYTES or tokens[-1] != SEPARATOR:
+        raise ValueError(f"'model.vocab' must have '{SEPARATOR}' as its last id, got {json_file.shown(tokens[-1])}")
+    characters = [token or "" for token in tokens[BYTES:-1]]
+    for i, token in enumerate(characters, BYTES):
+        if len(token) != 1 or "\ud800" <= token <= "\udfff":
+            raise ValueError(f"'model.vocab' must have one character as id {i}, got {json_file.shown(token)}")
+    return "".join(characters)

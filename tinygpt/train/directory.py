@@ -1,0 +1,107 @@
+"""The run directory: who may write where, and what is kept of an earlier run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tinygpt.files.atomic import write_text
+
+SETTINGS = "run.toml"
+
+
+def check_writable(out: Path, resume: bool = False) -> None:
+    """Raise ValueError, before any work is done, if the run could not write its results.
+
+    An existing directory must be empty or hold a run: nothing else is ever moved or written into. The same holds for
+    the place that an earlier run is moved to, unless it is the one that goes on.
+
+    Parameters
+    ----------
+    out : Path
+        Run directory.
+    resume : bool
+    """
+    existing = out
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"--out {out}: {existing} is a file, choose a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: no permission to write in {existing}")
+    holds_run = (out / SETTINGS).is_file()
+    if existing == out and any(out.iterdir()) and not holds_run:
+        raise ValueError(f"--out {out}: the directory is not empty and holds no tinygpt run, choose another")
+    if holds_run and not resume:
+        _check_movable(out)
+
+
+def _check_movable(out: Path) -> None:
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out}: holds a run and is where you are, so it cannot be moved; choose another")
+    earlier = _previous(out)
+    if not os.access(earlier.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: no permission to move the run that is there to {earlier}")
+    if os.path.lexists(earlier) and not (earlier / SETTINGS).is_file():
+        raise ValueError(f"--out {out}: the run that is there would move to {earlier}, which is no tinygpt run")
+
+
+def _previous(out: Path) -> Path:
+    return out.with_name(out.name + ".previous")
+
+
+def begin(out: Path, settings: dict[str, Any]) -> str | None:
+    """Make the directory of a new run and write its settings.
+
+    Parameters
+    ----------
+    out : Path
+        As `check_writable` accepts it.
+    settings : dict
+        A TOML table.
+
+    Returns
+    -------
+    str or None
+        Where an earlier run of this name is now; one is kept.
+    """
+    moved = None
+    if (out / SETTINGS).is_file():
+        earlier = _previous(out)
+        if earlier.exists():
+            shutil.rmtree(earlier)
+        out.rename(earlier)
+        moved = str(earlier)
+    out.mkdir(parents=True, exist_ok=True)
+    write_settings(out, settings)
+    return moved
+
+
+def write_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write run.toml, which `tinygpt train --config` reads."""
+    import tomli_w
+
+    write_text(out / SETTINGS, tomli_w.dumps(settings))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file: {error}") from None

@@ -1,0 +1,301 @@
+"""The training loop: steps, evaluations, checkpoints.
+
+A step's batch and dropout masks are functions of (seed, step) alone, so that a run which goes on from a checkpoint does
+bit for bit what it would have done without the stop.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tinygpt import checkpoint, optim
+from tinygpt.evaluate import Score, evaluate
+from tinygpt.generate import sample_text
+from tinygpt.kernels import registry, threads
+from tinygpt.train import directory
+from tinygpt.train.interrupt import Interrupt
+from tinygpt.train.metrics import MetricsLog
+from tinygpt.train.report import Report
+from tinygpt.train.settings import TrainSettings
+from tinygpt.train.setup import Run, prepare
+
+KEEP_CHECKPOINTS = 2
+
+
+class TrainingFailed(RuntimeError):
+    """The loss is no number any more; the message says what to try and where the last good state is."""
+
+
+class Interrupted(RuntimeError):
+    """The user ended the run; the message says how to go on."""
+
+
+def train(settings: TrainSettings, report: Report | None = None) -> Score:
+    """Train a model and write it to its run directory.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    report : Report, optional
+        Is told how the run goes.
+
+    Returns
+    -------
+    Score
+        Of the best model on the whole held-out part.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        Settings or sources that cannot work; nothing has been written then.
+    TrainingFailed
+        A loss, a gradient or a weight became infinite or NaN.
+    Interrupted
+        Ctrl-C; everything is saved.
+    """
+    report = report or Report()
+    settings.validate()
+    out = Path(settings.out)
+    directory.check_writable(out, settings.resume)
+    page = _metrics_page(settings)
+    with _compute(settings):
+        resumed = _last_checkpoint(out) if settings.resume else None
+        run = prepare(settings, report, checkpoint.load(resumed)[1] if resumed else None)
+        trainer = Trainer(run, out, report, page)
+        trainer.begin(resumed)
+        try:
+            return trainer.run_to_end()
+        finally:
+            trainer.close()
+
+
+@contextmanager
+def _compute(settings: TrainSettings) -> Iterator[None]:
+    """The kernels and threads that the settings ask for; those from before come back at the end."""
+    before = threads.get_num_threads()
+    try:
+        choice = registry.use_text(settings.kernels or "")
+    except ValueError as error:
+        raise ValueError(f"--kernels: {str(error).removeprefix('[kernels] ')}") from None
+    with choice:
+        threads.set_num_threads(settings.threads or before)
+        try:
+            yield
+        finally:
+            threads.set_num_threads(before)
+
+
+def _metrics_page(settings: TrainSettings):
+    """The function that writes the page, found before training starts: a missing extra must not cost a run."""
+    if settings.metrics is None:
+        return None
+    from tinygpt.viz.metrics import writer
+
+    return writer(Path(settings.metrics))
+
+
+def _last_checkpoint(out: Path) -> Path:
+    latest = checkpoint.latest_checkpoint(out)
+    if latest is None:
+        raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
+    return latest
+
+
+class Trainer:
+    """A run in progress.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        Run directory.
+    report : Report
+    page : callable, optional
+        Is given the records to write a page of.
+    """
+
+    log: MetricsLog
+
+    def __init__(self, run: Run, out: Path, report: Report, page=None):
+        self.run, self.out, self.report, self.page = run, out, report, page
+        self.step = 0
+        self.best = math.inf
+        self.seconds = 0.0  # spent on training before this process
+        self.saved_at: int | None = None
+
+    def begin(self, resumed: Path | None) -> None:
+        """Make the run directory, or take up the state of a checkpoint."""
+        settings = self.run.settings
+        if resumed is None:
+            moved = directory.begin(self.out, settings.table())
+            if moved:
+                self.report.note(f"the run that was in {self.out} is now in {moved}")
+        else:
+            self._take_up(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
+        self.log = MetricsLog(self.out / "metrics.jsonl", self.step)
+        if resumed is not None:
+            directory.write_settings(self.out, settings.table())
+
+    def _take_up(self, state: dict[str, Any], resumed: Path) -> None:
+        """Go on with what `save_checkpoint` has written."""
+        seconds, best = state.get("seconds"), state.get("best_val_loss")
+        best = math.inf if best is None else best
+        if not (isinstance(seconds, (int, float)) and isinstance(best, (int, float))):
+            raise ValueError(f"{resumed / checkpoint.STATE}: 'seconds' and 'best_val_loss' must be numbers")
+        self.step, self.seconds, self.best = state["step"], float(seconds), float(best)
+        if state.get("fingerprint") != self.run.fingerprint():
+            self.report.note("the training text has changed since the checkpoint: the order of the data is another")
+        self.report.note(f"going on at step {self.step} of {self.run.total_steps}, from {resumed}")
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.report.stop()
+        self.log.close()
+
+    def run_to_end(self) -> Score:
+        """Do all steps that are left, then evaluate the best model and let it write."""
+        settings, total = self.run.settings, self.run.total_steps
+        self.report.start(self.step, total)
+        with Interrupt() as interrupt:
+            while self.step < total:
+                record = self.one_step()
+                if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
+                    self._fail(f"loss {record['loss']:.3g}, gradient norm {record['grad_norm']:.3g}")
+                self.log.write(record)
+                self.report.step(record)
+                self.step += 1
+                if self.step % settings.eval_every == 0 or self.step == total:
+                    self.evaluate()
+                if self.step % settings.checkpoint_every == 0 or self.step == total:
+                    self.save_checkpoint()
+                if interrupt.wanted and self.step < total:
+                    self._interrupted()
+        return self.finish()
+
+    def one_step(self) -> dict[str, Any]:
+        """Forward, backward, update; returns the record for metrics.jsonl.
+
+        Nothing is updated if loss or gradient is no finite number.
+        """
+        run, step, began = self.run, self.step, time.perf_counter()
+        settings, model, optimizer = run.settings, run.model, run.optimizer
+        optimizer.lr = run.schedule(step)
+        optimizer.zero_grad()
+        first = step * run.sequences_per_step
+        loss = 0.0
+        for i in range(settings.grad_accum):
+            x, y = run.windows.batch(first + i * settings.batch, settings.batch)
+            mean = model.loss(x, y, (settings.seed, step, i * settings.batch))
+            loss += mean.item() / settings.grad_accum  # every window has the same number of targets
+            mean.backward(1 / settings.grad_accum)
+        norm = optim.grad_norm(optimizer.parameters)
+        if math.isfinite(loss) and math.isfinite(norm):
+            optimizer.step(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        tokens = run.sequences_per_step * settings.seq
+        flops = tokens * model.config.flops_per_token() / seconds
+        return {
+            "step": step,
+            "epoch": round(first / run.windows.n_windows, 4),
+            "loss": loss,
+            "lr": optimizer.lr,
+            "grad_norm": norm,
+            "tokens_per_s": round(tokens / seconds, 1),
+            "gflops": round(flops / 1e9, 3),
+            "peak_share": round(flops / run.peak, 5),
+            "seconds": round(self.seconds, 4),
+        }
+
+    def evaluate(self) -> None:
+        """Score the held-out part; a model that is better than all before is saved."""
+        run, limit = self.run, self.run.settings.eval_tokens
+        self._check_weights()
+        score = evaluate(run.model, run.corpus.held_out, run.corpus.held_out_bytes, limit or None)
+        if not math.isfinite(score.loss):
+            self._fail(f"held-out loss {score.loss:.3g}")
+        record = {"step": self.step - 1, "val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
+        self.log.write(record)
+        better = score.loss < self.best
+        if better:
+            self.best = score.loss
+            checkpoint.save(self.out, run.model, run.tokenizer)
+        self.report.evaluation(record, better)
+        if self.page is not None:
+            self.page(self.log.records, run.settings.table(), run.model.config.vocab_size)
+
+    def save_checkpoint(self) -> None:
+        """Write the whole state, and remove the oldest checkpoints."""
+        run = self.run
+        self._check_weights()
+        self.log.flush()
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_val_loss": None if math.isinf(self.best) else self.best,
+            "fingerprint": run.fingerprint(),
+        }
+        where = checkpoint.checkpoint_directory(self.out, self.step)
+        checkpoint.save_checkpoint(where, run.model, run.tokenizer, run.optimizer, state)
+        checkpoint.prune_checkpoints(self.out, KEEP_CHECKPOINTS)
+        self.saved_at = self.step
+
+    def finish(self) -> Score:
+        """Score the best model on all that is held out, and print samples from it."""
+        run, settings = self.run, self.run.settings
+        self.report.stop()
+        best = checkpoint.load(self.out)[0]
+        corpus = run.corpus
+        score = evaluate(best, corpus.held_out, corpus.held_out_bytes, progress=self.report.evaluating)
+        self.report.fact(
+            "held out",
+            f"loss {score.loss:.4f}  perplexity {score.perplexity:.2f}  bits per byte {score.bits_per_byte:.3f}  "
+            f"({score.tokens:,} tokens; guessing would have a loss of {math.log(run.tokenizer.vocab_size):.2f})",
+        )
+        self.report.fact("written", f"{self.out}")
+        for i in range(settings.samples):
+            text = sample_text(best, run.tokenizer, "", settings.sample_length, seed=settings.seed + i)
+            self.report.sample(i + 1, text)
+        return score
+
+    def _check_weights(self) -> None:
+        """Fail if the last update left a weight or a moment that is no finite number: nothing of it may be saved."""
+        optimizer = self.run.optimizer
+        if not all(np.isfinite(array).all() for array in (optimizer.arena.data, *optimizer.state.values())):
+            self._fail("a weight or a moment of the optimizer is infinite or NaN")
+
+    def _fail(self, what: str) -> NoReturn:
+        settings, latest = self.run.settings, checkpoint.latest_checkpoint(self.out)
+        good = f"the last good state is {latest}" if latest else "there was no checkpoint yet"
+        clip = "a smaller --clip" if settings.clip else "--clip 1"
+        raise TrainingFailed(
+            f"step {self.step}: {what}: try a lower --lr (now {settings.lr:.2g}), a longer --warmup or {clip}; {good}"
+        )
+
+    def _interrupted(self) -> None:
+        """Save everything and leave."""
+        if self.saved_at != self.step:
+            self.save_checkpoint()
+        if math.isinf(self.best):
+            checkpoint.save(self.out, self.run.model, self.run.tokenizer)
+        raise Interrupted(
+            f"stopped after step {self.step} of {self.run.total_steps}, everything is saved; "
+            f"go on with: tinygpt train --resume --out {shlex.quote(str(self.out))}"
+        )
+
+
+def train_arrays(run: Run, steps: int) -> np.ndarray:
+    """The losses of the first `steps` steps, with nothing written: for benchmarks and tests."""
+    trainer = Trainer(run, Path(), Report())
+    losses = []
+    for trainer.step in range(steps):
+        losses.append(trainer.one_step()["loss"])
+    return np.array(losses)

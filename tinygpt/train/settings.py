@@ -1,0 +1,182 @@
+"""All settings of a training run: the flags of `tinygpt train`, the keys of its config file, the fields of run.toml."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from tinygpt.data.rules import parse_extensions
+from tinygpt.model import GPTConfig
+
+
+@dataclass(kw_only=True)
+class TrainSettings:
+    """One field per flag; the text under a field is its help."""
+
+    data: list[str] = field(default_factory=lambda: ["."])
+    """Directories, files and globs to learn from."""
+    out: str = "runs/tiny"
+    """Directory to write: the model, metrics.jsonl, run.toml, checkpoints."""
+    ext: str | None = None
+    """Extensions to read in directories, as in .py,.go; a sensible set of source code by default."""
+    held_out: float = 0.1
+    """Share of the text that is kept for evaluation: whole files, or the end of a single one."""
+
+    layers: int = 2
+    """Blocks."""
+    embed: int = 64
+    """Width of the model."""
+    heads: int = 2
+    """Attention heads; --embed must be a multiple."""
+    seq: int = 64
+    """Context in tokens."""
+    kv_heads: int | None = None
+    """Key/value heads, fewer for grouped-query attention; as many as --heads by default."""
+    ffn: int | None = None
+    """Width inside the MLP; 4 x embed, with --swiglu 8/3 x embed up to a multiple of 64."""
+    rope: bool = False
+    """Rotary instead of learned positions."""
+    rmsnorm: bool = False
+    """RMS norm instead of layer norm."""
+    swiglu: bool = False
+    """SwiGLU instead of GELU."""
+    bias: bool = True
+    """Biases in linear layers and layer norms."""
+    tie: bool = True
+    """The output layer uses the token embedding."""
+    dropout: float = 0.0
+    """Probability of dropping an element on the residual branches."""
+    max_chars: int = 1024
+    """Characters in the vocabulary at most; rarer ones are written as bytes."""
+
+    steps: int = 2000
+    """Optimizer steps."""
+    epochs: float | None = None
+    """Passes over the training text, instead of --steps."""
+    batch: int = 4
+    """Sequences per forward pass."""
+    grad_accum: int = 1
+    """Forward passes per step; their gradients are averaged by tokens."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimizer; weight decay applies to adamw, momentum to sgd."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    min_lr: float | None = None
+    """Learning rate at the end; a tenth of --lr by default."""
+    warmup: int = 100
+    """Steps until the learning rate is highest; at most a tenth of the run."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Way of the learning rate after warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of Adam's two running means."""
+    weight_decay: float = 0.1
+    """Of matrices and embeddings."""
+    momentum: float = 0.9
+    """Of sgd."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    seed: int = 0
+    """Of initial weights, split, order of the data and dropout."""
+
+    eval_every: int = 200
+    """Steps between evaluations on the held-out part."""
+    eval_tokens: int = 32768
+    """Tokens per evaluation during the run; 0 takes all. The final one always takes all."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last two are kept."""
+    samples: int = 3
+    """Texts to print at the end."""
+    sample_length: int = 200
+    """Tokens in each."""
+    metrics: str | None = None
+    """Write a page of the loss and the learning rate to this HTML file (extra: viz)."""
+
+    kernels: str | None = None
+    """Rung of the kernels, as in blocked or blocked,softmax=naive."""
+    threads: int | None = None
+    """Threads; by default what the machine grants."""
+    resume: bool = False
+    """Go on from the last checkpoint in --out, with its settings; flags given now override them."""
+    config: str | None = None
+    """TOML file with any of these settings; flags override it."""
+    quiet: bool = False
+    """Print errors only."""
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the flag, for a value out of range."""
+        positive = ("layers", "embed", "heads", "seq", "batch", "grad_accum", "eval_every", "checkpoint_every")
+        for name in (*positive, "kv_heads", "ffn", "threads", "max_chars"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{flag(name)} must be at least 1, got {value}")
+        for name in ("steps", "warmup", "eval_tokens", "samples", "sample_length", "seed"):
+            if getattr(self, name) < (name == "steps"):
+                raise ValueError(f"{flag(name)} must be at least {int(name == 'steps')}, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "clip", "min_lr"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{flag(name)} must be 0 or more, got {value}")
+        if self.epochs is not None and not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise ValueError(f"--epochs must be more than 0, got {self.epochs}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held-out must be more than 0 and less than 1, got {self.held_out}")
+        fractions = [("dropout", self.dropout), ("momentum", self.momentum), *(("betas", beta) for beta in self.betas)]
+        for name, value in fractions:
+            if not 0 <= value < 1:
+                raise ValueError(f"{flag(name)} must be at least 0 and less than 1, got {value}")
+        if not self.data:
+            raise ValueError("--data must name at least one file or directory")
+        hints = get_type_hints(type(self))
+        for name in ("optimizer", "schedule"):
+            choices = get_args(hints[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}, got '{getattr(self, name)}'")
+        if self.ext is not None:
+            try:
+                parse_extensions(self.ext)
+            except ValueError as error:
+                raise ValueError(f"--ext: {error}") from None
+        self._validate_shape()
+
+    def _validate_shape(self) -> None:
+        if self.embed % self.heads:
+            raise ValueError(f"--embed {self.embed} must be a multiple of --heads {self.heads}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"--heads {self.heads} must be a multiple of --kv-heads {self.kv_heads}")
+        if self.rope and self.embed // self.heads % 2:
+            raise ValueError(f"--embed / --heads must be even with --rope, got {self.embed // self.heads}")
+
+    def model_config(self, vocab_size: int) -> GPTConfig:
+        """The model that these settings describe."""
+        return GPTConfig(
+            vocab_size=vocab_size,
+            block_size=self.seq,
+            n_layer=self.layers,
+            n_head=self.heads,
+            n_embd=self.embed,
+            n_kv_head=self.kv_heads,
+            ffn_dim=self.ffn,
+            position="rope" if self.rope else "learned",
+            norm="rmsnorm" if self.rmsnorm else "layernorm",
+            activation="swiglu" if self.swiglu else "gelu",
+            bias=self.bias,
+            tie_embeddings=self.tie,
+            dropout=self.dropout,
+        )
+
+    def table(self) -> dict[str, Any]:
+        """The settings as a TOML table under the names of the flags; what belongs to one call only is left out."""
+        settings = {name.replace("_", "-"): value for name, value in asdict(self).items() if value is not None}
+        for name in ("resume", "config", "quiet", "metrics", *(["steps"] if self.epochs is not None else [])):
+            settings.pop(name, None)
+        settings["betas"] = list(settings["betas"])
+        # The run may go on from another folder.
+        settings["data"] = [str(Path(one).expanduser().absolute()) for one in settings["data"]]
+        return settings
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
