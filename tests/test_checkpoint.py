@@ -6,13 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy as peer
+from safetensors import safe_open
 
 import tinygpt
 from tinygpt import GPT, GPTConfig, checkpoint, optim
+from tinygpt.files import weights
 from tinygpt.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer.train("abc")
@@ -274,12 +278,38 @@ def test_only_some_parameters_may_be_trained(tmp_path):
     assert bits(other, again) == bits(model, optimizer)
 
 
+def test_loading_does_not_keep_what_it_reads(run, monkeypatch):
+    """Catches values that are kept from the check to the use: the memory of a second model and a second optimizer."""
+    folder, model, optimizer = run
+    seen, alive = [], []
+
+    def read(self, name, do=weights.TensorFile.read):
+        values = do(self, name)
+        seen.append(weakref.ref(values))
+        alive.append(sum(reference() is not None for reference in seen))
+        return values
+
+    monkeypatch.setattr(weights.TensorFile, "read", read)
+    checkpoint.load_checkpoint(folder, model, optimizer)
+    tinygpt.load(folder)
+    assert len(seen) > 3 * len(list(model.parameters()))
+    assert max(alive) <= 3  # a loop's variable keeps one until the next is there, and after its end
+
+
 def rewritten(folder, name, old, new):
     """Replace bytes in a file; both have the same length, so that no offset changes."""
     content = (folder / name).read_bytes()
     assert content.count(old) == 1
     assert len(old) == len(new)
     (folder / name).write_bytes(content.replace(old, new))
+
+
+def not_finite(file, name):
+    """Make the last value of a tensor infinite."""
+    with safe_open(file, framework="numpy") as source:
+        tensors, metadata = {key: source.get_tensor(key) for key in source.offset_keys()}, source.metadata()
+    tensors[name][-1] = np.inf
+    peer.save_file(tensors, file, metadata)
 
 
 SHAPE = b'"v.wpe.weight":{"dtype":"F32","shape":[%d,%d]'
@@ -296,7 +326,7 @@ BREAKS = {
     ),
     "cut": (
         lambda d: os.truncate(d / "optimizer.safetensors", (d / "optimizer.safetensors").stat().st_size - 1),
-        "optimizer.safetensors: is truncated",
+        "optimizer.safetensors: is damaged or no safetensors file: incomplete metadata",
     ),
     "class": (
         lambda d: rewritten(d, "optimizer.safetensors", b'"AdamW"', b'"SGD--"'),
@@ -313,6 +343,14 @@ BREAKS = {
     "shape": (
         lambda d: rewritten(d, "optimizer.safetensors", SHAPE % (6, 8), SHAPE % (8, 6)),
         r"optimizer.safetensors: tensor 'v.wpe.weight' has shape \(8, 6\), the model asks for \(6, 8\)",
+    ),
+    "weight": (
+        lambda d: not_finite(d / "model.safetensors", "transformer.ln_f.bias"),
+        "model.safetensors: tensor 'transformer.ln_f.bias' holds values that are NaN or infinite",
+    ),
+    "moment": (
+        lambda d: not_finite(d / "optimizer.safetensors", "v.norm.bias"),
+        "optimizer.safetensors: tensor 'v.norm.bias' holds values that are NaN or infinite",
     ),
     "other model": (
         lambda d: tinygpt.save(d, filled(n_layer=2), TOKENIZER),
@@ -343,7 +381,7 @@ def test_moments_that_are_not_finite_are_refused(run):
     (folder / "optimizer.safetensors").write_bytes(content[:-4] + np.float32(np.inf).tobytes())
     before = bits(model, optimizer)
     train(model, optimizer, 1)
-    with pytest.raises(ValueError, match=r"optimizer\.safetensors: tensor 'v\.norm\.bias' holds values that are NaN"):
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors: tensor 'v\.wte\.weight' holds values that are NaN"):
         checkpoint.load_checkpoint(folder, model, optimizer)
     assert bits(model, optimizer) != before
     optimizer.state["m"][0] = np.nan

@@ -10,7 +10,8 @@ Design
   save are finished in a temporary folder inside, then moved out one right after the other. During a run only the
   weights differ from what is there, so a kill at any point leaves a directory that loads.
 - A checkpoint is a folder of its own, finished under a hidden name and renamed once: it is there whole or not at all.
-- Loading a checkpoint checks every tensor before it changes the first, so after an error the model is as it was.
+- Loading a checkpoint checks every tensor before it changes the first, so after an error the model is as it was. Each
+  is read again to be used.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None) -> 
         for name in (config_file.NAME, TOKENIZER, hf.WEIGHTS):
             if (temporary / name).exists():
                 os.replace(temporary / name, folder / name)
-        atomic._sync_folder(folder)
+        atomic.sync_folder(folder)
 
 
 def load(directory: StrPath) -> tuple[GPT, Tokenizer | None]:
@@ -179,11 +180,16 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
     state = read_object(folder / STATE)
     with naming(folder / STATE):
         _check_state(state)
-    values = list(source.values())
-    steps, moments = _read_optimizer(folder / OPTIMIZER, model, optimizer)
-    hf.assign(model, values)
-    for held, array in moments:
-        held[...] = array
+    held = _optimizer_tensors("load_checkpoint", model, optimizer)
+    moments, steps = _open_optimizer(folder / OPTIMIZER, held, type(optimizer).__name__)
+    # Kept from the check to the use, the values would take the memory of a second model and optimizer.
+    for _ in source.values():
+        pass
+    for name in held:
+        moments.read(name)
+    hf.assign(model, source.values())
+    for name, array in held.items():
+        array[...] = moments.read(name)
     optimizer.steps = steps
     return state
 
@@ -321,14 +327,13 @@ def _optimizer_tensors(op: str, model: GPT, optimizer: Optimizer) -> dict[str, n
     }
 
 
-def _read_optimizer(file: Path, model: GPT, optimizer: Optimizer) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
-    """The count of steps, and every place of the optimizer's state with what belongs there; nothing is changed yet."""
-    held = _optimizer_tensors("load_checkpoint", model, optimizer)
+def _open_optimizer(file: Path, held: dict[str, np.ndarray], wanted: str) -> tuple[weights.TensorFile, int]:
+    """The file of an optimizer's state, its names and shapes checked against the state that is held, and the steps."""
     source = weights.TensorFile(file)
     kind, steps = source.metadata.get("optimizer"), source.metadata.get("steps", "")
-    if kind != type(optimizer).__name__:
-        raise ValueError(f"{file}: must be the state of {type(optimizer).__name__}, got {shown(kind)}")
+    if kind != wanted:
+        raise ValueError(f"{file}: must be the state of {wanted}, got {shown(kind)}")
     if not re.fullmatch("[0-9]{1,18}", steps):
         raise ValueError(f"{file}: must have a count of steps in its metadata, got {shown(steps)}")
     source.expect(((name, array.shape) for name, array in held.items()), (), "the model")
-    return int(steps), [(array, source.read(name)) for name, array in held.items()]
+    return source, int(steps)

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -110,7 +112,7 @@ def test_family(mix):
 
 
 def test_the_safetensors_library_reads_what_is_written(tmp_path):
-    """Catches a header that only our own reader understands, and a weight of GPT-2 that is not (in, out)."""
+    """Catches a transposed view whose memory is written as it lies, and a weight of GPT-2 that is not (in, out)."""
     model = filled(GPT2)
     tinygpt.save(tmp_path, model)
     found = peer.load_file(tmp_path / "model.safetensors")
@@ -252,3 +254,45 @@ def test_data_at_an_odd_place(tmp_path):
         header = json.dumps({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode() + b" " * padding
         (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + values.tobytes())
         assert np.array_equal(weights.TensorFile(tmp_path / "x").read("x"), values)
+
+
+def test_any_strides_are_written(tmp_path):
+    """Catches memory that is written from an array's first value on, without a look at its strides."""
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    views = {"t": base.T, "rows": base[1:3], "columns": base[:, 2:4], "back": base[::-1], "none": base[:0]}
+    weights.write(tmp_path / "x", views.items(), {})
+    found = peer.load_file(tmp_path / "x")
+    assert all(np.array_equal(found[name], view) for name, view in views.items())
+
+
+def test_weights_are_for_whom_any_new_file_is(tmp_path):
+    """Catches the 0600 that the library gives its files: a model that others cannot read."""
+    (tmp_path / "plain").write_text("x")
+    weights.write(tmp_path / "x", [("x", np.ones(3, np.float32))], {})
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "x")}
+    assert modes["x"] == modes["plain"]
+
+
+def test_the_file_that_stays_is_synced(tmp_path, monkeypatch):
+    """Catches no sync, and one of a file that the library then replaces."""
+    synced = set()
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+    weights.write(tmp_path / "x", [("x", np.ones(3, np.float32))], {})
+    assert (tmp_path / "x").stat().st_ino in synced
+
+
+def test_weights_that_cannot_be_written(tmp_path):
+    """Catches an error of the library's own class, which no caller expects, and one without the file's name."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"^\S*x: cannot be written: .*too large") as caught:
+            weights.write(tmp_path / "x", [("x", np.ones(1000, np.float32))], {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileExistsError, match="x"):
+        weights.write(tmp_path / "x", [], {})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        weights.write(tmp_path / "nowhere" / "x", [], {})

@@ -235,42 +235,48 @@ def rename(header, old, new):
 
 
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+DAMAGED = "is damaged or no safetensors file: "
+# The library's own words: it must be the right check that refuses.
 HEADERS = {
-    "not JSON": (lambda h: b"{xxxx", "header must be JSON"),
-    "nothing": (lambda h: b"", "header must be JSON"),
-    "list": (lambda h: b"[1]", "header must hold an object"),
-    "not UTF-8": (lambda h: b'{"\xff": 1}', "header must be UTF-8, got byte 0xFF at 2"),
-    "deep": (lambda h: b'{"a":' * 100_000, "header must be JSON of a reasonable depth"),
-    "twice": (lambda h: b'{"a": 1, "a": 1}', "header key 'a' stands twice"),
-    "metadata of numbers": (lambda h: {**h, "__metadata__": {"a": 1}}, "'__metadata__' must be an object of strings"),
-    "metadata list": (lambda h: {**h, "__metadata__": []}, "'__metadata__' must be an object of strings"),
-    "tensor of a number": (lambda h: {**h, "a": 1}, "tensor 'a' must have exactly the fields dtype, shape and data_of"),
-    "a field more": (lambda h: record(h, more=1), "must have exactly the fields"),
-    "dtype": (lambda h: record(h, dtype="F33"), f"tensor '{WTE}' has dtype 'F33', which is not known"),
-    "dtype list": (lambda h: record(h, dtype=["F32"]), "has dtype a list of 1, which is not known"),
-    "shape number": (lambda h: record(h, shape=88), "must have a shape of at most 8 counts, got 88"),
-    "shape negative": (lambda h: record(h, shape=[-11, -8]), "must have a shape of at most 8 counts, got a list of 2"),
-    "shape of floats": (lambda h: record(h, shape=[11.0, 8.0]), "must have a shape"),
-    "shape of booleans": (lambda h: record(h, shape=[True, 88]), "must have a shape"),
-    "shape long": (lambda h: record(h, shape=[1] * 9), "must have a shape"),
-    "shape that wraps": (lambda h: record(h, shape=[2**32, 2**32]), r"of shape \(4294967296, 4294967296\) .* has "),
-    "offsets of one": (lambda h: record(h, data_offsets=[0]), "must have two data_offsets from 0"),
-    "offsets negative": (lambda h: record(h, data_offsets=[-352, 0]), "must have two data_offsets from 0"),
-    "offsets reversed": (lambda h: record(h, data_offsets=[352, 0]), "has 352 bytes, .* 352 to 0 say -352"),
-    "offsets short": (lambda h: record(h, data_offsets=[0, 348]), "has 352 bytes, its data_offsets 0 to 348 say 348"),
-    "offsets beyond": (lambda h: record(h, LAST, data_offsets=[2**40, 2**40 + 32]), f"truncated: tensor '{LAST}' ends"),
+    "not JSON": (lambda h: b"{xxxx", DAMAGED + "invalid JSON in header: key must be a string"),
+    "nothing": (lambda h: b"", DAMAGED + "invalid JSON in header: EOF"),
+    "list": (lambda h: b"[1]", DAMAGED + "invalid JSON in header: invalid type: sequence"),
+    "not UTF-8": (lambda h: b'{"\xff": 1}', DAMAGED + "invalid UTF-8 in header"),
+    "deep": (lambda h: b'{"a":' * 100_000, DAMAGED + "invalid JSON in header: recursion limit"),
+    "metadata of numbers": (lambda h: {**h, "__metadata__": {"a": 1}}, DAMAGED + ".*integer `1`, expected a string"),
+    "metadata list": (lambda h: {**h, "__metadata__": []}, DAMAGED + ".*sequence, expected a map"),
+    "tensor of a number": (lambda h: {**h, "a": 1}, DAMAGED + ".*integer `1`, expected struct TensorInfo"),
+    "a field less": (lambda h: {**h, "a": {"dtype": "F32", "shape": [0]}}, DAMAGED + ".*missing field `data_offsets`"),
+    "dtype": (lambda h: record(h, dtype="F33"), DAMAGED + ".*unknown variant `F33`"),
+    "dtype in many lines": (lambda h: record(h, dtype="\n\x1b\u202e"), DAMAGED + r".*`\\n\\u001b\\u202e`"),
+    "endless dtype": (lambda h: record(h, dtype="F" * 10**6), DAMAGED + r".*unknown variant `F+\.\.\.$"),
+    "dtype list": (lambda h: record(h, dtype=["F32"]), DAMAGED + ".*invalid type: sequence"),
+    "shape number": (lambda h: record(h, shape=88), DAMAGED + ".*integer `88`, expected a sequence"),
+    "shape negative": (lambda h: record(h, shape=[-11, -8]), DAMAGED + ".*integer `-11`, expected usize"),
+    "shape of floats": (lambda h: record(h, shape=[11.0, 8.0]), DAMAGED + ".*floating point `11.0`, expected usize"),
+    "shape of booleans": (lambda h: record(h, shape=[True, 88]), DAMAGED + ".*boolean `true`, expected usize"),
+    "shape that wraps": (lambda h: record(h, shape=[2**32, 2**32]), DAMAGED + "overflow"),
+    "offsets of one": (lambda h: record(h, data_offsets=[0]), DAMAGED + ".*invalid length 1"),
+    "offsets negative": (lambda h: record(h, data_offsets=[-352, 0]), DAMAGED + ".*integer `-352`, expected usize"),
+    "offsets reversed": (lambda h: record(h, data_offsets=[352, 0]), DAMAGED + "invalid"),
+    "offsets short": (lambda h: record(h, data_offsets=[0, 348]), DAMAGED + "invalid"),
+    "offsets beyond": (lambda h: record(h, LAST, data_offsets=[2**40, 2**40 + 32]), DAMAGED + "invalid offset"),
     "another shape": (
         lambda h: record(h, shape=[8, 11]),
         rf"tensor '{WTE}' has shape \(8, 11\), config.json asks for \(11, 8\)$",
     ),
     "another rank": (lambda h: record(h, shape=[88]), r"has shape \(88,\), config.json asks for \(11, 8\)$"),
+    "endless rank": (
+        lambda h: record(h, shape=[11, 8] + [1] * 10**6),
+        r"has shape \(11, 8, 1, [1, ]*\.\.\., config.json asks for \(11, 8\)$",
+    ),
     "untransposed": (
         lambda h: record(h, QKV, shape=[24, 8]),
         rf"tensor '{QKV}' has shape \(24, 8\), config.json asks for \(8, 24\)$",
     ),
     "integers": (lambda h: record(h, dtype="I32"), f"tensor '{WTE}' has dtype I32, it must be F32 or F16 or BF16$"),
     "misnamed": (lambda h: rename(h, QKV, "h.0.attn.c_atn.weight"), f"has no tensor '{QKV}', which config.json asks"),
-    "not named at all": (lambda h: {"a": {**EMPTY, "dtype": "U8"}}, "bytes that belong to no tensor"),
+    "not named at all": (lambda h: {"a": {**EMPTY, "dtype": "U8"}}, DAMAGED + "incomplete metadata"),
     "control characters": (
         lambda h: {**h, "\n\x1b\u202e": EMPTY},
         r"holds tensor '\\n\\u001b\\u202e', which config.json",
@@ -301,12 +307,12 @@ def test_header_that_lies(make, monkeypatch, change, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is 0 bytes long, too short for a safetensors file"),
-        (b"\x02\0\0\0\0\0\0", "is 7 bytes long, too short"),
-        (b"\x03\0\0\0\0\0\0\0{}", "is truncated: its header ends at byte 11, the file at 10"),
-        (b"\xff" * 8 + b"{}", "must have a header of at most 100000000 bytes, got 18446744073709551615"),
+        (b"", DAMAGED + "header too small"),
+        (b"\x02\0\0\0\0\0\0", DAMAGED + "header too small"),
+        (b"\x03\0\0\0\0\0\0\0{}", DAMAGED + "invalid header length"),
+        (b"\xff" * 8 + b"{}", DAMAGED + "header too large"),
         (b"\x02\0\0\0\0\0\0\0{}", "has no tensor"),
-        (b"PK\x03\x04" + b"\0" * 60, "is truncated: its header ends at"),
+        (b"PK\x03\x04" + b"\0" * 60, DAMAGED + "invalid header length"),
     ],
 )
 def test_file_that_is_no_safetensors(make, content, message):
@@ -322,7 +328,7 @@ def test_truncated_at_any_byte(make):
     content = (folder / "model.safetensors").read_bytes()
     for length in {*range(0, len(content), 97), len(content) - 1, len(content) - 4}:
         (folder / "model.safetensors").write_bytes(content[:length])
-        refused(folder, "model.safetensors", "is truncated" if length >= 8 else "too short")
+        refused(folder, "model.safetensors", DAMAGED)
 
 
 def test_trailing_bytes(make):
@@ -330,7 +336,7 @@ def test_trailing_bytes(make):
     folder = make()
     with open(folder / "model.safetensors", "ab") as file:
         file.write(b"hidden")
-    refused(folder, "model.safetensors", "has 6 trailing bytes that belong to no tensor")
+    refused(folder, "model.safetensors", DAMAGED + "incomplete metadata")
 
 
 def test_overlap_and_gap(make):
@@ -339,12 +345,12 @@ def test_overlap_and_gap(make):
     header, data = unpack(folder / "model.safetensors")
     start, stop = header[QKV]["data_offsets"]
     pack(folder / "model.safetensors", record(header, QKV, data_offsets=[start - 4, stop - 4]), data)
-    refused(folder, "model.safetensors", f"tensor '{QKV}' overlaps the one before it")
+    refused(folder, "model.safetensors", DAMAGED + "invalid offset")
     for moved in header.values():
         if moved.get("data_offsets", [0])[0] >= start:
             moved["data_offsets"] = [place + 12 for place in moved["data_offsets"]]
     pack(folder / "model.safetensors", header, data[:start] + b"\0" * 12 + data[start:])
-    refused(folder, "model.safetensors", f"tensor '{QKV}' leaves a gap of 12 bytes")
+    refused(folder, "model.safetensors", DAMAGED + "invalid offset")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

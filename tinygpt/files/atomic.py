@@ -47,7 +47,7 @@ def write_bytes(path: StrPath, data: bytes) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -104,9 +104,32 @@ def replace_directory(temporary: StrPath, final: StrPath) -> None:
         if old is not None:
             os.rename(old, target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     if old is not None:
         shutil.rmtree(old)
+
+
+def sync_folder(folder: StrPath) -> None:
+    """Sync the names in a folder, so that a rename in it outlives a power cut; the files themselves are not synced.
+
+    Windows opens no folders and keeps its names in a journal instead: nothing is done there.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    OSError
+        The folder is missing or cannot be synced.
+    """
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -126,15 +149,4 @@ def _sync_tree(folder: Path) -> None:
             if path.is_file() and not path.is_symlink():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-        _sync_folder(Path(where))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync the names in a folder. Windows opens no folders and keeps its names in a journal instead."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_folder(Path(where))

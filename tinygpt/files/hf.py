@@ -124,7 +124,7 @@ class ModelDirectory:
         self.file.expect(wanted, names.buffers(kind, config, prefix), config_file.NAME)
 
     def values(self) -> Iterator[tuple[names.Piece, np.ndarray]]:
-        """Every tensor with its values, checked as it is given; those in float32 are views of the file.
+        """Every tensor with its values, checked as it is given; only one is held at a time.
 
         Raises
         ------

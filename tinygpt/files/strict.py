@@ -48,12 +48,13 @@ def require_file(file: Path) -> None:
         raise ValueError(f"{file}: must be a regular file")
 
 
-def read_object(file: Path) -> Object:
+def read_object(file: Path, max_bytes: int = MAX_BYTES) -> Object:
     """The JSON object in a file.
 
     Parameters
     ----------
     file : Path
+    max_bytes : int
 
     Returns
     -------
@@ -64,14 +65,14 @@ def read_object(file: Path) -> Object:
     FileNotFoundError
         There is no such file.
     ValueError
-        Not a regular file, larger than 16 MB, or as `parse_object`; the message begins with the file's name.
+        Not a regular file, longer than `max_bytes`, or as `parse_object`; the message begins with the file's name.
     """
     require_file(file)
     with naming(file):
         with open(file, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"must be at most {MAX_BYTES} bytes long, got {file.stat().st_size}")
+            data = stream.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"must be at most {max_bytes} bytes long, got {file.stat().st_size}")
         return parse_object(data)
 
 
@@ -130,6 +131,11 @@ def shown(value: Any) -> str:
     if isinstance(value, str):  # in single quotes, as everywhere else in a message
         text = "'" + text[1:-1].replace('\\"', '"') + "'"
     return text if len(text) <= 120 else text[:116] + "..." + text[-1]
+
+
+def one_line(text: str) -> str:
+    """The text of a message from elsewhere: in ASCII, in one line, and cut short."""
+    return shown(text)[1:-1]
 
 
 def is_count(value: Any) -> bool:
