@@ -120,8 +120,9 @@ class Parameter(Tensor):
 
     def grad_buffer(self) -> tuple[np.ndarray, bool]:
         """The place of the gradient, and whether it already holds one to add to."""
-        add, self.fresh = self.fresh, True
-        return self._slot(), add
+        slot, add = self._slot(), self.fresh
+        self.fresh = True
+        return slot, add
 
     def receive(self, grad: np.ndarray) -> None:
         """Take a gradient that was computed elsewhere."""
@@ -187,7 +188,14 @@ class Module:
         ----------
         seed : int
             Every parameter draws from a generator of its own, by (seed, its place in `named_parameters`).
+
+        Raises
+        ------
+        ValueError
+            The seed is negative.
         """
+        if seed < 0:
+            raise ValueError(f"[initialise] 'seed' must be 0 or more, got {seed}")
         parameters = self.parameters()
         starts, end = {}, 0
         for parameter in sorted(parameters, key=lambda p: not p.decay):

@@ -129,7 +129,14 @@ class Optimizer:
         ----------
         grad_scale : float
             Gradients are multiplied by it on the way in: clipping without a pass of its own.
+
+        Raises
+        ------
+        RuntimeError
+            The module was initialised again since: its parameters live elsewhere now.
         """
+        if any(parameter.arena is not self.arena for parameter in self.parameters):
+            raise RuntimeError(f"[{type(self).__name__}] the module was initialised again: make a new optimizer")
         self.steps += 1
         for first, part in _runs(self.parameters):
             self._update(self.arena.data[part], self.arena.grad[part], part, first.decay, grad_scale)

@@ -31,7 +31,7 @@ FLAGS = {"trans_a", "trans_b", "accumulate", "accumulate_positions", "inverse"}
 def argument(arg: spec.Arg) -> str:
     """One argument of a stub: arrays, flags, whole numbers or numbers."""
     if arg.shape:
-        kind = "Int32" if arg.dtype == "int32" else "Float32"
+        kind = "_Int32" if arg.dtype == "int32" else "_Float32"
         return f"{arg.name}: {kind}{' | None' if arg.optional else ''}"
     return f"{arg.name}: {'bool' if arg.name in FLAGS else SCALARS.get(arg.name, 'float')}"
 
@@ -49,9 +49,11 @@ def stub(module: str) -> str:
             lines.append(f"def {name}({arguments}) -> {'float' if op == 'squared_norm' else 'None'}: ...")
     constants = [f"{name}: dict[str, int]" for name in vars(compiled) if name == "ACTIVATIONS"]
     body = "\n".join([*constants, "RUNGS: dict[str, dict[str, Callable[..., Any]]]", "", *lines])
-    imports = "from collections.abc import Callable\nfrom typing import Any\n\n"
+    imports = "from collections.abc import Callable\nfrom typing import Any, TypeAlias\n\n"
     imports += "import numpy as np\nimport numpy.typing as npt\n"
-    aliases = "Float32 = npt.NDArray[np.float32]\n" + ("Int32 = npt.NDArray[np.int32]\n" if "Int32" in body else "")
+    # Private, since the modules themselves have no such names.
+    names = [name for name in ("float32", "int32") if f"_{name.capitalize()}" in body]
+    aliases = "".join(f"_{name.capitalize()}: TypeAlias = npt.NDArray[np.{name}]\n" for name in names)
     return f"{HEADER}{imports}\n{aliases}\n{body}\n"
 
 
@@ -73,6 +75,8 @@ def formatted(text: str) -> str:
 
 def main() -> None:
     """Write the stubs, or check them."""
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit(__doc__)
     modules = sorted({op.module for op in spec.OPS.values()})
     stubs = {CORE / f"{module}.pyi": formatted(stub(module)) for module in modules}
     if "--check" not in sys.argv[1:]:
@@ -83,7 +87,8 @@ def main() -> None:
     if stale:
         sys.exit(f"stubs are out of date, run 'python tools/stubs.py': {', '.join(stale)}")
     names = [f"tinygpt.core.{module}" for module in (*modules, "cpu")]
-    command = [sys.executable, "-m", "mypy.stubtest", "--ignore-missing-stub", *names]
+    config = ["--mypy-config-file", str(ROOT / "pyproject.toml")]
+    command = [sys.executable, "-m", "mypy.stubtest", "--ignore-missing-stub", *config, *names]
     sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
 
 

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError, convert
 from cyclopts.config import Dict
 
 from tinygpt import __version__
@@ -37,13 +37,23 @@ def build_app(called: str | None = None) -> App:
         help="GPT-style language models on a CPU, from scratch.",
         version=__version__,
         help_format="plaintext",
-        default_parameter=Parameter(negative_iterable=(), consume_multiple=True, show_default=_default),
+        default_parameter=Parameter(
+            negative_iterable=(), consume_multiple=True, show_default=_default, converter=_converted
+        ),
         help_epilogue="'tinygpt COMMAND --help' explains a command. Environment: TINYGPT_KERNELS, TINYGPT_NUM_THREADS.",
     )
     for name, text in COMMANDS.items():
         module = f"tinygpt.cli.{name}:{'evaluate' if name == 'eval' else name}"
         app.command(module, name=name, help=None if name == called else text)
     return app
+
+
+def _converted(kind: Any, tokens: Sequence[Any]) -> Any:
+    """A value from words, as cyclopts makes it, which would make 2 layers of 1.5."""
+    for token in tokens if int in (kind, *get_args(kind)) else ():
+        if "." in token.value:
+            raise ValueError(f"must be a whole number, got {token.value}")
+    return convert(kind, tokens)
 
 
 def _default(value: Any) -> str | None:
@@ -129,8 +139,10 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         if not Path(given).is_file():
             raise ValueError(f"--config {given}: no such file")
         tables[Path(given)] = table = read_table(Path(given))
-        for key in {"config", "resume"} & table.keys():
-            raise ValueError(f"{given}: '{key}' is a flag and no setting")
+        for key, value in table.items():
+            # cyclopts passes over what has the name of a command.
+            if key in ("config", "resume", *COMMANDS) or isinstance(value, dict):
+                raise ValueError(f"{given}: '{key}' is no setting")
         out = out or table.get("out")
     if any(argument.startswith("--resume=") for argument in arguments):
         raise ValueError("--resume takes no value")

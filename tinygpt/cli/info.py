@@ -47,7 +47,7 @@ def _machine() -> list[tuple[str, str]]:
         ("tinygpt", __version__),
         ("python", f"{platform.python_version()}, NumPy {np.__version__}"),
         ("processor", _processor()),
-        ("ISA", f"{isa} (of {', '.join(cpu.isas())}); the kernels of this version use the baseline"),
+        ("ISA", f"{isa} (of {', '.join(cpu.isas())}); kernels use the baseline"),
         ("OpenMP", openmp),
         ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
         ("peak", f"{peak_flops(n) / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}"),

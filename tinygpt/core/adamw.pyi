@@ -1,20 +1,20 @@
 """Written by tools/stubs.py."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+_Float32: TypeAlias = npt.NDArray[np.float32]
 
 RUNGS: dict[str, dict[str, Callable[..., Any]]]
 
 def adamw_naive(
-    param: Float32,
-    grad: Float32,
-    m: Float32,
-    v: Float32,
+    param: _Float32,
+    grad: _Float32,
+    m: _Float32,
+    v: _Float32,
     lr: float,
     beta1: float,
     beta2: float,
@@ -25,10 +25,10 @@ def adamw_naive(
     n_threads: int,
 ) -> None: ...
 def adamw_parallel(
-    param: Float32,
-    grad: Float32,
-    m: Float32,
-    v: Float32,
+    param: _Float32,
+    grad: _Float32,
+    m: _Float32,
+    v: _Float32,
     lr: float,
     beta1: float,
     beta2: float,
@@ -38,5 +38,5 @@ def adamw_parallel(
     grad_scale: float,
     n_threads: int,
 ) -> None: ...
-def squared_norm_naive(x: Float32, n_threads: int) -> float: ...
-def squared_norm_parallel(x: Float32, n_threads: int) -> float: ...
+def squared_norm_naive(x: _Float32, n_threads: int) -> float: ...
+def squared_norm_parallel(x: _Float32, n_threads: int) -> float: ...

@@ -1,75 +1,75 @@
 """Written by tools/stubs.py."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+_Float32: TypeAlias = npt.NDArray[np.float32]
 
 RUNGS: dict[str, dict[str, Callable[..., Any]]]
 
 def layernorm_backward_blocked(
-    dy: Float32,
-    x: Float32,
-    weight: Float32,
-    mean: Float32,
-    rstd: Float32,
-    dtotal: Float32 | None,
-    dx: Float32,
-    dweight: Float32,
-    dbias: Float32 | None,
+    dy: _Float32,
+    x: _Float32,
+    weight: _Float32,
+    mean: _Float32,
+    rstd: _Float32,
+    dtotal: _Float32 | None,
+    dx: _Float32,
+    dweight: _Float32,
+    dbias: _Float32 | None,
     accumulate: bool,
     n_threads: int,
 ) -> None: ...
 def layernorm_backward_naive(
-    dy: Float32,
-    x: Float32,
-    weight: Float32,
-    mean: Float32,
-    rstd: Float32,
-    dtotal: Float32 | None,
-    dx: Float32,
-    dweight: Float32,
-    dbias: Float32 | None,
+    dy: _Float32,
+    x: _Float32,
+    weight: _Float32,
+    mean: _Float32,
+    rstd: _Float32,
+    dtotal: _Float32 | None,
+    dx: _Float32,
+    dweight: _Float32,
+    dbias: _Float32 | None,
     accumulate: bool,
     n_threads: int,
 ) -> None: ...
 def layernorm_backward_parallel(
-    dy: Float32,
-    x: Float32,
-    weight: Float32,
-    mean: Float32,
-    rstd: Float32,
-    dtotal: Float32 | None,
-    dx: Float32,
-    dweight: Float32,
-    dbias: Float32 | None,
+    dy: _Float32,
+    x: _Float32,
+    weight: _Float32,
+    mean: _Float32,
+    rstd: _Float32,
+    dtotal: _Float32 | None,
+    dx: _Float32,
+    dweight: _Float32,
+    dbias: _Float32 | None,
     accumulate: bool,
     n_threads: int,
 ) -> None: ...
 def layernorm_naive(
-    x: Float32,
-    residual: Float32 | None,
-    weight: Float32,
-    bias: Float32 | None,
-    out: Float32,
-    total: Float32 | None,
-    mean: Float32,
-    rstd: Float32,
+    x: _Float32,
+    residual: _Float32 | None,
+    weight: _Float32,
+    bias: _Float32 | None,
+    out: _Float32,
+    total: _Float32 | None,
+    mean: _Float32,
+    rstd: _Float32,
     eps: float,
     n_threads: int,
 ) -> None: ...
 def layernorm_parallel(
-    x: Float32,
-    residual: Float32 | None,
-    weight: Float32,
-    bias: Float32 | None,
-    out: Float32,
-    total: Float32 | None,
-    mean: Float32,
-    rstd: Float32,
+    x: _Float32,
+    residual: _Float32 | None,
+    weight: _Float32,
+    bias: _Float32 | None,
+    out: _Float32,
+    total: _Float32 | None,
+    mean: _Float32,
+    rstd: _Float32,
     eps: float,
     n_threads: int,
 ) -> None: ...

@@ -293,7 +293,7 @@ def adamw(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, grad_sca
     g = grad * f(grad_scale)
     m[...] = f(beta1) * m + f(1 - beta1) * g
     v[...] = f(beta2) * v + f(1 - beta2) * g * g
-    param *= f(1 - lr * weight_decay)
+    param -= f(lr * weight_decay) * param
     param -= f(lr / (1 - beta1**step)) * m / (np.sqrt(v / f(1 - beta2**step)) + f(eps))
 
 

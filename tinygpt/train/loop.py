@@ -180,6 +180,8 @@ class Trainer:
                     self._interrupted()
         return self.finish()
 
+    # Whoever takes a step looks at the loss, so NumPy need not warn.
+    @np.errstate(over="ignore", invalid="ignore")
     def one_step(self) -> dict[str, Any]:
         """Forward, backward, update; returns the record for metrics.jsonl.
 
@@ -277,7 +279,7 @@ class Trainer:
         good = f"the last good state is {latest}" if latest else "there was no checkpoint yet"
         clip = "a smaller --clip" if settings.clip else "--clip 1"
         raise TrainingFailed(
-            f"step {self.step}: {what}: try a lower --lr (now {settings.lr:.2g}), a longer --warmup or {clip}; {good}"
+            f"step {self.step}: {what}: try a lower --lr (now {settings.peak_lr:.2g}), a longer --warmup or {clip}; {good}"
         )
 
     def _interrupted(self) -> None:

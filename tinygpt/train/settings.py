@@ -61,8 +61,8 @@ class TrainSettings:
     """Forward passes per step; their gradients are averaged by tokens."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimizer; weight decay applies to adamw, momentum to sgd."""
-    lr: float = 1e-3
-    """Highest learning rate."""
+    lr: float | None = None
+    """Highest learning rate; by default 0.2 / --embed, as wider models need smaller steps."""
     min_lr: float | None = None
     """Learning rate at the end; a tenth of --lr by default."""
     warmup: int = 100
@@ -103,6 +103,15 @@ class TrainSettings:
     """TOML file with any of these settings; flags override it."""
     quiet: bool = False
     """Print errors only."""
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate.
+
+        By default in inverse proportion to the width: then the best rate of Adam moves least between models of
+        different width (Yang et al. 2022, Tensor Programs V).
+        """
+        return 0.2 / self.embed if self.lr is None else self.lr
 
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""

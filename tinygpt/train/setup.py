@@ -71,7 +71,7 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
     if tokenizer is None:
         tokenizer = CharTokenizer.train((document.text for document in parts.train), settings.max_chars)
     corpus = Corpus.encode(parts, tokenizer, settings.seq)
-    held = f"{corpus.held_out_files} files, " if len(documents) > 1 else ""
+    held = f"{_count(corpus.held_out_files, 'file')}, " if len(documents) > 1 else ""
     report.fact(
         "tokens",
         f"{len(corpus.train):,} to learn from, vocabulary {tokenizer.vocab_size}   "
@@ -80,7 +80,8 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
     model = GPT(settings.model_config(tokenizer.vocab_size), settings.seed)
     report.fact(
         "model",
-        f"{settings.layers} layers, {settings.embed} wide, {settings.heads} heads, context {settings.seq}: "
+        f"{_count(settings.layers, 'layer')}, {settings.embed} wide, {_count(settings.heads, 'head')}, "
+        f"context {settings.seq}: "
         f"{model.num_parameters():,} parameters",
     )
     windows = Windows(corpus.train, settings.seq, settings.seed)
@@ -97,9 +98,13 @@ def _machine(report: Report) -> float:
     peak = peak_flops(n)
     report.fact(
         "machine",
-        f"{n} thread{'s' * (n > 1)}, {best_isa()}, kernels {_kernels()}, float32 peak {peak / 1e9:.0f} GFLOP/s",
+        f"{_count(n, 'thread')}, {best_isa()}, kernels {_kernels()}, float32 peak {peak / 1e9:.0f} GFLOP/s",
     )
     return peak
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _kernels() -> str:
@@ -116,16 +121,16 @@ def _kernels() -> str:
 def _optimizer(settings: TrainSettings, model: GPT) -> optim.Optimizer:
     parameters = model.parameters()
     if settings.optimizer == "sgd":
-        return optim.SGD(parameters, settings.lr, settings.momentum)
+        return optim.SGD(parameters, settings.peak_lr, settings.momentum)
     if settings.optimizer == "adam":
-        return optim.Adam(parameters, settings.lr, settings.betas)
-    return optim.AdamW(parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay)
+        return optim.Adam(parameters, settings.peak_lr, settings.betas)
+    return optim.AdamW(parameters, settings.peak_lr, settings.betas, weight_decay=settings.weight_decay)
 
 
 def _schedule(settings: TrainSettings, total: int) -> optim.Schedule:
-    final = settings.lr / 10 if settings.min_lr is None else settings.min_lr
+    final = settings.peak_lr / 10 if settings.min_lr is None else settings.min_lr
     warmup = min(settings.warmup, total // 10)
     if settings.schedule == "constant":
-        return optim.constant(settings.lr)
+        return optim.constant(settings.peak_lr)
     shape = optim.cosine if settings.schedule == "cosine" else optim.linear
-    return shape(settings.lr, total, warmup, final)
+    return shape(settings.peak_lr, total, warmup, final)

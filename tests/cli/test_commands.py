@@ -1,0 +1,308 @@
+"""What each command does when all is well."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import io
+import re
+import sys
+
+import pytest
+from tiny_run import content, flags, tiny
+
+import tinygpt
+from tinygpt import checkpoint, cli, kernels
+from tinygpt.cli import app
+from tinygpt.data.corpus import encode_documents
+from tinygpt.data.discover import discover
+from tinygpt.data.rules import EXTENSIONS
+from tinygpt.evaluate import evaluate
+from tinygpt.generate import stream_text
+from tinygpt.sampling import Sampler
+from tinygpt.train.settings import TrainSettings
+
+# Command -> module, class of its options.
+OPTIONS = {
+    "train": ("tinygpt.train.settings", "TrainSettings"),
+    "generate": ("tinygpt.cli.generate", "GenerateOptions"),
+    "eval": ("tinygpt.cli.eval", "EvalOptions"),
+    "bench": ("tinygpt.cli.bench", "BenchOptions"),
+    "info": ("tinygpt.cli.info", "InfoOptions"),
+}
+
+
+def said(capsys, *arguments):
+    """What a command that succeeds prints: standard output and standard error."""
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr()
+
+
+def generate(capsys, run, *arguments):
+    return said(capsys, "generate", "--model", str(run), "--length", "40", *arguments)
+
+
+def test_quiet_training_prints_nothing(sources, tmp_path, capsys):
+    """Catches a line that slips past --quiet, and a quiet run that does not train."""
+    settings = tiny(sources, tmp_path / "quiet")
+    assert said(capsys, "train", *flags(settings), "--quiet") == ("", "")
+    assert said(capsys, "train", *flags(tiny(sources, tmp_path / "loud"))).out
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "quiet" / name).read_bytes() == (tmp_path / "loud" / name).read_bytes()
+
+
+def test_training_tells_what_it_does(sources, tmp_path, capsys):
+    """Catches a fact, an evaluation or a sample that is not told."""
+    out, err = said(
+        capsys, "train", *flags(tiny(sources, tmp_path / "out", samples=2)), "--sample-length=20", "--lr=0.01"
+    )
+    assert err == ""
+    labels = [line[:10].strip() for line in out.splitlines() if re.match(r"[a-z][a-z ]{9}\S", line)]
+    assert labels[:4] == ["source", "tokens", "model", "machine"]
+    assert labels.count("eval") == 3
+    assert {"held out", "written"} <= set(labels)
+    assert len(re.findall(r"^sample [12] ", out, re.MULTILINE)) == 2
+    parameters = tinygpt.load(tmp_path / "out")[0].num_parameters()
+    assert f"{parameters:,} parameters" in out
+
+
+def test_a_page_is_written(sources, tmp_path, capsys):
+    """Catches --metrics without effect, and a folder for the page that must be there beforehand."""
+    page = tmp_path / "out" / "pages" / "metrics.html"
+    said(capsys, "train", *flags(tiny(sources, tmp_path / "out")), "--metrics", str(page))
+    assert "held-out loss" in page.read_text()
+
+
+def test_generation_continues_the_prompt(run, capsys):
+    """Catches a text without its prompt, another text than the model's, and figures among the text."""
+    out, err = generate(capsys, run, "--prompt", "def ", "--seed", "3")
+    model, tokenizer = tinygpt.load(run)
+    text = "".join(stream_text(model, tokenizer, "def ", 40, Sampler(0.8, seed=3)))
+    assert out == f"def {text}\n"
+    assert re.fullmatch(r"\[\d+ tokens, [\d,]+ tokens/s, seed 3\]\n", err)
+
+
+def test_the_text_is_streamed(run, capsys, monkeypatch):
+    """Catches a text that comes all at once at the end."""
+    pieces = [""]
+    write, flush = sys.stdout.write, sys.stdout.flush
+    monkeypatch.setattr(sys.stdout, "write", lambda text: pieces.append(pieces.pop() + text) or write(text))
+    monkeypatch.setattr(sys.stdout, "flush", lambda: pieces.append("") or flush())
+    out, _ = generate(capsys, run, "--prompt", "def ", "--seed", "3")
+    assert "".join(pieces) == out
+    assert len([piece for piece in pieces if piece]) > 30
+
+
+def test_the_seed_makes_the_text(run, capsys):
+    """Catches a seed that is not used, one that is not printed, and one that is always the same."""
+    same = [generate(capsys, run, "--prompt", "d", "--seed", "5").out for _ in range(2)]
+    assert same[0] == same[1]
+    drawn = [generate(capsys, run, "--prompt", "d") for _ in range(3)]
+    assert len({text.out for text in drawn}) > 1
+    seed = re.search(r"seed (\d+)\]", drawn[0].err)[1]
+    assert generate(capsys, run, "--prompt", "d", "--seed", seed).out == drawn[0].out
+
+
+def test_temperature_0_is_the_same_on_every_rung(run, capsys):
+    """Catches a draw at temperature 0, --kernels without effect, and a rung that computes something else."""
+    texts = set()
+    for rung in kernels.available()["matmul"]:
+        out, err = generate(capsys, run, "--prompt", "def ", "--temp", "0", "--kernels", rung, "--quiet")
+        assert kernels.selection()["matmul"] == rung
+        assert err == ""
+        texts.add(out)
+    assert len(texts) == 1
+
+
+def test_topk_1_and_a_tiny_topp_are_greedy(run, capsys):
+    """Catches --topk and --topp that never reach the sampler."""
+    greedy = generate(capsys, run, "--prompt", "def ", "--temp", "0").out
+    assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--topk", "1").out == greedy
+    assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--topp", "1e-9").out == greedy
+    assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--topk", "0", "--seed", "1").out != greedy
+
+
+@pytest.mark.parametrize("prompt", ["def alpha_1(x):\n", "größer 日本\n", "-x", "--topk"])
+def test_a_prompt_may_come_from_anywhere(run, tmp_path, capsys, monkeypatch, prompt):
+    """Catches a file, a pipe or a word with a dash that is not read, or read in another encoding."""
+    (tmp_path / "prompt.txt").write_text(prompt, encoding="utf-8")
+    fixed = ("--temp", "0", "--quiet")
+    texts = [
+        generate(capsys, run, "--prompt", prompt, *fixed).out,
+        generate(capsys, run, f"--prompt={prompt}", *fixed).out,
+        generate(capsys, run, "--prompt-file", str(tmp_path / "prompt.txt"), *fixed).out,
+    ]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompt.encode()), encoding="utf-8"))
+    texts.append(generate(capsys, run, "--prompt", "-", *fixed).out)
+    assert texts[0].startswith(prompt)
+    assert len(set(texts)) == 1
+
+
+def test_without_a_prompt_a_document_begins(run, capsys):
+    """Catches a prompt of nothing, which no model can continue."""
+    model, tokenizer = tinygpt.load(run)
+    text = "".join(stream_text(model, tokenizer, "", 40, Sampler(0.8, seed=3)))
+    assert generate(capsys, run, "--seed", "3").out == f"{text}\n"
+
+
+def test_no_tokens_are_asked_for(run, capsys):
+    """Catches one token too many."""
+    assert said(capsys, "generate", "--model", str(run), "--prompt", "def", "--length", "0").out == "def\n"
+
+
+def test_eval_prints_what_evaluate_returns(run, sources, capsys):
+    """Catches a score of another text or model, and figures that stand for something else."""
+    model, tokenizer = tinygpt.load(run)
+    documents, summary = discover([str(sources)], EXTENSIONS)
+    for words, limit in (([], None), (["--max-tokens", "100"], 100)):
+        score = evaluate(model, *encode_documents(documents, tokenizer), limit)
+        out, err = said(capsys, "eval", "--model", str(run), "--data", str(sources), *words)
+        assert out == (
+            f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}  "
+            f"({score.tokens:,} tokens)\n"
+        )
+        assert err == f"source    {summary.describe()}\n"
+    assert said(capsys, "eval", "--model", str(run), "--data", str(sources), "--quiet").err == ""
+
+
+def test_info_shows_the_machine(capsys):
+    """Catches a rung or a limit that is not told, and a rung marked that does not serve."""
+    with kernels.use("naive"):
+        out, err = said(capsys, "info", "--threads", "1")
+    assert err == ""
+    facts = {line[:26].strip(): line[26:] for line in out.splitlines()}
+    assert facts["tinygpt"] == tinygpt.__version__
+    assert facts["threads"].startswith("1  (OpenMP ")
+    assert {"python", "processor", "ISA", "OpenMP", "peak", "bandwidth"} <= facts.keys()
+    for op, rungs in kernels.available().items():
+        assert facts[op].split() == ["[naive]" if rung == "naive" else rung for rung in rungs]
+
+
+def test_info_shows_a_model(run, capsys):
+    """Catches a figure of the model or of its run that is missing or stands for another."""
+    out, _ = said(capsys, "info", "--model", str(run))
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines())
+    model, tokenizer = tinygpt.load(run)
+    assert facts["parameters"] == f"{model.num_parameters():,}"
+    assert (facts["n_layer"], facts["n_embd"], facts["block_size"]) == ("1", "16", "16")
+    assert (facts["n_kv_head"], facts["ffn_dim"]) == ("2", "64")
+    assert facts["tokenizer"] == f"CharTokenizer, vocabulary {tokenizer.vocab_size}"
+    assert facts["trained"].startswith("60 steps, ")
+    assert "held-out loss" in facts
+
+
+def test_info_shows_a_checkpoint(run, capsys):
+    """Catches a directory that holds a model and no run."""
+    out, _ = said(capsys, "info", "--model", str(checkpoint.latest_checkpoint(run)))
+    assert "parameters" in out
+    assert "trained" not in out
+
+
+def test_quiet_info_only_answers(run, capsys):
+    """Catches lines that --quiet should keep back."""
+    assert said(capsys, "info", "--model", str(run), "--quiet") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [(["--op", "softmax", "--sizes", "R=3", "C=5"], "R3 C5"), (["--op", "matmul", "--sizes", "8", "9"], "M9 K9 N9")],
+)
+def test_bench_times_every_rung(capsys, arguments, size):
+    """Catches a rung or a size that is left out."""
+    out, err = said(capsys, "bench", *arguments, "--seconds", "0.01", "--threads", "1")
+    assert err == ""
+    assert size in out
+    assert "1 thread," in out
+    op = arguments[1]
+    cases = out.count(f" {op} ")
+    assert cases == len(arguments) - 3 - (op == "softmax")
+    for rung in kernels.available()[op]:
+        assert len(re.findall(rf" {rung} ", out)) == cases
+
+
+def test_bench_takes_several_ops(capsys):
+    """Catches a list of which only the first or the last is used."""
+    out, _ = said(capsys, "bench", "--op", "add", "rope", "--seconds", "0.001", "--quiet")
+    assert " add " in out
+    assert " rope " in out
+    assert "matmul" not in out
+
+
+def test_commands_leave_no_files(run, sources, tmp_path, capsys, monkeypatch):
+    """Catches a command that writes where it should only read."""
+    monkeypatch.chdir(tmp_path)
+    before = content(run)
+    generate(capsys, run, "--prompt", "d")
+    said(capsys, "eval", "--model", str(run), "--data", str(sources))
+    said(capsys, "info", "--model", str(run))
+    said(capsys, "bench", "--op", "add", "--seconds", "0.001")
+    assert content(run) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def documented(module, name):
+    """Field -> the text under it, for a class of options and those it inherits from."""
+    found = {}
+    for cls in reversed(getattr(importlib.import_module(module), name).__mro__[:-1]):
+        (tree,) = ast.parse(inspect.getsource(cls)).body
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = text.value.value
+    return found
+
+
+def shown_default(field):
+    """The default as help shows it."""
+    value = field.default_factory() if field.default is dataclasses.MISSING else field.default
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_lists_every_flag(capsys, monkeypatch, command):
+    """Catches a flag without a text, a default that is not told, and help that only developers can read."""
+    monkeypatch.setenv("COLUMNS", "400")
+    out, err = said(capsys, command, "--help")
+    assert err == ""
+    assert re.match(rf"Usage: tinygpt {command} ", out)
+    assert app.COMMANDS[command] in out
+    texts = documented(*OPTIONS[command])
+    fields = dataclasses.fields(getattr(importlib.import_module(OPTIONS[command][0]), OPTIONS[command][1]))
+    assert texts.keys() == {field.name for field in fields}
+    for field in fields:
+        flag = f"--{field.name.replace('_', '-')}"
+        (line,) = [line for line in out.splitlines() if re.match(rf"\W*{flag} ", line)]
+        assert " ".join(texts[field.name].split()) in line
+        default = shown_default(field)
+        assert ("[default:" in line) == (default != "None"), line
+        assert default == "None" or f"[default: {default}]" in line
+
+
+def test_help_shows_the_whole_docstring(capsys, monkeypatch):
+    """Catches help of which only the first line is shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in OPTIONS:
+        module = importlib.import_module(f"tinygpt.cli.{command}")
+        text = inspect.getdoc(getattr(module, "evaluate" if command == "eval" else command))
+        assert text in said(capsys, command, "--help").out
+        assert text.splitlines()[0] == app.COMMANDS[command]
+
+
+def test_every_command_can_be_quiet():
+    """Catches a command without --quiet."""
+    for module, name in OPTIONS.values():
+        assert "quiet" in {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
+    assert TrainSettings().quiet is False
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(capsys, arguments):
+    """Catches a command that help does not know."""
+    out, _ = said(capsys, *arguments)
+    assert all(f"{name} " in out and text in out for name, text in app.COMMANDS.items())
+
+
+def test_the_version_is_told(capsys):
+    """Catches a version of something else."""
+    assert said(capsys, "--version").out == f"{tinygpt.__version__}\n"

@@ -1,0 +1,201 @@
+"""What training looks like: plain lines in a file, lines of the right width on a terminal."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+from tiny_run import flags, tiny
+
+from tinygpt import cli
+from tinygpt.cli import console as module
+from tinygpt.cli.console import ConsoleReport, harmless
+
+RECORD = {
+    "step": 41,
+    "epoch": 0.5,
+    "loss": 12.345678,
+    "lr": 6.2e-4,
+    "grad_norm": 1.0,
+    "tokens_per_s": 241_234.5,
+    "gflops": 100.0,
+    "peak_share": 0.38,
+    "seconds": 8.4,
+}
+EVALUATION = {"step": 41, "val_loss": 11.876543, "val_bits_per_byte": 17.123}
+LONG = "1,873,402 to learn from, vocabulary 374   held out: 21 files, 187,340 tokens and some more words on it"
+
+
+def terminal(width):
+    """A report on a terminal of a width, and what it has written so far."""
+    file = io.StringIO()
+    console = Console(
+        file=file, force_terminal=True, width=width, highlight=False, soft_wrap=True, legacy_windows=False
+    )
+    return ConsoleReport(console), file
+
+
+def plain(text):
+    """Text without the codes of a terminal."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def drawn(report, width):
+    """The live line as it stands."""
+    console = Console(file=io.StringIO(), width=width, legacy_windows=False)
+    console.print(report.progress.get_renderable())
+    return console.file.getvalue()
+
+
+def test_a_file_gets_plain_lines(sources, tmp_path, capsys, monkeypatch):
+    """Catches colours, bars and carriage returns where nothing can be drawn over."""
+    monkeypatch.setattr(module, "PLAIN_SECONDS", -1.0)
+    assert cli.main(["train", *flags(tiny(sources, tmp_path / "out", samples=1))]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    assert "\r" not in out
+    assert len(re.findall(r"^training  step \d+/12  loss .*  0:00 left$", out, re.MULTILINE)) == 12
+    assert len(re.findall(r"^eval      step (4|8|12)  val ", out, re.MULTILINE)) == 3
+
+
+def test_a_file_gets_long_lines_whole(capsys):
+    """Catches lines that are cut or wrapped at the width of a terminal that is not there."""
+    ConsoleReport().fact("tokens", LONG * 3)
+    assert capsys.readouterr().out == f"tokens    {LONG * 3}\n"
+
+
+def test_between_lines_in_a_file_time_passes(capsys):
+    """Catches a line for every step in a log."""
+    report = ConsoleReport()
+    report.start(0, 100)
+    for step in range(50):
+        report.step(RECORD | {"step": step})
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_the_live_line_fits(width):
+    """Catches a line that is wrapped or cut, and figures that are left out although there is room."""
+    report, _ = terminal(width)
+    report.start(0, 2000)
+    report.evaluation(EVALUATION, True)
+    report.step(RECORD)
+    (line,) = drawn(report, width).splitlines()
+    assert len(line) <= width
+    assert "…" not in line
+    for figure, least in (("loss 12.346", 60), ("241k tok/s", 80), ("val 11.877", 80), ("38 % of peak", 120)):
+        assert (figure in line) or width < least
+    assert ("lr 6.2e-04" in line) == (width >= 120)
+    assert re.match(rf"training  .{{{report.bar}}}    2 %  loss ", line)  # without colour an empty bar is blank
+    report.stop()
+
+
+def test_the_live_line_ends_with_the_last_evaluation():
+    """Catches a line that shows the held-out loss before last when the run is over."""
+    report, file = terminal(120)
+    report.start(0, 42)
+    report.step(RECORD)
+    report.evaluation(EVALUATION, True)
+    report.stop()
+    last = plain(file.getvalue()).strip().splitlines()[-1]
+    assert "100 %  loss 12.346  val 11.877" in last
+    assert re.search(r"  in 0:0\d\s*$", last)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_facts_are_aligned(width):
+    """Catches words that are cut at the edge of the terminal, and lines that begin under their label."""
+    report, file = terminal(width)
+    report.fact("tokens", LONG)
+    report.note(LONG)
+    lines = plain(file.getvalue()).splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(" ".join(line[10:] for line in lines).split()) == " ".join(f"{LONG} {LONG}".split())
+    assert {line[:10] for line in lines} - {" " * 10} == {"tokens    ", "note      "}
+    assert len(lines) == 2 * -(-len(LONG) // (width - 12))
+
+
+def test_text_stays_as_it_is(capsys):
+    """Catches markup, emoji codes and highlighting in what a model writes."""
+    text = "x = d[:heart:] + [bold] + '[/]' + 3.5\n\tpass :smile:"
+    report, file = terminal(200)
+    report.sample(1, text)
+    ConsoleReport().sample(1, text)
+    assert text.splitlines()[0] in capsys.readouterr().out
+    assert text.splitlines()[0] in file.getvalue()
+    assert ":smile:" in file.getvalue()
+
+
+def test_text_does_not_move_the_cursor():
+    """Catches a sampled escape sequence that reaches the terminal."""
+    assert harmless("a\tb\n\x1b[2J\x07\x00\x7f\x9bé日\u200d") == "a\tb\n\\x1b[2J\\x07\\x00\\x7f\\x9bé日\u200d"
+    report, file = terminal(80)
+    report.sample(1, "a\x1b[2Jb\rc")
+    assert "\\x1b[2Jb\\x0dc" in file.getvalue()
+
+
+def test_the_final_evaluation_has_a_bar_that_goes():
+    """Catches a long silence at the end, and a bar that stays between the lines."""
+    report, file = terminal(80)
+    report.evaluating(1, 4)
+    assert drawn(report, 80).startswith("eval      ━")
+    report.fact("held out", "loss 1")
+    assert plain(file.getvalue()).splitlines()[-1] == "held out  loss 1"
+    ConsoleReport().evaluating(1, 4)  # nothing is drawn where there is no terminal
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0, "0"), (999, "999"), (1000, "1.0k"), (9_940, "9.9k"), (10_000, "10k"), (241_234, "241k")]
+)
+def test_rates_are_short(rate, shown):
+    """Catches 0k for a slow machine."""
+    assert module._rate(rate) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.9, "1:01"), (3600, "1:00:00"), (36_061, "10:01:01")])
+def test_clocks_are_short(seconds, shown):
+    """Catches 75 minutes as 75:00, and seconds without their zero."""
+    assert module._clock(seconds) == shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_terminal_gets_a_live_line(sources, tmp_path):
+    """Catches a bar that is never shown: a process on a pseudo-terminal is the only real proof."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "tinygpt", "train", *flags(tiny(sources, tmp_path / "out", steps=60))]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen(command, stdout=follower, stderr=follower, stdin=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the last writer has gone
+            break
+        if not part:
+            break
+        seen += part
+    os.close(leader)
+    assert process.wait(timeout=60) == 0
+    text = plain(seen.decode())
+    assert "training  ━" in text
+    assert "100 %" in text
+    assert "\r" in text
+
+
+def test_a_terminal_without_utf8_still_gets_its_text(sources, run, tmp_path):
+    """Catches a run that ends with UnicodeEncodeError at its first bar, or a text at its first umlaut."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    train = ["train", *flags(tiny(sources, tmp_path / "out", samples=1))]
+    generate = ["generate", "--model", str(run), "--prompt", "é", "--length", "3", "--quiet"]
+    for arguments in (train, generate):
+        command = [sys.executable, "-m", "tinygpt", *arguments]
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.isascii()
+    assert done.stdout.startswith(b"\\xe9")

@@ -1,0 +1,48 @@
+"""What a process loads before it can answer."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tinygpt.cli.app import COMMANDS
+
+PROGRAM = """
+import json, sys
+from tinygpt.cli import main
+status = main(sys.argv[1:])
+print(json.dumps([status, sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+def loaded(*arguments):
+    """The modules in a process that has answered."""
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    status, modules = json.loads(done.stderr)
+    assert status == 0
+    assert done.stdout
+    return set(modules)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_an_answer_needs_no_model(arguments):
+    """Catches an import at the top of a command's module that everyone waits for."""
+    modules = loaded(*arguments)
+    parts = {name for name in modules if name.startswith("tinygpt")}
+    assert parts == {"tinygpt", "tinygpt.cli", "tinygpt.cli.app"}
+    assert not modules & {"numpy", "plotly", "safetensors", "tinygpt.model", *(f"tinygpt.cli.{c}" for c in COMMANDS)}
+
+
+def test_help_of_generate_needs_no_model():
+    """Catches a model that is built, or a page library that is loaded, for a page of help."""
+    modules = loaded("generate", "--help")
+    assert not modules & {"plotly", "safetensors", "tinygpt.model", "tinygpt.kernels", "tinygpt.checkpoint"}
+
+
+def test_the_module_is_the_command():
+    """Catches `python -m tinygpt` that does nothing, or ends with another status."""
+    done = subprocess.run([sys.executable, "-m", "tinygpt", "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tinygpt: error: ")

@@ -1,0 +1,184 @@
+"""How many threads a kernel gets, and that a forked child does not hang."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinygpt
+from tinygpt.core import cpu
+from tinygpt.kernels import threads
+
+
+@pytest.fixture(autouse=True)
+def _go_back():
+    before = threads.get_num_threads()
+    yield
+    threads.set_num_threads(before)
+
+
+def run(code, **environment):
+    """Exit status, output and the last line of errors of a program of its own."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("TINYGPT_", "OMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=plain | environment
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip().rpartition("\n")[2]
+
+
+def test_set_and_get():
+    """Catches a setting that is not kept, or that exists twice under two names."""
+    for n in (1, 2, 5):
+        tinygpt.set_num_threads(n)
+        assert tinygpt.get_num_threads() == threads.get_num_threads() == n
+
+
+@pytest.mark.parametrize(
+    ("n", "kind", "text"),
+    [
+        (0, ValueError, "'n' must be at least 1, got 0"),
+        (-2, ValueError, "'n' must be at least 1, got -2"),
+        (2.0, TypeError, "'n' must be an int, got float"),
+        (True, TypeError, "'n' must be an int, got bool"),
+        ("2", TypeError, "'n' must be an int, got str"),
+        (None, TypeError, "'n' must be an int, got NoneType"),
+    ],
+)
+def test_numbers_that_mean_nothing(n, kind, text):
+    """Catches a number that would reach OpenMP and mean something else there."""
+    before = threads.get_num_threads()
+    with pytest.raises(kind) as error:
+        threads.set_num_threads(n)
+    assert str(error.value) == f"[set_num_threads] {text}"
+    assert threads.get_num_threads() == before
+
+
+def test_small_work_stays_on_one_thread():
+    """Catches a threshold that is off by one call, or that is applied to large work too."""
+    threads.set_num_threads(3)
+    assert [threads.for_work(n) for n in (0, threads.SMALL_WORK - 1, threads.SMALL_WORK, 10**12)] == [1, 1, 3, 3]
+
+
+def test_default_is_the_least_of_the_limits(monkeypatch):
+    """Catches a limit that is not looked at."""
+    monkeypatch.delenv("TINYGPT_NUM_THREADS", raising=False)
+    sources = {"OpenMP": (cpu, "max_threads"), "physical cores": (threads, "_physical_cores")}
+    sources["affinity"] = (threads, "_affinity")
+    for small in sources:
+        with monkeypatch.context() as patch:
+            for name, (module, function) in sources.items():
+                value = 3 if name == small else 7
+                if module is cpu:
+                    patch.setattr(threads, "cpu", type("Cpu", (), {function: staticmethod(lambda value=value: value)}))
+                else:
+                    patch.setattr(module, function, lambda value=value: value)
+            patch.setattr(threads, "_cgroup_quota", lambda: math.inf)
+            assert threads.limits() == {name: 3 if name == small else 7 for name in sources}
+            assert threads.default_num_threads() == 3
+            patch.setattr(threads, "_cgroup_quota", lambda: 2.9)
+            assert threads.limits()["cgroup quota"] == 2
+            assert threads.default_num_threads() == 2
+            patch.setattr(threads, "_cgroup_quota", lambda: 0.5)
+            assert threads.default_num_threads() == 1
+
+
+def test_limits_of_this_machine():
+    """Catches a limit that is no positive number here."""
+    found = threads.limits()
+    assert {"OpenMP", "physical cores", "affinity"} <= set(found)
+    assert all(isinstance(n, int) and n >= 1 for n in found.values())
+    if hasattr(os, "sched_getaffinity"):
+        assert found["affinity"] == len(os.sched_getaffinity(0))
+
+
+FILES = {
+    "v2 limit": ({"/sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2.5),
+    "v2 no limit": ({"/sys/fs/cgroup/cpu.max": "max 100000\n"}, math.inf),
+    "v1 limit": (
+        {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+        0.5,
+    ),
+    "v1 no limit": (
+        {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+        math.inf,
+    ),
+    "unreadable": ({"/sys/fs/cgroup/cpu.max": "\n"}, math.inf),
+    "none": ({}, math.inf),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cgroup_quota(monkeypatch, name):
+    """Catches a container's quota that is read wrongly: of either version, without a limit, or not there."""
+    files, want = FILES[name]
+
+    def read_text(path):
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert threads._cgroup_quota() == want
+
+
+def test_environment():
+    """Catches a variable that is ignored, also one that asks for more than the limits."""
+    code = "import tinygpt; print(tinygpt.get_num_threads())"
+    assert run(code, TINYGPT_NUM_THREADS="1") == (0, "1", "")
+    assert run(code, TINYGPT_NUM_THREADS="11") == (0, "11", "")
+    assert run(code, OMP_NUM_THREADS="1") == (0, "1", "")
+    code = "from tinygpt.kernels import threads; print(threads.get_num_threads() == min(threads.limits().values()))"
+    assert run(code) == (0, "True", "")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " "])
+def test_environment_with_an_error(text):
+    """Catches a misspelt number that silently means the default."""
+    status, output, error = run("import tinygpt; tinygpt.get_num_threads()", TINYGPT_NUM_THREADS=text)
+    assert (status, output) == (1, "")
+    assert error == f"ValueError: [threads] TINYGPT_NUM_THREADS must be a positive number, got '{text}'"
+
+
+FORK = """
+import os, sys, warnings
+import numpy as np
+import tinygpt
+from tinygpt import kernels
+
+tinygpt.set_num_threads(2)
+a = np.random.default_rng(0).standard_normal((200, 200)).astype(np.float32)
+results = {}
+for rung in ("blocked", "numpy"):
+    with kernels.use(rung):
+        results[rung] = kernels.matmul(a, a)  # OpenMP's threads, and those of BLAS, exist from here on
+warnings.simplefilter("ignore")
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        assert tinygpt.get_num_threads() == 1
+        for rung, result in results.items():
+            with kernels.use(rung):
+                np.testing.assert_allclose(kernels.matmul(a, a), result, atol=1e-3)
+        try:
+            tinygpt.set_num_threads(2)
+        except RuntimeError as error:
+            assert str(error).startswith("[set_num_threads] 'n' must be 1 in a forked process"), error
+            tinygpt.set_num_threads(1)
+            status = 0
+    finally:
+        os._exit(status)
+assert tinygpt.get_num_threads() == 2
+with kernels.use("blocked"):
+    assert (kernels.matmul(a, a) == results["blocked"]).all()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_runs_on_one_thread():
+    """Catches a child that waits for the threads of its parent forever, and a parent that loses its own."""
+    assert run(FORK) == (0, "", "")

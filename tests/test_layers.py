@@ -1,0 +1,268 @@
+"""The shape of the house: imports go down only, files and functions stay small, and importing stays cheap."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tinygpt"
+# From the bottom up; a module may import its own layer and those below.
+LAYERS = [
+    {"core"},
+    {"kernels", "memory", "tensor"},
+    {"ops"},
+    {"nn", "optim"},
+    {"model", "sampling"},
+    {"checkpoint", "files"},
+    {"generate", "evaluate", "viz"},
+    {"train"},
+    {"cli", "__main__"},
+]
+BESIDE = {"tokenizers", "data", "distributed", "reference", "testing"}  # above kernels only, and beside each other
+# Reading and writing small files: needed beside the house too, and importing nothing of tinygpt but each other.
+FOUNDATION = {"tinygpt.files.atomic", "tinygpt.files.strict"}
+HEAVY = {"torch", "jax", "transformers", "tensorflow"}
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 60
+
+PYTHON = sorted(PACKAGE.rglob("*.py"))
+CYTHON = sorted((ROOT / "csrc").rglob("*.p[yx][xd]"))
+
+
+def layer(part):
+    """The layer of a top-level part of the package; parts beside the house stand on the kernels."""
+    if part in BESIDE:
+        return 1
+    return next(i for i, parts in enumerate(LAYERS) if part in parts)
+
+
+def part_of(module):
+    """The top-level part that a dotted name lies in; None for what belongs to no part: the package, its version."""
+    head, _, rest = module.partition(".")
+    part = rest.partition(".")[0]
+    there = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()
+    return part if head == "tinygpt" and part and there else None
+
+
+def public_names():
+    """What `tinygpt.<name>` is loaded from."""
+    import tinygpt
+
+    return tinygpt._PARTS
+
+
+def imported(tree, package):
+    """Every module of tinygpt that a file imports, wherever the statement stands: also inside functions."""
+    names = public_names()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                yield names.get(alias.name, whole) if base == "tinygpt" else whole
+
+
+def violations(source, path):
+    """Imports that go up, as text."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    own = part_of(module)
+    package = module.removesuffix(".__init__") if path.name == "__init__.py" else module.rpartition(".")[0]
+    found = []
+    for name in imported(ast.parse(source), package):
+        part = part_of(name)
+        if part is None or part == own or ".".join(name.split(".")[:3]) in FOUNDATION:
+            continue
+        if own in BESIDE:
+            bad = part not in BESIDE and layer(part) > layer("kernels")
+        else:
+            bad = part not in BESIDE and layer(part) > layer(own)
+            bad = bad or (part in BESIDE and layer(own) <= layer("tensor"))
+        if bad:
+            found.append(f"{module} imports {name}")
+    return found
+
+
+def test_every_part_has_a_layer():
+    """Catches a new module whose place nobody has decided."""
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts - {"__init__"} <= set().union(*LAYERS, BESIDE)
+
+
+@pytest.mark.parametrize("module", sorted(FOUNDATION))
+def test_the_foundation_stands_by_itself(module):
+    """Catches an import that would make what everybody may use depend on a layer."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    found = {name for name in imported(ast.parse(path.read_text()), "tinygpt.files") if name.startswith("tinygpt")}
+    assert {".".join(name.split(".")[:3]) for name in found} <= FOUNDATION
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PYTHON if p != PACKAGE / "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_go_down(path):
+    """Catches an import from a layer above, also inside a function or under TYPE_CHECKING."""
+    assert violations(path.read_text(), path) == []
+
+
+def test_the_checker_sees_what_it_must():
+    """Catches a test of imports that passes whatever is imported, in any of the forms that Python has."""
+    path = PACKAGE / "ops" / "linear.py"
+    wrong = [
+        "import tinygpt.model",
+        "import tinygpt.train.loop as loop",
+        "from tinygpt import model",
+        "from tinygpt import GPT",
+        "from tinygpt.model import GPT",
+        "from .. import nn",
+        "from ..nn import Linear",
+        "def f():\n    from tinygpt.optim import SGD",
+        "if TYPE_CHECKING:\n    from tinygpt.cli import main",
+    ]
+    for source in wrong:
+        assert violations(source, path), source
+    right = [
+        "from tinygpt.ops.shapes import rows",
+        "from . import shapes",
+        "from tinygpt import Tensor, memory",
+        "import numpy",
+    ]
+    for source in [*right, "from tinygpt import __version__", "from tinygpt.core import cpu"]:
+        assert not violations(source, path), source
+    assert violations("from tinygpt.ops import add", PACKAGE / "tensor.py")
+    assert violations("from tinygpt.tokenizers import load", PACKAGE / "kernels" / "edge.py")
+    assert violations("from tinygpt.tensor import Tensor", PACKAGE / "data" / "corpus.py") == []
+    assert violations("from tinygpt.ops import add", PACKAGE / "data" / "corpus.py")
+
+
+def test_nothing_compiled_knows_the_package():
+    """Catches a csrc file that imports from the Python package, or from another csrc file."""
+    assert CYTHON
+    known = {"cython", "libc", "cpython"}
+    for path in CYTHON:
+        for line in path.read_text().splitlines():
+            found = re.match(r"\s*(?:from|c?import)\s+([\w.]+)", line)
+            if found and re.match(r"\s*(from\s+[\w.]+\s+)?c?import\s", line):
+                assert found[1].split(".")[0] in known, f"{path.name}: {line.strip()}"
+
+
+@pytest.mark.parametrize("folder", ["tinygpt", "csrc", "docs", "setup.py"])
+def test_peers_stay_in_tests_and_benchmarks(folder):
+    """Catches a dependency on PyTorch and the like anywhere but where tinygpt is compared with them."""
+    files = [ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py"))
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & HEAVY, path
+
+
+def sources():
+    """Every file of code that is kept in the repository."""
+    folders = ("tinygpt", "csrc", "tests", "benchmarks", "docs")
+    kinds = {".py", ".pyx", ".pxd", ".h", ".pyi"}
+    return sorted(
+        path
+        for folder in folders
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in kinds and "_build" not in path.parts
+    )
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_small(path):
+    """Catches a file that has grown past the length that is read in one go."""
+    assert len(path.read_text().splitlines()) < MOST_LINES
+
+
+def lengths_of_python(source):
+    """Name and length of every function, decorators not counted."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name, node.end_lineno - node.lineno + 1
+
+
+def lengths_of_cython(source):
+    """Name and length of every top-level def and cdef function: to the last line that is indented or in a string."""
+    lines = source.splitlines()
+    starts = [
+        i for i, line in enumerate(lines) if re.match(r"(cp?def|def)\b.*\(", line) and not line.endswith((":  #",))
+    ]
+    for i in starts:
+        header = i
+        while not re.search(r":\s*(#.*)?$", lines[header]):  # the signature may go on for some lines
+            header += 1
+        end = header
+        for j in range(header + 1, len(lines)):
+            if lines[j] and not lines[j].startswith((" ", ")")):
+                break
+            end = j if lines[j].strip() else end
+        yield re.search(r"(\w+)\s*\(", lines[i])[1], end - i + 1
+
+
+def code(suffixes):
+    return [path for path in sources() if path.suffix in suffixes]
+
+
+@pytest.mark.parametrize("path", code({".py", ".pyx"}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_functions_are_short(path):
+    """Catches a function that has grown past the length of a screen."""
+    lengths = lengths_of_python if path.suffix == ".py" else lengths_of_cython
+    assert {name: n for name, n in lengths(path.read_text()) if n >= MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def test_lengths_are_counted():
+    """Catches a count that misses functions, or that stops early."""
+    body = "    x = 1\n\n" * 40
+    assert dict(lengths_of_python(f"def f():\n{body}\nclass A:\n    def g(self):\n        pass\n")) == {"f": 80, "g": 2}
+    text = (
+        f"cdef int f(int x,\n           int y) noexcept nogil:\n{body}\ndef g(int x):   # IN\n    pass\n\nRUNGS = 1\n"
+    )
+    assert dict(lengths_of_cython(text)) == {"f": 81, "g": 2}
+    found = {name for path in code({".pyx"}) for name, _ in lengths_of_cython(path.read_text())}
+    assert {"matmul_naive", "matmul_blocked", "attend_tile", "micro_kernel", "mask_of"} <= found
+
+
+def loaded_by(statement):
+    """The modules that a program has loaded after one statement."""
+    program = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("TINYGPT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=plain, check=True
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_import_is_lazy():
+    """Catches an import at the top that makes `import tinygpt` pay for what a program may never use."""
+    loaded = loaded_by("import tinygpt")
+    mine = {name for name in loaded if name.split(".")[0] == "tinygpt"}
+    assert mine == {"tinygpt"}
+    assert not loaded & {"plotly", "cyclopts", "rich", "safetensors", "threadpoolctl", "tokenizers", *HEAVY}
+
+
+def test_a_model_needs_no_command_line():
+    """Catches a library that pulls in the command line, viewers or files."""
+    loaded = loaded_by("import tinygpt; tinygpt.GPT; tinygpt.optim; tinygpt.kernels")
+    assert "tinygpt.model" in loaded
+    assert not {name for name in loaded if re.match(r"tinygpt\.(cli|train|viz|files|checkpoint|data)\b", name)}
+    assert not loaded & {"plotly", "cyclopts", "rich", *HEAVY}
+
+
+def test_public_names():
+    """Catches a public name that leads nowhere, and one that is loaded but not listed."""
+    import tinygpt
+
+    for name, module in tinygpt._PARTS.items():
+        assert part_of(module) is not None, name
+    assert set(tinygpt.__all__) <= {*tinygpt._PARTS, "__version__"}
+    assert set(tinygpt.__all__) <= set(dir(tinygpt))
+    with pytest.raises(AttributeError, match=r"^module 'tinygpt' has no attribute 'nothing'$"):
+        tinygpt.nothing  # noqa: B018

@@ -1,0 +1,141 @@
+"""Reused buffers: whose memory it is, and for how long."""
+
+import gc
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tinygpt import memory
+
+LARGE = memory.SMALLEST // 4 + 1000  # floats: just above what the free list takes
+
+
+@pytest.fixture(autouse=True)
+def _empty_free_list():
+    memory.clear()
+    yield
+    memory.clear()
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("shape", [(LARGE,), (3, LARGE), (2, 3, 5, LARGE // 7), (0, 4), (), (7,)], ids=str)
+def test_what_is_handed_out(shape):
+    """Catches wrong shapes or types, large arrays off a cache line, and blocks that are too small for their array."""
+    array = memory.empty(shape)
+    assert type(array) is np.ndarray
+    assert array.shape == shape
+    assert array.dtype == np.float32
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    if array.nbytes >= memory.SMALLEST:
+        assert address(array) % memory.ALIGNMENT == 0
+    array[...] = 1  # a block that is too short would be a buffer error above, or a crash here
+
+
+def test_reused_after_death():
+    """Catches memory that never comes back: every step would take fresh pages."""
+    array = memory.empty((LARGE,))
+    where = address(array)
+    assert memory.held() == 0
+    del array
+    assert memory.held() == memory.bucket(4 * LARGE)
+    again = memory.empty((1, LARGE))
+    assert address(again) == where
+    assert memory.held() == 0
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[5:],
+        lambda x: x.reshape(2, -1),
+        lambda x: x[::2][::3],
+        lambda x: x.view(np.int32),
+        lambda x: memoryview(x),
+        lambda x: np.asarray(memoryview(x[3:])),
+        lambda x: x[1:].reshape(-1)[2:].view(np.uint8)[4:].view(np.float32),
+    ],
+)
+def test_not_reused_while_a_view_lives(view):
+    """Catches a block that goes back with its first array while a view, of whatever kind, still reads it."""
+    array = memory.empty((LARGE + LARGE % 2,))
+    where = address(array)
+    held = view(array)
+    del array
+    assert memory.held() == 0
+    other = memory.empty((LARGE,))
+    assert address(other) != where
+    other[:] = 7
+    del held
+    assert memory.held() > 0
+    assert address(memory.empty((LARGE,))) == where
+
+
+def test_a_part_of_a_block_is_no_block():
+    """Catches a view of the block itself, as `array.base` gives it, that goes to the free list when it dies."""
+    array = memory.empty((LARGE,))
+    part = array.base[8:]
+    del part
+    assert memory.held() == 0
+    part = array.base[8:]
+    del array
+    assert memory.held() == 0
+    del part
+    assert memory.held() == memory.bucket(4 * LARGE)
+
+
+def test_two_arrays_never_share():
+    """Catches a block that is handed out twice."""
+    arrays = [memory.empty((LARGE,)) for _ in range(4)]
+    del arrays[1]
+    arrays += [memory.empty((LARGE,)) for _ in range(3)]
+    for i, array in enumerate(arrays):
+        array[:] = i
+    for i, array in enumerate(arrays):
+        assert (array == i).all()
+
+
+def test_only_counts_are_needed():
+    """Catches a cycle between array and block: blocks would wait for the garbage collector."""
+    gc.disable()
+    try:
+        array = memory.empty((LARGE,))
+        del array
+        assert memory.held() > 0
+    finally:
+        gc.enable()
+
+
+def test_small_arrays_are_left_to_numpy():
+    """Catches a free list that fills with crumbs."""
+    memory.empty((memory.SMALLEST // 4 - 1,))
+    assert memory.held() == 0
+
+
+@pytest.mark.parametrize("n", [2**17, 2**17 + 1, 200_000, 2**20 - 1, 2**20, 10**7 + 3, 2**31 + 5])
+def test_buckets(n):
+    """Catches buckets that are too small, waste more than they promise, or differ for sizes that are one bucket."""
+    size = memory.bucket(n)
+    assert n <= size <= n * 1.125
+    assert size % memory.ALIGNMENT == 0
+    assert memory.bucket(size) == size
+
+
+def test_clear():
+    """Catches blocks that stay in the list."""
+    memory.empty((LARGE,))
+    assert memory.held() > 0
+    memory.clear()
+    assert memory.held() == 0
+
+
+def test_arrays_that_outlive_the_program():
+    """Catches an exception in the finaliser while the interpreter shuts down."""
+    code = f"from tinygpt import memory\nkept = memory.empty(({LARGE},))\nview = [kept[3:]]\nview.append(view)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

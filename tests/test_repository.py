@@ -1,0 +1,144 @@
+"""What belongs to the repository: the map in the README, one version, nothing generated, no paths of a machine.
+
+In a checkout git says which files there are; in an unpacked source distribution the disk does.
+"""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+import tinygpt
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_GIT = (ROOT / ".git").exists()
+# Every such file below these folders has a line of its own in the map; the rest may be named by its folder.
+MAPPED_FOLDERS = ("csrc", "tinygpt", "benchmarks", "ci", "tools")
+MAPPED_SUFFIXES = (".py", ".pyx", ".h", ".md")
+# What building, testing and running leave behind.
+GENERATED = re.compile(
+    r"(^|/)(__pycache__|build|dist|runs|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
+    r"|\.(so|pyd|pyc|o|whl|tmp|log)$|^csrc/.*\.c(pp)?$|^PKG-INFO$|^setup\.cfg$"
+)
+# A folder that only some machine has. The look-behind lets addresses and relative paths pass.
+MACHINE_PATH = re.compile(r"(?<![\w.~*})/])/(root|home|tmp|work|Users|mnt)/\w")
+
+
+def git(*arguments):
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def tracked():
+    """Paths of the repository's files, with / between folders."""
+    if IN_GIT:
+        names = [name for name in git("ls-files", "-z").split("\0") if name]
+        return sorted(name for name in names if (ROOT / name).exists())
+    files = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file())
+    return sorted(name for name in files if not GENERATED.search(name))
+
+
+FILES = tracked()
+
+
+def mapped():
+    """The map in the README: path -> what it is. Lines are ``path   description`` in a text block under ## Map."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^## Map\n.*?^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert block, "README.md must have a heading '## Map' with a ```text block below it"
+    lines = [line.split(maxsplit=1) for line in block[1].splitlines() if line.strip()]
+    without = [line[0] for line in lines if len(line) == 1]
+    assert not without, f"every line of the map must say what the file is for: {without}"
+    paths = [path for path, _ in lines]
+    assert len(paths) == len(set(paths)), "a path stands twice in the map"
+    return dict(lines)
+
+
+def test_the_repository_was_found():
+    """Catches a listing that is empty, which would let every other test here pass."""
+    assert {"README.md", "pyproject.toml", "csrc/matmul.pyx", "tinygpt/__init__.py"} <= set(FILES)
+    assert "tests/test_repository.py" in FILES or IN_GIT
+
+
+def test_every_file_has_its_line_in_the_map():
+    """Catches a file that was added and not told of."""
+    entries = mapped()
+    wanted = [
+        name
+        for name in FILES
+        if name.startswith(tuple(f"{folder}/" for folder in MAPPED_FOLDERS)) and name.endswith(MAPPED_SUFFIXES)
+    ]
+    # The line of a folder is the line of its __init__.py.
+    missing = [name for name in wanted if name not in entries and name.removesuffix("__init__.py") not in entries]
+    assert len(wanted) > 50
+    assert not missing, f"no line in README.md's map: {missing}"
+
+
+def test_every_folder_is_on_the_map():
+    """Catches a folder that a reader of the map does not know of; hidden ones speak for themselves."""
+    entries = mapped()
+    folders = {name.partition("/")[0] for name in FILES if "/" in name and not name.startswith(".")}
+    missing = [folder for folder in folders if not any(f"{path}/".startswith(f"{folder}/") for path in entries)]
+    assert not missing, f"no line in README.md's map: {missing}"
+
+
+def test_the_map_names_nothing_that_is_gone():
+    """Catches a line whose file was renamed or removed. A source distribution lacks some files, so git is asked."""
+    known = {*FILES, *(f"{folder}/" for name in FILES for folder in map(str, PurePosixPath(name).parents))}
+    gone = [path for path in mapped() if path not in known and f"{path}/" not in known]
+    shipped = tuple(f"{folder}/" for folder in (*MAPPED_FOLDERS, "tests", "docs"))
+    assert not [path for path in gone if IN_GIT or path.startswith(shipped)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_path_of_a_machine(name):
+    """Catches a folder of the author's machine in a file that others get."""
+    try:
+        text = (ROOT / name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return  # an image, which holds no text
+    found = [line for line in text.splitlines() if MACHINE_PATH.search(line)]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("see /" + "root/x", True),
+        ("'/" + "tmp/x'", True),
+        ("/" + "home/me", True),
+        ("(/" + "Users/me)", True),
+        ("https://example.org/" + "home/page", False),
+        ("$HOME/" + "tmp/x and ../" + "work/x", False),
+    ],
+)
+def test_the_pattern_finds_paths_of_machines(line, found):
+    """Catches a pattern that finds nothing, or takes an address for a folder."""
+    assert bool(MACHINE_PATH.search(line)) == found
+
+
+def test_nothing_generated_is_tracked():
+    """Catches a build, a cache or a run that was committed."""
+    assert not [name for name in FILES if GENERATED.search(name)]
+    if IN_GIT:
+        assert git("ls-files", "-z", "--cached", "--ignored", "--exclude-standard") == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/__pycache__/b", "tinygpt/core/x.cpython-311.so", "csrc/matmul.c", "build/x", "docs/_build/x", "runs/tiny/x",
+     ".ruff_cache/x", "tinygpt.egg-info/x"],
+)  # fmt: skip
+def test_the_pattern_finds_what_is_generated(name):
+    """Catches a pattern that finds nothing."""
+    assert GENERATED.search(name)
+
+
+def test_there_is_one_version():
+    """Catches a release whose files disagree, and one that the changelog does not tell of."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == tinygpt.__version__
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", tinygpt.__version__]

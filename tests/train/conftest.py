@@ -1,0 +1,10 @@
+"""One tree of sources for all runs."""
+
+import pytest
+from tiny_run import write_sources
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """A folder of small files that tests must not change."""
+    return write_sources(tmp_path_factory.mktemp("train") / "sources")

@@ -1,0 +1,94 @@
+"""The run directory: what may be written into, what is kept, what is moved."""
+
+import pytest
+from tiny_run import content
+
+from tinygpt.train import directory
+
+
+def refused(out, *words, resume=False):
+    """The message of the refusal: one line with the flag and the words in it."""
+    with pytest.raises(ValueError, match=r"^--out ") as error:
+        directory.check_writable(out, resume)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A directory that holds a run."""
+    directory.begin(tmp_path / "run", {"seed": 1})
+    return tmp_path / "run"
+
+
+def test_new_empty_and_run_directories_are_accepted(tmp_path, run):
+    """Catches a check that refuses what it should allow."""
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "new", tmp_path / "new" / "below", run):
+        directory.check_writable(out)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    """Catches a run that trains first and finds out at its first write."""
+    (tmp_path / "file").write_text("mine")
+    refused(tmp_path / "file", "file")
+    refused(tmp_path / "file" / "run", "file", "run")
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    """Catches a run written in among other files, or other files that are moved away."""
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("mine")
+    refused(tmp_path / "notes", "not empty")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_no_run_is_never_removed(tmp_path, run, kind):
+    """Catches the removal of something that happens to be named as an earlier run would be."""
+    earlier = tmp_path / "run.previous"
+    if kind == "file":
+        earlier.write_text("mine")
+    elif kind == "folder":
+        earlier.mkdir()
+        (earlier / "thesis.txt").write_text("mine")
+    else:
+        earlier.symlink_to(tmp_path / "nowhere")
+    refused(run, str(earlier))
+    directory.check_writable(run, resume=True)  # moves nothing
+
+
+def test_the_run_one_stands_in_is_not_moved(run, monkeypatch):
+    """Catches a rename of the current directory, after which relative paths mean the moved run."""
+    monkeypatch.chdir(run)
+    for out in (run.parent / "run", run.__class__(".")):
+        refused(out, "cannot be moved")
+    directory.check_writable(run.__class__("."), resume=True)
+
+
+def test_an_earlier_run_is_kept(run):
+    """Catches a new run that writes over the one before, and a third that fails on what the second has kept."""
+    for seed in (2, 3):
+        before = content(run)
+        assert directory.begin(run, {"seed": seed}) == str(run) + ".previous"
+        assert content(run.with_name("run.previous")) == before
+    assert directory.read_table(run / directory.SETTINGS) == {"seed": 3}
+    assert {path.name for path in run.parent.iterdir()} == {"run", "run.previous"}
+
+
+def test_a_first_run_moves_nothing(tmp_path):
+    """Catches a message about an earlier run where there is none, and folders above that are not made."""
+    assert directory.begin(tmp_path / "a" / "b", {"seed": 1}) is None
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [directory.SETTINGS]
+
+
+@pytest.mark.parametrize("text", [b"seed = ", b"seed = 1\nseed = 2\n", b"\xff"])
+def test_broken_settings_are_named(tmp_path, text):
+    """Catches an error that does not say which file is broken."""
+    path = tmp_path / "run.toml"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match="not a TOML file") as error:
+        directory.read_table(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

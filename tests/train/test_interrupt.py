@@ -1,0 +1,127 @@
+"""Ctrl-C and kill, from outside: a process that trains gets a signal."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from tiny_run import content, flags, state, tiny, without_clock
+
+import tinygpt
+from tinygpt import checkpoint
+from tinygpt.train.interrupt import Interrupt
+from tinygpt.train.loop import train
+from tinygpt.train.metrics import read_metrics
+
+# Long enough to be met on its way, whatever the machine; nothing waits for its end but the runs that go on.
+STEPS = 800
+PACE = {"steps": STEPS, "embed": 32, "eval_every": 50, "eval_tokens": 64, "checkpoint_every": 50}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "tinygpt", "train", *arguments]
+
+
+@pytest.fixture(scope="module")
+def whole(sources, tmp_path_factory):
+    """The same run without a stop."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    train(tiny(sources, out, **PACE))
+    return out
+
+
+@pytest.fixture
+def begun(sources, tmp_path):
+    """A process that has trained far enough to have a checkpoint, and its run directory."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(*flags(tiny(sources, out, **PACE)), "--eval-tokens", "64"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end and checkpoint.latest_checkpoint(out) is None:
+        time.sleep(0.002)
+    yield process, out
+    process.kill()
+    process.communicate()
+
+
+def goes_on_to_the_same_end(out, whole):
+    """Resume in a process of its own and compare with the run that was never stopped."""
+    done = subprocess.run(
+        command("--resume", "--out", str(out), "--quiet"), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert state(out) == state(whole)
+    assert state(out / "checkpoints" / f"step-{STEPS}") == state(whole / "checkpoints" / f"step-{STEPS}")
+    records = read_metrics(out / "metrics.jsonl")
+    assert [record["step"] for record in records if "loss" in record] == list(range(STEPS))
+    assert without_clock(records) == without_clock(read_metrics(whole / "metrics.jsonl"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(begun, whole):
+    """Catches a traceback, a lost step, a hint that does not work, and a run that goes on another way."""
+    process, out = begun
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    assert err.startswith("tinygpt: stopped after step ")
+    assert err.endswith(f"go on with: tinygpt train --resume --out {out}\n")
+    step = int(err.split()[4])
+    assert 50 <= step < STEPS
+    assert checkpoint.latest_checkpoint(out).name == f"step-{step}"
+    assert [record["step"] for record in read_metrics(out / "metrics.jsonl") if "loss" in record] == list(range(step))
+    tinygpt.load(out)
+    goes_on_to_the_same_end(out, whole)
+
+
+def test_a_kill_leaves_what_can_go_on(begun, whole):
+    """Catches files that are written in place, metrics that lag behind a checkpoint, and leftovers that are read."""
+    process, out = begun
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    tinygpt.load(out)
+    tinygpt.load(checkpoint.latest_checkpoint(out))
+    goes_on_to_the_same_end(out, whole)
+    assert not [path for path in content(out) if path.startswith(".") or "/." in path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted(number):
+    """Catches a signal that ends the step at hand, and handlers that stay after the run."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupt() as interrupt:
+        assert not interrupt.wanted
+        signal.raise_signal(number)
+        assert interrupt.wanted
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    """Catches a program that cannot be stopped while it saves."""
+    with Interrupt():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler or os.name != "posix"
+
+
+def test_a_thread_trains_without_handlers():
+    """Catches a run that fails outside of the main thread, where Python allows no handlers."""
+    found = []
+
+    def run():
+        with Interrupt() as interrupt:
+            found.append(interrupt.wanted)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [False]
