@@ -31,8 +31,11 @@ class DropoutKey(NamedTuple):
 
     @property
     def bits(self) -> int:
-        """Seed and step in 64 bits; the kernel's generator mixes them."""
-        return (self.seed << 32 ^ self.step) % 2**64
+        """Seed and step in 64 bits, which the kernel's generator mixes.
+
+        The odd factor keeps seeds of any size apart: two of them share a key only at steps that lie far apart.
+        """
+        return (self.seed * 0x9E3779B97F4A7C15 + self.step) % 2**64
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
     Parameters
     ----------
     tokens : array, shape (B, T), int32
-        Must be in 0..V-1; the model has checked it.
+        In 0..V-1.
     table : Tensor, shape (V, C)
     positions : Tensor, shape (P, C), optional
     start : int
@@ -27,12 +27,19 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
     -------
     Tensor, shape (B, T, C)
 
+    Raises
+    ------
+    IndexError
+        A token is not in the table.
+
     Notes
     -----
     Every row of dy is added to the row of the table that it came from, in the order of (b, t); the gradient of a
     position is the sum over the batch.
     """
-    (B, T), C = tokens.shape, table.shape[1]
+    (B, T), (V, C) = tokens.shape, table.shape
+    if tokens.size and not (0 <= tokens.min() and tokens.max() < V):
+        raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {tokens.min()}..{tokens.max()}")
     if positions is not None:
         expect("embedding", "positions", positions.data, (None, C))
         if not 0 <= start <= positions.shape[0] - T:
