@@ -38,7 +38,7 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
     position is the sum over the batch.
     """
     (B, T), (V, C) = tokens.shape, table.shape
-    if tokens.size and not (0 <= tokens.min() and tokens.max() < V):
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < V):
         raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {tokens.min()}..{tokens.max()}")
     if positions is not None:
         expect("embedding", "positions", positions.data, (None, C))

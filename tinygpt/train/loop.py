@@ -278,9 +278,8 @@ class Trainer:
         settings, latest = self.run.settings, checkpoint.latest_checkpoint(self.out)
         good = f"the last good state is {latest}" if latest else "there was no checkpoint yet"
         clip = "a smaller --clip" if settings.clip else "--clip 1"
-        raise TrainingFailed(
-            f"step {self.step}: {what}: try a lower --lr (now {settings.peak_lr:.2g}), a longer --warmup or {clip}; {good}"
-        )
+        advice = f"try a lower --lr (now {settings.peak_lr:.2g}), a longer --warmup or {clip}"
+        raise TrainingFailed(f"step {self.step}: {what}: {advice}; {good}")
 
     def _interrupted(self) -> None:
         """Save everything and leave."""
