@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from peers import TorchGPT
 
+from tinygpt.cli.info import processor
 from tinygpt.data.windows import evaluation_windows
 from tinygpt.kernels import threads
 from tinygpt.train.loop import train
@@ -57,13 +57,10 @@ def main() -> None:
     for seed in map(int, seeds or ["0", "1", "2"]):
         chosen = settings(text, f"{out}.run-{seed}", seed)
         peer = pytorch_loss(prepare(chosen, Report()))
-        start = time.perf_counter()
         score = train(chosen)
-        rows.append(
-            {"seed": seed, "val_loss": score.loss, "seconds": time.perf_counter() - start, "pytorch_val_loss": peer}
-        )
+        rows.append({"seed": seed, "val_loss": score.loss, "pytorch_val_loss": peer})
         print(rows[-1], flush=True)
-        facts = f"{threads.get_num_threads()} threads"
+        facts = f"{processor()}, {threads.get_num_threads()} thread(s)"
         Path(out).write_text(json.dumps({"machine": facts, "runs": rows, "published": PUBLISHED}, indent=1) + "\n")
 
 

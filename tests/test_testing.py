@@ -367,7 +367,7 @@ def _size(axis, dims):
 def test_cost_by_hand():
     """Catches arguments that are counted though they are left out: 2 M N K flops, 4 bytes a cell of a, b and out."""
     case = testing.matmul_case(2, 3, 5, trans_b=True)
-    assert (case.flops, case.bytes, case.label) == (60, 4 * (10 + 15 + 6), "M 2  K 5  N 3")
+    assert (case.flops, case.bytes, case.label) == (60, 4 * (10 + 15 + 6), "M 2  K 5  N 3  b transposed")
     with_bias = testing.matmul_case(2, 3, 5, bias=True, pre=True)
     assert with_bias.bytes == case.bytes + 4 * (3 + 6)
     assert testing.adamw_case(10).bytes == 4 * 10 * 7

@@ -46,7 +46,7 @@ def _machine() -> list[tuple[str, str]]:
     facts = [
         ("tinygpt", __version__),
         ("python", f"{platform.python_version()}, NumPy {np.__version__}"),
-        ("processor", _processor()),
+        ("processor", processor()),
         ("ISA", f"{isa} (of {', '.join(cpu.isas())}); kernels use the baseline"),
         ("OpenMP", openmp),
         ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
@@ -60,7 +60,8 @@ def _machine() -> list[tuple[str, str]]:
     return facts
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

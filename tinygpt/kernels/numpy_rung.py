@@ -43,7 +43,7 @@ def _write(out: np.ndarray, value: Any, accumulate: bool = False) -> None:
 
 
 def matmul(a, b, out, trans_a, trans_b, accumulate, bias, residual, activation, pre, n_threads):
-    """Out = activation(op(a) op(b) + bias) + residual."""
+    """out = activation(op(a) op(b) + bias) + residual."""
     _blas().limit(n_threads)
     a, b = (a.T if trans_a else a), (b.T if trans_b else b)
     if accumulate:
@@ -73,7 +73,7 @@ def softmax(x, out, n_threads):
 
 
 def softmax_backward(dy, y, dx, n_threads):
-    """Y (dy - sum(y dy))."""
+    """y (dy - sum(y dy))."""
     dx[...] = y * (dy - (y * dy).sum(-1, keepdims=True))
 
 
@@ -131,7 +131,7 @@ def gelu(x, out, n_threads):
 
 
 def gelu_backward(dy, x, dx, n_threads):
-    """Dy ((1 + t)/2 + x/2 (1 - t^2) u')."""
+    """dy ((1 + t)/2 + x/2 (1 - t^2) u')."""
     x = np.clip(x, np.float32(-100), np.float32(100))  # the slope is 1 or 0 beyond; x^2 must not overflow
     t = _gelu_tanh(x)
     slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x)
@@ -144,7 +144,7 @@ def _sigmoid(x):
 
 
 def swiglu(x, out, n_threads):
-    """Gate sigmoid(gate) up."""
+    """gate sigmoid(gate) up."""
     F = out.shape[1]
     gate, up = x[:, :F], x[:, F:]
     out[...] = gate * _sigmoid(gate) * up
@@ -160,7 +160,7 @@ def swiglu_backward(dy, x, dx, n_threads):
 
 
 def add(a, b, out, n_threads):
-    """A + b."""
+    """a + b."""
     np.add(a, b, out=out)
 
 
@@ -177,7 +177,7 @@ def _draw(state, n):
 
 
 def dropout(x, residual, out, rate, key, site, sequence, T, n_threads):
-    """Residual + x keep / (1 - rate); keep is drawn from (key, site, sequence, position, column)."""
+    """residual + x keep / (1 - rate); keep is drawn from (key, site, sequence, position, column)."""
     R, C = x.shape
     r = np.arange(R, dtype=np.uint64)
     with np.errstate(over="ignore"):  # unsigned arithmetic modulo 2^64 is what is meant

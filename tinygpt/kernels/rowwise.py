@@ -26,7 +26,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def softmax_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Dx = y (dy - sum(y dy)) for y = softmax(x), all (..., C)."""
+    """dx = y (dy - sum(y dy)) for y = softmax(x), all (..., C)."""
     same_shape("softmax_backward", dy=dy, y=y)
     op = "softmax_backward"
     return run(op, dy=rows(op, "dy", dy), y=rows(op, "y", y))["dx"].reshape(dy.shape)
@@ -61,7 +61,7 @@ def layernorm(
 
 
 def rmsnorm(x: np.ndarray, weight: np.ndarray, eps: float = 1e-5, residual: np.ndarray | None = None) -> np.ndarray:
-    """X / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
+    """x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
 
     Parameters
     ----------
@@ -114,14 +114,14 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def gelu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Dy gelu'(x), any shape."""
+    """dy gelu'(x), any shape."""
     same_shape("gelu_backward", dy=dy, x=x)
     op = "gelu_backward"
     return run(op, dy=flat(op, "dy", dy), x=flat(op, "x", x))["dx"].reshape(x.shape)
 
 
 def swiglu(x: np.ndarray) -> np.ndarray:
-    """Gate sigmoid(gate) up for rows x = (gate, up) (Shazeer 2020).
+    """gate sigmoid(gate) up for rows x = (gate, up) (Shazeer 2020).
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def swiglu(x: np.ndarray) -> np.ndarray:
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A + b, two arrays of one shape."""
+    """a + b, two arrays of one shape."""
     same_shape("add", a=a, b=b)
     return run("add", a=flat("add", "a", a), b=flat("add", "b", b))["out"].reshape(a.shape)
 

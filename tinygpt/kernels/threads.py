@@ -12,10 +12,11 @@ from pathlib import Path
 
 from tinygpt.core import cpu
 
-# Below this many scalar operations one thread is used. Opening a parallel region costs about 1 to 3 microseconds when
-# the threads are awake (benchmarks/test_threads.py measures it); a scalar kernel does 1 to 4 operations per nanosecond.
-# With two threads the gain is half of the single-threaded time, so it outweighs 3 microseconds from 3 * 2 * 4 = 24
-# thousand operations on; the next power of two leaves room for threads that have fallen asleep.
+# Below this many scalar operations one thread is used. While the threads are awake (OpenMP's spin for about a
+# millisecond after a region) opening another costs a fraction of a microsecond; once they sleep, waking them costs tens
+# of microseconds, as generation and short steps see it (benchmarks/test_threads.py measures the first). A scalar kernel
+# does 1 to 4 operations per nanosecond, and two threads save half of the time: 3 microseconds, between the two prices,
+# are saved from 3 * 2 * 4 = 24 thousand operations on. The next power of two is taken.
 SMALL_WORK = 32_768
 
 _threads = 1

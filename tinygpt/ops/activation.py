@@ -34,7 +34,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """Gate sigmoid(gate) up, for rows x = (gate, up) (Shazeer 2020).
+    """gate sigmoid(gate) up, for rows x = (gate, up) (Shazeer 2020).
 
     Parameters
     ----------

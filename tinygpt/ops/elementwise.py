@@ -39,7 +39,7 @@ class DropoutKey(NamedTuple):
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """A + b; the operator of `Tensor` has the code.
+    """a + b; the operator of `Tensor` has the code.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None) -> Tensor:
-    """Residual + x keep / (1 - rate), keep = 1 with probability 1 - rate (Srivastava et al. 2014).
+    """residual + x keep / (1 - rate), keep = 1 with probability 1 - rate (Srivastava et al. 2014).
 
     Parameters
     ----------

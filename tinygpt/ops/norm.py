@@ -53,7 +53,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
 
 
 def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """X / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
+    """x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
 
     Parameters
     ----------

@@ -109,8 +109,10 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The sizes of the call in one line, as in ``M 64  K 32  N 16``."""
-        return "  ".join(f"{letter} {size}" for letter, size in self.dims.items())
+        """The sizes of the call in one line, as in ``M 64  K 32  N 16  b transposed``."""
+        sizes = [f"{letter} {size}" for letter, size in self.dims.items()]
+        swapped = (arg.name for arg in spec.OPS[self.op].args if arg.swapped_by and self.inputs.get(arg.swapped_by))
+        return "  ".join([*sizes, *(f"{name} transposed" for name in swapped)])
 
 
 class Mismatch(AssertionError):

@@ -1,0 +1,141 @@
+"""What the cells of several pages share: tables out of docs/data, a small chart, facts out of csrc."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from IPython.display import HTML, Markdown
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
+
+@cache
+def report():
+    """benchmarks/report.py, which is a script and not part of the package."""
+    spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks" / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def results() -> dict[str, Any]:
+    """The benchmark run that the tables show."""
+    return report().load(DOCS / "data" / "ladder.json")
+
+
+def rows(**wanted: Any) -> list[dict[str, Any]]:
+    """The rows of the run that have these values."""
+    return [row for row in results()["rows"] if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def machine() -> Markdown:
+    """The machine of the run, in one line."""
+    return Markdown(f"*{report().machine(results())}*")
+
+
+def ladder(*ops: str, sizes: Sequence[str] | None = None) -> Markdown:
+    """The rungs of one or several ops, a table for each; all sizes, or those that are named."""
+    tables = []
+    for op in ops:
+        chosen = {}  # by size and rung: the first, where there are several
+        for row in rows(op=op):
+            if sizes is None or row["size"] in sizes:
+                chosen.setdefault((row["size"], row["rung"]), row)
+        title = f"**{op}**\n\n" if len(ops) > 1 else ""
+        tables.append(title + report().ladder({**results(), "rows": list(chosen.values())}, op))
+    return Markdown("\n\n".join(tables))
+
+
+def ratio(op: str, size: str, rung: str, below: str) -> str:
+    """How many times faster a rung was than another, as in ``3.1 x``."""
+    fast, slow = rows(op=op, size=size, rung=rung)[0], rows(op=op, size=size, rung=below)[0]
+    return f"{slow['seconds'] / fast['seconds']:.1f} x"
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[Any]], align: str = "") -> Markdown:
+    """A Markdown table; `align` has an ``r`` for each column that is set to the right."""
+    marks = ["--:" if i < len(align) and align[i] == "r" else "---" for i in range(len(heads))]
+    text = ["| " + " | ".join(map(str, line)) + " |" for line in [heads, marks, *lines]]
+    return Markdown("\n".join(text))
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
+def recipe() -> tuple[Markdown, float, float]:
+    """The runs of the recipe as a table, the mean loss of ours and that of PyTorch's."""
+    found = json.loads((DOCS / "data" / "recipe.json").read_text())
+    runs = found["runs"]
+    ours = statistics.mean(run["val_loss"] for run in runs)
+    theirs = statistics.mean(run["pytorch_val_loss"] for run in runs)
+    lines = [(run["seed"], f"{run['val_loss']:.4f}", f"{run['pytorch_val_loss']:.4f}") for run in runs]
+    lines.append(("mean", f"**{ours:.4f}**", f"**{theirs:.4f}**"))
+    lines.append(("published by nanoGPT", found["published"], ""))
+    shown = table(("seed", "held-out loss", "the same in PyTorch"), lines, "rrr")
+    return Markdown(f"{shown.data}\n\n*{found['machine']}*"), ours, theirs
+
+
+def check_recipe() -> None:
+    """Raise AssertionError unless the command on the page of recipes is what benchmarks/recipe.py runs."""
+    from tinygpt.cli.app import build_app
+    from tinygpt.train.settings import TrainSettings
+
+    page = (DOCS / "recipes.md").read_text()
+    command = re.search(r"^tinygpt (train (?:.*\\\n)*.*)$", page, re.MULTILINE)[1].replace("\\\n", " ")
+    _, bound, _ = build_app("train").parse_args(command, exit_on_error=False, print_error=False)
+    tree = ast.parse((ROOT / "benchmarks" / "recipe.py").read_text())
+    # Only this function: the module itself needs PyTorch.
+    function = next(node for node in tree.body if getattr(node, "name", "") == "settings")
+    names = {"TrainSettings": TrainSettings}
+    exec(compile(ast.Module([function], []), "recipe.py", "exec"), names)
+    documented = bound.args[0] if bound.args else next(iter(bound.kwargs.values()))
+    ran = names["settings"](*documented.data, documented.out, documented.seed)
+    assert replace(documented, samples=ran.samples) == ran, (documented, ran)
+
+
+def constants(op: str) -> dict[str, int]:
+    """The tile sizes in csrc/<op>.pyx, by name."""
+    text = (ROOT / "csrc" / f"{op}.pyx").read_text()
+    return {name: int(value) for name, value in re.findall(r"^    ([A-Z]+) = (\d+)$", text, re.MULTILINE)}
+
+
+def chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str = "step", y: str = "loss") -> HTML:
+    """Lines in a small picture: name to (x values, y values). Its colours come from the theme, light or dark."""
+    xs = [value for along, _ in lines.values() for value in along]
+    ys = [value for _, up in lines.values() for value in up]
+    (x0, x1), (y0, y1) = (min(xs), max(xs)), (min(ys), max(ys))
+    width, height, left, bottom = 560, 240, 44, 30
+
+    def place(a: float, b: float) -> str:
+        across = left + (width - left - 8) * (a - x0) / ((x1 - x0) or 1)
+        return f"{across:.1f},{8 + (height - bottom - 8) * (y1 - b) / ((y1 - y0) or 1):.1f}"
+
+    marks = "".join(
+        f'<path class="rule" d="M{place(x0, b)} L{place(x1, b)}"/>'
+        f'<text x="{left - 6}" y="{float(place(x0, b).split(",")[1]) + 4:.1f}" text-anchor="end">{b:.2g}</text>'
+        for b in (y0 + (y1 - y0) * part / 3 for part in range(4))
+    )
+    shapes = "".join(
+        f'<polyline class="line{i}" points="{" ".join(map(place, along, up))}"/>'
+        for i, (along, up) in enumerate(lines.values())
+    )
+    names = "".join(f'<span class="line{i}">{name}</span>' for i, name in enumerate(lines))
+    return HTML(
+        f'<figure class="chart"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{y} over {x}">'
+        f'{marks}{shapes}<text x="{left}" y="{height - 8}">{x0:g}</text>'
+        f'<text x="{width - 8}" y="{height - 8}" text-anchor="end">{x} {x1:g}</text>'
+        f"</svg><figcaption>{y}: {names}</figcaption></figure>"
+    )
