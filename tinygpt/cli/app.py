@@ -40,7 +40,8 @@ def build_app(called: str | None = None) -> App:
         default_parameter=Parameter(
             negative_iterable=(), consume_multiple=True, show_default=_default, converter=_converted
         ),
-        help_epilogue="'tinygpt COMMAND --help' explains a command. Environment: TINYGPT_KERNELS, TINYGPT_NUM_THREADS.",
+        help_epilogue="'tinygpt COMMAND --help' explains a command. Environment: TINYGPT_KERNELS, "
+        "TINYGPT_NUM_THREADS, TINYGPT_ISA.",
     )
     for name, text in COMMANDS.items():
         module = f"tinygpt.cli.{name}:{'evaluate' if name == 'eval' else name}"

@@ -37,17 +37,16 @@ def _machine() -> list[tuple[str, str]]:
 
     from tinygpt import __version__
     from tinygpt.core import cpu
-    from tinygpt.kernels import registry, threads
-    from tinygpt.kernels.peak import best_isa, peak_flops, read_bandwidth
+    from tinygpt.kernels import isa, registry, threads
+    from tinygpt.kernels.peak import peak_flops, read_bandwidth
 
     n = threads.get_num_threads()
-    isa = best_isa()
     openmp = f"yes, specification of {cpu.openmp()}" if cpu.openmp() else "no: this build has a single thread"
     facts = [
         ("tinygpt", __version__),
         ("python", f"{platform.python_version()}, NumPy {np.__version__}"),
         ("processor", processor()),
-        ("ISA", f"{isa} (of {', '.join(cpu.isas())}); kernels use the baseline"),
+        ("ISA", f"{isa.get()} (of {', '.join(isa.available())}); kernels use the baseline"),
         ("OpenMP", openmp),
         ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
         ("peak", f"{peak_flops(n) / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}"),

@@ -9,17 +9,12 @@ from functools import cache
 import numpy as np
 
 from tinygpt.core import cpu
+from tinygpt.kernels import isa
 
 CALIBRATION = 20_000  # steps of the probe's first run, on one thread
+RUN_SECONDS = 0.002
 RUNS = 15  # of which the best counts: short ones, so that some fall between the turns of other processes
 BANDWIDTH_BYTES = 256 * 2**20  # several times the last-level cache of most machines
-
-
-def best_isa() -> str:
-    """The widest instruction set that the processor and the operating system support."""
-    isa = cpu.isas()[-1]
-    cpu.set_isa(isa)
-    return isa
 
 
 def _rate(run: Callable[[], int]) -> float:
@@ -28,19 +23,21 @@ def _rate(run: Callable[[], int]) -> float:
     return done / max(1e-9, time.perf_counter() - start)
 
 
-@cache
-def peak_flops(n_threads: int, seconds: float = 0.002) -> float:
-    """Multiply-adds in float32 as fast as they go, on all threads: FLOP/s, the best of several runs.
+def peak_flops(n_threads: int) -> float:
+    """Multiply-adds in float32 as fast as they go: FLOP/s with the instruction set in use, measured once.
 
     Parameters
     ----------
     n_threads : int
-    seconds : float
-        Length of one run, roughly.
     """
-    best_isa()
+    return _measured(isa.get(), n_threads)
+
+
+@cache
+def _measured(name: str, n_threads: int) -> float:
+    """The best of several runs with the instruction set `name`, which is in use."""
     one = max(_rate(lambda: cpu.multiply_add(CALIBRATION, 1)) for _ in range(3))
-    steps = max(CALIBRATION, int(seconds * one / cpu.multiply_add(1, 1)))
+    steps = max(CALIBRATION, int(RUN_SECONDS * one / cpu.multiply_add(1, 1)))
     return max(_rate(lambda: cpu.multiply_add(steps, n_threads)) for _ in range(RUNS))
 
 

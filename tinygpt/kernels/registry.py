@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from tinygpt.core import cpu
+from tinygpt.kernels import isa
 from tinygpt.kernels.spec import OPS
 
 LADDER = ("naive", "parallel", "blocked", "simd")
@@ -26,10 +28,12 @@ active = SimpleNamespace()
 
 
 def _load() -> None:
-    """Collect the RUNGS literal of every compiled module that an op lives in."""
-    for module in sorted({op.module for op in OPS.values()}):
-        for rung, functions in importlib.import_module(f"tinygpt.core.{module}").RUNGS.items():
+    """Collect the RUNGS literal of every compiled module that an op lives in, and set their instruction set."""
+    modules = [importlib.import_module(f"tinygpt.core.{name}") for name in sorted({op.module for op in OPS.values()})]
+    for module in modules:
+        for rung, functions in module.RUNGS.items():
             _functions.setdefault(rung, {}).update(functions)
+    isa.start([*modules, cpu])
 
 
 def rungs(op: str) -> tuple[str, ...]:

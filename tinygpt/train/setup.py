@@ -10,8 +10,8 @@ from tinygpt.data.corpus import Corpus, split
 from tinygpt.data.discover import discover
 from tinygpt.data.rules import EXTENSIONS, parse_extensions
 from tinygpt.data.windows import Windows
-from tinygpt.kernels import registry, threads
-from tinygpt.kernels.peak import best_isa, peak_flops
+from tinygpt.kernels import isa, registry, threads
+from tinygpt.kernels.peak import peak_flops
 from tinygpt.model import GPT
 from tinygpt.tokenizers import CharTokenizer
 from tinygpt.tokenizers.base import Tokenizer
@@ -98,7 +98,7 @@ def _machine(report: Report) -> float:
     peak = peak_flops(n)
     report.fact(
         "machine",
-        f"{_count(n, 'thread')}, {best_isa()}, kernels {_kernels()}, float32 peak {peak / 1e9:.0f} GFLOP/s",
+        f"{_count(n, 'thread')}, {isa.get()}, kernels {_kernels()}, float32 peak {peak / 1e9:.0f} GFLOP/s",
     )
     return peak
 

@@ -119,7 +119,9 @@ def _figure(records: Records, vocab_size: int):
     figure.update_yaxes(title_text="loss (nats per token)", row=1, col=1)
     figure.update_yaxes(title_text="learning rate", row=2, col=1)
     figure.update_xaxes(title_text="step", row=2, col=1)
-    figure.update_layout(height=640, template="plotly_white", legend={"orientation": "h", "y": -0.12}, margin={"t": 30, "r": 20, "l": 60})
+    figure.update_layout(
+        height=640, template="plotly_white", legend={"orientation": "h", "y": -0.12}, margin={"t": 30, "r": 20, "l": 60}
+    )
     return figure
 
 
