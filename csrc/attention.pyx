@@ -19,7 +19,7 @@ parallel  queries (backward: key/value heads) are independent              a row
 blocked   tiles of queries meet tiles of keys, online softmax              keys transposed into a tile; rescaling
 
 Design
-- Only lse is saved for backward, p is computed again from it: memory grows with T, not with T^2 (Dao et al. 2022,
+- Backward gets out and lse and computes p again from them: memory grows with T, not with T^2 (Dao et al. 2022,
   section 3.1). All rungs save the same lse, so forward and backward may come from different rungs.
 - Backward gives one key/value head to one thread, which goes through the query heads of its group in order: sums over
   a group have a fixed order. Rejected: one thread per query head with a buffer of dk and dv each, worth its memory
@@ -27,14 +27,16 @@ Design
 - The scores of a tile are sums over d with the keys of the tile side by side, so that neighbours in memory are
   independent sums and the compiler may vectorise them. Rejected: a dot product per score, a sum that must stay in
   order and therefore scalar.
-- weights, when asked for, first take the scores and become exp(score - lse) at the end, from this same kernel.
+- weights, when asked for, come from this same kernel. In blocked they first take the scores, and become
+  exp(score - lse) once the last tile is known.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, expf, logf
 from libc.stdlib cimport free, malloc
 
-# TQ queries meet TK keys. At D = 64 the tile of transposed keys is 8 KB, the scores 4 KB and the output 8 KB: with the
-# rows of q and v they fill about half of a 48 KB L1.
+# TQ queries meet TK keys. At D = 64 a tile of transposed keys, the outputs, the rows of q and those of v are 8 KB each:
+# 32 KB, two thirds of a 48 KB L1, all of a 32 KB one. Backward holds four tiles of 4 D TK = 8 KB (keys, values, dk and
+# dv): the same 32 KB, past which the rows of q and dout stream.
 cdef enum:
     TQ = 32
     TK = 32

@@ -19,8 +19,9 @@ blocked   dx and the sums over a chunk of rows in one pass     2 C floats for ev
 Design
 - Two passes for the variance, the mean first. Rejected: sum of squares less square of the sum, one pass, which cancels
   when the mean is large beside the deviation.
-- Sums along a row or down a column are doubles: their error does not grow with C or R. Rejected: floats, off by
-  C 2^-24 of the largest entry at worst, which a row with a large mean turns into an error of every deviation.
+- Sums along a row or down a column are doubles: their error does not grow with C or R. Only the ROWS terms within a
+  chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 of the largest entry at worst, which
+  a row with a large mean turns into an error of every deviation.
 - The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
   the bits do not depend on it. Rejected: one partial sum per thread.
 - dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.

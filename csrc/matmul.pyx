@@ -2,6 +2,7 @@
 
     z[i, j]   = sum_p op(a)[i, p] op(b)[p, j] + bias[j]          op(a): (M, K), op(b): (K, N), z: (M, N), float32
     out[i, j] = activation(z[i, j]) + residual[i, j]             or, with accumulate, out[i, j] += z[i, j]
+    sum[c]    = sum_r x[r, c]                                    the gradient of a bias: x: (R, C), sum: (C,)
 
 op(x) is x or its transpose. Four cases are enough for a linear layer y = x W^T and both of its gradients,
 dx = dy W and dW = dy^T x, without a transposed copy of anything.
@@ -9,7 +10,7 @@ dx = dy W and dW = dy^T x, without a transposed copy of anything.
 rung      the one idea it adds                                      what it costs
 naive     the three loops of the definition                         every element waits for the sum before it
 parallel  rows of out are independent: one thread each              the same work, several rows at a time
-blocked   tiles that stay in cache, packed; a tile of registers     packing: 2 (M K + K N) extra moves, edges padded
+blocked   tiles that stay in cache, packed; a tile of registers     packing: b once, a once for every NC columns of b
 
 Design
 - Element (i, p) of op(a) is a.data[i * a.row + p * a.col]: a transposition swaps two strides. Rejected: four copies of

@@ -18,8 +18,9 @@ blocked   dx and the sum over a chunk of rows in one pass      C floats for ever
 Design
 - Against layernorm the mean is gone, and the bias: one sum less in each direction. eps is inside the root, so a row of
   zeros gives zeros.
-- Sums along a row or down a column are doubles: their error does not grow with C or R, and no square overflows.
-  Rejected: floats, off by C 2^-24 at worst, and infinite from an entry of 2^64 on.
+- Sums along a row or down a column are doubles: their error does not grow with C or R, and no square overflows. Only
+  the ROWS terms within a chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 at worst,
+  and infinite from an entry of 2^64 on.
 - The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
   the bits do not depend on it. Rejected: one partial sum per thread.
 - dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.

@@ -9,6 +9,14 @@
 
 from tinygpt.kernels import numpy_rung, registry
 from tinygpt.kernels.attention import attention, embedding, rope
+from tinygpt.kernels.gradients import (
+    attention_backward,
+    cross_entropy_backward,
+    embedding_backward,
+    layernorm_backward,
+    rmsnorm_backward,
+    swiglu_backward,
+)
 from tinygpt.kernels.products import column_sum, matmul
 from tinygpt.kernels.registry import active, available, register, selection, unregister, use, use_text
 from tinygpt.kernels.rowwise import (
@@ -23,6 +31,7 @@ from tinygpt.kernels.rowwise import (
     softmax_backward,
     swiglu,
 )
+from tinygpt.kernels.update import adamw, squared_norm
 
 registry.start()
 register("numpy", **numpy_rung.FUNCTIONS)
@@ -30,24 +39,32 @@ registry.apply_environment()
 
 __all__ = [
     "active",
+    "adamw",
     "add",
     "attention",
+    "attention_backward",
     "available",
     "column_sum",
     "cross_entropy",
+    "cross_entropy_backward",
     "dropout",
     "embedding",
+    "embedding_backward",
     "gelu",
     "gelu_backward",
     "layernorm",
+    "layernorm_backward",
     "matmul",
     "register",
     "rmsnorm",
+    "rmsnorm_backward",
     "rope",
     "selection",
     "softmax",
     "softmax_backward",
+    "squared_norm",
     "swiglu",
+    "swiglu_backward",
     "unregister",
     "use",
     "use_text",

@@ -24,17 +24,24 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, return_weights: bool 
     -------
     array, shape (B, T, H, D), or a pair with the weights
     """
-    q, k, v = (_last_axis_contiguous("attention", name, x) for name, x in (("q", q), ("k", k), ("v", v)))
+    heads = strided_heads("attention", q, k, v)
+    want = ("weights",) if return_weights else ()
+    result = run("attention", want, scale=1 / math.sqrt(max(1, heads["q"].shape[-1])), **heads)
+    return (result["out"], result["weights"]) if return_weights else result["out"]
+
+
+def strided_heads(op: str, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
+    """q, k and v by name, each with a contiguous last axis, and with numbers of heads and positions that fit."""
+    given = {name: _last_axis_contiguous(op, name, x) for name, x in (("q", q), ("k", k), ("v", v))}
+    q, k = given["q"], given["k"]
     if q.ndim == k.ndim == 4:
         if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-            raise ValueError(f"[attention] 'k' must have a number of heads that divides {q.shape[2]}, got {k.shape[2]}")
+            raise ValueError(f"[{op}] 'k' must have a number of heads that divides {q.shape[2]}, got {k.shape[2]}")
         if k.shape[1] < q.shape[1]:
-            raise ValueError(f"[attention] 'k' must have at least the {q.shape[1]} positions of 'q', got {k.shape[1]}")
+            raise ValueError(f"[{op}] 'k' must have at least the {q.shape[1]} positions of 'q', got {k.shape[1]}")
         if q.shape[3] == 0:
-            raise ValueError("[attention] 'q' must have a head width of at least 1, got 0")
-    want = ("weights",) if return_weights else ()
-    result = run("attention", want, q=q, k=k, v=v, scale=1 / math.sqrt(max(1, q.shape[-1])))
-    return (result["out"], result["weights"]) if return_weights else result["out"]
+            raise ValueError(f"[{op}] 'q' must have a head width of at least 1, got 0")
+    return given
 
 
 def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, inverse: bool = False) -> np.ndarray:

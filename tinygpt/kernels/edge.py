@@ -49,7 +49,7 @@ def same_shape(op: str, **arrays: Any) -> None:
             raise ValueError(f"[{op}] '{name}' must have the shape of '{first}' {one.shape}, got {other.shape}")
 
 
-def run(op: str, /, want: tuple[str, ...] = (), **given: Any) -> dict[str, Any]:
+def run(op: str, want: tuple[str, ...] = (), /, **given: Any) -> dict[str, Any]:
     """Check the arguments of an op, allocate what it writes, and call the active rung.
 
     Parameters

@@ -102,10 +102,17 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         A target is V or more.
     """
     logits = contiguous("cross_entropy", "logits", logits)
-    targets = contiguous("cross_entropy", "targets", targets, "int32")
-    if targets.size and int(targets.max()) >= logits.shape[-1]:
-        raise IndexError(f"[cross_entropy] 'targets' must be below {logits.shape[-1]}, got {int(targets.max())}")
+    targets = checked_targets("cross_entropy", logits, targets)
     return run("cross_entropy", logits=logits, targets=targets)["losses"]
+
+
+def checked_targets(op: str, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """`targets` as contiguous int32; IndexError if one is not in the vocabulary."""
+    targets = contiguous(op, "targets", targets, "int32")
+    V = contiguous(op, "logits", logits).shape[-1]
+    if targets.size and int(targets.max()) >= V:
+        raise IndexError(f"[{op}] 'targets' must be below {V}, got {int(targets.max())}")
+    return targets
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
