@@ -13,6 +13,8 @@ from setuptools.command.build_ext import build_ext
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
 # What to try, in this order: gcc and clang on Linux, then Apple's clang with Homebrew's libomp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+# Code that Cython writes for prange sets variables that only the pragmas read.
+SERIAL = ["-Wno-unused-but-set-variable"]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -49,7 +51,7 @@ class BuildKernels(build_ext):
         if flags is None:
             print("tinygpt: no OpenMP found: the kernels are built for a single thread", file=sys.stderr)
         for extension in self.extensions:
-            extension.extra_compile_args += flags[0] if flags else []
+            extension.extra_compile_args += flags[0] if flags else SERIAL
             extension.extra_link_args += flags[1] if flags else []
         super().build_extensions()
 

@@ -1,8 +1,9 @@
 """What this processor is and what it can do at most: instruction sets, OpenMP, peak FMA rate, read bandwidth.
 
 Two ceilings bound every kernel (the roofline of Williams, Waterman & Patterson 2009): it cannot do more floating-point
-operations per second than `peak_flops`, and from memory it cannot read faster than `read_bandwidth`. Both are measured,
-because data sheets do not know the clock, the hypervisor or the neighbours of this machine.
+operations per second than the peak, and from memory it cannot read faster than the bandwidth. Both are measured, because
+data sheets do not know the clock, the hypervisor or the neighbours of this machine: the probes are here, and
+tinygpt/kernels/peak.py makes rates of them.
 
 Design
 - An ISA counts as supported when the processor has it and the operating system saves its registers.
@@ -15,6 +16,9 @@ from libc.stdint cimport uint64_t
 cdef extern from "openmp.h" nogil:
     int openmp_version()
     int openmp_max_threads()
+
+cdef extern from "build.h":
+    const char* build_compiler()
 
 cdef extern from "simd/peak.h" nogil:
     int ACCUMULATORS
@@ -41,6 +45,11 @@ def openmp():
 def max_threads():
     """Threads that OpenMP would use by itself (OMP_NUM_THREADS included); 1 without OpenMP."""
     return openmp_max_threads()
+
+
+def compiler():
+    """The compiler of this build with its version, as in gcc 12.2.0."""
+    return build_compiler().decode("ascii")
 
 
 def isas():

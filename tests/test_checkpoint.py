@@ -81,7 +81,7 @@ def test_model_and_tokenizer_come_back(tmp_path):
     found, tokenizer = tinygpt.load(tmp_path / "new" / "tiny")
     assert bits(found) == bits(model)
     assert tokenizer.characters == TOKENIZER.characters
-    assert listing(tmp_path / "new" / "tiny") == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert listing(tmp_path / "new" / "tiny") == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert json.loads((tmp_path / "new/tiny/config.json").read_text())["eos_token_id"] == TOKENIZER.eot_id
     tokens = np.array([[1, 2, 3]])
     with tinygpt.no_grad():
@@ -116,7 +116,7 @@ def test_other_files_stay(tmp_path):
     tinygpt.save(tmp_path, filled(1), TOKENIZER)
     tinygpt.save(tmp_path, filled(2), TOKENIZER)
     assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(2))
-    assert listing(tmp_path) == ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json"]
+    assert listing(tmp_path) == ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match=r"\[save\] 'transformer.ln_f.weight' must be finite, got NaN or infinity$"):
         tinygpt.save(tmp_path, broken, TOKENIZER)
     assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
-    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_a_tokenizer_must_fit_the_model(tmp_path):
@@ -192,9 +192,9 @@ def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path):
             tinygpt.save(tmp_path, old, TOKENIZER)
     assert not seen[0]
     assert seen[-1]
-    assert len(listing(tmp_path)) > 3  # the killed ones have left something
+    assert len(listing(tmp_path)) > 4  # the killed ones have left something
     checkpoint.prune_checkpoints(tmp_path)
-    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_a_kill_leaves_no_half_checkpoint(run):
@@ -252,7 +252,7 @@ def test_a_checkpoint_is_a_model_directory(run):
     found, tokenizer = tinygpt.load(folder)
     assert bits(found) == bits(model)
     assert tokenizer.characters == TOKENIZER.characters
-    assert len(listing(folder)) == 5
+    assert len(listing(folder)) == 6
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(run):

@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 
+from tinygpt.train.loop import Trainer
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
 
 NAMES = ("alpha", "beta", "gamma", "delta", "kappa", "sigma", "theta", "omega")
 # What differs between two runs of the same settings: all the rest must not.
 CLOCK = ("tokens_per_s", "gflops", "peak_share", "seconds")
-MODEL = ("config.json", "model.safetensors", "tokenizer.json")
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def write_sources(folder: Path) -> Path:
@@ -29,6 +31,15 @@ def tiny(sources: Path, out: Path, **changes) -> TrainSettings:
     shape = {"layers": 1, "embed": 16, "heads": 2, "seq": 16}
     pace = {"steps": 12, "eval_every": 4, "checkpoint_every": 5, "samples": 0, "threads": 1}
     return TrainSettings(**{"data": [str(sources)], "out": str(out), **shape, **pace, **changes})
+
+
+def train_arrays(run, steps: int) -> np.ndarray:
+    """The losses of the first `steps` steps of a prepared run, with nothing written."""
+    trainer = Trainer(run, Path(), Report())
+    losses = []
+    for trainer.step in range(steps):
+        losses.append(trainer.one_step()["loss"])
+    return np.array(losses)
 
 
 def flags(settings: TrainSettings, *names: str) -> list[str]:
@@ -58,7 +69,7 @@ def state(folder: Path) -> dict:
         if path.suffix == ".safetensors":
             with safe_open(path, "numpy") as file:
                 said[path.name] = file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - no dict
-        elif path.name in ("config.json", "tokenizer.json", "state.json"):
+        elif path.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "state.json"):
             said[path.name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
     return said
 

@@ -1,6 +1,7 @@
 """Models and whole training states on disk.
 
     run/config.json  model.safetensors  tokenizer.json      a model directory: the best model so far
+        tokenizer_config.json                                   tells transformers how to read tokenizer.json
     run/checkpoints/step-N/                                 the same, and what it takes to go on:
         optimizer.safetensors                                   m.<parameter>, v.<parameter>; class and steps
         state.json                                              step, losses, ...: whatever the training loop keeps
@@ -38,6 +39,7 @@ from tinygpt.optim import Optimizer
 from tinygpt.tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 CHECKPOINTS = "checkpoints"
@@ -72,7 +74,7 @@ def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None) -> 
     with _temporary(folder / "model") as temporary:  # the name that `prune_checkpoints` knows
         _write_model(temporary, model, tokenizer)
         # The config first: a new one beside old weights of another shape is refused by name, not misread.
-        for name in (config_file.NAME, TOKENIZER, hf.WEIGHTS):
+        for name in (config_file.NAME, TOKENIZER_CONFIG, TOKENIZER, hf.WEIGHTS):
             if (temporary / name).exists():
                 os.replace(temporary / name, folder / name)
         atomic.sync_folder(folder)
@@ -270,6 +272,9 @@ def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> None:
     hf.write(folder, model, None if tokenizer is None else tokenizer.eot_id)
     if tokenizer is not None:
         tokenizer.save(folder / TOKENIZER)
+        # By model_type alone, AutoTokenizer would take GPT-2's own class, which splits and drops spaces.
+        facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size}
+        atomic.write_text(folder / TOKENIZER_CONFIG, json.dumps(facts, indent=2) + "\n")
 
 
 def _check_vocabulary(what: str, model: GPT, tokenizer: Tokenizer | None) -> None:

@@ -124,9 +124,7 @@ def test_the_separator_stands_between_files_only():
             expected = [*expected, end, *lists[document.path]]
         assert tokens.dtype == np.int32
         assert tokens.tolist() == expected
-    assert corpus.train_files == len(parts.train)
     assert corpus.held_out_files == len(parts.held_out)
-    assert corpus.train_files + corpus.held_out_files == 4
 
 
 def test_bytes_are_those_of_the_text():
@@ -135,7 +133,6 @@ def test_bytes_are_those_of_the_text():
     parts = split(documents)
     corpus = Corpus.encode(parts, CharTokenizer("é"), block_size=2)
     assert corpus.held_out_bytes == 5 * len(parts.held_out)
-    assert corpus.train_bytes == 5 * len(parts.train)
     # é is one token, 日 is three, and a separator follows all but the last.
     assert corpus.held_out.size == 4 * len(parts.held_out) + len(parts.held_out) - 1
 

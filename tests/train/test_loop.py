@@ -8,14 +8,14 @@ import signal
 
 import numpy as np
 import pytest
-from tiny_run import MODEL, Listening, content, state, tiny, without_clock, write_sources
+from tiny_run import MODEL, Listening, content, state, tiny, train_arrays, without_clock, write_sources
 
 import tinygpt
 from tinygpt import checkpoint, kernels
 from tinygpt.evaluate import Score, evaluate
 from tinygpt.kernels import registry, threads
 from tinygpt.train import loop
-from tinygpt.train.loop import Interrupted, TrainingFailed, train, train_arrays
+from tinygpt.train.loop import Interrupted, TrainingFailed, train
 from tinygpt.train.metrics import read_metrics
 from tinygpt.train.report import Report
 from tinygpt.train.setup import prepare

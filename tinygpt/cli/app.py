@@ -140,10 +140,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         if not Path(given).is_file():
             raise ValueError(f"--config {given}: no such file")
         tables[Path(given)] = table = read_table(Path(given))
-        for key, value in table.items():
-            # cyclopts passes over what has the name of a command.
-            if key in ("config", "resume", *COMMANDS) or isinstance(value, dict):
-                raise ValueError(f"{given}: '{key}' is no setting")
+        _check_keys(given, table)
         out = out or table.get("out")
     if any(argument.startswith("--resume=") for argument in arguments):
         raise ValueError("--resume takes no value")
@@ -152,9 +149,20 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         if not run.is_file():
             raise ValueError(f"--resume: there is no run in {run.parent}")
         # The run may have been moved since it wrote its name down.
-        tables[run] = read_table(run) | {"out": str(run.parent)}
+        tables[run] = table = read_table(run) | {"out": str(run.parent)}
+        _check_keys(str(run), table)
     _choose_length(arguments, tables)
     return tuple(Dict(table, source=str(path), use_commands_as_keys=False) for path, table in tables.items())
+
+
+def _check_keys(file: str, table: dict[str, Any]) -> None:
+    """Refuse what is no setting in words that name the file; cyclopts passes over what has the name of a command."""
+    from tinygpt.train.settings import TrainSettings
+
+    settings = {name.replace("_", "-") for name in TrainSettings.__dataclass_fields__} - {"config", "resume"}
+    for key, value in table.items():
+        if key not in settings or isinstance(value, dict):
+            raise ValueError(f"{file}: '{key}' is no setting")
 
 
 def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tinygpt.cli.options import check_threads
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -24,6 +26,8 @@ class BenchOptions:
     """Ops to compare; all by default."""
     sizes: list[str] | None = None
     """Sizes by letter, as in M=512 N=512 K=512; a plain number is a square product. Needs a single --op."""
+    kernels: list[str] | None = None
+    """Rungs to compare, as in naive blocked; all by default."""
     threads: int | None = None
     """Threads; by default what the machine grants."""
     seconds: float = 0.2
@@ -33,8 +37,7 @@ class BenchOptions:
 
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
+        check_threads(self.threads)
         if not (math.isfinite(self.seconds) and self.seconds > 0):
             raise ValueError(f"--seconds must be more than 0, got {self.seconds}")
 
@@ -56,7 +59,10 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     from tinygpt.testing.timing import median_seconds, prepare
 
     options.validate()
-    cases = list(_cases(options))
+    rungs = _rungs(options.kernels)
+    cases = [case for case in _cases(options) if rungs[case.op]]
+    if not cases:
+        raise ValueError(f"--kernels: no op that is asked for has a rung {' or '.join(options.kernels or [])} of its own")
     if options.threads is not None:
         threads.set_num_threads(options.threads)
     n = threads.get_num_threads()
@@ -66,7 +72,7 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     quiet = options.quiet or not console.is_terminal
     for case in track(cases, "measuring", console=console, transient=True, disable=quiet):
         before = None
-        for i, rung in enumerate(registry.rungs(case.op)):
+        for i, rung in enumerate(rungs[case.op]):
             try:
                 call = prepare(registry.function(case.op, rung), case, n)
             except Mismatch as error:
@@ -78,6 +84,18 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
         table.add_section()
     console.print(table)
     return 0
+
+
+def _rungs(wanted: list[str] | None) -> dict[str, list[str]]:
+    """The rungs to compare, op by op; of those that are named, an op may lack some or all."""
+    from tinygpt.kernels import registry
+
+    available = registry.available()
+    known = dict.fromkeys(rung for rungs in available.values() for rung in rungs)
+    unknown = [rung for rung in wanted or () if rung not in known]
+    if unknown:
+        raise ValueError(f"--kernels: unknown rung '{unknown[0]}'; there are {', '.join(known)}")
+    return {op: [rung for rung in rungs if wanted is None or rung in wanted] for op, rungs in available.items()}
 
 
 def _cases(options: BenchOptions) -> Iterator[Case]:

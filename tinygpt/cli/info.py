@@ -47,6 +47,7 @@ def _machine() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()}, NumPy {np.__version__}"),
         ("processor", processor()),
         ("ISA", f"{isa.get()} (of {', '.join(isa.available())}); kernels use the baseline"),
+        ("build", cpu.compiler()),
         ("OpenMP", openmp),
         ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
         ("peak", f"{peak_flops(n) / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}"),

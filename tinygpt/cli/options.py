@@ -16,17 +16,19 @@ class Compute:
 
     def apply(self) -> None:
         """Switch to what was asked for."""
-        from tinygpt.kernels import registry, threads
+        from tinygpt.kernels import threads
+        from tinygpt.train.settings import use_kernels
 
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {self.threads}")
-        if self.kernels:
-            try:
-                registry.use_text(self.kernels)
-            except ValueError as error:
-                raise ValueError(f"--kernels: {str(error).removeprefix('[kernels] ')}") from None
+        check_threads(self.threads)
+        use_kernels(self.kernels or "")
         if self.threads is not None:
             threads.set_num_threads(self.threads)
+
+
+def check_threads(n: int | None) -> None:
+    """Raise ValueError for a number of threads that cannot be."""
+    if n is not None and n < 1:
+        raise ValueError(f"--threads must be at least 1, got {n}")
 
 
 def load_model(directory: str):

@@ -41,17 +41,15 @@ class Corpus:
     ----------
     train, held_out : int32 arrays, shape (n,)
         Documents one after the other with the separator between them.
-    train_bytes, held_out_bytes : int
-        Length of the text in UTF-8; separators are none. The loss summed over the held-out part, in bits, is divided
+    held_out_bytes : int
+        Length of the held-out text in UTF-8; separators are none. The loss summed over the held-out part, in bits, is divided
         by this to give bits per byte.
-    train_files, held_out_files : int
+    held_out_files : int
     """
 
     train: npt.NDArray[np.int32]
     held_out: npt.NDArray[np.int32]
-    train_bytes: int
     held_out_bytes: int
-    train_files: int
     held_out_files: int
 
     @classmethod
@@ -79,9 +77,7 @@ class Corpus:
         return cls(
             train=train,
             held_out=held_out,
-            train_bytes=_utf8_bytes(parts.train),
             held_out_bytes=_utf8_bytes(parts.held_out),
-            train_files=len(parts.train),
             held_out_files=len(parts.held_out),
         )
 

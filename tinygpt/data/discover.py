@@ -364,8 +364,11 @@ def _nothing(given: list[StrPath], summary: Summary, unwanted: Counter[str]) -> 
     others = [name for name, _ in _most_common(unwanted) if name]
     if others:
         return line + f"; for the files that are there: --ext {','.join(others[:3])}"
+    named = [reason for reason in rules.TAKEN_WHEN_NAMED if summary.skipped[reason]]
+    if named:
+        return line + f"; what is {' or '.join(named)} is taken all the same when it is named itself"
     if summary.skipped:
-        return line + "; most of these are taken all the same when the file itself is named"
+        return line + "; a file must be readable text in UTF-8, not empty, and no secret"
     return line + "; give a directory, a file or a quoted glob"
 
 

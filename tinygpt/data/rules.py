@@ -23,6 +23,8 @@ SECRET = "possible secret"
 SPECIAL = "not a regular file"
 TOO_LARGE = "too large"
 UNREADABLE = "unreadable"
+# What is left out in a walk for one of these is read when it is named.
+TAKEN_WHEN_NAMED = (HIDDEN, GENERATED, MINIFIED, TOO_LARGE, IGNORED)
 # The others read the same for one and for many.
 PLURALS = {DUPLICATE: "duplicates", LINK: "symbolic links", SECRET: "possible secrets", SPECIAL: "not regular files"}
 
@@ -52,6 +54,10 @@ _SIGNATURE = re.compile(
 
 _SECRET_NAMES = re.compile(r"\.(env.*|netrc|pgpass|pypirc)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(key|pem|p12|pfx|ppk)")
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
+# Further down, only with a line of the key below it: a file may speak of the marker.
+_KEY_FURTHER_DOWN = re.compile(
+    rb"^[^\n]{0,40}-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[^\n]*\n[ \t]*[A-Za-z0-9+/]{40,}={0,2}[ \t\r]*$", re.MULTILINE
+)
 
 
 def parse_extensions(text: str) -> frozenset[str]:
@@ -128,5 +134,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret_content(data: bytes) -> bool:
-    """Whether a file begins with a private key in PEM form."""
-    return _PRIVATE_KEY.match(data.removeprefix(b"\xef\xbb\xbf").lstrip()) is not None
+    """Whether a file begins with a private key in PEM form, or has one further down."""
+    if _PRIVATE_KEY.match(data.removeprefix(b"\xef\xbb\xbf").lstrip()):
+        return True
+    return b"PRIVATE KEY-----" in data and _KEY_FURTHER_DOWN.search(data) is not None

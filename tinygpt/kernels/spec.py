@@ -1,7 +1,7 @@
 """One record per op: its arguments in order, their shapes, and what a call costs.
 
-Argument checks, `tinygpt bench`, `train --profile`, the stubs and the test of signatures read these records, so that
-none of them has a list of its own. A shape is written in the letters of the field: rows R, width C, batch B, time T,
+Argument checks, `tinygpt bench`, the stubs and the test of signatures read these records, so that none of them has a
+list of its own. A shape is written in the letters of the field: rows R, width C, batch B, time T,
 heads H, head width D, vocabulary V, product M x K by K x N. Letters get their values from the arrays of a call.
 """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ SETTINGS = "run.toml"
 def check_writable(out: Path, resume: bool = False) -> None:
     """Raise ValueError, before any work is done, if the run could not write its results.
 
-    An existing directory must be empty or hold a run: nothing else is ever moved or written into. The same holds for
-    the place that an earlier run is moved to, unless it is the one that goes on.
+    An existing directory must be empty or hold a run: nothing else is ever moved or written into. A run that is there
+    must be movable, unless it is the one that goes on.
 
     Parameters
     ----------
@@ -45,12 +45,12 @@ def _check_movable(out: Path) -> None:
     earlier = _previous(out)
     if not os.access(earlier.parent, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out}: no permission to move the run that is there to {earlier}")
-    if os.path.lexists(earlier) and not (earlier / SETTINGS).is_file():
-        raise ValueError(f"--out {out}: the run that is there would move to {earlier}, which is no tinygpt run")
 
 
 def _previous(out: Path) -> Path:
-    return out.with_name(out.name + ".previous")
+    """Where a run that is there goes: the first free name of ``out.previous``, ``out.previous-2`` and so on."""
+    endings = itertools.chain([".previous"], (f".previous-{n}" for n in itertools.count(2)))
+    return next(path for path in (out.with_name(out.name + ending) for ending in endings) if not os.path.lexists(path))
 
 
 def begin(out: Path, settings: dict[str, Any]) -> str | None:
@@ -66,13 +66,11 @@ def begin(out: Path, settings: dict[str, Any]) -> str | None:
     Returns
     -------
     str or None
-        Where an earlier run of this name is now; one is kept.
+        Where an earlier run of this name is now; none is ever removed.
     """
     moved = None
     if (out / SETTINGS).is_file():
         earlier = _previous(out)
-        if earlier.exists():
-            shutil.rmtree(earlier)
         out.rename(earlier)
         moved = str(earlier)
     out.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from tinygpt.train import directory
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.metrics import MetricsLog
 from tinygpt.train.report import Report
-from tinygpt.train.settings import TrainSettings
+from tinygpt.train.settings import TrainSettings, use_kernels
 from tinygpt.train.setup import Run, prepare
 
 KEEP_CHECKPOINTS = 2
@@ -81,11 +81,7 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
 def _compute(settings: TrainSettings) -> Iterator[None]:
     """The kernels and threads that the settings ask for; those from before come back at the end."""
     before = threads.get_num_threads()
-    try:
-        choice = registry.use_text(settings.kernels or "")
-    except ValueError as error:
-        raise ValueError(f"--kernels: {str(error).removeprefix('[kernels] ')}") from None
-    with choice:
+    with use_kernels(settings.kernels or ""), registry.use(precision=settings.precision):
         threads.set_num_threads(settings.threads or before)
         try:
             yield
@@ -132,7 +128,7 @@ class Trainer:
         self.saved_at: int | None = None
 
     def begin(self, resumed: Path | None) -> None:
-        """Make the run directory, or take up the state of a checkpoint."""
+        """Make the run directory and its first checkpoint, or take up the state of one."""
         settings = self.run.settings
         if resumed is None:
             moved = directory.begin(self.out, settings.table())
@@ -141,7 +137,9 @@ class Trainer:
         else:
             self._take_up(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
         self.log = MetricsLog(self.out / "metrics.jsonl", self.step)
-        if resumed is not None:
+        if resumed is None:
+            self.save_checkpoint()  # whatever becomes of the first steps, there is a good state
+        else:
             directory.write_settings(self.out, settings.table())
 
     def _take_up(self, state: dict[str, Any], resumed: Path) -> None:
@@ -231,8 +229,7 @@ class Trainer:
             self.best = score.loss
             checkpoint.save(self.out, run.model, run.tokenizer)
         self.report.evaluation(record, better)
-        if self.page is not None:
-            self.page(self.log.records, run.settings.table(), run.model.config.vocab_size)
+        self._write_page()
 
     def save_checkpoint(self) -> None:
         """Write the whole state, and remove the oldest checkpoints."""
@@ -275,11 +272,17 @@ class Trainer:
             self._fail("a weight or a moment of the optimizer is infinite or NaN")
 
     def _fail(self, what: str) -> NoReturn:
-        settings, latest = self.run.settings, checkpoint.latest_checkpoint(self.out)
-        good = f"the last good state is {latest}" if latest else "there was no checkpoint yet"
+        settings = self.run.settings
+        good = f"the last good state is {checkpoint.latest_checkpoint(self.out)}"
+        if math.isfinite(self.best):
+            good += f", the best model is in {self.out}"
         clip = "a smaller --clip" if settings.clip else "--clip 1"
         advice = f"try a lower --lr (now {settings.peak_lr:.2g}), a longer --warmup or {clip}"
         raise TrainingFailed(f"step {self.step}: {what}: {advice}; {good}")
+
+    def _write_page(self) -> None:
+        if self.page is not None:
+            self.page(self.log.records, self.run.settings.table(), self.run.model.config.vocab_size)
 
     def _interrupted(self) -> None:
         """Save everything and leave."""
@@ -287,16 +290,11 @@ class Trainer:
             self.save_checkpoint()
         if math.isinf(self.best):
             checkpoint.save(self.out, self.run.model, self.run.tokenizer)
+        self._write_page()
+        again = ["tinygpt", "train", "--resume", "--out", str(self.out)]
+        if self.run.settings.metrics is not None:
+            again += ["--metrics", self.run.settings.metrics]
         raise Interrupted(
             f"stopped after step {self.step} of {self.run.total_steps}, everything is saved; "
-            f"go on with: tinygpt train --resume --out {shlex.quote(str(self.out))}"
+            f"go on with: {shlex.join(again)}"
         )
-
-
-def train_arrays(run: Run, steps: int) -> np.ndarray:
-    """The losses of the first `steps` steps, with nothing written: for benchmarks and tests."""
-    trainer = Trainer(run, Path(), Report())
-    losses = []
-    for trainer.step in range(steps):
-        losses.append(trainer.one_step()["loss"])
-    return np.array(losses)

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from tinygpt.data.corpus import HELD_OUT
 from tinygpt.data.rules import parse_extensions
+from tinygpt.kernels import registry
 from tinygpt.model import GPTConfig
 
 
@@ -21,7 +23,7 @@ class TrainSettings:
     """Directory to write: the model, metrics.jsonl, run.toml, checkpoints."""
     ext: str | None = None
     """Extensions to read in directories, as in .py,.go; a sensible set of source code by default."""
-    held_out: float = 0.1
+    held_out: float = HELD_OUT
     """Share of the text that is kept for evaluation: whole files, or the end of a single one."""
 
     layers: int = 2
@@ -48,6 +50,8 @@ class TrainSettings:
     """The output layer uses the token embedding."""
     dropout: float = 0.0
     """Probability of dropping an element on the residual branches."""
+    tokenizer_type: Literal["char"] = "char"
+    """Kind of tokenizer."""
     max_chars: int = 1024
     """Characters in the vocabulary at most; rarer ones are written as bytes."""
 
@@ -95,6 +99,8 @@ class TrainSettings:
 
     kernels: str | None = None
     """Rung of the kernels, as in blocked or blocked,softmax=naive."""
+    precision: Literal["float32"] = "float32"
+    """Of the operands of products."""
     threads: int | None = None
     """Threads; by default what the machine grants."""
     resume: bool = False
@@ -138,7 +144,7 @@ class TrainSettings:
         if not self.data:
             raise ValueError("--data must name at least one file or directory")
         hints = get_type_hints(type(self))
-        for name in ("optimizer", "schedule"):
+        for name in ("tokenizer_type", "optimizer", "schedule", "precision"):
             choices = get_args(hints[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}, got '{getattr(self, name)}'")
@@ -189,3 +195,11 @@ class TrainSettings:
 def flag(name: str) -> str:
     """The flag of a field."""
     return "--" + name.replace("_", "-")
+
+
+def use_kernels(text: str) -> registry.Choice:
+    """Choose the kernels that ``--kernels`` names; an error names the flag."""
+    try:
+        return registry.use_text(text)
+    except ValueError as error:
+        raise ValueError(f"--kernels: {str(error).removeprefix('[kernels] ')}") from None
