@@ -1,8 +1,8 @@
 """What this processor is and what it can do at most: instruction sets, OpenMP, peak FMA rate, read bandwidth.
 
 Two ceilings bound every kernel (the roofline of Williams, Waterman & Patterson 2009): it cannot do more floating-point
-operations per second than the peak, and from memory it cannot read faster than the bandwidth. Both are measured, because
-data sheets do not know the clock, the hypervisor or the neighbours of this machine: the probes are here, and
+operations per second than the peak, and from memory it cannot read faster than the bandwidth. Both are measured,
+because data sheets do not know the clock, the hypervisor or the neighbours of this machine: the probes are here, and
 tinygpt/kernels/peak.py makes rates of them.
 
 Design

@@ -161,7 +161,7 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
     cdef Py_ssize_t jc, pc, ic, jr, ir, nc, kc, mc, panels, block
     # Rows per tile of a: MC, or fewer when each thread would not get a tile of its own. Never a reason for other bits.
     cdef Py_ssize_t step = min(MC, max(1, (M + n_threads * MR - 1) // (n_threads * MR)) * MR)
-    cdef float* buffer = <float*> malloc((NC * KC + n_threads * (MC * KC + MR * NR)) * sizeof(float))
+    cdef float* buffer = <float*> malloc((NC * KC + <size_t> n_threads * (MC * KC + MR * NR)) * sizeof(float))
     cdef float* b_panel = buffer
     cdef float* a_tile = NULL
     cdef float* tile = NULL
@@ -227,7 +227,7 @@ def column_sum_blocked(const float[:, ::1] x, float[::1] out, bint accumulate, i
     """Adds tiles of one cache line: each line of x is read once and used whole."""
     cdef Py_ssize_t k, r, c, width, first, C = x.shape[1]
     cdef float* total = NULL
-    cdef float* buffer = <float*> malloc(n_threads * LINE * sizeof(float))
+    cdef float* buffer = <float*> malloc(<size_t> n_threads * LINE * sizeof(float))
     if buffer == NULL:
         raise MemoryError("[column_sum] no memory for the partial sums")
     with nogil, parallel(num_threads=n_threads):

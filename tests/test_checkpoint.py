@@ -81,7 +81,12 @@ def test_model_and_tokenizer_come_back(tmp_path):
     found, tokenizer = tinygpt.load(tmp_path / "new" / "tiny")
     assert bits(found) == bits(model)
     assert tokenizer.characters == TOKENIZER.characters
-    assert listing(tmp_path / "new" / "tiny") == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert listing(tmp_path / "new" / "tiny") == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     assert json.loads((tmp_path / "new/tiny/config.json").read_text())["eos_token_id"] == TOKENIZER.eot_id
     tokens = np.array([[1, 2, 3]])
     with tinygpt.no_grad():
@@ -116,7 +121,14 @@ def test_other_files_stay(tmp_path):
     tinygpt.save(tmp_path, filled(1), TOKENIZER)
     tinygpt.save(tmp_path, filled(2), TOKENIZER)
     assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(2))
-    assert listing(tmp_path) == ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert listing(tmp_path) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):

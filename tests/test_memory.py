@@ -139,3 +139,51 @@ def test_arrays_that_outlive_the_program():
     code = f"from tinygpt import memory\nkept = memory.empty(({LARGE},))\nview = [kept[3:]]\nview.append(view)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_list_is_bounded():
+    """Catches a list that keeps one block of every size there ever was."""
+    for n in range(1, 20):
+        memory.empty((n * LARGE,))
+        assert memory.held() <= 1.125 * memory.bucket(4 * n * LARGE)
+    both = [memory.empty((n * LARGE,)) for n in (20, 24)]
+    most = sum(memory.bucket(array.nbytes) for array in both)
+    del both
+    assert memory.held() <= 1.125 * most
+    again = [memory.empty((n * LARGE,)) for n in (20, 24)]
+    where = {address(array) for array in again}
+    del again
+    once_more = [memory.empty((n * LARGE,)) for n in (20, 24)]
+    assert {address(array) for array in once_more} == where  # old sizes go, not those in use
+
+
+def test_clear_forgets_the_most():
+    """Catches a mark that stays up after one large evaluation, so that small steps may hold as much for ever."""
+    memory.empty((50 * LARGE,))
+    memory.clear()
+    for n in (1, 2, 3):
+        memory.empty((n * LARGE,))
+    assert memory.held() <= 1.125 * memory.bucket(12 * LARGE)
+
+
+def test_a_second_try(monkeypatch):
+    """Catches memory that is refused while the free list has plenty, and a try without end."""
+    memory.empty((LARGE,))
+    assert memory.held() > 0
+    calls = []
+
+    class Scarce(bytearray):
+        def __new__(cls, n):
+            calls.append(memory.held())
+            if calls[-1] or n > 12 * LARGE:
+                raise MemoryError
+            return super().__new__(cls, n)
+
+    monkeypatch.setattr(memory, "bytearray", Scarce, raising=False)
+    array = memory.empty((2 * LARGE,))
+    array[...] = 1
+    assert calls[0] > 0 == calls[1]
+    with pytest.raises(MemoryError):
+        memory.empty((4 * LARGE,))
+    assert len(calls) == 4
+    del array

@@ -250,7 +250,9 @@ WRONG = [
     ({"dropout": math.nan}, "'dropout' must be at least 0 and less than 1, got nan"),
     ({"dropout": "0.1"}, "'dropout' must be a number, got '0.1'"),
     ({"rope_theta": 0.0}, "'rope_theta' must be positive, got 0.0"),
-    ({"norm_eps": math.inf}, "'norm_eps' must be positive, got inf"),
+    ({"norm_eps": math.inf}, "'norm_eps' must be positive and finite in float32, got inf"),
+    ({"norm_eps": 1e-50}, "'norm_eps' must be positive and finite in float32, got 1e-50"),
+    ({"norm_eps": 1e39}, "'norm_eps' must be positive and finite in float32, got 1e+39"),
 ]
 
 
@@ -313,3 +315,36 @@ def test_no_sequences():
     model = GPT(GPTConfig(**BASE))
     assert model(np.empty((0, 3), int)).shape == (0, 3, 13)
     assert model.loss(np.empty((0, 3), int), np.empty((0, 3), int)).item() == 0
+
+
+def test_a_call_that_failed_can_be_made_again(monkeypatch):
+    """Catches a cache that counts positions of a call that raised: the next call would read what is not there."""
+    model = GPT(GPTConfig(**BASE))
+    with no_grad():
+        cache = model.new_cache(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "norm", lambda x: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                model(TOKENS[:, :3], cache)
+        assert cache.length == 0
+        np.testing.assert_array_equal(model(TOKENS[:, :3], cache).data, model(TOKENS[:, :3]).data)
+        assert cache.length == 3
+
+
+def test_integers_of_numpy():
+    """Catches a size from an array that is refused, or kept as a type that JSON has not."""
+    sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+    config = GPTConfig(**BASE)
+    other = GPTConfig(**(BASE | {name: np.int64(getattr(config, name)) for name in sizes}))
+    assert other == config
+    assert {type(getattr(other, name)) for name in sizes} == {int}
+    with pytest.raises(ValueError, match="'n_layer' must be a positive integer"):
+        GPTConfig(**(BASE | {"n_layer": np.True_}))
+
+
+def test_dropout_keys_in_an_array():
+    """Catches a key of NumPy's integers that overflows, or that means another mask."""
+    model = GPT(GPTConfig(**(BASE | {"dropout": 0.5})))
+    want = model.loss(TOKENS, TARGETS, dropout_key=(7, 3, 2)).item()
+    assert model.loss(TOKENS, TARGETS, dropout_key=np.array([7, 3, 2])).item() == want
+    assert model.loss(TOKENS.tolist(), TARGETS.tolist(), dropout_key=(7, 3, 2)).item() == want

@@ -1,12 +1,15 @@
 """The arena: where parameters and gradients live, when a gradient is stale, and what a model starts from."""
 
+import copy
+import dataclasses
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
 
-from tinygpt import GPT, GPTConfig, nn, ops
+from tinygpt import GPT, GPTConfig, nn, ops, optim
 from tinygpt.tensor import Tensor
 
 ODD = GPTConfig(vocab_size=37, block_size=5, n_layer=3, n_head=3, n_embd=15, n_kv_head=1, ffn_dim=7)
@@ -237,3 +240,51 @@ def test_initialise_again():
     assert (linear.initialise(0).weight.data == old).all()
     with pytest.raises(ValueError, match=r"^\[initialise\] 'seed' must be 0 or more, got -1$"):
         linear.initialise(-1)
+
+
+def copies():
+    return {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
+
+
+@pytest.mark.parametrize("how", copies())
+@pytest.mark.parametrize("tied", [True, False])
+def test_copies_train_by_themselves(how, tied):
+    """Catches a copy whose parameters are no views of its arena: it would not learn, or change the original."""
+    model = GPT(dataclasses.replace(ODD, tie_embeddings=tied), seed=1)
+    tokens = np.arange(10).reshape(2, 5)
+    model.loss(tokens, tokens).backward()
+    twin = copies()[how](model)
+    before = [p.data.copy() for p in model.parameters()]
+    grads = [p.grad.copy() for p in model.parameters()]
+    arena = twin.parameters()[0].arena
+    assert arena is not model.parameters()[0].arena
+    assert (twin.head.weight is twin.wte.weight) is tied
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_array_equal(ours.data, theirs.data)
+        assert (ours.start, ours.std, ours.decay, ours.requires_grad) == (
+            theirs.start,
+            theirs.std,
+            theirs.decay,
+            theirs.requires_grad,
+        )
+        assert theirs.grad is None
+        assert theirs.arena is arena
+        assert np.shares_memory(theirs.data, arena.data)
+        assert address(theirs.data) % LINE == 0
+    loss = twin.loss(tokens, tokens)
+    loss.backward()
+    optim.AdamW(twin.parameters(), lr=1e-2).step()
+    assert twin.loss(tokens, tokens).item() < loss.item()
+    for parameter, values, grad in zip(model.parameters(), before, grads, strict=True):
+        np.testing.assert_array_equal(parameter.data, values)
+        np.testing.assert_array_equal(parameter.grad, grad)
+
+
+@pytest.mark.parametrize("how", copies())
+def test_copies_before_initialise(how):
+    """Catches a module without memory that cannot be copied, or whose copy is initialised otherwise."""
+    twin = copies()[how](nn.Linear(3, 2))
+    twin.weight.requires_grad = False
+    twin = copies()[how](twin).initialise(5)
+    assert not twin.weight.requires_grad
+    np.testing.assert_array_equal(twin.weight.data, nn.Linear(3, 2).initialise(5).weight.data)

@@ -219,6 +219,19 @@ def test_constant():
     assert {schedule(step) for step in (0, 1, 10**6)} == {0.3}
 
 
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+@pytest.mark.filterwarnings("error")
+def test_clipping_leaves_what_is_not_finite(wrong):
+    """Catches a scale of 0 or NaN that spreads one overflow over all gradients."""
+    module = Two().initialise()
+    gradients(module, 1)
+    module.weight.grad[0, 0] = wrong
+    before = [p.grad.copy() for p in module.parameters()]
+    assert not math.isfinite(optim.clip_grad_norm(module.parameters(), 1e-3))
+    for parameter, grad in zip(module.parameters(), before, strict=True):
+        np.testing.assert_array_equal(parameter.grad, grad)
+
+
 @pytest.mark.parametrize("kind", [optim.linear, optim.cosine])
 def test_schedules_at_their_corners(kind):
     """Catches warm-up from zero or past the peak, a jump after it, and an end off the last step."""
@@ -236,10 +249,13 @@ def test_schedules_at_their_corners(kind):
 
 @pytest.mark.parametrize("kind", [optim.linear, optim.cosine])
 def test_schedules_of_short_runs(kind):
-    """Catches a division by zero where nothing is left between warm-up and end."""
+    """Catches a division by zero where nothing is left between warm-up and end, and an end above `final`."""
     assert kind(1.0, steps=1)(0) == 1.0
-    assert kind(1.0, steps=5, warmup=5)(4) == pytest.approx(5 / 6)
-    assert kind(1.0, steps=5, warmup=4)(4) == 1.0
+    assert kind(1.0, steps=1, warmup=1)(0) == 0.5
+    for warmup in (4, 5, 9):
+        schedule = kind(1.0, steps=5, warmup=warmup, final=0.25)
+        assert schedule(3) == pytest.approx(4 / (warmup + 1))
+        assert schedule(4) == pytest.approx(0.25)
     assert kind(1.0, steps=2, final=0.5)(1) == pytest.approx(0.5)
 
 
@@ -258,7 +274,9 @@ def test_arguments_that_do_not_fit():
         (lambda: optim.SGD(parameters, momentum=1), "[SGD] 'momentum' must be at least 0 and less than 1, got 1"),
         (lambda: optim.Adam(parameters, betas=(0.9, 1.0)), "[Adam] 'betas' must be two numbers, at least 0 and less"),
         (lambda: optim.Adam(parameters, betas=(0.9,)), "[Adam] 'betas' must be two numbers, at least 0 and less"),
-        (lambda: optim.AdamW(parameters, eps=0), "[AdamW] 'eps' must be positive, got 0"),
+        (lambda: optim.AdamW(parameters, eps=0), "[AdamW] 'eps' must be positive in float32, got 0"),
+        (lambda: optim.AdamW(parameters, eps=1e-46), "[AdamW] 'eps' must be positive in float32, got 1e-46"),
+        (lambda: optim.Adam(parameters, eps=1e-46), "[Adam] 'eps' must be positive in float32, got 1e-46"),
         (lambda: optim.AdamW(parameters, weight_decay=-1), "[AdamW] 'weight_decay' must be 0 or more, got -1"),
     ]
     for call, text in cases:

@@ -3,8 +3,10 @@
 In a checkout git says which files there are; in an unpacked source distribution the disk does.
 """
 
+import importlib
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path, PurePosixPath
 
@@ -142,3 +144,24 @@ def test_there_is_one_version():
     assert project["version"] == tinygpt.__version__
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings[:2] == ["Unreleased", tinygpt.__version__]
+
+
+def filled_part(name):
+    """What stands in README.md between <!-- name --> and <!-- /name -->."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+    assert found, f"README.md has no part <!-- {name} -->"
+    return found[1].strip()
+
+
+@pytest.mark.parametrize("name", ["train", "generate", "ladder"])
+def test_the_measured_parts_of_the_readme_are_filled(name):
+    """Catches a README whose transcripts or table nobody has made: tools/readme.py --run."""
+    assert filled_part(name)
+
+
+def test_the_ladder_of_the_readme_is_that_of_the_data(monkeypatch):
+    """Catches a table that was edited by hand, or is from before the last measurement."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
+    monkeypatch.delitem(sys.modules, "report", raising=False)
+    assert filled_part("ladder") == importlib.import_module("readme").ladder().strip()

@@ -226,3 +226,21 @@ def test_tokens_that_are_none(model):
         model.generate(np.array([[23]]), 1)
     with pytest.raises(ValueError, match=r"^\[sample\] 'logits' must have 1 rows \('batch'\), got 3$"):
         list(stream(model, np.array([[1], [2], [3]]), 1, Sampler(seed=0)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("row", [[0, np.nan, 1, 2], [0, np.inf, 1, 2], [-np.inf] * 4, [-np.inf, 0, np.nan, 1]], ids=str)
+@pytest.mark.filterwarnings("error")
+def test_logits_without_a_distribution(temperature, row):
+    """Catches a model that has diverged and still gives tokens, even the one past the vocabulary."""
+    sampler = Sampler(temperature, top_k=2, seed=0, batch=2)
+    with pytest.raises(ValueError, match=r"^\[sample\] 'logits' must be finite at their largest, got .* in row 1$"):
+        sampler.draw(np.array([[0, 1, 2, 3], row], np.float32))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_impossible_tokens(temperature):
+    """Catches a mask of -inf that is refused, or drawn from."""
+    sampler = Sampler(temperature, seed=0)
+    logits = np.array([[-np.inf, 0, -np.inf, 0.5]], np.float32)
+    assert {int(sampler.draw(logits)[0]) for _ in range(50)} <= {1, 3}

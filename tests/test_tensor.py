@@ -3,12 +3,13 @@
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 
 import numpy as np
 import pytest
 
-from tinygpt import ops
+from tinygpt import nn, ops
 from tinygpt.tensor import Tensor, is_recording, no_grad
 
 
@@ -258,3 +259,53 @@ def test_sum_with_something_else():
         x + x.data
     with pytest.raises(ValueError, match=r"\[add\] 'b' must have the shape of 'a' \(2, 3\), got \(3,\)"):
         x + leaf(3)
+
+
+def test_no_grad_holds_for_its_thread():
+    """Catches a flag of the process: overlapping blocks of two threads would leave recording off."""
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def other():
+        with no_grad():
+            inside.set()
+            leave.wait(30)
+            seen.append(is_recording())
+        seen.append(is_recording())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(30)
+    assert is_recording()
+    with no_grad():
+        leave.set()
+        thread.join(30)
+        assert not is_recording()
+    assert is_recording()
+    assert seen == [False, True]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_error_on_the_way_leaves_no_gradient(error):
+    """Catches a half-written gradient that looks whole: the next step would use it, or add to it."""
+    linear = nn.Linear(3, 3).initialise()
+    x, other = leaf(2, 3), leaf(2, 3)
+    (x + other).backward(np.ones((2, 3)))  # an earlier gradient, which would be added to
+    shared = ops.linear(x, linear.weight)
+
+    def fail(dy):
+        raise error
+
+    wrong = Tensor.from_op(shared.data, (shared,), fail)
+    after = ops.linear(wrong + shared, linear.weight, linear.bias)
+    with pytest.raises(error):
+        after.backward(np.ones((2, 3)))
+    assert linear.weight.grad is None
+    assert linear.bias.grad is None
+    assert x.grad is None
+    assert shared.grad is None
+    np.testing.assert_array_equal(other.grad, np.ones((2, 3)))  # not a part of this graph
+    with pytest.raises(RuntimeError, match="freed by an earlier backward"):
+        after.backward(np.ones((2, 3)))
+    assert x.grad is None
+    ops.linear(x, linear.weight, linear.bias).backward(np.ones((2, 3)))
+    np.testing.assert_array_equal(linear.bias.grad, [2, 2, 2])

@@ -3,6 +3,10 @@
 Large arrays come from the system as fresh pages that the kernel must clear, one fault per page, in every step again.
 Here a block goes back to a free list of its size instead, and the next array of about that size takes it. Its life is
 that of the array, not that of a step: whoever still holds the array, or a view of it, holds the block.
+
+The list keeps little more than was once in use: where a new block would bring the bytes in arrays and in the list
+together more than an eighth above the most that arrays ever had at one time, blocks of sizes that were not asked for
+lately leave the list. The eighth is for sizes whose turns in a step differ; without it they would drive each other out.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ ALIGNMENT = 64  # one cache line, and the width of the widest vector register
 
 _free: dict[int, list[bytearray]] = defaultdict(list)
 
+# Bytes in arrays, in the free list, and the most in arrays so far. Without a lock they may drift when threads meet:
+# they decide only how many blocks are kept, never who owns one.
+_live = _held = _peak = 0
+
 
 def bucket(n_bytes: int) -> int:
     """The block size for `n_bytes`: the next multiple of an eighth of the power of two below, at most 12.5 % more."""
@@ -32,8 +40,11 @@ class _Block(np.ndarray):
     """
 
     def __del__(self) -> None:
+        global _live, _held
         if isinstance(self.base, bytearray):
-            _free[self.nbytes].append(self.base)
+            n = self.nbytes
+            _free[n].append(self.base)
+            _live, _held = _live - n, _held + n
 
 
 def _address(memory: bytearray) -> int:
@@ -51,16 +62,47 @@ def empty(shape: tuple[int, ...]) -> np.ndarray:
     -------
     array, float32
         From the free list if it is large, 64-byte aligned then.
+
+    Raises
+    ------
+    MemoryError
+        There is too little, also after the free list was given back.
     """
+    global _live, _held, _peak
     n_bytes = 4 * math.prod(shape)
     if n_bytes < SMALLEST:
         return np.empty(shape, np.float32)
     n = bucket(n_bytes)
-    blocks = _free[n]
-    memory = blocks.pop() if blocks else bytearray(n + ALIGNMENT)
+    blocks = _free[n] = _free.pop(n, [])  # the sizes stand in the order of their last use
+    if blocks:
+        memory = blocks.pop()
+        _held -= n
+    else:
+        try:
+            memory = bytearray(n + ALIGNMENT)
+        except MemoryError:  # blocks of other sizes may be all that is in the way
+            clear()
+            memory = bytearray(n + ALIGNMENT)
+    _live += n
+    _peak = max(_peak, _live)
+    if _live + _held > _mark():
+        _shrink()
     start = -_address(memory) % ALIGNMENT
     block = np.ndarray.__new__(_Block, (n,), np.uint8, memory, start)
     return np.ndarray(shape, np.float32, block)
+
+
+def _mark() -> int:
+    return _peak + _peak // 8
+
+
+def _shrink() -> None:
+    """Drop blocks, of the size longest out of use first, until arrays and list together are within the mark."""
+    global _held
+    for size, blocks in list(_free.items()):
+        while blocks and _live + _held > _mark():
+            blocks.pop()
+            _held -= size
 
 
 def held() -> int:
@@ -69,5 +111,7 @@ def held() -> int:
 
 
 def clear() -> None:
-    """Give the blocks of the free list back to the system."""
+    """Give the blocks of the free list back to the system, and forget the most that was in use."""
+    global _held, _peak
     _free.clear()
+    _held, _peak = 0, _live

@@ -11,8 +11,10 @@ positions, RMS norm, SwiGLU, no bias; Touvron et al. 2023), and everything betwe
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,7 @@ class GPTConfig:
     rope_theta : float
         Base of the rotary frequencies.
     norm_eps : float
+        Positive in float32.
 
     Raises
     ------
@@ -92,8 +95,7 @@ class GPTConfig:
             value = getattr(self, name)
             if value is None and name in ("n_kv_head", "ffn_dim"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"[GPTConfig] '{name}' must be a positive integer, got {value!r}")
+            object.__setattr__(self, name, _positive(name, value))
         for name in ("bias", "tie_embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"[GPTConfig] '{name}' must be True or False, got {getattr(self, name)!r}")
@@ -106,8 +108,8 @@ class GPTConfig:
             raise ValueError(f"[GPTConfig] 'dropout' must be at least 0 and less than 1, got {self.dropout}")
         if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
             raise ValueError(f"[GPTConfig] 'rope_theta' must be positive, got {self.rope_theta}")
-        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
-            raise ValueError(f"[GPTConfig] 'norm_eps' must be positive, got {self.norm_eps}")
+        if not 2.0**-149 <= self.norm_eps < 2.0**128:  # the range of float32, which the kernels take
+            raise ValueError(f"[GPTConfig] 'norm_eps' must be positive and finite in float32, got {self.norm_eps}")
 
     def _check_heads(self) -> None:
         if self.n_embd % self.n_head:
@@ -146,6 +148,17 @@ class GPTConfig:
         weights = self.n_layer * (attention + mlp) + self.vocab_size * C
         scores = self.n_layer * 2 * self.n_head * D * (self.block_size + 1) / 2
         return int((2 * weights + 2 * scores) * (3 if backward else 1))
+
+
+def _positive(name: str, value: Any) -> int:
+    """An integer of any type, NumPy's too, as int: they end up in JSON."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"[GPTConfig] '{name}' must be a positive integer, got {value!r}")
+    return number
 
 
 class KVCache:
@@ -336,9 +349,10 @@ class GPT(Module):
         for i, block in enumerate(self.blocks):
             layer = cache.layer(i) if cache is not None else None
             x = block(x, rotation, layer, dropout_key, None if weights is None else weights[i])
-        if cache is not None:
+        out = self.norm(x)
+        if cache is not None:  # after the last thing that can fail: a call that raised may be made again
             cache.length += T
-        return self.norm(x)
+        return out
 
     def loss(self, tokens: np.ndarray, targets: np.ndarray, dropout_key: DropoutKey | tuple | None = None) -> Tensor:
         """Mean cross-entropy of the next tokens.

@@ -37,6 +37,14 @@ class Arena:
             self._grad = self._aligned(len(self.data))
         return self._grad
 
+    def __getstate__(self) -> np.ndarray:
+        """The values alone: gradients are not copied and not written to files."""
+        return self.data
+
+    def __setstate__(self, data: np.ndarray) -> None:
+        Arena.__init__(self, len(data))  # so that the copy starts on a cache line too
+        self.data[...] = data
+
     @staticmethod
     def _aligned(size: int) -> np.ndarray:
         memory = np.zeros(size + ALIGN, np.float32)
@@ -60,13 +68,15 @@ class Parameter(Tensor):
     -----
     Assigning `data` copies into the arena. `grad` is None while it is stale, after `zero_grad`: the first gradient then
     overwrites what is there, later ones are added.
+
+    A copy (`copy.deepcopy`, `pickle`) of a model has an arena of its own; its gradients are stale.
     """
 
     __slots__ = ("_arena", "decay", "fresh", "mean", "start", "std")
 
     def __init__(self, shape: tuple[int, ...], std: float = 0.0, mean: float = 0.0, decay: bool = True):
         super().__init__(np.empty(0, np.float32), requires_grad=True)
-        self._data = np.empty(shape, np.float32) if math.prod(shape) == 0 else np.broadcast_to(np.float32(mean), shape)
+        self._data = _no_memory(shape, mean)
         self.std, self.mean, self.decay = std, mean, decay
         self._arena: Arena | None = None
         self.start = 0
@@ -83,6 +93,17 @@ class Parameter(Tensor):
         flat += np.float32(self.mean)
         self._data = flat.reshape(shape)
         self.fresh = False
+
+    def __getstate__(self) -> tuple:
+        """Everything but the values, which the arena has, and the gradient."""
+        return self.shape, self.std, self.mean, self.decay, self.requires_grad, self._arena, self.start
+
+    def __setstate__(self, state: tuple) -> None:
+        shape, std, mean, decay, requires_grad, arena, start = state
+        Parameter.__init__(self, shape, std, mean, decay)
+        self.requires_grad, self._arena, self.start = requires_grad, arena, start
+        if arena is not None:  # all parameters of a copied model get the same copy of its arena
+            self._data = arena.data[start : start + math.prod(shape)].reshape(shape)
 
     @property
     def data(self) -> np.ndarray:
@@ -140,6 +161,11 @@ class Parameter(Tensor):
     def zero_grad(self) -> None:
         """Mark the gradient stale; nothing is written."""
         self.fresh = False
+
+
+def _no_memory(shape: tuple[int, ...], mean: float) -> np.ndarray:
+    """What stands for the values of a parameter outside an arena: the right shape, and no memory."""
+    return np.empty(shape, np.float32) if math.prod(shape) == 0 else np.broadcast_to(np.float32(mean), shape)
 
 
 def _unplaced() -> RuntimeError:

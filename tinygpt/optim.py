@@ -73,14 +73,14 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before.
+        The norm before. If it is not finite, the gradients are left as they are.
     """
     if not max_norm > 0:
         raise ValueError(f"[clip_grad_norm] 'max_norm' must be positive, got {max_norm}")
     parameters = list(parameters)
     norm = grad_norm(parameters)
     scale = clip_scale(norm, max_norm)
-    if scale < 1:
+    if scale < 1 and math.isfinite(norm):
         for first, part in _runs(parameters, split_decay=False):
             first.arena.grad[part] *= np.float32(scale)
     return norm
@@ -186,8 +186,8 @@ class _Moments(Optimizer):
         name = type(self).__name__
         if not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
             raise ValueError(f"[{name}] 'betas' must be two numbers, at least 0 and less than 1, got {betas}")
-        if not eps > 0:
-            raise ValueError(f"[{name}] 'eps' must be positive, got {eps}")
+        if not eps >= 2.0**-149:  # the smallest float32; less would be 0 in the kernel
+            raise ValueError(f"[{name}] 'eps' must be positive in float32, got {eps}")
         self.betas, self.eps = tuple(betas), eps
 
 
@@ -200,6 +200,11 @@ class Adam(_Moments):
     lr : float
     betas : pair of float
     eps : float
+        Positive in float32.
+
+    Notes
+    -----
+    The bias correction counts the steps of the optimizer, not those in which a parameter had a gradient.
     """
 
     def __init__(
@@ -229,8 +234,13 @@ class AdamW(_Moments):
     lr : float
     betas : pair of float
     eps : float
+        Positive in float32.
     weight_decay : float
         Applies to matrices and embeddings; biases and norms are left alone.
+
+    Notes
+    -----
+    The bias correction counts the steps of the optimizer, not those in which a parameter had a gradient.
     """
 
     def __init__(
@@ -268,7 +278,9 @@ def linear(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedu
     steps : int
         Length of the run.
     warmup : int
+        Steps until the peak; a run that is no longer goes from warm-up to its last step.
     final : float
+        Learning rate at the last step, unless the run has only one.
     """
     return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 - progress))
 
@@ -285,15 +297,17 @@ def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedu
     warmup : int
         Steps until the peak; step 0 already has lr / (warmup + 1).
     final : float
-        Learning rate at the last step.
+        Learning rate at the last step, unless the run has only one.
     """
     return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def _warmup(lr: float, steps: int, warmup: int, decay: Callable[[float], float]) -> Schedule:
     def schedule(step: int) -> float:
+        if step >= max(1, steps - 1):  # also where warm-up leaves no step to come down; a single step is no last one
+            return decay(1.0)
         if step < warmup:
             return lr * (step + 1) / (warmup + 1)
-        return decay(min(1.0, (step - warmup) / max(1, steps - 1 - warmup)))
+        return decay((step - warmup) / max(1, steps - 1 - warmup))
 
     return schedule

@@ -67,7 +67,17 @@ class Sampler:
             return _softmax((x - x.max()) / self.temperature)
 
     def draw(self, logits: np.ndarray) -> np.ndarray:
-        """One token for each row of logits (B, V); int32 (B,)."""
+        """One token for each row of logits (B, V); int32 (B,).
+
+        Raises
+        ------
+        ValueError
+            The largest logit of a row is not finite; -inf elsewhere is a token that is never drawn. Or a wrong number
+            of rows.
+        """
+        for row, largest in enumerate(logits.max(-1)):
+            if not math.isfinite(largest):
+                raise ValueError(f"[sample] 'logits' must be finite at their largest, got {largest} in row {row}")
         if self.temperature == 0:
             return logits.argmax(-1).astype(np.int32)
         if len(logits) != len(self.generators):

@@ -8,6 +8,7 @@ made, which is always an order in which every gradient is complete before it is 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,23 +21,33 @@ from tinygpt.kernels import registry, threads
 Backward = Callable[[np.ndarray], None]
 
 _serial = itertools.count()
-_recording = True
+
+
+class _Tape(threading.local):
+    """Whether this thread records: `no_grad` in one thread leaves the others alone."""
+
+    recording = True
+
+
+_tape = _Tape()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Operations inside remember nothing, so nothing can be differentiated and no activation is kept."""
-    global _recording
-    before, _recording = _recording, False
+    """Operations inside remember nothing, so nothing can be differentiated and no activation is kept.
+
+    It holds for the thread that enters it.
+    """
+    before, _tape.recording = _tape.recording, False
     try:
         yield
     finally:
-        _recording = before
+        _tape.recording = before
 
 
 def is_recording() -> bool:
     """Whether operations remember how their results were made."""
-    return _recording
+    return _tape.recording
 
 
 def _freed(_: np.ndarray) -> None:
@@ -83,7 +94,7 @@ class Tensor:
         out._grad = None
         out._owns_grad = False
         out._serial = next(_serial)
-        wanted = tuple(p for p in parents if p is not None and p.requires_grad) if _recording else ()
+        wanted = tuple(p for p in parents if p is not None and p.requires_grad) if _tape.recording else ()
         out.requires_grad = bool(wanted)
         out._parents = wanted
         out._backward = backward if wanted else None
@@ -163,6 +174,10 @@ class Tensor:
             self._grad, self._owns_grad = self._grad.copy(), True
         return self._grad, True
 
+    def zero_grad(self) -> None:
+        """Drop the gradient that has arrived."""
+        self._grad, self._owns_grad = None, False
+
     def backward(self, grad: np.ndarray | float | None = None) -> None:
         """Compute the gradients of everything that this tensor was made from.
 
@@ -179,6 +194,11 @@ class Tensor:
             No `grad` is given for a tensor with more than one element, or it has another shape.
         RuntimeError
             Nothing here wants a gradient, or the graph was freed already.
+
+        Notes
+        -----
+        An exception on the way, an interrupt too, leaves no half-written gradient: whatever this tensor was made from
+        has none then, also none of earlier calls, and the graph is of no use any more.
         """
         if not self.requires_grad:
             raise RuntimeError("[backward] no gradient is wanted: nothing this was made from has requires_grad")
@@ -187,23 +207,30 @@ class Tensor:
         seed = np.asarray(1.0 if grad is None else grad, np.float32)
         if seed.ndim and seed.shape != self.shape:
             raise ValueError(f"[backward] 'grad' must have shape {self.shape}, got {seed.shape}")
-        nodes = sorted(self._made_from(), key=lambda node: node._serial)
+        nodes, leaves = self._made_from()
         if any(node._backward is _freed for node in nodes):  # before any gradient is touched
             _freed(seed)
-        self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
-        while nodes:  # pop, so that a node whose closure has run can be freed while the walk goes on
-            node = nodes.pop()
-            backward, arrived = node._backward, node.take_grad()
-            node._backward, node._parents = _freed, ()
-            if arrived is not None and backward is not None:
-                backward(arrived)
+        try:
+            self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
+            while nodes:  # pop, so that a node whose closure has run can be freed while the walk goes on
+                node = nodes.pop()
+                backward, arrived = node._backward, node.take_grad()
+                node._backward, node._parents = _freed, ()
+                if arrived is not None and backward is not None:
+                    backward(arrived)
+        except BaseException:  # gradients that are whole and those that are not look the same: none stays
+            for tensor in (*nodes, *leaves):
+                tensor.zero_grad()
+            raise
 
-    def _made_from(self) -> list[Tensor]:
-        """Every tensor with a closure that leads to this one, itself included."""
+    def _made_from(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Every tensor that leads to this one, itself included: those with a closure, oldest first, and the leaves."""
         found, stack = {id(self): self}, [self]
         while stack:
             for parent in stack.pop()._parents:
-                if parent._backward is not None and id(parent) not in found:
+                if id(parent) not in found:
                     found[id(parent)] = parent
                     stack.append(parent)
-        return [node for node in found.values() if node._backward is not None]
+        nodes = [tensor for tensor in found.values() if tensor._backward is not None]
+        leaves = [tensor for tensor in found.values() if tensor._backward is None]
+        return sorted(nodes, key=lambda node: node._serial), leaves

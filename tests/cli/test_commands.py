@@ -12,7 +12,7 @@ import pytest
 from tiny_run import content, flags, tiny
 
 import tinygpt
-from tinygpt import checkpoint, cli, kernels
+from tinygpt import checkpoint, cli, kernels, testing
 from tinygpt.cli import app
 from tinygpt.data.corpus import encode_documents
 from tinygpt.data.discover import discover
@@ -172,8 +172,9 @@ def test_info_shows_the_machine(capsys):
     assert err == ""
     facts = {line[:26].strip(): line[26:] for line in out.splitlines()}
     assert facts["tinygpt"] == tinygpt.__version__
+    assert re.fullmatch(r"(gcc|clang) \d+\.\d+\.\d+|another compiler", facts["build"])
     assert facts["threads"].startswith("1  (OpenMP ")
-    assert {"python", "processor", "ISA", "OpenMP", "peak", "bandwidth"} <= facts.keys()
+    assert {"python", "processor", "ISA", "build", "OpenMP", "peak", "bandwidth"} <= facts.keys()
     for op, rungs in kernels.available().items():
         assert facts[op].split() == ["[naive]" if rung == "naive" else rung for rung in rungs]
 
@@ -218,6 +219,27 @@ def test_bench_times_every_rung(capsys, arguments, size):
     assert cases == len(arguments) - 3 - (op == "softmax")
     for rung in kernels.available()[op]:
         assert len(re.findall(rf" {rung} ", out)) == cases
+
+
+def test_bench_takes_some_rungs(capsys):
+    """Catches a list of rungs that is not used, and an op whose rungs are those of another."""
+    out, _ = said(capsys, "bench", "--op", "softmax", "add", "--kernels", "naive", "blocked", "--seconds", "0.001")
+    assert re.findall(r" (softmax|add) ", out)
+    for rung in ("parallel", "numpy"):
+        assert f" {rung} " not in out
+    rungs = kernels.available()
+    wanted = sum(
+        len({"naive", "blocked"} & set(rungs[op])) * len(testing.default_cases(op)) for op in ("softmax", "add")
+    )
+    assert len(re.findall(r" (naive|blocked) ", out)) == wanted
+
+
+def test_bench_of_one_rung_tells_the_size(capsys):
+    """Catches a size that stands in the second line, of which there is none."""
+    out, _ = said(
+        capsys, "bench", "--op", "softmax", "--sizes", "R=3", "C=5", "--kernels", "naive", "--seconds", "0.001"
+    )
+    assert re.search(r" softmax  R3 C5 +naive ", out)
 
 
 def test_bench_takes_several_ops(capsys):

@@ -277,10 +277,18 @@ def test_nothing_to_read(tmp_path, fill):
     ):
         discover(tmp_path / "prose")
     fill(tmp_path / "bad", {"a.py": "", "b.py": b"\0", "c.py": ""})
-    with pytest.raises(
-        ValueError, match=r"\(3 skipped: 2 empty, 1 binary\); most of these are taken all the same when"
-    ):
+    with pytest.raises(ValueError, match=r"\(3 skipped: 2 empty, 1 binary\); a file must be readable text in UTF-8"):
         discover(tmp_path / "bad")
+    for name, data, reason in (("e.py", "\n", "empty"), ("l.py", b"\xe9", "not UTF-8")):
+        fill(tmp_path / "one", {name: data})
+        with pytest.raises(ValueError, match=rf"\(1 skipped: 1 {reason}\); a file must be readable text in UTF-8"):
+            discover(tmp_path / "one" / name)
+    fill(tmp_path / "named", {".a.py": None, "b.min.js": None, "c.py": ""})
+    with pytest.raises(
+        ValueError, match=r"; what is hidden or generated is taken all the same when it is named itself$"
+    ):
+        discover(tmp_path / "named")
+    assert names(tmp_path / "named" / ".a.py", tmp_path / "named" / "b.min.js") == [".a.py", "b.min.js"]
     with pytest.raises(ValueError, match=r"^no source file in no argument"):
         discover([])
 

@@ -151,6 +151,30 @@ def test_private_keys_are_known_by_their_content(tmp_path, kind, fill):
     assert names(tmp_path / "public.txt") == ["public.txt"]
 
 
+BODY = "MIIEpAIBAAKCAQEA0Z3VS5JJcds3xfn/ygWyF8PbnGy0" + "A" * 20  # base64, of no key
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        (f'x = 1\nKEY = """-----BEGIN RSA PRIVATE KEY-----\n{BODY}\n', True),
+        (f"# notes\r\n  -----BEGIN PRIVATE KEY-----\r\n  {BODY}==\r\n", True),
+        ("a" * 41 + f"-----BEGIN PRIVATE KEY-----\n{BODY}\n", False),
+        (f"x\n-----BEGIN PUBLIC KEY-----\n{BODY}\n", False),
+        (f"x\n-----BEGIN PRIVATE KEY-----\n{BODY[:39]}\n", False),
+        ("if line == '-----BEGIN PRIVATE KEY-----':\n    return True\n", False),
+        (f"x\n-----BEGIN PRIVATE KEY-----\nand then\n{BODY}\n", False),
+    ],
+)
+def test_private_keys_further_down(tmp_path, text, secret, fill):
+    """Catches a key pasted into source code, and a file left out for speaking of the marker."""
+    fill(tmp_path, {"a.py": "x = 1\n", "b.py": text})
+    assert names(tmp_path) == (["a.py"] if secret else ["a.py", "b.py"])
+    if secret:
+        with pytest.raises(ValueError, match=r"b\.py': looks like a password or a private key"):
+            discover(tmp_path / "b.py")
+
+
 def test_a_link_does_not_hide_a_secret(tmp_path, fill):
     """Catches a check of the link's name alone."""
     fill(tmp_path, {"id_rsa": "any"})

@@ -267,8 +267,14 @@ def test_outs_that_cannot_be_written():
             {"out": np.empty((4, 5), np.float32)},
             "ValueError: [matmul] 'out' must have shape (M = 4, N = 4), got (4, 5)",
         ),
-        ({"out": np.empty((4, 8), np.float32)[:, ::2]}, "ValueError: [matmul] 'out' must be C-contiguous and writable"),
-        ({"out": frozen}, "ValueError: [matmul] 'out' must be C-contiguous and writable"),
+        (
+            {"out": np.empty((4, 8), np.float32)[:, ::2]},
+            "ValueError: [matmul] 'out' must be C-contiguous and writable, got strides (32, 8) for shape (4, 4)",
+        ),
+        (
+            {"out": frozen},
+            "ValueError: [matmul] 'out' must be C-contiguous and writable, got a read-only array",
+        ),
         ({"out": a}, "ValueError: [matmul] 'out' must not share memory with 'a'"),
         ({"out": b[:]}, "ValueError: [matmul] 'out' must not share memory with 'b'"),
         (
@@ -307,3 +313,13 @@ def test_nothing_in_nothing_out(name):
     else:
         assert out.size == 0
         assert out.shape[0] == 0
+
+
+def test_dropout_of_numbers_that_do_not_fit():
+    """Catches a negative number that fails in the conversion to an unsigned one, and a key of NumPy's integers."""
+    x = draw(1, 2, 3)
+    text = "ValueError: [dropout] 'site' must be 0 or more, got -1"
+    assert message(lambda: kernels.dropout(x, 0.5, 0, site=-1)) == text
+    text = "ValueError: [dropout] 'sequence' must be 0 or more, got -2"
+    assert message(lambda: kernels.dropout(x, 0.5, 0, sequence=-2)) == text
+    np.testing.assert_array_equal(kernels.dropout(x, 0.5, np.int64(5)), kernels.dropout(x, 0.5, 5))

@@ -283,3 +283,25 @@ def test_environment_with_an_error(text):
     assert status == 1
     assert output == ""
     assert error.startswith("ValueError: [kernels] unknown ")
+
+
+def test_the_name_numpy_belongs_to_the_package():
+    """Catches a rung that tests and readers compare with and that a user has replaced or taken out."""
+    with pytest.raises(ValueError, match=r"^\[kernels\] 'rung' must be a name of your own, got 'numpy'$"):
+        kernels.register("numpy", softmax=numpy_rung.softmax)
+    with pytest.raises(ValueError, match=r"^\[kernels\] 'rung' must be a registered name of your own, got 'numpy'$"):
+        kernels.unregister("numpy")
+    assert registry.function("softmax", "numpy") is numpy_rung.softmax
+
+
+def test_precision_stays_unless_it_is_named(monkeypatch):
+    """Catches a change of rung that resets the precision, and a block that does not restore it."""
+    monkeypatch.setattr(registry, "PRECISIONS", ("float32", "other"))
+    monkeypatch.setattr(registry, "_precision", "float32")
+    with kernels.use(precision="other"):
+        with kernels.use("naive"):
+            assert registry._precision == "other"
+        with kernels.use(precision="float32"):
+            assert registry._precision == "float32"
+        assert registry._precision == "other"
+    assert registry._precision == "float32"

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import tinygpt
+from tinygpt import kernels
 from tinygpt.core import cpu
 from tinygpt.kernels import threads
 
@@ -31,9 +34,10 @@ def run(code, **environment):
 
 def test_set_and_get():
     """Catches a setting that is not kept, or that exists twice under two names."""
-    for n in (1, 2, 5):
+    for n in (1, 2, 5, 1024, np.int64(3), np.uint8(2)):
         tinygpt.set_num_threads(n)
         assert tinygpt.get_num_threads() == threads.get_num_threads() == n
+        assert type(tinygpt.get_num_threads()) is int
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,7 @@ def test_set_and_get():
     [
         (0, ValueError, "'n' must be at least 1, got 0"),
         (-2, ValueError, "'n' must be at least 1, got -2"),
+        (1025, ValueError, "'n' must be at most 1024, got 1025"),
         (2.0, TypeError, "'n' must be an int, got float"),
         (True, TypeError, "'n' must be an int, got bool"),
         ("2", TypeError, "'n' must be an int, got str"),
@@ -140,6 +145,34 @@ def test_environment_with_an_error(text):
     status, output, error = run("import tinygpt; tinygpt.get_num_threads()", TINYGPT_NUM_THREADS=text)
     assert (status, output) == (1, "")
     assert error == f"ValueError: [threads] TINYGPT_NUM_THREADS must be a positive number, got '{text}'"
+
+
+def test_environment_with_too_many():
+    """Catches a number for which no kernel could get its scratch memory."""
+    status, output, error = run("import tinygpt; tinygpt.get_num_threads()", TINYGPT_NUM_THREADS="1025")
+    assert (status, output) == (1, "")
+    assert error == "ValueError: [threads] TINYGPT_NUM_THREADS must be at most 1024, got '1025'"
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_blas_keeps_its_own_threads(before):
+    """Catches the rung ``numpy`` leaving NumPy's BLAS at the kernels' number of threads, also after an error."""
+    x = np.ones((64, 64), np.float32)
+
+    def of_blas():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    with threadpool_limits(limits=before, user_api="blas"), kernels.use("numpy"):
+        want = of_blas()
+        for n in (1, 2):
+            threads.set_num_threads(n)
+            kernels.matmul(x, x)
+            assert of_blas() == want
+            kernels.attention(*3 * (x.reshape(1, 64, 4, 16),))
+            assert of_blas() == want
+        with pytest.raises(ValueError, match="matmul"):
+            kernels.active.matmul(x, x[:3], x, False, False, False, None, None, 0, None, 3 - before)
+        assert of_blas() == want
 
 
 FORK = """

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinygpt import ops
+from tinygpt.kernels import registry, threads
 from tinygpt.ops.attention import rotation_tables
 from tinygpt.ops.elementwise import DropoutKey
 from tinygpt.tensor import Tensor
@@ -37,6 +38,7 @@ CASES = {
     ),
     "[dropout] 'rate' must be at least 0 and less than 1, got 1": lambda: ops.dropout(zeros(1, 1, 1), 1, KEY, 0),
     "[dropout] 'rate' must be at least 0 and less than 1, got -0.1": lambda: ops.dropout(zeros(1, 1, 1), -0.1, KEY, 0),
+    "[embedding] 'tokens' must have shape (B, T), got (3,)": lambda: ops.embedding(np.zeros(3, int), zeros(6, 4)),
     "[embedding] 'positions' must have shape (any, 4), got (5, 3)": lambda: ops.embedding(
         np.zeros((1, 2), np.int32), zeros(6, 4), zeros(5, 3)
     ),
@@ -90,3 +92,44 @@ def test_targets_past_the_classes(target):
     """Catches a class that does not exist, also one that would be a class again in 32 bits."""
     with pytest.raises(IndexError, match=rf"^\[head_loss\] 'targets' must be below 5, got {target}$"):
         ops.head_loss(zeros(2, 3), zeros(5, 3), np.array([target, 0]))
+
+
+def test_tokens_of_any_integer_type():
+    """Catches int64, NumPy's default, failing in the kernel, in forward or in backward."""
+    table = Tensor(np.arange(15.0).reshape(5, 3), requires_grad=True)
+    tokens = np.array([[4, 0], [4, 2]])
+    for given in (tokens, tokens.astype(np.uint8), np.asfortranarray(tokens), tokens.tolist()):
+        out = ops.embedding(given, table)
+        np.testing.assert_array_equal(out.data, table.data[tokens])
+        table.zero_grad()
+        out.backward(np.ones(out.shape))
+        np.testing.assert_array_equal(table.grad[:, 0], [1, 0, 1, 0, 2])
+    with pytest.raises(IndexError, match=r"^\[embedding\] 'tokens' must be in 0..4, got 0..4294967296$"):
+        ops.embedding(np.array([[2**32, 0]]), table)
+    with pytest.raises(TypeError, match=r"^\[embedding\] 'tokens' must be integers, got float64$"):
+        ops.embedding(np.zeros((1, 2)), table)
+
+
+def test_targets_in_a_list():
+    """Catches a list that fails at an attribute of arrays."""
+    logits, x, weight = zeros(2, 5), zeros(2, 3), zeros(5, 3)
+    assert ops.cross_entropy(logits, [1, 4]).item() == ops.cross_entropy(logits, np.array([1, 4])).item()
+    assert ops.head_loss(x, weight, [1, 4]).item() == ops.head_loss(x, weight, np.array([1, 4])).item()
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dropout"])
+def test_backward_asks_for_threads_again(monkeypatch, name):
+    """Catches a number of threads that is kept from the forward pass: a fork in between would hang."""
+    before, seen = threads.get_num_threads(), []
+    x = Tensor(np.zeros((1, 40, 1000)), requires_grad=True)
+    op = {"cross_entropy": "cross_entropy_backward"}.get(name, name)
+    kernel = getattr(registry.active, op)
+    try:
+        threads.set_num_threads(2)
+        out = ops.dropout(x, 0.5, KEY, 0) if name == "dropout" else ops.cross_entropy(x, [1] * 40)
+        threads.set_num_threads(1)
+        monkeypatch.setattr(registry.active, op, lambda *args: (seen.append(args[-1]), kernel(*args)))
+        out.backward(np.ones(out.shape))
+    finally:
+        threads.set_num_threads(before)
+    assert seen == [1]

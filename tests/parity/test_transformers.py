@@ -164,6 +164,25 @@ def test_other_rotary_embeddings_are_refused(tmp_path):
         tinygpt.load(tmp_path)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_auto_tokenizer_gives_the_same_ids(tmp_path, family):
+    """Catches a directory whose tokenizer is taken for that of GPT-2 or Llama, which drop spaces or add tokens."""
+    from tinygpt.tokenizers import CharTokenizer
+
+    text = "def f(x):\n\treturn  x   # \u00e9\u65e5\u672c \U0001f600 <|endoftext|> \r\n  two  \n\n "
+    tokenizer = CharTokenizer.train("def f(x):\n\treturn x  # \u00e9 <|endoftext|>")
+    options = OURS[family] | {"vocab_size": tokenizer.vocab_size}
+    tinygpt.save(tmp_path, GPT(GPTConfig(**options)), tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.model_max_length == options["block_size"]
+    assert not theirs.all_special_ids
+    for piece in (text, " a", "  ", "\n", "<|endoftext|>"):
+        ids = theirs(piece, verbose=False)["input_ids"]
+        assert ids == tokenizer.encode(piece).tolist()
+        assert tokenizer.eot_id not in ids
+        assert theirs.decode(ids) == piece
+
+
 def test_a_saved_model_generates_there(tmp_path):
     """Catches a directory that loads but whose token ids or context stop their generate()."""
     from tinygpt.tokenizers import CharTokenizer

@@ -45,8 +45,8 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_is_no_run_is_never_removed(tmp_path, run, kind):
-    """Catches the removal of something that happens to be named as an earlier run would be."""
+def test_what_is_in_the_way_of_an_earlier_run_stays(tmp_path, run, kind):
+    """Catches the removal of something that happens to be named as an earlier run would be, and a run moved into it."""
     earlier = tmp_path / "run.previous"
     if kind == "file":
         earlier.write_text("mine")
@@ -55,8 +55,14 @@ def test_what_is_no_run_is_never_removed(tmp_path, run, kind):
         (earlier / "thesis.txt").write_text("mine")
     else:
         earlier.symlink_to(tmp_path / "nowhere")
-    refused(run, str(earlier))
-    directory.check_writable(run, resume=True)  # moves nothing
+    before = content(tmp_path)
+    directory.check_writable(run)
+    assert directory.begin(run, {"seed": 2}) == f"{run}.previous-2"
+    assert content(tmp_path) == before | {
+        "run/run.toml": b"seed = 2\n",
+        "run.previous-2/run.toml": before["run/run.toml"],
+    }
+    assert earlier.is_symlink() == (kind == "link")
 
 
 def test_the_run_one_stands_in_is_not_moved(run, monkeypatch):
@@ -67,14 +73,15 @@ def test_the_run_one_stands_in_is_not_moved(run, monkeypatch):
     directory.check_writable(run.__class__("."), resume=True)
 
 
-def test_an_earlier_run_is_kept(run):
-    """Catches a new run that writes over the one before, and a third that fails on what the second has kept."""
-    for seed in (2, 3):
-        before = content(run)
-        assert directory.begin(run, {"seed": seed}) == str(run) + ".previous"
-        assert content(run.with_name("run.previous")) == before
-    assert directory.read_table(run / directory.SETTINGS) == {"seed": 3}
-    assert {path.name for path in run.parent.iterdir()} == {"run", "run.previous"}
+def test_every_earlier_run_is_kept(run):
+    """Catches a new run that writes over one before, or removes what an earlier one has kept."""
+    names = ["run.previous", "run.previous-2", "run.previous-3"]
+    for seed, name in enumerate(names, 2):
+        directory.check_writable(run)
+        assert directory.begin(run, {"seed": seed}) == str(run.with_name(name))
+    seeds = [directory.read_table(run.with_name(name) / directory.SETTINGS)["seed"] for name in [*names, "run"]]
+    assert seeds == [1, 2, 3, 4]
+    assert {path.name for path in run.parent.iterdir()} == {"run", *names}
 
 
 def test_a_first_run_moves_nothing(tmp_path):

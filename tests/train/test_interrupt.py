@@ -35,7 +35,7 @@ def whole(sources, tmp_path_factory):
 
 @pytest.fixture
 def begun(sources, tmp_path):
-    """A process that has trained far enough to have a checkpoint, and its run directory."""
+    """A process that has trained far enough to have a checkpoint of its own steps, and its run directory."""
     out = tmp_path / "out"
     process = subprocess.Popen(
         command(*flags(tiny(sources, out, **PACE)), "--eval-tokens", "64"),
@@ -44,7 +44,7 @@ def begun(sources, tmp_path):
         text=True,
     )
     end = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < end and checkpoint.latest_checkpoint(out) is None:
+    while process.poll() is None and time.monotonic() < end and not (out / "checkpoints" / "step-50").exists():
         time.sleep(0.002)
     yield process, out
     process.kill()

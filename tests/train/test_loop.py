@@ -218,6 +218,31 @@ def test_steps_after_the_checkpoint_are_done_again(done, sources, tmp_path):
     assert state(out / "checkpoints" / "step-12") == state(done[0] / "checkpoints" / "step-12")
 
 
+def test_a_run_that_was_killed_at_once_goes_on(sources, tmp_path):
+    """Catches a run that can go on only after its first regular checkpoint."""
+    first, second = tiny(sources, tmp_path / "first"), tiny(sources, tmp_path / "second")
+
+    def die():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(first, Listening(step2=die))
+    assert checkpoints(tmp_path / "first") == ["step-0"]
+    first.resume = True
+    assert train(first) == train(second)
+    assert state(tmp_path / "first") == state(tmp_path / "second")
+
+
+def test_after_a_stop_the_page_is_up_to_date_and_goes_on(sources, tmp_path, monkeypatch):
+    """Catches a hint that forgets the page or breaks at a space, and a page that lacks the last steps."""
+    pages = []
+    monkeypatch.setattr(loop, "_metrics_page", lambda settings: lambda records, *rest: pages.append(list(records)))
+    settings = tiny(sources, tmp_path / "out", metrics="my page.html")
+    with pytest.raises(Interrupted, match=rf"--resume --out {settings.out} --metrics 'my page\.html'$"):
+        train(settings, Listening(step5=stop))
+    assert [record["step"] for record in pages[-1] if "loss" in record] == list(range(6))
+
+
 def test_samples_are_those_of_the_seed(sources, tmp_path):
     """Catches samples of no length, the same sample every time, and another one each run."""
     texts = []
@@ -244,10 +269,13 @@ def test_a_run_that_blows_up_stops_and_says_what_to_try(sources, tmp_path, chang
         train(tiny(sources, out, **BLOW_UP | changes))
     message = str(error.value)
     assert "\n" not in message
-    assert all(word in message for word in ("--lr (now 1e+30", "--warmup", "--clip 1", "no checkpoint yet"))
+    assert all(word in message for word in ("--lr (now 1e+30", "--warmup", "--clip 1"))
+    assert message.endswith(f"; the last good state is {out / 'checkpoints' / 'step-0'}")
     assert re.match(r"step \d+: .*(nan|inf|infinite)", message)
     assert not (out / "model.safetensors").exists()
-    assert not (out / "checkpoints").exists()
+    assert checkpoints(out) == ["step-0"]
+    start, run = tinygpt.load(out / "checkpoints" / "step-0")[0], prepare(tiny(sources, out), Report())
+    assert all((a.data == b.data).all() for a, b in zip(start.parameters(), run.model.parameters(), strict=True))
     for line in (out / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
@@ -258,7 +286,8 @@ def test_a_run_that_blows_up_leaves_the_last_good_state(sources, tmp_path):
     with pytest.raises(Interrupted):
         train(tiny(sources, out, **good), Listening(step4=stop))
     before = content(out / "checkpoints") | {name: (out / name).read_bytes() for name in MODEL}
-    with pytest.raises(TrainingFailed, match=re.escape(str(out / "checkpoints" / "step-5"))):
+    states = f"the last good state is {out / 'checkpoints' / 'step-5'}, the best model is in {out}"
+    with pytest.raises(TrainingFailed, match=re.escape(states) + "$"):
         train(tiny(sources, out, resume=True, **good | BLOW_UP))
     after = content(out / "checkpoints") | {name: (out / name).read_bytes() for name in MODEL}
     assert before == after
@@ -282,7 +311,7 @@ def test_weights_that_blow_up_in_the_last_step_are_not_saved(sources, tmp_path, 
     monkeypatch.setattr(loop.Trainer, "begin", _remember(loop.Trainer.begin, trainers))
     with pytest.raises(TrainingFailed, match=r"a weight or a moment .* is infinite or NaN"):
         train(settings, Breaking())
-    assert checkpoint.latest_checkpoint(tmp_path / "out") is None
+    assert checkpoints(tmp_path / "out") == ["step-0"]
 
 
 def _remember(begin, trainers):
@@ -312,7 +341,7 @@ def test_metrics_are_in_the_file_before_a_checkpoint_is(sources, tmp_path, monke
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", looking)
     train(tiny(sources, tmp_path / "out"))
-    assert seen == [(f"step-{step}", list(range(step))) for step in (5, 10, 12)]
+    assert seen == [(f"step-{step}", list(range(step))) for step in (0, 5, 10, 12)]
 
 
 def test_an_earlier_run_is_moved_away(done, sources, tmp_path):

@@ -24,6 +24,8 @@ WRONG = [
     ("data", []),
     ("optimizer", "adagrad"),
     ("schedule", "step"),
+    ("tokenizer_type", "bpe"),
+    ("precision", "bfloat16"),
     ("ext", "a/b"),
     ("ext", ","),
 ]
@@ -47,6 +49,7 @@ OTHERS = {
     "bias": False,
     "tie": False,
     "dropout": 0.1,
+    "tokenizer_type": "char",  # so far there is one kind, and one precision
     "max_chars": 77,
     "steps": 5,
     "epochs": 1.5,
@@ -68,6 +71,7 @@ OTHERS = {
     "samples": 0,
     "sample_length": 0,
     "kernels": "naive,softmax=numpy",
+    "precision": "float32",
     "threads": 1,
 }
 
@@ -139,6 +143,12 @@ def test_a_table_leaves_out_what_belongs_to_a_call():
     """Catches a run.toml that would resume, or write a page, each time it is given as --config."""
     settings = TrainSettings(resume=True, config="x", quiet=True, metrics="x")
     assert not settings.table().keys() & OF_A_CALL
+
+
+def test_the_only_kinds_so_far_are_in_the_table():
+    """Catches a run.toml from which a later version could not tell what the run was."""
+    table = TrainSettings().table()
+    assert (table["tokenizer-type"], table["precision"]) == ("char", "float32")
 
 
 def test_data_is_found_from_another_folder(tmp_path, monkeypatch):

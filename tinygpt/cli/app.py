@@ -161,7 +161,7 @@ def _check_keys(file: str, table: dict[str, Any]) -> None:
 
     settings = {name.replace("_", "-") for name in TrainSettings.__dataclass_fields__} - {"config", "resume"}
     for key, value in table.items():
-        if key not in settings or isinstance(value, dict):
+        if key.replace("_", "-") not in settings or isinstance(value, dict):
             raise ValueError(f"{file}: '{key}' is no setting")
 
 

@@ -62,7 +62,9 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     rungs = _rungs(options.kernels)
     cases = [case for case in _cases(options) if rungs[case.op]]
     if not cases:
-        raise ValueError(f"--kernels: no op that is asked for has a rung {' or '.join(options.kernels or [])} of its own")
+        raise ValueError(
+            f"--kernels: no op that is asked for has a rung {' or '.join(options.kernels or [])} of its own"
+        )
     if options.threads is not None:
         threads.set_num_threads(options.threads)
     n = threads.get_num_threads()
@@ -72,14 +74,14 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     quiet = options.quiet or not console.is_terminal
     for case in track(cases, "measuring", console=console, transient=True, disable=quiet):
         before = None
+        names = [case.op, f"  {_short(case)}"] if len(rungs[case.op]) > 1 else [f"{case.op}  {_short(case)}"]
         for i, rung in enumerate(rungs[case.op]):
             try:
                 call = prepare(registry.function(case.op, rung), case, n)
             except Mismatch as error:
                 return fail(f"rung {rung} is wrong on this machine: {error}", FAILED)
             seconds = median_seconds(call, options.seconds)
-            name = (case.op, f"  {_short(case)}")[i] if i < 2 else ""
-            table.add_row(name, rung, *_figures(case, seconds, peak, before))
+            table.add_row(names[i] if i < len(names) else "", rung, *_figures(case, seconds, peak, before))
             before = seconds
         table.add_section()
     console.print(table)

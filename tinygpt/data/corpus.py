@@ -42,8 +42,8 @@ class Corpus:
     train, held_out : int32 arrays, shape (n,)
         Documents one after the other with the separator between them.
     held_out_bytes : int
-        Length of the held-out text in UTF-8; separators are none. The loss summed over the held-out part, in bits, is divided
-        by this to give bits per byte.
+        Length of the held-out text in UTF-8; separators are none. The loss summed over the held-out part, in bits, is
+        divided by this to give bits per byte.
     held_out_files : int
     """
 

@@ -1,12 +1,13 @@
 """The rung ``numpy``: every op in plain NumPy, BLAS for the products.
 
 It is registered through `kernels.register`, as a user's own rung is, and doubles as a readable specification: compare
-a kernel with the function of the same name here. BLAS is held to the same number of threads as the other rungs.
+a kernel with the function of the same name here. During a call BLAS has the threads that the other rungs would have.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,27 @@ GELU_SCALE = np.float32(np.sqrt(2 / np.pi))
 GELU_CUBIC = np.float32(0.044715)
 
 
-class _Blas:
-    """NumPy's BLAS and the number of threads it was last told."""
-
-    def __init__(self) -> None:
-        from threadpoolctl import ThreadpoolController
-
-        self.pool = ThreadpoolController().select(user_api="blas")
-        self.n_threads = 0
-
-    def limit(self, n_threads: int) -> None:
-        if n_threads != self.n_threads:
-            self.pool.limit(limits=n_threads)
-            self.n_threads = n_threads
-
-
 @cache
-def _blas() -> _Blas:
-    return _Blas()
+def _blas() -> Any:
+    """NumPy's BLAS. Looking for it takes milliseconds, so it is done once."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _with_blas(op: Callable[..., None]) -> Callable[..., None]:
+    """`op` with BLAS at the op's last argument, n_threads; after it BLAS has again what it had."""
+
+    @wraps(op)
+    def call(*arguments):
+        blas, n_threads = _blas(), arguments[-1]
+        if all(library.num_threads == n_threads for library in blas.lib_controllers):
+            op(*arguments)
+        else:
+            with blas.limit(limits=n_threads):
+                op(*arguments)
+
+    return call
 
 
 def _write(out: np.ndarray, value: Any, accumulate: bool = False) -> None:
@@ -42,9 +46,9 @@ def _write(out: np.ndarray, value: Any, accumulate: bool = False) -> None:
         out[...] = value
 
 
+@_with_blas
 def matmul(a, b, out, trans_a, trans_b, accumulate, bias, residual, activation, pre, n_threads):
     """out = activation(op(a) op(b) + bias) + residual."""
-    _blas().limit(n_threads)
     a, b = (a.T if trans_a else a), (b.T if trans_b else b)
     if accumulate:
         out += a @ b
@@ -203,9 +207,9 @@ def _scores(q, k, scale):
     return s
 
 
+@_with_blas
 def attention(q, k, v, out, lse, weights, scale, n_threads):
     """softmax(scale q k^T) v under the causal mask, with the whole T x S matrix."""
-    _blas().limit(n_threads)
     if not q.size:
         return
     s = _scores(q, k, scale)
@@ -217,9 +221,9 @@ def attention(q, k, v, out, lse, weights, scale, n_threads):
         weights[...] = p
 
 
+@_with_blas
 def attention_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, n_threads):
     """The gradients of the formula, with the whole T x S matrix; heads of a group are summed at the end."""
-    _blas().limit(n_threads)
     if not k.size:
         return
     B, S, G, D = k.shape

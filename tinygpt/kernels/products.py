@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygpt.kernels.edge import contiguous, rows, run
+from tinygpt.kernels.edge import array, rows, run
 
 # The codes of the compiled signature; csrc/matmul.pyx has the same table, and a test holds them together.
 ACTIVATIONS = {"none": 0, "gelu": 1}
@@ -89,8 +89,9 @@ def column_sum(x: np.ndarray, *, out: np.ndarray | None = None, accumulate: bool
 
 def writable(op: str, out: np.ndarray, **inputs: np.ndarray | None) -> np.ndarray:
     """`out` if a kernel can write into it as it is, while it reads the inputs."""
-    if contiguous(op, "out", out) is not out or not out.flags.writeable:
-        raise ValueError(f"[{op}] 'out' must be C-contiguous and writable")
+    if not array(op, "out", out).flags.c_contiguous or not out.flags.writeable:
+        got = f"strides {out.strides} for shape {out.shape}" if out.flags.writeable else "a read-only array"
+        raise ValueError(f"[{op}] 'out' must be C-contiguous and writable, got {got}")
     for name, x in inputs.items():
         if isinstance(x, np.ndarray) and np.may_share_memory(out, x):
             raise ValueError(f"[{op}] 'out' must not share memory with '{name}'")

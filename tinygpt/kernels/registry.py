@@ -17,6 +17,7 @@ from tinygpt.kernels import isa
 from tinygpt.kernels.spec import OPS
 
 LADDER = ("naive", "parallel", "blocked", "simd")
+OWN = "numpy"  # what the package registers as a user would; not for users to change
 PRECISIONS = ("float32",)
 
 Function = Callable[..., Any]
@@ -24,6 +25,7 @@ Function = Callable[..., Any]
 # rung -> op -> function
 _functions: dict[str, dict[str, Function]] = {}
 _chosen: dict[str, str] = {}  # op -> the rung that was asked for
+_precision = PRECISIONS[0]
 active = SimpleNamespace()
 
 
@@ -85,14 +87,16 @@ def selection() -> dict[str, str]:
 class Choice:
     """What `use` changed; as a context manager it goes back to what was chosen before."""
 
-    def __init__(self, before: dict[str, str]):
-        self._before = before
+    def __init__(self, before: dict[str, str], precision: str):
+        self._before, self._precision = before, precision
 
     def __enter__(self) -> dict[str, str]:
         return selection()
 
     def __exit__(self, *exc: object) -> None:
+        global _precision
         _apply(self._before)
+        _precision = self._precision
 
 
 def _check_rung(rung: str, op: str | None = None) -> str:
@@ -108,7 +112,7 @@ def _apply(chosen: Mapping[str, str]) -> None:
         setattr(active, op, function(op, rung))
 
 
-def use(rung: str | None = None, /, *, precision: str = "float32", **per_op: str) -> Choice:
+def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: str) -> Choice:
     """Choose the rung that serves from now on, for all ops or for single ones.
 
     Parameters
@@ -116,8 +120,8 @@ def use(rung: str | None = None, /, *, precision: str = "float32", **per_op: str
     rung : str, optional
         Rung for every op: ``naive``, ``parallel``, ``blocked``, ``numpy`` or a registered one. None leaves them as
         they are. Where an op lacks the rung, the one below serves.
-    precision : str
-        Only ``float32`` so far.
+    precision : str, optional
+        Only ``float32`` so far. None leaves it as it is.
     **per_op : str
         Op name to rung; an op's gradient follows it, as in ``use("blocked", softmax="naive")``.
 
@@ -131,7 +135,8 @@ def use(rung: str | None = None, /, *, precision: str = "float32", **per_op: str
     ValueError
         Unknown rung, op or precision. Nothing is changed then.
     """
-    if precision not in PRECISIONS:
+    global _precision
+    if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"[kernels] 'precision' must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     chosen = dict.fromkeys(OPS, _check_rung(rung)) if rung is not None else {}
     for op, own in per_op.items():
@@ -140,9 +145,10 @@ def use(rung: str | None = None, /, *, precision: str = "float32", **per_op: str
         chosen[op] = _check_rung(own, op)
         if f"{op}_backward" in OPS and f"{op}_backward" not in per_op:
             chosen[f"{op}_backward"] = own
-    before = dict(_chosen)
+    choice = Choice(dict(_chosen), _precision)
     _apply(chosen)
-    return Choice(before)
+    _precision = precision or _precision
+    return choice
 
 
 def use_text(text: str) -> Choice:
@@ -165,7 +171,7 @@ def register(rung: str, **functions: Function) -> None:
     Parameters
     ----------
     rung : str
-        Its name; not one of the ladder's.
+        Its name; not one of the ladder's, nor ``numpy``.
     **functions : callable
         Op name to a callable with the op's signature (see `tinygpt.kernels.spec`), written in anything. Ops that are
         left out come from the highest rung of the ladder.
@@ -173,11 +179,12 @@ def register(rung: str, **functions: Function) -> None:
     Raises
     ------
     ValueError
-        The name belongs to the ladder, an op is unknown, or there is no function.
+        The name belongs to the package, an op is unknown, or there is no function.
     TypeError
         Something is not callable.
     """
-    if not isinstance(rung, str) or rung in LADDER or not rung.isidentifier():
+    taken = rung in LADDER or (rung == OWN and rung in _functions)  # the package itself comes here once
+    if not isinstance(rung, str) or taken or not rung.isidentifier():
         raise ValueError(f"[kernels] 'rung' must be a name of your own, got '{rung}'")
     if not functions:
         raise ValueError(f"[kernels] rung '{rung}' must have at least one op")
@@ -192,7 +199,7 @@ def register(rung: str, **functions: Function) -> None:
 
 def unregister(rung: str) -> None:
     """Take a rung of your own out again; ops that use it go back to the default rung."""
-    if rung in LADDER or rung not in _functions:
+    if rung in LADDER or rung == OWN or rung not in _functions:
         raise ValueError(f"[kernels] 'rung' must be a registered name of your own, got '{rung}'")
     del _functions[rung]
     _apply({op: default_rung() for op, now in _chosen.items() if now == rung})

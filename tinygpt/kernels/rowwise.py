@@ -174,7 +174,10 @@ def dropout(
     if array("dropout", "x", x).ndim != 3:
         raise ValueError(f"[dropout] 'x' must have 3 axes (B, T, C), got shape {x.shape}")
     flat_x, extra = rows("dropout", "x", x), _residual("dropout", x, residual)
-    scalars = {"rate": float(rate), "key": key % 2**64, "site": site, "sequence": sequence, "T": x.shape[1]}
+    for name, value in (("site", site), ("sequence", sequence)):
+        if value < 0:
+            raise ValueError(f"[dropout] '{name}' must be 0 or more, got {value}")
+    scalars = {"rate": float(rate), "key": int(key) % 2**64, "site": site, "sequence": sequence, "T": x.shape[1]}
     return run("dropout", x=flat_x, residual=extra, **scalars)["out"].reshape(x.shape)
 
 

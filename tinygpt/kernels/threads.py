@@ -7,6 +7,7 @@ cgroup's quota of processor time: more threads than that wait for each other.
 from __future__ import annotations
 
 import math
+import operator
 import os
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tinygpt.core import cpu
 # does 1 to 4 operations per nanosecond, and two threads save half of the time: 3 microseconds, between the two prices,
 # are saved from 3 * 2 * 4 = 24 thousand operations on. The next power of two is taken.
 SMALL_WORK = 32_768
+
+MOST = 1024  # kernels have scratch for every thread, so a typing error must not ask for a million
 
 _threads = 1
 _forked = False
@@ -73,8 +76,10 @@ def default_num_threads() -> int:
     if text:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"[threads] TINYGPT_NUM_THREADS must be a positive number, got '{text}'")
+        if int(text) > MOST:
+            raise ValueError(f"[threads] TINYGPT_NUM_THREADS must be at most {MOST}, got '{text}'")
         return int(text)
-    return min(limits().values())
+    return min(MOST, *limits().values())
 
 
 def get_num_threads() -> int:
@@ -88,20 +93,23 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. More than the machine has cores is allowed and slow; results do not depend on it.
+        1 to 1024. More than the machine has cores is allowed and slow; results do not depend on it.
 
     Raises
     ------
     ValueError
-        `n` is less than 1.
+        `n` is less than 1 or more than 1024.
     RuntimeError
         `n` is more than 1 in a forked process, where OpenMP's threads are gone and a parallel region would hang.
     """
     global _threads
-    if isinstance(n, bool) or not isinstance(n, int):
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"[set_num_threads] 'n' must be an int, got {type(n).__name__}")
+    n = operator.index(n)
     if n < 1:
         raise ValueError(f"[set_num_threads] 'n' must be at least 1, got {n}")
+    if n > MOST:
+        raise ValueError(f"[set_num_threads] 'n' must be at most {MOST}, got {n}")
     if _forked and n > 1:
         raise RuntimeError("[set_num_threads] 'n' must be 1 in a forked process; start it with 'spawn' for more")
     _threads = n

@@ -35,7 +35,7 @@ class DropoutKey(NamedTuple):
 
         The odd factor keeps seeds of any size apart: two of them share a key only at steps that lie far apart.
         """
-        return (self.seed * 0x9E3779B97F4A7C15 + self.step) % 2**64
+        return (int(self.seed) * 0x9E3779B97F4A7C15 + int(self.step)) % 2**64  # NumPy's integers would overflow
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -80,17 +80,17 @@ def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor
         expect("dropout", "residual", residual.data, x.shape)
     B, T, C = x.shape
     flat = (math.prod((B, T)), C)
-    n_threads = for_work(10 * x.data.size)
-    scalars = (rate, key.bits, site, key.sequence, T, n_threads)
-    out = memory.empty(flat)
-    active.dropout(x.data.reshape(flat), None if residual is None else residual.data.reshape(flat), out, *scalars)
+    operations = 10 * x.data.size
+    scalars = (rate, key.bits, site, key.sequence, T)
+    out, r = memory.empty(flat), None if residual is None else residual.data.reshape(flat)
+    active.dropout(x.data.reshape(flat), r, out, *scalars, for_work(operations))
 
     def backward(dy: np.ndarray) -> None:
         if residual is not None:
             residual.receive(dy)
         if x.requires_grad:
             dx = memory.empty(flat)
-            active.dropout(dy.reshape(flat), None, dx, *scalars)
+            active.dropout(dy.reshape(flat), None, dx, *scalars, for_work(operations))
             x.receive(dx.reshape(x.shape))
 
     return Tensor.from_op(out.reshape(x.shape), (x, residual), backward)

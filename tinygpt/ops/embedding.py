@@ -16,7 +16,7 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
 
     Parameters
     ----------
-    tokens : array, shape (B, T), int32
+    tokens : int array, shape (B, T)
         In 0..V-1.
     table : Tensor, shape (V, C)
     positions : Tensor, shape (P, C), optional
@@ -29,6 +29,10 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
 
     Raises
     ------
+    TypeError
+        Tokens are not integers.
+    ValueError
+        Shapes do not fit, or a position is past the table.
     IndexError
         A token is not in the table.
 
@@ -37,9 +41,10 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
     Every row of dy is added to the row of the table that it came from, in the order of (b, t); the gradient of a
     position is the sum over the batch.
     """
-    (B, T), (V, C) = tokens.shape, table.shape
-    if tokens.size and not (tokens.min() >= 0 and tokens.max() < V):
-        raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {tokens.min()}..{tokens.max()}")
+    expect("embedding", "table", table.data, (None, None))
+    V, C = table.shape
+    tokens = _checked(tokens, V)
+    B, T = tokens.shape
     if positions is not None:
         expect("embedding", "positions", positions.data, (None, C))
         if not 0 <= start <= positions.shape[0] - T:
@@ -62,3 +67,15 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
         )
 
     return Tensor.from_op(out.reshape(B, T, C), (table, positions), backward)
+
+
+def _checked(tokens: np.ndarray, V: int) -> np.ndarray:
+    """`tokens` as int32 (B, T), all of them in 0..V-1."""
+    tokens = np.asarray(tokens)
+    if tokens.size and tokens.dtype.kind not in "iu":
+        raise TypeError(f"[embedding] 'tokens' must be integers, got {tokens.dtype}")
+    if tokens.ndim != 2:
+        raise ValueError(f"[embedding] 'tokens' must have shape (B, T), got {tokens.shape}")
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < V):
+        raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {tokens.min()}..{tokens.max()}")
+    return np.ascontiguousarray(tokens, np.int32)  # after the check: nothing can wrap around

@@ -18,7 +18,8 @@ WORK = 30  # scalar operations per logit: mostly the exponential
 
 def _targets(op: str, targets: np.ndarray, R: int, V: int) -> tuple[np.ndarray, int]:
     """Targets as (R,) int32, and how many of them count."""
-    if targets.dtype.kind not in "iu":
+    targets = np.asarray(targets)
+    if targets.size and targets.dtype.kind not in "iu":
         raise TypeError(f"[{op}] 'targets' must be integers, got {targets.dtype}")
     if targets.size != R:
         raise ValueError(f"[{op}] 'targets' must have {R} elements, got shape {targets.shape}")
@@ -63,12 +64,12 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     R, V = L.shape
     flat, count = _targets("cross_entropy", targets, R, V)
     losses, lse = np.empty(R, np.float32), np.empty(R, np.float32)
-    n_threads = for_work(WORK * L.size)
-    active.cross_entropy(L, flat, losses, lse, n_threads)
+    active.cross_entropy(L, flat, losses, lse, for_work(WORK * L.size))
 
     def backward(dy: np.ndarray) -> None:
         dlogits = memory.empty((R, V))
-        active.cross_entropy_backward(L, flat, lse, dlogits, float(dy) / max(1, count), n_threads)
+        scale = float(dy) / max(1, count)
+        active.cross_entropy_backward(L, flat, lse, dlogits, scale, for_work(WORK * L.size))
         logits.receive(dlogits.reshape(logits.shape))
 
     return Tensor.from_op(_mean(losses, count), (logits,), backward)
