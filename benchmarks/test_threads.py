@@ -1,5 +1,7 @@
 """What it costs to open a parallel region: the base of SMALL_WORK in tinygpt/kernels/threads.py."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,17 @@ def test_empty_region(benchmark, n_threads):
     benchmark.group = "opening a parallel region"
     benchmark.extra_info.update(kind="region", threads=n_threads)
     benchmark(add, a, a, out, n_threads)
+    np.testing.assert_array_equal(out, 2.0)
+
+
+@pytest.mark.parametrize("n_threads", [1, max(2, threads.get_num_threads())])
+def test_region_after_a_pause(benchmark, n_threads):
+    """The same after 20 ms without work: OpenMP's threads have gone to sleep and must be woken."""
+    a, out = np.ones(16, np.float32), np.empty(16, np.float32)
+    add = registry.function("add", "parallel")
+    benchmark.group = "opening a parallel region after a pause"
+    benchmark.extra_info.update(kind="woken", threads=n_threads)
+    benchmark.pedantic(add, (a, a, out, n_threads), setup=lambda: time.sleep(0.02), rounds=50)
     np.testing.assert_array_equal(out, 2.0)
 
 
