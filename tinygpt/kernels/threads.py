@@ -16,9 +16,9 @@ from tinygpt.core import cpu
 # Below this many scalar operations one thread is used. Opening a parallel region costs a fraction of a microsecond
 # while the threads are awake (OpenMP's spin for some milliseconds after a region), tens of microseconds and more once
 # they sleep, and a turn of the scheduler where other programs hold the cores (benchmarks/test_threads.py measures the
-# first two). A scalar kernel does at most about 4 operations per nanosecond, and two threads save half of the time: 2^17
-# operations save 16 microseconds, between the two prices. Half or a quarter of it trains no faster, and 2^17 keeps the
-# decoding of small models, one row at a time, from depending on threads.
+# first two). A scalar kernel does at most about 4 operations per nanosecond, and two threads save half of the time:
+# 2^17 operations save 16 microseconds, between the two prices. Half or a quarter of it trains no faster, and 2^17 keeps
+# the decoding of small models, one row at a time, from depending on threads.
 SMALL_WORK = 131_072
 
 MOST = 1024  # kernels have scratch for every thread, so a typing error must not ask for a million
