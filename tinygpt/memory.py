@@ -74,15 +74,11 @@ def empty(shape: tuple[int, ...]) -> np.ndarray:
         return np.empty(shape, np.float32)
     n = bucket(n_bytes)
     blocks = _free[n] = _free.pop(n, [])  # the sizes stand in the order of their last use
-    if blocks:
-        memory = blocks.pop()
+    try:
+        memory = blocks.pop()  # atomic: asking first whether there is one would let two threads take the last
         _held -= n
-    else:
-        try:
-            memory = bytearray(n + ALIGNMENT)
-        except MemoryError:  # blocks of other sizes may be all that is in the way
-            clear()
-            memory = bytearray(n + ALIGNMENT)
+    except IndexError:
+        memory = _fresh(n + ALIGNMENT)
     _live += n
     _peak = max(_peak, _live)
     if _live + _held > _mark():
@@ -90,6 +86,14 @@ def empty(shape: tuple[int, ...]) -> np.ndarray:
     start = -_address(memory) % ALIGNMENT
     block = np.ndarray.__new__(_Block, (n,), np.uint8, memory, start)
     return np.ndarray(shape, np.float32, block)
+
+
+def _fresh(n_bytes: int) -> bytearray:
+    try:
+        return bytearray(n_bytes)
+    except MemoryError:  # blocks of other sizes may be all that is in the way
+        clear()
+        return bytearray(n_bytes)
 
 
 def _mark() -> int:
