@@ -60,7 +60,8 @@ def main() -> None:
         score = train(chosen)
         rows.append({"seed": seed, "val_loss": score.loss, "pytorch_val_loss": peer})
         print(rows[-1], flush=True)
-        facts = f"{processor()}, {threads.get_num_threads()} thread(s)"
+        n = threads.get_num_threads()
+        facts = f"{processor()}, {n} thread{'s' * (n > 1)}"
         Path(out).write_text(json.dumps({"machine": facts, "runs": rows, "published": PUBLISHED}, indent=1) + "\n")
 
 
