@@ -16,6 +16,7 @@ rung      the one idea it adds                              what it costs
 naive     the formula, one element after the other          one thread
 parallel  elements are independent: a piece each            opening a region, much of it for small arrays
 blocked   left out: every element is read once and written once, so there is nothing for a cache to keep
+simd      an exponential for 4, 8 or 16 elements at once    its own exp, a unit in the last place off, in simd/math.h
 
 Design
 - Element i of an output needs element i of the inputs alone: any number of threads gives the same bits, and gelu, add,
@@ -33,6 +34,14 @@ Design
   stream's step would then give the same numbers at shifted sites.
 - 32 bits against a limit: the chance to be kept is 1 - rate to within 2^-33. rate 0 gives the limit 0, which keeps all.
 - A dropped element is 0, whatever x is. Rejected: x times 0, which is NaN where x is not finite.
+- In simd the last elements of an array go through the same polynomial under a mask: the bits of an element do not
+  depend on where it stands. Rejected: the C library for what is left over, which is another function.
+- In simd a small array stays with the calling thread. Rejected: a team of fewer threads for it: OpenMP would end the
+  others, and the next op would have to start them again.
+- In simd swiglu asks for the next row while it computes one, for gate and up are streams of F elements that break off
+  again and again. Rejected: stores that go around the cache: what is written here is read by the next op.
+- The draws of dropout are integers in a plain loop, which the compiler turns into vectors, and the same numbers in
+  every rung. Rejected: 64-bit products in the vocabulary of simd/, for a single use.
 """
 from cython.parallel cimport prange
 
@@ -40,6 +49,37 @@ cdef extern from "scalar.h" nogil:
     float gelu_value(float x)
     float gelu_slope(float x)
     float sigmoid_value(float x)
+
+cdef extern from "simd/activation_kernel.h" nogil:
+    unsigned long long mix(unsigned long long z)
+    unsigned long long draw(unsigned long long seed, unsigned long long n)
+    ctypedef struct ActivationKernels:
+        void (*gelu)(const float* x, float* out, Py_ssize_t n) noexcept nogil
+        void (*gelu_backward)(const float* dy, const float* x, float* dx, Py_ssize_t n) noexcept nogil
+        void (*swiglu)(const float* x, float* out, Py_ssize_t F) noexcept nogil
+        void (*swiglu_backward)(const float* dy, const float* x, float* dx, Py_ssize_t F) noexcept nogil
+        void (*add)(const float* a, const float* b, float* out, Py_ssize_t n) noexcept nogil
+        void (*dropout)(const float* x, const float* residual, float* out, Py_ssize_t n, unsigned long long row,
+                        unsigned long long limit, float scale) noexcept nogil
+    const ActivationKernels* activation_kernels(const char* isa)
+
+# A piece is PIECE floats = 256 cache lines, so that threads share no line of an aligned array. Up to ALONE elements the
+# calling thread is done sooner than it could have woken another; a sum takes a fraction of the time of an exponential.
+cdef enum:
+    PIECE = 4096
+    ALONE = 8192
+    ALONE_ADDING = 32768
+
+cdef const ActivationKernels* simd = activation_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const ActivationKernels* found = activation_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
 
 
 def gelu_naive(const float[::1] x, float[::1] out, int n_threads):                                    # IN, OUT
@@ -72,6 +112,22 @@ def gelu_backward_parallel(const float[::1] dy, const float[::1] x, float[::1] d
         dx[i] = dy[i] * gelu_slope(x[i])
 
 
+def gelu_simd(const float[::1] x, float[::1] out, int n_threads):                                     # IN, OUT
+    """Adds vectors: an exponential in registers for all lanes at once."""
+    cdef Py_ssize_t k, N = x.shape[0]
+    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=N > ALONE):
+        simd.gelu(&x[k * PIECE], &out[k * PIECE], min(PIECE, N - k * PIECE))
+
+
+def gelu_backward_simd(const float[::1] dy, const float[::1] x, float[::1] dx, int n_threads):        # IN, IN, OUT
+    """Adds vectors, as gelu_simd."""
+    cdef Py_ssize_t k, N = x.shape[0]
+    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=N > ALONE):
+        simd.gelu_backward(&dy[k * PIECE], &x[k * PIECE], &dx[k * PIECE], min(PIECE, N - k * PIECE))
+
+
 cdef void swiglu_row(const float[:, ::1] x, float[:, ::1] out, Py_ssize_t r) noexcept nogil:
     """out[r, :] (F,) from x[r, :] = (gate (F,), up (F,)). exp(-gate) may be infinite: the sigmoid is then 0."""
     cdef Py_ssize_t f, F = out.shape[1]
@@ -92,6 +148,14 @@ def swiglu_parallel(const float[:, ::1] x, float[:, ::1] out, int n_threads):   
     cdef Py_ssize_t r
     for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
         swiglu_row(x, out, r)
+
+
+def swiglu_simd(const float[:, ::1] x, float[:, ::1] out, int n_threads):                             # IN, OUT
+    """Adds vectors along each row: LANES gates meet the LANES numbers of up that are F further on."""
+    cdef Py_ssize_t r, F = out.shape[1]
+    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=x.shape[0] * F > ALONE):
+        simd.swiglu(&x[r, 0], &out[r, 0], F)
 
 
 cdef void swiglu_backward_row(const float[:, ::1] dy, const float[:, ::1] x, float[:, ::1] dx,
@@ -124,6 +188,15 @@ def swiglu_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x, floa
         swiglu_backward_row(dy, x, dx, r)
 
 
+def swiglu_backward_simd(const float[:, ::1] dy, const float[:, ::1] x, float[:, ::1] dx,             # IN, IN, OUT
+                         int n_threads):
+    """Adds vectors along each row, as swiglu_simd."""
+    cdef Py_ssize_t r, F = dy.shape[1]
+    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=x.shape[0] * F > ALONE):
+        simd.swiglu_backward(&dy[r, 0], &x[r, 0], &dx[r, 0], F)
+
+
 def add_naive(const float[::1] a, const float[::1] b, float[::1] out, int n_threads):                 # IN, IN, OUT
     """One sum after the other. It has no gradient of its own: dy goes to both sides as it is."""
     cdef Py_ssize_t i
@@ -139,16 +212,12 @@ def add_parallel(const float[::1] a, const float[::1] b, float[::1] out, int n_t
         out[i] = a[i] + b[i]
 
 
-cdef unsigned long long mix(unsigned long long z) noexcept nogil:
-    """What SplitMix64 makes of its state: each bit of z reaches all bits of the result, and no two z share a result."""
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL
-    return z ^ (z >> 31)
-
-
-cdef unsigned long long draw(unsigned long long seed, unsigned long long n) noexcept nogil:
-    """Number n of the stream that starts at seed. Its step is 2^64 over the golden ratio, made odd."""
-    return mix(seed + (n + 1) * 0x9E3779B97F4A7C15ULL)
+def add_simd(const float[::1] a, const float[::1] b, float[::1] out, int n_threads):                  # IN, IN, OUT
+    """Adds vectors."""
+    cdef Py_ssize_t k, N = a.shape[0]
+    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=N > ALONE_ADDING):
+        simd.add(&a[k * PIECE], &b[k * PIECE], &out[k * PIECE], min(PIECE, N - k * PIECE))
 
 
 cdef struct Mask:                       # what the rows of one call have in common
@@ -171,12 +240,17 @@ cdef Mask mask_of(double rate, unsigned long long key, unsigned long long site, 
     return mask
 
 
+cdef unsigned long long stream_of(Mask mask, Py_ssize_t r) noexcept nogil:
+    """Where the numbers of row r start."""
+    return draw(draw(mask.stream, mask.sequence + r // mask.T), r % mask.T)
+
+
 cdef void dropout_row(const float[:, ::1] x, const float[:, ::1] residual, float[:, ::1] out, Py_ssize_t r,
                       Mask mask) noexcept nogil:
     """out[r, :]; the row's own stream is numbered by column."""
     cdef Py_ssize_t c
     cdef float value
-    cdef unsigned long long row = draw(draw(mask.stream, mask.sequence + r // mask.T), r % mask.T)
+    cdef unsigned long long row = stream_of(mask, r)
     for c in range(x.shape[1]):
         value = x[r, c] * mask.scale if draw(row, c) >> 32 >= mask.limit else 0
         out[r, c] = value if residual is None else residual[r, c] + value
@@ -203,6 +277,21 @@ def dropout_parallel(const float[:, ::1] x, const float[:, ::1] residual, float[
         dropout_row(x, residual, out, r, mask)
 
 
+def dropout_simd(const float[:, ::1] x, const float[:, ::1] residual, float[:, ::1] out,              # IN, IN, OUT
+                 double rate, unsigned long long key, unsigned long long site,
+                 unsigned long long sequence, Py_ssize_t T, int n_threads):
+    """Adds vectors: draws are made 64 at a time, then the row is chosen by them. The mask is that of every rung."""
+    cdef Py_ssize_t r, C = x.shape[1]
+    cdef Mask mask = mask_of(rate, key, site, sequence, T)
+    cdef bint plain = residual is None
+    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=x.shape[0] * C > ALONE):
+        if plain:
+            simd.dropout(&x[r, 0], NULL, &out[r, 0], C, stream_of(mask, r), mask.limit, mask.scale)
+        else:
+            simd.dropout(&x[r, 0], &residual[r, 0], &out[r, 0], C, stream_of(mask, r), mask.limit, mask.scale)
+
+
 RUNGS = {
     "naive": {
         "gelu": gelu_naive,
@@ -219,5 +308,13 @@ RUNGS = {
         "swiglu_backward": swiglu_backward_parallel,
         "add": add_parallel,
         "dropout": dropout_parallel,
+    },
+    "simd": {
+        "gelu": gelu_simd,
+        "gelu_backward": gelu_backward_simd,
+        "swiglu": swiglu_simd,
+        "swiglu_backward": swiglu_backward_simd,
+        "add": add_simd,
+        "dropout": dropout_simd,
     },
 }

@@ -17,6 +17,8 @@ rung      the one idea it adds                                             what 
 naive     one query after the other: scores, softmax, weighted sum         a row of S scores; all of k and v per query
 parallel  queries (backward: key/value heads) are independent              a row of scores per thread
 blocked   tiles of queries meet tiles of keys, online softmax              keys transposed into a tile; rescaling
+simd      scores transposed, queries side by side in a register: no sum    queries are transposed, values are copied
+          or maximum goes across a register, and all products are tiles
 
 Design
 - Backward gets out and lse and computes p again from them: memory grows with T, not with T^2 (Dao et al. 2022,
@@ -27,12 +29,57 @@ Design
 - The scores of a tile are sums over d with the keys of the tile side by side, so that neighbours in memory are
   independent sums and the compiler may vectorise them. Rejected: a dot product per score, a sum that must stay in
   order and therefore scalar.
+- simd computes scores only where a query of the same register sees the key, and sums over no key that none of MR
+  neighbouring queries sees: at T = 64, with 16 lanes, a sixth more than the causal half, where a square tile would
+  double it. Rejected: rows of scores, whose maxima and sums go across registers; transposed outputs, which spare the
+  copy of the values and then have to be turned back.
+- simd gives later keys the weight 0, and 0 NaN is NaN: a tile whose output is not finite is computed again query by
+  query, where no later key is touched. The gradients have no such care: a NaN may reach MR - 1 rows that are its
+  neighbours.
+- simd takes at most FEW queries one by one, with the width of the head along a register: a step of generation would
+  leave all lanes but one empty. The path depends on the shape alone.
 - weights, when asked for, come from this same kernel. In blocked they first take the scores, and become
   exp(score - lse) once the last tile is known.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, expf, logf
 from libc.stdlib cimport free, malloc
+
+cdef extern from "scratch.h" nogil:
+    float* scratch_floats(size_t floats)
+
+cdef extern from "simd/attention_kernel.h" nogil:
+    ctypedef struct AttentionHead:
+        const float* q
+        const float* k
+        const float* v
+        float* out
+        float* lse
+        float* weights
+        Py_ssize_t q_row, k_row, v_row, out_row, T, S, D
+        float scale
+    ctypedef struct AttentionGradient:
+        const float* dout
+        const float* q
+        const float* k
+        const float* v
+        const float* out
+        const float* lse
+        float* dq
+        float* dk
+        float* dv
+        Py_ssize_t dout_row, q_row, k_row, v_row, out_row, dq_row, dk_row, dv_row, T, S, D
+        float scale
+    ctypedef struct AttentionKernels:
+        int lanes
+        void (*tile)(const AttentionHead* x, Py_ssize_t t0, Py_ssize_t n, float* memory) noexcept nogil
+        void (*query)(const AttentionHead* x, Py_ssize_t t, float* memory) noexcept nogil
+        void (*gradient)(const AttentionGradient* x, Py_ssize_t t0, Py_ssize_t n, bint add,
+                         float* memory) noexcept nogil
+    const AttentionKernels* attention_kernels(const char* isa)
+    size_t attention_floats(size_t S, size_t D)
+    size_t attention_gradient_floats(size_t D)
+    int QUERIES, FEW
 
 # TQ queries meet TK keys. At D = 64 a tile of transposed keys, the outputs, the rows of q and those of v are 8 KB each:
 # 32 KB, two thirds of a 48 KB L1, all of a 32 KB one. Backward holds four tiles of 4 D TK = 8 KB (keys, values, dk and
@@ -309,8 +356,104 @@ def attention_backward_blocked(const float[:, :, :, :] dout, const float[:, :, :
     free(memory)
 
 
+cdef const AttentionKernels* simd = attention_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const AttentionKernels* found = attention_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+cdef Py_ssize_t queries_per_tile(Py_ssize_t T) noexcept nogil:
+    """At most QUERIES, whole vectors, and about the same for every tile: 128 queries are 64 + 64, not 96 + 32."""
+    cdef Py_ssize_t tiles = max(1, (T + QUERIES - 1) // QUERIES)
+    return max(1, (T + tiles * simd.lanes - 1) // (tiles * simd.lanes)) * simd.lanes
+
+
+cdef void attend_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
+                      float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
+                      Py_ssize_t b, Py_ssize_t h, Py_ssize_t t0, Py_ssize_t n, float* memory) noexcept nogil:
+    """n queries of a head from t0 on: a tile of them, or each of a few alone."""
+    cdef Py_ssize_t t, g = h // (q.shape[2] // k.shape[2])
+    cdef AttentionHead x
+    x.q, x.k, x.v, x.out, x.lse = &q[b, 0, h, 0], &k[b, 0, g, 0], &v[b, 0, g, 0], &out[b, 0, h, 0], &lse[b, h, 0]
+    x.weights = NULL
+    if weights is not None:
+        x.weights = &weights[b, h, 0, 0]
+    x.q_row, x.k_row = q.strides[1] // sizeof(float), k.strides[1] // sizeof(float)
+    x.v_row, x.out_row = v.strides[1] // sizeof(float), out.strides[1] // sizeof(float)
+    x.T, x.S, x.D, x.scale = q.shape[1], k.shape[1], q.shape[3], scale
+    if x.T <= FEW:
+        for t in range(t0, t0 + n):
+            simd.query(&x, t, memory)
+    else:
+        simd.tile(&x, t0, n, memory)
+
+
+def attention_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,               # IN
+                   float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,         # OUT
+                   int n_threads):
+    """Adds vectors: queries side by side in registers; or, where there are few, the head's width along a register.
+
+    The last tile of a head comes first: it sees most keys, and the threads should end together.
+    """
+    cdef Py_ssize_t i, T = q.shape[1], H = q.shape[2], step = queries_per_tile(T), tiles = (T + step - 1) // step
+    cdef Py_ssize_t t0, need = attention_floats(k.shape[1], q.shape[3])
+    cdef float* memory = scratch_floats(need * n_threads)
+    if memory == NULL:
+        raise MemoryError("[attention] no memory for the scores of a tile")
+    for i in prange(q.shape[0] * H * tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
+        t0 = (tiles - 1 - i % tiles) * step
+        attend_simd(q, k, v, out, lse, weights, scale, i // (H * tiles), i // tiles % H, t0, min(step, T - t0),
+                    memory + threadid() * need)
+
+
+cdef void gradient_simd(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,
+                        const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,
+                        float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,
+                        Py_ssize_t b, Py_ssize_t g, float* memory) noexcept nogil:
+    """One key/value head. The last queries see every key, so they write dk and dv, and all others add to them."""
+    cdef Py_ssize_t T = q.shape[1], group = q.shape[2] // k.shape[2], step = queries_per_tile(T)
+    cdef Py_ssize_t h, t0
+    cdef AttentionGradient x
+    x.k, x.v, x.dk, x.dv = &k[b, 0, g, 0], &v[b, 0, g, 0], &dk[b, 0, g, 0], &dv[b, 0, g, 0]
+    x.dout_row, x.out_row = dout.strides[1] // sizeof(float), out.strides[1] // sizeof(float)
+    x.q_row, x.dq_row = q.strides[1] // sizeof(float), dq.strides[1] // sizeof(float)
+    x.k_row, x.dk_row = k.strides[1] // sizeof(float), dk.strides[1] // sizeof(float)
+    x.v_row, x.dv_row = v.strides[1] // sizeof(float), dv.strides[1] // sizeof(float)
+    x.T, x.S, x.D, x.scale = T, k.shape[1], q.shape[3], scale
+    for h in range(g * group, (g + 1) * group):
+        x.q, x.dout, x.out = &q[b, 0, h, 0], &dout[b, 0, h, 0], &out[b, 0, h, 0]
+        x.lse, x.dq = &lse[b, h, 0], &dq[b, 0, h, 0]
+        for t0 from (T - 1) // step * step >= t0 >= 0 by step:
+            simd.gradient(&x, t0, min(step, T - t0), h > g * group or t0 + step < T, memory)
+
+
+def attention_backward_simd(const float[:, :, :, :] dout, const float[:, :, :, :] q,                              # IN
+                            const float[:, :, :, :] k, const float[:, :, :, :] v,                                 # IN
+                            const float[:, :, :, :] out, const float[:, :, ::1] lse,                              # IN
+                            float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,        # OUT
+                            int n_threads):
+    """Adds vectors: all five products are tiles of registers. dk and dv sum over tiles of queries, last ones first."""
+    cdef Py_ssize_t i, G = k.shape[2], need = attention_gradient_floats(q.shape[3])
+    cdef float* memory = scratch_floats(need * n_threads)
+    if memory == NULL:
+        raise MemoryError("[attention] no memory for the scores of a tile")
+    if q.shape[1] == 0:
+        dk[...] = 0
+        dv[...] = 0
+        return
+    for i in prange(k.shape[0] * G, nogil=True, num_threads=n_threads, schedule="static"):
+        gradient_simd(dout, q, k, v, out, lse, dq, dk, dv, scale, i // G, i % G, memory + threadid() * need)
+
+
 RUNGS = {
     "naive": {"attention": attention_naive, "attention_backward": attention_backward_naive},
     "parallel": {"attention": attention_parallel, "attention_backward": attention_backward_parallel},
     "blocked": {"attention": attention_blocked, "attention_backward": attention_backward_blocked},
+    "simd": {"attention": attention_simd, "attention_backward": attention_backward_simd},
 }

@@ -10,6 +10,8 @@ rung      the one idea it adds                              what it costs
 naive     the maximum of a row, then the sum under it       a row of logits comes from memory twice
 parallel  rows are independent: one thread each             the same work, several rows at a time
 blocked   maximum and sum of a block while it is in L1      one more exp for every block
+simd      blocks in vectors, the next on its way meanwhile  a kernel for every instruction set; smaller blocks and other
+                                                            sums, so other bits than blocked
 
 Design
 - The softmax of a row is never stored: lse, one float, is all that the gradient needs. Rejected: keeping the
@@ -17,11 +19,23 @@ Design
 - The sum, its logarithm and the difference to the target are doubles and are rounded once. Rejected: floats, where a
   sum of 50257 terms may be off by 50257 * 2^-24 = 0.3 %, and a loss far below lse loses its digits to the difference.
 - dlogits may be the memory of logits: an element is read before it is written, by the same thread, and never again.
-- The gradient stops at parallel: it passes over a row once, there is nothing to keep in cache.
+- simd adds the exponentials of a block as floats, in four vectors, and the blocks as doubles. It asks for the next
+  block while exp keeps the processor busy with this one. Rejected: leaving that to the processor, which fetches ahead
+  only while it reads: exp and memory then wait for each other.
+- The gradient has no blocked rung: it passes over a row once, there is nothing to keep in cache. In simd no lane asks
+  whether it is the target: scale goes off that one element when its row is written.
 """
 from cython.parallel cimport prange
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, exp, expf, log
+
+cdef extern from "simd/cross_entropy_kernel.h" nogil:
+    ctypedef struct CrossEntropyKernels:
+        void (*loss)(Py_ssize_t rows, Py_ssize_t columns, const float* logits, const int* targets, float* losses,
+                     float* lse) noexcept nogil
+        void (*gradient)(Py_ssize_t rows, Py_ssize_t columns, const float* logits, const int* targets,
+                         const float* lse, float* dlogits, float scale) noexcept nogil
+    const CrossEntropyKernels* cross_entropy_kernels(const char* isa)
 
 # Columns per block: 16 KB of logits, half of the smallest L1 in use (32 KB). A shorter row is one block. It also fixes
 # the order of summation.
@@ -124,8 +138,41 @@ def cross_entropy_backward_parallel(const float[:, ::1] logits, const int[::1] t
         row_of_gradient(logits, targets, lse, dlogits, scale, r)
 
 
+cdef const CrossEntropyKernels* simd = cross_entropy_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const CrossEntropyKernels* found = cross_entropy_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+def cross_entropy_simd(const float[:, ::1] logits, const int[::1] targets, float[::1] losses,           # IN, IN, OUT
+                       float[::1] lse, int n_threads):                                                  # OUT
+    """Adds vectors: the blocked rows, four vectors at a time; a thread takes one run of rows."""
+    cdef Py_ssize_t k, r, R = logits.shape[0], V = logits.shape[1], share = (R + n_threads - 1) // n_threads
+    for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
+        r = k * share
+        simd.loss(min(share, R - r), V, &logits[0, 0] + r * V, &targets[0] + r, &losses[0] + r, &lse[0] + r)
+
+
+def cross_entropy_backward_simd(const float[:, ::1] logits, const int[::1] targets,                     # IN, IN
+                                const float[::1] lse, float[:, ::1] dlogits, float scale,               # IN, OUT
+                                int n_threads):
+    """Adds vectors; the target's share of 1 goes off when its row is written."""
+    cdef Py_ssize_t k, r, R = logits.shape[0], V = logits.shape[1], share = (R + n_threads - 1) // n_threads
+    for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
+        r = k * share
+        simd.gradient(min(share, R - r), V, &logits[0, 0] + r * V, &targets[0] + r, &lse[0] + r,
+                      &dlogits[0, 0] + r * V, scale)
+
+
 RUNGS = {
     "naive": {"cross_entropy": cross_entropy_naive, "cross_entropy_backward": cross_entropy_backward_naive},
     "parallel": {"cross_entropy": cross_entropy_parallel, "cross_entropy_backward": cross_entropy_backward_parallel},
     "blocked": {"cross_entropy": cross_entropy_blocked},
+    "simd": {"cross_entropy": cross_entropy_simd, "cross_entropy_backward": cross_entropy_backward_simd},
 }

@@ -13,6 +13,7 @@ naive     one token after the other                           one thread
 parallel  forward: tokens are independent                     nothing more
           backward: each thread owns a range of the table     every thread reads all tokens, to find its own
 blocked   left out: a row of dy is read once and used once, so there is no reuse for a tile to catch
+simd      rows are copied and added in vectors                nothing: sums in the same order, the bits of parallel
 
 Design
 - In backward one element is summed over b, then t, by the thread that owns its row: any number of threads gives the
@@ -25,7 +26,30 @@ Design
 """
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
+
+cdef extern from "scratch.h" nogil:
+    float* scratch_floats(size_t floats)
+
+cdef extern from "simd/embedding_kernel.h" nogil:
+    ctypedef struct EmbeddingKernels:
+        void (*add)(const float* a, const float* b, float* out, Py_ssize_t n) noexcept nogil
+    const EmbeddingKernels* embedding_kernels(const char* isa)
+
+# Up to so many numbers, as for a single token, the calling thread is done sooner than it could have woken another.
+cdef enum:
+    ALONE = 16384
+
+cdef const EmbeddingKernels* simd = embedding_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const EmbeddingKernels* found = embedding_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
 
 
 cdef void embed_row(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,
@@ -55,15 +79,39 @@ def embedding_parallel(const int[:, ::1] tokens, const float[:, ::1] table,     
         embed_row(tokens, table, positions, start, out, r // T, r % T)
 
 
+cdef void embed_row_simd(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,
+                         Py_ssize_t start, float[:, ::1] out, Py_ssize_t b, Py_ssize_t t) noexcept nogil:
+    """The same row in vectors, or as a copy where there is nothing to add."""
+    cdef Py_ssize_t r = b * tokens.shape[1] + t, C = out.shape[1]
+    if positions is None:
+        memcpy(&out[r, 0], &table[tokens[b, t], 0], C * sizeof(float))
+    else:
+        simd.add(&table[tokens[b, t], 0], &positions[start + t, 0], &out[r, 0], C)
+
+
+def embedding_simd(const int[:, ::1] tokens, const float[:, ::1] table,                                  # IN, IN
+                   const float[:, ::1] positions, Py_ssize_t start, float[:, ::1] out,                   # IN, OUT
+                   int n_threads):
+    """Adds vectors along a row."""
+    cdef Py_ssize_t r, T = tokens.shape[1], rows = tokens.shape[0] * T
+    for r in prange(rows, nogil=True, num_threads=n_threads, schedule="static",
+                    use_threads_if=rows * out.shape[1] > ALONE):
+        embed_row_simd(tokens, table, positions, start, out, r // T, r % T)
+
+
 cdef void zero_rows(float[:, ::1] x, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """x[first:last] = 0."""
     if first < last and x.shape[1] > 0:
         memset(&x[first, 0], 0, (last - first) * x.shape[1] * sizeof(float))
 
 
-cdef void add_row(const float[:, ::1] dy, Py_ssize_t r, float[:, ::1] into, Py_ssize_t row) noexcept nogil:
-    """into[row, :] += dy[r, :]."""
+cdef void add_row(const float[:, ::1] dy, Py_ssize_t r, float[:, ::1] into, Py_ssize_t row,
+                  bint vectors) noexcept nogil:
+    """into[row, :] += dy[r, :], in vectors if asked for."""
     cdef Py_ssize_t c
+    if vectors:
+        simd.add(&into[row, 0], &dy[r, 0], &into[row, 0], dy.shape[1])
+        return
     for c in range(dy.shape[1]):
         into[row, c] += dy[r, c]
 
@@ -80,9 +128,9 @@ def embedding_backward_naive(const float[:, ::1] dy, const int[:, ::1] tokens, f
             zero_rows(dpositions, 0, dpositions.shape[0])
         for b in range(tokens.shape[0]):
             for t in range(T):
-                add_row(dy, b * T + t, dtable, tokens[b, t])
+                add_row(dy, b * T + t, dtable, tokens[b, t], False)
                 if dpositions is not None:
-                    add_row(dy, b * T + t, dpositions, start + t)
+                    add_row(dy, b * T + t, dpositions, start + t, False)
 
 
 cdef void share_out(const int[:, ::1] tokens, Py_ssize_t* work, Py_ssize_t V, bint accumulate, Py_ssize_t* border,
@@ -108,7 +156,7 @@ cdef void share_out(const int[:, ::1] tokens, Py_ssize_t* work, Py_ssize_t V, bi
 
 
 cdef void gather(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable, Py_ssize_t first,
-                 Py_ssize_t last, bint accumulate) noexcept nogil:
+                 Py_ssize_t last, bint accumulate, bint vectors) noexcept nogil:
     """dtable[first:last], in the order of the tokens."""
     cdef Py_ssize_t b, t, T = tokens.shape[1]
     if not accumulate:
@@ -116,39 +164,59 @@ cdef void gather(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1]
     for b in range(tokens.shape[0]):
         for t in range(T):
             if first <= tokens[b, t] < last:
-                add_row(dy, b * T + t, dtable, tokens[b, t])
+                add_row(dy, b * T + t, dtable, tokens[b, t], vectors)
 
 
 cdef void gather_position(const float[:, ::1] dy, Py_ssize_t B, Py_ssize_t T, float[:, ::1] dpositions, Py_ssize_t p,
-                          Py_ssize_t start, bint accumulate) noexcept nogil:
+                          Py_ssize_t start, bint accumulate, bint vectors) noexcept nogil:
     """dpositions[p, :]; the tokens stand at start:start + T, and other positions get nothing."""
     cdef Py_ssize_t b
     if not accumulate:
         zero_rows(dpositions, p, p + 1)
     if start <= p < start + T:
         for b in range(B):
-            add_row(dy, b * T + p - start, dpositions, p)
+            add_row(dy, b * T + p - start, dpositions, p, vectors)
+
+
+cdef void spread(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable, float[:, ::1] dpositions,
+                 Py_ssize_t start, bint accumulate, bint accumulate_positions, Py_ssize_t* border, bint vectors,
+                 int n_threads) noexcept nogil:
+    """Each thread its range of dtable, then some rows of dpositions. border (n_threads + 1 + V,) is scratch."""
+    cdef Py_ssize_t k, p
+    share_out(tokens, border + n_threads + 1, dtable.shape[0], accumulate, border, n_threads)
+    for k in prange(n_threads, num_threads=n_threads, schedule="static"):
+        gather(dy, tokens, dtable, border[k], border[k + 1], accumulate, vectors)
+    if dpositions is not None:
+        for p in prange(dpositions.shape[0], num_threads=n_threads, schedule="static"):
+            gather_position(dy, tokens.shape[0], tokens.shape[1], dpositions, p, start, accumulate_positions, vectors)
 
 
 def embedding_backward_parallel(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,  # IN, IN, OUT
                                 float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,             # OUT
                                 bint accumulate_positions, int n_threads):
     """Adds threads: each owns a range of dtable, then some rows of dpositions, so no element is shared."""
-    cdef Py_ssize_t k, p, V = dtable.shape[0]
-    cdef Py_ssize_t* border = <Py_ssize_t*> malloc((n_threads + 1 + V) * sizeof(Py_ssize_t))
+    cdef Py_ssize_t* border = <Py_ssize_t*> malloc((n_threads + 1 + dtable.shape[0]) * sizeof(Py_ssize_t))
     if border == NULL:
         raise MemoryError("[embedding_backward] no memory to share out the table")
     with nogil:
-        share_out(tokens, border + n_threads + 1, V, accumulate, border, n_threads)
-        for k in prange(n_threads, num_threads=n_threads, schedule="static"):
-            gather(dy, tokens, dtable, border[k], border[k + 1], accumulate)
-        if dpositions is not None:
-            for p in prange(dpositions.shape[0], num_threads=n_threads, schedule="static"):
-                gather_position(dy, tokens.shape[0], tokens.shape[1], dpositions, p, start, accumulate_positions)
+        spread(dy, tokens, dtable, dpositions, start, accumulate, accumulate_positions, border, False, n_threads)
     free(border)
+
+
+def embedding_backward_simd(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,      # IN, IN, OUT
+                            float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,                 # OUT
+                            bint accumulate_positions, int n_threads):
+    """Adds vectors along a row; rows are added in the same order, so the bits are those of parallel."""
+    cdef size_t words = n_threads + 1 + dtable.shape[0]
+    cdef Py_ssize_t* border = <Py_ssize_t*> scratch_floats(words * sizeof(Py_ssize_t) // sizeof(float))
+    if border == NULL:
+        raise MemoryError("[embedding_backward] no memory to share out the table")
+    with nogil:
+        spread(dy, tokens, dtable, dpositions, start, accumulate, accumulate_positions, border, True, n_threads)
 
 
 RUNGS = {
     "naive": {"embedding": embedding_naive, "embedding_backward": embedding_backward_naive},
     "parallel": {"embedding": embedding_parallel, "embedding_backward": embedding_backward_parallel},
+    "simd": {"embedding": embedding_simd, "embedding_backward": embedding_backward_simd},
 }

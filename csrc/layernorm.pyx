@@ -15,6 +15,8 @@ rung      the one idea it adds                                 what it costs
 naive     the formulas: rows for dx, columns for dweight       the gradient reads dy and x twice, once down the columns
 parallel  rows are independent, and so are columns             the same work, several rows or columns at a time
 blocked   dx and the sums over a chunk of rows in one pass     2 C floats for every chunk, and one more sum over chunks
+simd      rows in vectors, the residual in the first sweep     a kernel for every instruction set; other sums along a
+                                                               row, so other bits than blocked
 
 Design
 - Two passes for the variance, the mean first. Rejected: sum of squares less square of the sum, one pass, which cancels
@@ -22,14 +24,49 @@ Design
 - Sums along a row or down a column are doubles: their error does not grow with C or R. Only the ROWS terms within a
   chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 of the largest entry at worst, which
   a row with a large mean turns into an error of every deviation.
+- simd adds along a row in four vectors of floats, and corrects the mean by the mean of the deviations from it, which
+  the second pass gives at no cost. Rejected: doubles for every sum, twice the vectors and a conversion of each element;
+  the squares of the deviations are doubles all the same, because in float they are infinite from 2^64 on.
 - The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
   the bits do not depend on it. Rejected: one partial sum per thread.
 - dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.
-- The forward stops at parallel: a row of a model's width is in L1 from one pass to the next, with no tiles.
+- The forward has no blocked rung: a row of a model's width is in L1 from one pass to the next, with no tiles.
 """
 from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.stdlib cimport free, malloc
+
+cdef extern from "scratch.h" nogil:
+    float* scratch_floats(size_t floats)
+
+cdef extern from "simd/layernorm_kernel.h" nogil:
+    ctypedef struct Layernorm:
+        Py_ssize_t columns
+        const float* x
+        const float* residual
+        const float* weight
+        const float* bias
+        float* out
+        float* total
+        float* mean
+        float* rstd
+        float eps
+    ctypedef struct LayernormGradient:
+        Py_ssize_t columns
+        const float* dy
+        const float* x
+        const float* weight
+        const float* mean
+        const float* rstd
+        const float* dtotal
+        float* dx
+    ctypedef struct LayernormKernels:
+        void (*rows)(const Layernorm* a, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+        void (*gradient)(const LayernormGradient* a, Py_ssize_t first, Py_ssize_t last, float* part) noexcept nogil
+        void (*add_chunks)(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, int width,
+                           bint accumulate) noexcept nogil
+    const LayernormKernels* layernorm_kernels(const char* isa)
+    int LAYERNORM_TILE
 
 # Rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves 2 x C for the second sum:
 # 2 % more. Fewer rows would leave more, more rows would keep threads without a chunk: 256 rows are 8 chunks.
@@ -194,8 +231,65 @@ def layernorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x,   
     free(part)
 
 
+cdef const LayernormKernels* simd = layernorm_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const LayernormKernels* found = layernorm_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+def layernorm_simd(const float[:, ::1] x, const float[:, ::1] residual,                                 # IN, IN
+                   const float[::1] weight, const float[::1] bias, float[:, ::1] out,                   # IN, IN, OUT
+                   float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                    # OUT, OUT, OUT
+                   int n_threads):
+    """Adds vectors: a row in three sweeps, the first with the residual in it; a thread takes one run of rows."""
+    cdef Py_ssize_t k, R = x.shape[0], share = (R + n_threads - 1) // n_threads
+    cdef Layernorm a
+    if R == 0:
+        return
+    a.columns, a.eps = x.shape[1], eps
+    a.x, a.weight, a.residual, a.bias, a.total = &x[0, 0], &weight[0], NULL, NULL, NULL
+    a.out, a.mean, a.rstd = &out[0, 0], &mean[0], &rstd[0]
+    if residual is not None:
+        a.residual, a.total = &residual[0, 0], &total[0, 0]
+    if bias is not None:
+        a.bias = &bias[0]
+    for k in prange((R + share - 1) // share, nogil=True, num_threads=n_threads, schedule="static"):
+        simd.rows(&a, k * share, min((k + 1) * share, R))
+
+
+def layernorm_backward_simd(const float[:, ::1] dy, const float[:, ::1] x,                              # IN, IN
+                            const float[::1] weight, const float[::1] mean, const float[::1] rstd,      # IN, IN, IN
+                            const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,           # IN, OUT, OUT
+                            float[::1] dbias, bint accumulate, int n_threads):                          # OUT
+    """Adds vectors: the chunks of the blocked rung, and the sum over them."""
+    cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
+    cdef float* part = scratch_floats(chunks * 2 * C)                                     # (chunks, 2, C)
+    cdef LayernormGradient a
+    if part == NULL:
+        raise MemoryError("[layernorm_backward] no memory for the partial sums")
+    a.columns, a.dtotal = C, NULL
+    a.dy, a.x, a.weight, a.mean, a.rstd, a.dx = &dy[0, 0], &x[0, 0], &weight[0], &mean[0], &rstd[0], &dx[0, 0]
+    if dtotal is not None:
+        a.dtotal = &dtotal[0, 0]
+    with nogil:
+        for k in prange(chunks, num_threads=n_threads, schedule="static"):
+            simd.gradient(&a, k * ROWS, min((k + 1) * ROWS, R), part + k * 2 * C)
+        for k in prange((C + LAYERNORM_TILE - 1) // LAYERNORM_TILE, num_threads=n_threads, schedule="static"):
+            c = k * LAYERNORM_TILE
+            simd.add_chunks(part + c, chunks, 2 * C, &dweight[c], min(LAYERNORM_TILE, C - c), accumulate)
+            if dbias is not None:
+                simd.add_chunks(part + C + c, chunks, 2 * C, &dbias[c], min(LAYERNORM_TILE, C - c), accumulate)
+
+
 RUNGS = {
     "naive": {"layernorm": layernorm_naive, "layernorm_backward": layernorm_backward_naive},
     "parallel": {"layernorm": layernorm_parallel, "layernorm_backward": layernorm_backward_parallel},
     "blocked": {"layernorm_backward": layernorm_backward_blocked},
+    "simd": {"layernorm": layernorm_simd, "layernorm_backward": layernorm_backward_simd},
 }

@@ -2,7 +2,6 @@
 
     z[i, j]   = sum_p op(a)[i, p] op(b)[p, j] + bias[j]          op(a): (M, K), op(b): (K, N), z: (M, N), float32
     out[i, j] = activation(z[i, j]) + residual[i, j]             or, with accumulate, out[i, j] += z[i, j]
-    sum[c]    = sum_r x[r, c]                                    the gradient of a bias: x: (R, C), sum: (C,)
 
 op(x) is x or its transpose. Four cases are enough for a linear layer y = x W^T and both of its gradients,
 dx = dy W and dW = dy^T x, without a transposed copy of anything.
@@ -11,6 +10,8 @@ rung      the one idea it adds                                      what it cost
 naive     the three loops of the definition                         every element waits for the sum before it
 parallel  rows of out are independent: one thread each              the same work, several rows at a time
 blocked   tiles that stay in cache, packed; a tile of registers     packing: b once, a once for every NC columns of b
+simd      the tile in vector registers, its store fused; skinny     a kernel for every instruction set; tiles of
+          products read b in place                                  other sizes, so other bits than blocked
 
 Design
 - Element (i, p) of op(a) is a.data[i * a.row + p * a.col]: a transposition swaps two strides. Rejected: four copies of
@@ -27,6 +28,27 @@ from libc.string cimport memcpy
 
 cdef extern from "scalar.h" nogil:
     float gelu_value(float x)
+
+cdef extern from "scratch.h" nogil:
+    float* scratch_floats(size_t floats)
+
+cdef extern from "simd/matmul_kernel.h" nogil:
+    ctypedef struct MatmulKernels:
+        int mr, nr, lanes, rounds, pair
+        void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, int n, Py_ssize_t k, int width,
+                     float* panel) noexcept nogil
+        void (*pack_rows)(const float* a, Py_ssize_t step, int m, Py_ssize_t k, float* panel) noexcept nogil
+        void (*tile)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_step, const float* b,
+                     Py_ssize_t b_step, float* c, Py_ssize_t c_row, bint add) noexcept nogil
+        void (*dots)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_column,
+                     float* c, Py_ssize_t c_row, bint add) noexcept nogil
+        void (*finish)(int m, int n, float* c, float* pre, const float* residual, Py_ssize_t row, const float* bias,
+                       int activation) noexcept nogil
+    const MatmulKernels* matmul_kernels(const char* isa)
+    int DOT_ROWS
+
+cdef extern from "simd/matmul_bf16_kernel.h" nogil:
+    const MatmulKernels* matmul_bf16_kernels(const char* isa)
 
 # The register tile. MR x NR = 4 x 8 floats are 8 registers of 4 lanes, the widest that every x86-64 and arm64 has; two
 # more for a row of b and one for an element of a leave 5 of the 16 that x86-64 gives.
@@ -194,59 +216,244 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
     free(buffer)
 
 
-cdef void column_total(const float[:, ::1] x, float[::1] out, Py_ssize_t c, bint accumulate) noexcept nogil:
-    """out[c] = sum_r x[r, c], walking down one column."""
-    cdef Py_ssize_t r
-    cdef float total = 0
-    for r in range(x.shape[0]):
-        total += x[r, c]
-    out[c] = out[c] + total if accumulate else total
-
-
-def column_sum_naive(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """The gradient of a bias: one column after the other."""
-    cdef Py_ssize_t c
-    with nogil:
-        for c in range(x.shape[1]):
-            column_total(x, out, c, accumulate)
-
-
-def column_sum_parallel(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """Adds threads: columns are independent."""
-    cdef Py_ssize_t c
-    for c in prange(x.shape[1], nogil=True, num_threads=n_threads, schedule="static"):
-        column_total(x, out, c, accumulate)
-
-
-# Columns per tile of a column sum: 16 floats are one cache line, so no two threads share a line of x.
+# The simd rung has larger tiles, whose register tile comes from the table of the instruction set (8 x 48 floats in
+# AVX-512). A sliver of b is SIMD_KC x 48 floats = 72 KB in L2, of which each step of the sum needs 192 bytes in 12
+# cycles; a tile of rows of a is SIMD_MC x SIMD_KC floats = 144 KB beside it. A longer block of the sum means fewer
+# visits to out. All of these are multiples of every MR, NR and LANES.
+# Products of at most SKINNY rows read b once. With at most DOT_ROWS of them memory is what they wait for: b is then read
+# along its rows, STREAM of them at a time, so that a page is read to its end. A second thread pays from SIMD_WORK
+# operations on: opening a region costs about as much as a processor does in them.
 cdef enum:
-    LINE = 16
+    SIMD_KC = 384
+    SIMD_MC = 96
+    SIMD_NC = 768
+    SKINNY = 16
+    STREAM = 32
+    IN_PLACE = 65536
+    FEW = 3
+    SIMD_WORK = 1048576
+
+cdef const MatmulKernels* float32 = matmul_kernels("scalar")
+cdef const MatmulKernels* bfloat16 = matmul_bf16_kernels("scalar")
 
 
-def column_sum_blocked(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """Adds tiles of one cache line: each line of x is read once and used whole."""
-    cdef Py_ssize_t k, r, c, width, first, C = x.shape[1]
-    cdef float* total = NULL
-    cdef float* buffer = <float*> malloc(<size_t> n_threads * LINE * sizeof(float))
-    if buffer == NULL:
-        raise MemoryError("[column_sum] no memory for the partial sums")
-    with nogil, parallel(num_threads=n_threads):
-        total = buffer + threadid() * LINE
-        for k in prange((C + LINE - 1) // LINE, schedule="static"):
-            first = k * LINE
-            width = min(LINE, C - first)
-            for c in range(LINE):
-                total[c] = 0
-            for r in range(x.shape[0]):
-                for c in range(width):
-                    total[c] = total[c] + x[r, first + c]
-            for c in range(width):
-                out[first + c] = out[first + c] + total[c] if accumulate else total[c]
-    free(buffer)
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global float32, bfloat16
+    cdef const MatmulKernels* found = matmul_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    float32, bfloat16 = found, matmul_bf16_kernels(name.encode())
+
+
+def bfloat16_instructions():
+    """Whether the instruction set in use multiplies bfloat16 numbers itself; otherwise operands are only rounded."""
+    return bfloat16.pair == 2
+
+
+cdef struct After:                      # what comes after the product; NULL for what there is not
+    const float* bias
+    const float* residual
+    float* pre
+    int activation
+
+
+cdef After after(const float[::1] bias, const float[:, ::1] residual, int activation, float[:, ::1] pre) noexcept nogil:
+    cdef After x
+    x.bias, x.residual, x.pre, x.activation = NULL, NULL, NULL, activation
+    if bias is not None:
+        x.bias = &bias[0]
+    if residual is not None:
+        x.residual = &residual[0, 0]
+    if pre is not None:
+        x.pre = &pre[0, 0]
+    return x
+
+
+cdef void finish_tile(const MatmulKernels* simd, const After* x, float* out, Py_ssize_t i, Py_ssize_t j, Py_ssize_t N,
+                      int m, int n) noexcept nogil:
+    """What comes after the product, for the m x n elements from (i, j) on, which are still in L1."""
+    cdef const float* bias = x.bias
+    cdef const float* residual = x.residual
+    cdef float* pre = x.pre
+    if bias == NULL and residual == NULL and pre == NULL and x.activation == 0:
+        return
+    if bias != NULL:
+        bias += j
+    if residual != NULL:
+        residual += i * N + j
+    if pre != NULL:
+        pre += i * N + j
+    simd.finish(m, n, out + i * N + j, pre, residual, N, bias, x.activation)
+
+
+cdef struct Product:                    # what every tile of a product needs to know
+    const MatmulKernels* simd
+    Operand a
+    Operand b
+    float* out
+    Py_ssize_t M
+    Py_ssize_t N
+    Py_ssize_t K
+    bint accumulate
+    After after
+
+
+cdef bint in_place(const Product* x, Py_ssize_t n, Py_ssize_t kc) noexcept nogil:
+    """Whether tiles may read n columns of b where they are: whole vectors side by side, and small enough for L2."""
+    return x.b.col == 1 and n % x.simd.lanes == 0 and x.b.row * kc <= IN_PLACE and not x.simd.rounds
+
+
+cdef void skinny(const Product* x, Py_ssize_t first, Py_ssize_t last, float* panel) noexcept nogil:
+    """Columns first to last of a product with few rows: b is read once, as dot products, in place, or packed."""
+    cdef Py_ssize_t i, j, pc, kc, block = STREAM if x.M <= DOT_ROWS and x.b.col == 1 else SIMD_KC
+    cdef Py_ssize_t a_row = x.a.row, a_step = x.a.col, b_step
+    cdef int m, n
+    cdef const float* rows
+    cdef const float* columns
+    cdef float* a_panel = panel + x.simd.nr * SIMD_KC
+    if x.a.col == 1 and x.b.row == 1 and x.M <= DOT_ROWS and not x.simd.rounds:     # both contiguous along the sum
+        x.simd.dots(x.M, last - first, x.K, x.a.data, a_row, x.b.data + first * x.b.col, x.b.col, x.out + first, x.N,
+                    x.accumulate)
+        finish_tile(x.simd, &x.after, x.out, 0, first, x.N, x.M, last - first)
+        return
+    for pc from 0 <= pc < max(x.K, 1) by block:
+        kc = min(block, x.K - pc)
+        for j from first <= j < last by x.simd.nr:
+            n = min(x.simd.nr, last - j)
+            columns, b_step = x.b.data + pc * x.b.row + j * x.b.col, x.b.row
+            if x.b.col != 1 or n % x.simd.lanes or x.simd.rounds:       # the tile wants whole vectors side by side
+                x.simd.pack(columns, x.b.col, x.b.row, n, kc, x.simd.nr, panel)
+                columns, b_step = panel, x.simd.nr
+            for i from 0 <= i < x.M by x.simd.mr:
+                m = min(x.simd.mr, x.M - i)
+                rows = x.a.data + i * x.a.row + pc * x.a.col
+                if x.simd.rounds:
+                    x.simd.pack(rows, x.a.row, x.a.col, m, kc, x.simd.mr, a_panel)
+                    rows, a_row, a_step = a_panel, 1, x.simd.mr
+                x.simd.tile(m, n, (kc + x.simd.pair - 1) // x.simd.pair, rows, a_row, a_step, columns, b_step,
+                            x.out + i * x.N + j, x.N, x.accumulate or pc > 0)
+            if pc + block >= x.K:
+                finish_tile(x.simd, &x.after, x.out, 0, j, x.N, x.M, n)
+
+
+cdef void panel_of_columns(const Product* x, Py_ssize_t jc, Py_ssize_t nc, Py_ssize_t pc, Py_ssize_t kc,
+                           Py_ssize_t panel, float* b_panel) noexcept nogil:
+    """Sliver number `panel` of b_panel (kc, nc), packed unless the tiles read b itself."""
+    cdef Py_ssize_t j = panel * x.simd.nr, n = min(x.simd.nr, nc - j)
+    if not in_place(x, n, kc):
+        x.simd.pack(x.b.data + pc * x.b.row + (jc + j) * x.b.col, x.b.col, x.b.row, n, kc, x.simd.nr, b_panel + j * kc)
+
+
+cdef void tiles_of_rows(const Product* x, const float* b_panel, Py_ssize_t ic, Py_ssize_t mc, Py_ssize_t pc,
+                        Py_ssize_t kc, Py_ssize_t jc, Py_ssize_t nc, float* a_tile) noexcept nogil:
+    """The inner two loops: slivers of b_panel (kc, nc) meet mc rows of a.
+
+    Rows of a are read in place if they are contiguous, since each of their lines serves LANES steps of the sum;
+    otherwise they are packed, if there are slivers enough to make up for it.
+    """
+    cdef const MatmulKernels* simd = x.simd
+    cdef Py_ssize_t jr, ir, b_step, a_row = x.a.row, a_step = x.a.col, a_next = simd.mr * x.a.row
+    cdef Py_ssize_t words = (kc + simd.pair - 1) // simd.pair           # steps of the sum as the tile counts them
+    cdef int m, n
+    cdef const float* rows = x.a.data + ic * x.a.row + pc * x.a.col
+    cdef const float* columns
+    if a_step != 1 and (simd.rounds or nc > FEW * simd.nr):
+        simd.pack_rows(rows, a_step, mc, kc, a_tile)
+        rows, a_row, a_step, a_next = a_tile, 1, simd.mr, simd.mr * kc
+    elif simd.rounds:
+        for ir from 0 <= ir < mc by simd.mr:
+            simd.pack(rows + ir * a_row, a_row, a_step, min(simd.mr, mc - ir), kc, simd.mr, a_tile + ir * kc)
+        rows, a_row, a_step, a_next = a_tile, 1, simd.mr, simd.mr * kc
+    for jr from 0 <= jr < nc by simd.nr:
+        n = min(simd.nr, nc - jr)
+        columns, b_step = b_panel + jr * kc, simd.nr
+        if in_place(x, n, kc):
+            columns, b_step = x.b.data + pc * x.b.row + jc + jr, x.b.row
+        for ir from 0 <= ir < mc by simd.mr:
+            m = min(simd.mr, mc - ir)
+            simd.tile(m, n, words, rows + ir // simd.mr * a_next, a_row, a_step, columns, b_step,
+                      x.out + (ic + ir) * x.N + jc + jr, x.N, x.accumulate or pc > 0)
+            if pc + SIMD_KC >= x.K:                                     # the last block of the sum
+                finish_tile(simd, &x.after, x.out, ic + ir, jc + jr, x.N, m, n)
+
+
+cdef int multiply(const Product* x, int n_threads) except -1 nogil:
+    """The loops of blocked around the tile, in one parallel region.
+
+    The threads wait for each other where a panel of b is packed and where it was used. Which of the paths is taken
+    depends on the shape alone, never on the number of threads.
+    """
+    if 2 * x.M * x.N * x.K < SIMD_WORK:
+        n_threads = 1
+    # Rows per tile of a: at most SIMD_MC, with as many tiles for one thread as for another.
+    cdef Py_ssize_t jc = 0, pc = 0, nc = 0, kc = 0, i, NR = x.simd.nr, MR = x.simd.mr
+    cdef Py_ssize_t tiles = max(1, (x.M + SIMD_MC * n_threads - 1) // (SIMD_MC * n_threads)) * n_threads
+    cdef Py_ssize_t step = max(1, (x.M + tiles * MR - 1) // (tiles * MR)) * MR, each = SIMD_MC * SIMD_KC
+    cdef Py_ssize_t share = ((x.N + NR - 1) // NR + n_threads - 1) // n_threads * NR
+    cdef float* b_panel = scratch_floats(SIMD_NC * SIMD_KC + each * n_threads)
+    cdef float* own = b_panel + SIMD_NC * SIMD_KC
+    if b_panel == NULL:
+        with gil:
+            raise MemoryError("[matmul] no memory for the packing buffers")
+    if x.M <= SKINNY and n_threads == 1:
+        skinny(x, 0, x.N, own)
+    elif x.M <= SKINNY:
+        for i in prange(n_threads, num_threads=n_threads, schedule="static"):
+            skinny(x, min(x.N, i * share), min(x.N, (i + 1) * share), own + i * each)
+    elif n_threads == 1:                                                # the loops below without a region
+        for jc from 0 <= jc < x.N by SIMD_NC:
+            nc = min(SIMD_NC, x.N - jc)
+            for pc from 0 <= pc < max(x.K, 1) by SIMD_KC:
+                kc = min(SIMD_KC, x.K - pc)
+                for i in range((nc + NR - 1) // NR):
+                    panel_of_columns(x, jc, nc, pc, kc, i, b_panel)
+                for i in range((x.M + step - 1) // step):
+                    tiles_of_rows(x, b_panel, i * step, min(step, x.M - i * step), pc, kc, jc, nc, own)
+    else:
+        with parallel(num_threads=n_threads):
+            for jc from 0 <= jc < x.N by SIMD_NC:                       # a panel of columns of op(b)
+                nc = min(SIMD_NC, x.N - jc)
+                for pc from 0 <= pc < max(x.K, 1) by SIMD_KC:           # a block of the sum: b_panel is (kc, nc)
+                    kc = min(SIMD_KC, x.K - pc)
+                    for i in prange((nc + NR - 1) // NR, schedule="static"):
+                        panel_of_columns(x, jc, nc, pc, kc, i, b_panel)
+                    for i in prange((x.M + step - 1) // step, schedule="static"):
+                        tiles_of_rows(x, b_panel, i * step, min(step, x.M - i * step), pc, kc, jc, nc,
+                                      own + threadid() * each)
+    return 0
+
+
+def matmul_simd(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] out,  # IN, IN, OUT
+                bint trans_a, bint trans_b, bint accumulate, const float[::1] bias,  # IN
+                const float[:, ::1] residual, int activation, float[:, ::1] pre, int n_threads):  # IN, OUT
+    """Adds vectors: the blocked loops around a tile of vector registers, and what comes after the product in its store."""
+    cdef Product x
+    x.simd, x.a, x.b, x.out, x.accumulate = float32, operand(a, trans_a), operand(b, trans_b), &out[0, 0], accumulate
+    x.M, x.N, x.K = out.shape[0], out.shape[1], a.shape[0] if trans_a else a.shape[1]
+    x.after = after(bias, residual, activation, pre)
+    with nogil:
+        multiply(&x, n_threads)
+
+
+def matmul_simd_bfloat16(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] out,  # IN, IN, OUT
+                         bint trans_a, bint trans_b, bint accumulate, const float[::1] bias,  # IN
+                         const float[:, ::1] residual, int activation, float[:, ::1] pre, int n_threads):  # IN, OUT
+    """simd with operands that are rounded to bfloat16 while they are packed; sums are float32, and so is memory."""
+    cdef Product x
+    x.simd, x.a, x.b, x.out, x.accumulate = bfloat16, operand(a, trans_a), operand(b, trans_b), &out[0, 0], accumulate
+    x.M, x.N, x.K = out.shape[0], out.shape[1], a.shape[0] if trans_a else a.shape[1]
+    x.after = after(bias, residual, activation, pre)
+    with nogil:
+        multiply(&x, n_threads)
 
 
 RUNGS = {
-    "naive": {"matmul": matmul_naive, "column_sum": column_sum_naive},
-    "parallel": {"matmul": matmul_parallel, "column_sum": column_sum_parallel},
-    "blocked": {"matmul": matmul_blocked, "column_sum": column_sum_blocked},
+    "naive": {"matmul": matmul_naive},
+    "parallel": {"matmul": matmul_parallel},
+    "blocked": {"matmul": matmul_blocked},
+    "simd": {"matmul": matmul_simd},
 }
+
+# The rungs that serve under precision="bfloat16", in place of those of the same name.
+BFLOAT16 = {"simd": {"matmul": matmul_simd_bfloat16}}

@@ -14,21 +14,53 @@ rung      the one idea it adds                                 what it costs
 naive     the formulas: rows for dx, columns for dweight       the gradient reads dy and x twice, once down the columns
 parallel  rows are independent, and so are columns             the same work, several rows or columns at a time
 blocked   dx and the sum over a chunk of rows in one pass      C floats for every chunk, and one more sum over chunks
+simd      rows in vectors, the residual in the first sweep     a kernel for every instruction set; other sums along a
+                                                               row, so other bits than blocked
 
 Design
 - Against layernorm the mean is gone, and the bias: one sum less in each direction. eps is inside the root, so a row of
   zeros gives zeros.
 - Sums along a row or down a column are doubles: their error does not grow with C or R, and no square overflows. Only
   the ROWS terms within a chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 at worst,
-  and infinite from an entry of 2^64 on.
+  and infinite from an entry of 2^64 on. simd has four vectors of doubles for the squares, and four of floats for the
+  sum of the gradient.
 - The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
   the bits do not depend on it. Rejected: one partial sum per thread.
 - dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.
-- The forward stops at parallel: a row of a model's width is in L1 from one pass to the next, with no tiles.
+- The forward has no blocked rung: a row of a model's width is in L1 from one pass to the next, with no tiles.
 """
 from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.stdlib cimport free, malloc
+
+cdef extern from "scratch.h" nogil:
+    float* scratch_floats(size_t floats)
+
+cdef extern from "simd/rmsnorm_kernel.h" nogil:
+    ctypedef struct Rmsnorm:
+        Py_ssize_t columns
+        const float* x
+        const float* residual
+        const float* weight
+        float* out
+        float* total
+        float* rstd
+        float eps
+    ctypedef struct RmsnormGradient:
+        Py_ssize_t columns
+        const float* dy
+        const float* x
+        const float* weight
+        const float* rstd
+        const float* dtotal
+        float* dx
+    ctypedef struct RmsnormKernels:
+        void (*rows)(const Rmsnorm* a, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+        void (*gradient)(const RmsnormGradient* a, Py_ssize_t first, Py_ssize_t last, float* part) noexcept nogil
+        void (*add_chunks)(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, int width,
+                           bint accumulate) noexcept nogil
+    const RmsnormKernels* rmsnorm_kernels(const char* isa)
+    int RMSNORM_TILE
 
 # Rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves C for the second sum: 1 %
 # more. Fewer rows would leave more, more rows would keep threads without a chunk: 256 rows are 8 chunks.
@@ -170,8 +202,57 @@ def rmsnorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x, cons
     free(part)
 
 
+cdef const RmsnormKernels* simd = rmsnorm_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const RmsnormKernels* found = rmsnorm_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+def rmsnorm_simd(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,          # IN, IN, IN
+                 float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps, int n_threads):    # OUT, OUT, OUT
+    """Adds vectors: a row in two sweeps, the first with the residual in it; a thread takes one run of rows."""
+    cdef Py_ssize_t k, R = x.shape[0], share = (R + n_threads - 1) // n_threads
+    cdef Rmsnorm a
+    if R == 0:
+        return
+    a.columns, a.eps, a.residual, a.total = x.shape[1], eps, NULL, NULL
+    a.x, a.weight, a.out, a.rstd = &x[0, 0], &weight[0], &out[0, 0], &rstd[0]
+    if residual is not None:
+        a.residual, a.total = &residual[0, 0], &total[0, 0]
+    for k in prange((R + share - 1) // share, nogil=True, num_threads=n_threads, schedule="static"):
+        simd.rows(&a, k * share, min((k + 1) * share, R))
+
+
+def rmsnorm_backward_simd(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,       # IN, IN, IN
+                          const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,          # IN, IN, OUT
+                          float[::1] dweight, bint accumulate, int n_threads):                          # OUT
+    """Adds vectors: the chunks of the blocked rung, and the sum over them."""
+    cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
+    cdef float* part = scratch_floats(chunks * C)                                         # (chunks, C)
+    cdef RmsnormGradient a
+    if part == NULL:
+        raise MemoryError("[rmsnorm_backward] no memory for the partial sums")
+    a.columns, a.dtotal = C, NULL
+    a.dy, a.x, a.weight, a.rstd, a.dx = &dy[0, 0], &x[0, 0], &weight[0], &rstd[0], &dx[0, 0]
+    if dtotal is not None:
+        a.dtotal = &dtotal[0, 0]
+    with nogil:
+        for k in prange(chunks, num_threads=n_threads, schedule="static"):
+            simd.gradient(&a, k * ROWS, min((k + 1) * ROWS, R), part + k * C)
+        for k in prange((C + RMSNORM_TILE - 1) // RMSNORM_TILE, num_threads=n_threads, schedule="static"):
+            c = k * RMSNORM_TILE
+            simd.add_chunks(part + c, chunks, C, &dweight[c], min(RMSNORM_TILE, C - c), accumulate)
+
+
 RUNGS = {
     "naive": {"rmsnorm": rmsnorm_naive, "rmsnorm_backward": rmsnorm_backward_naive},
     "parallel": {"rmsnorm": rmsnorm_parallel, "rmsnorm_backward": rmsnorm_backward_parallel},
     "blocked": {"rmsnorm_backward": rmsnorm_backward_blocked},
+    "simd": {"rmsnorm": rmsnorm_simd, "rmsnorm_backward": rmsnorm_backward_simd},
 }

@@ -25,6 +25,13 @@ SCALARS = {
     "step": "int",
     "activation": "int",
 }
+# Functions of a module that are no rungs.
+OTHERS = {"set_isa": "(name: str) -> None", "bfloat16_instructions": "() -> bool"}
+TYPES = {
+    "ACTIVATIONS": "dict[str, int]",
+    "RUNGS": "dict[str, dict[str, Callable[..., Any]]]",
+    "BFLOAT16": "dict[str, dict[str, Callable[..., Any]]]",
+}
 FLAGS = {"trans_a", "trans_b", "accumulate", "accumulate_positions", "inverse"}
 
 
@@ -41,14 +48,16 @@ def stub(module: str) -> str:
     compiled = importlib.import_module(f"tinygpt.core.{module}")
     lines = []
     for name, function in sorted(vars(compiled).items()):
-        op, _, rung = name.rpartition("_")
+        op, _, rung = name.removesuffix("_bfloat16").rpartition("_")
         if op in spec.OPS and rung in registry.LADDER:
             arguments = ", ".join([*map(argument, spec.OPS[op].args), "n_threads: int"])
             if tuple(inspect.signature(function).parameters) != spec.OPS[op].names:
                 sys.exit(f"{module}.{name}: the signature is not that of the record in tinygpt/kernels/spec.py")
             lines.append(f"def {name}({arguments}) -> {'float' if op == 'squared_norm' else 'None'}: ...")
-    constants = [f"{name}: dict[str, int]" for name in vars(compiled) if name == "ACTIVATIONS"]
-    body = "\n".join([*constants, "RUNGS: dict[str, dict[str, Callable[..., Any]]]", "", *lines])
+        elif name in OTHERS:
+            lines.append(f"def {name}{OTHERS[name]}: ...")
+    constants = [f"{name}: {kind}" for name, kind in TYPES.items() if hasattr(compiled, name)]
+    body = "\n".join([*constants, "", *lines])
     imports = "from collections.abc import Callable\nfrom typing import Any, TypeAlias\n\n"
     imports += "import numpy as np\nimport numpy.typing as npt\n"
     # Private, since the modules themselves have no such names.

@@ -19,6 +19,8 @@ from tinygpt.testing import (
 )
 
 LENGTHS = shapes_around(8, 16, 32, 64)
+# The simd rung's pieces of 4096 elements, several of them, and the sizes up to which it uses one thread.
+PIECES = [4095, 4096, 4097, 8193, 3 * 4096 + 5, 32769]
 # Zeros of both signs, the smallest normal and subnormal numbers, both sides of each cut of the functions, and far out.
 # The cube of 1e20 is infinite in float32.
 SPECIAL = [0.0, -0.0, 2.0**-126, -(2.0**-149), 1.0, -1.0, 5.5, -5.5, 9.1, -9.1, 88.8, -88.8, 120.0, -120.0, 1e4, -1e4]
@@ -93,8 +95,85 @@ def test_add(function, threads, make, N):
     check(function, make("add", N=N), threads)
 
 
+@pytest.mark.op("gelu")
+@pytest.mark.parametrize("N", PIECES)
+def test_gelu_in_pieces(function, threads, make, N):
+    """Catches a last piece that is left out, or cut where the one before ends."""
+    check(function, make("gelu", N=N), threads)
+
+
+@pytest.mark.op("gelu_backward")
+@pytest.mark.parametrize("N", PIECES)
+def test_gelu_backward_in_pieces(function, threads, make, N):
+    """Catches a last piece that is left out, or dy and x that are cut at different places."""
+    check(function, make("gelu_backward", N=N), threads)
+
+
+@pytest.mark.op("add")
+@pytest.mark.parametrize("N", PIECES)
+def test_add_in_pieces(function, threads, make, N):
+    """Catches a last piece that is left out, or a and b that are cut at different places."""
+    check(function, make("add", N=N), threads)
+
+
+@pytest.mark.op("swiglu")
+def test_swiglu_of_many_rows(function, threads, make):
+    """Catches rows that two threads, or none, take."""
+    check(function, make("swiglu", R=33, F=257), threads)
+
+
+@pytest.mark.op("swiglu_backward")
+def test_swiglu_backward_of_many_rows(function, threads, make):
+    """Catches rows that two threads, or none, take."""
+    check(function, make("swiglu_backward", R=33, F=257), threads)
+
+
+@pytest.mark.op("gelu")
+def test_gelu_depends_on_the_value_alone(function):
+    """Catches another formula for the elements that are left over: all bits stay as the array is cut from the left."""
+    x = gelu_case(75).inputs["x"]
+    whole = run(function, gelu_case(75, x))["out"]
+    for first in range(64):
+        assert run(function, gelu_case(75, x[first:]))["out"].tobytes() == whole[first:].tobytes()
+
+
+@pytest.mark.op("gelu_backward")
+def test_gelu_slope_depends_on_the_value_alone(function):
+    """Catches another formula for the elements that are left over."""
+    x, dx = gelu_case(75).inputs["x"], np.empty((2, 75), np.float32)
+    function(np.ones_like(x), x, dx[0], 1)
+    for first in range(64):
+        function(np.ones_like(x[first:]), x[first:], dx[1, first:], 1)
+        assert dx[1, first:].tobytes() == dx[0, first:].tobytes()
+
+
+@pytest.mark.op("swiglu")
+def test_swiglu_depends_on_the_values_alone(function):
+    """Catches another formula for the elements that are left over."""
+    gate, up = np.split(swiglu_case(1, 75).inputs["x"][0], 2)
+    whole = run(function, swiglu_case(1, 75, np.stack([np.concatenate([gate, up])])))["out"]
+    for first in range(64):
+        part = np.stack([np.concatenate([gate[first:], up[first:]])])
+        assert run(function, swiglu_case(1, 75 - first, part))["out"].tobytes() == whole[:, first:].tobytes()
+
+
+@pytest.mark.op("swiglu_backward")
+def test_swiglu_backward_depends_on_the_values_alone(function):
+    """Catches another formula for the elements that are left over, in either half."""
+    (gate, up), whole = np.split(swiglu_case(1, 75).inputs["x"][0], 2), np.empty((1, 150), np.float32)
+    function(np.ones((1, 75), np.float32), np.concatenate([gate, up])[None], whole, 1)
+    for first in range(64):
+        part = np.empty((1, 2 * (75 - first)), np.float32)
+        function(np.ones((1, 75 - first), np.float32), np.concatenate([gate[first:], up[first:]])[None], part, 1)
+        assert part.tobytes() == whole.reshape(2, 75)[:, first:].tobytes()
+
+
 @pytest.mark.op("dropout")
-@pytest.mark.parametrize("shape", [(0, 5, 1), (1, 0, 1), (1, 1, 1), (6, 17, 3), (7, 33, 3), (5, 64, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(0, 5, 1), (1, 0, 1), (1, 1, 1), (6, 17, 3), (7, 33, 3), (5, 64, 1), (3, 65, 2), (4, 199, 2), (70, 131, 32)],
+    ids=str,
+)
 @pytest.mark.parametrize("residual", [False, True])
 def test_dropout(function, threads, make, shape, residual):
     """Catches another generator than the documented one, and a residual that is dropped or scaled as well."""
@@ -129,6 +208,13 @@ def test_dropout_keeps_the_rate(function):
         kept = np.count_nonzero(run(function, dropout_case(256, 1024, T=64, rate=rate), 2)["out"])
         N = 256 * 1024
         assert abs(kept - N * (1 - rate)) <= 5 * math.sqrt(N * rate * (1 - rate))
+
+
+@pytest.mark.op("dropout")
+def test_dropout_of_all_but_nothing(function):
+    """Catches a limit that is cut to 32 bits: a rate of 1 - 2^-40 rounds to 2^32, below which every draw is."""
+    case = dropout_case(4, 100, T=4, rate=1 - 2.0**-40)
+    np.testing.assert_array_equal(run(function, case)["out"], 0)
 
 
 @pytest.mark.op("dropout")

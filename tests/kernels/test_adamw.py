@@ -1,5 +1,6 @@
 """csrc/adamw.pyx: elements in chunks of CHUNK = 4096."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from tinygpt.testing import adamw_case, check, run, shapes_around, squared_norm_case
 
 CHUNK = 4096
-LENGTHS = [*shapes_around(8, 16, most=33), CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
+LENGTHS = [*shapes_around(8, 16, 32, 64), CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5, 5 * CHUNK + 63]
 adamw, squared_norm = pytest.mark.op("adamw"), pytest.mark.op("squared_norm")
 
 
@@ -62,6 +63,31 @@ def test_decay_is_decoupled(function):
 
 
 @adamw
+def test_depends_on_the_values_alone(function):
+    """Catches another formula for the elements that are left over: all bits stay as the arrays are cut on the left."""
+    inputs = adamw_case(75).inputs
+    whole = [inputs[name].copy() for name in ("param", "grad", "m", "v")]
+    function(*whole, 1e-3, 0.9, 0.95, 1e-8, 0.1, 3, 0.5, 1)
+    for first in range(64):
+        part = [inputs[name][first:].copy() for name in ("param", "grad", "m", "v")]
+        function(*part, 1e-3, 0.9, 0.95, 1e-8, 0.1, 3, 0.5, 1)
+        for one, other in zip(part, whole, strict=True):
+            assert one.tobytes() == other[first:].tobytes()
+
+
+@adamw
+def test_nan_stays_where_it_is(function):
+    """Catches a root or quotient that hides a gradient gone wrong, and one that spreads to other parameters."""
+    case = adamw_case(37)
+    for at in range(37):
+        grad = case.inputs["grad"].copy()
+        grad[at] = np.nan
+        result = run(function, dataclasses.replace(case, inputs=case.inputs | {"grad": grad}))
+        for name in ("param", "m", "v"):
+            np.testing.assert_array_equal(np.isnan(result[name]), np.isnan(grad))
+
+
+@adamw
 def test_misaligned(function, make):
     """Catches aligned vector loads and stores."""
     check(function, make("adamw", N=100), 2, 4)
@@ -72,6 +98,16 @@ def test_misaligned(function, make):
 def test_squared_norm(function, threads, make, N):
     """Catches a tail that is left out, a chunk counted twice, and a sum in float32: the bound is that of double."""
     check(function, make("squared_norm", N=N), threads)
+
+
+@squared_norm
+def test_squared_norm_counts_every_element_once(function):
+    """Catches one of several sums that is left out or added twice: 3 alone, wherever it stands, gives 9."""
+    for N in (64, 150):
+        for at in range(N):
+            x = np.zeros(N, np.float32)
+            x[at] = 3
+            assert function(x, 1) == 9
 
 
 @squared_norm

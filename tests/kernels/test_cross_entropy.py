@@ -1,12 +1,16 @@
-"""csrc/cross_entropy.pyx: blocks of BLOCK = 4096 columns under a running maximum."""
+"""csrc/cross_entropy.pyx: blocks of BLOCK = 4096 columns under a running maximum, in simd of SMALL = 1024.
+
+A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns.
+"""
 
 import numpy as np
 import pytest
 
 from tinygpt.testing import check, cross_entropy_backward_case, cross_entropy_case
 
-BLOCK = 4096
-WIDTHS = [1, 2, 7, 13, 15, 16, 17, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]
+BLOCK, SMALL = 4096, 1024
+WIDTHS = [1, 2, 7, 13, 15, 16, 17, 33, 47, 63, 64, 65, 127, SMALL - 1, SMALL, SMALL + 1]
+WIDTHS += [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]
 FLAGS = (False, True)
 cross_entropy, cross_entropy_backward = pytest.mark.op("cross_entropy"), pytest.mark.op("cross_entropy_backward")
 
@@ -45,7 +49,7 @@ def test_first_and_last_target(function, threads):
 @cross_entropy
 def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
     """Catches log2, and a maximum that starts at zero: every target costs ln V."""
-    for V in (1, 2, 300):
+    for V in (1, 2, 15, 47, 300):
         case = cross_entropy_case(3, V, logits=np.full((3, V), -500.0))
         losses = check(function, case, threads)["losses"]
         assert (abs(losses - np.log(V)) <= case.bounds["losses"]).all()
@@ -53,7 +57,7 @@ def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
 
 @cross_entropy
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
-@pytest.mark.parametrize("largest", [100.0, 1e4, 3e38])
+@pytest.mark.parametrize("largest", [100.0, 1e4, 1e30, 3e38])
 def test_outliers_do_not_overflow(function, threads, largest):
     """Catches exp of something positive."""
     logits = np.random.default_rng(1).standard_normal((3, BLOCK + 9))
@@ -84,12 +88,66 @@ def test_backward_masked_logits(function, threads, in_place):
 
 
 @cross_entropy
-def test_misaligned(function, make):
-    """Catches aligned vector loads."""
-    check(function, make("cross_entropy", R=3, V=37), 2, 4)
+def test_maximum_anywhere(function):
+    """Catches a lane, a vector or a tail that the maximum leaves out: exp of the logit that it missed is infinite."""
+    for V in (*range(1, 132), SMALL + 70):
+        logits = np.full((V, V), -1000, np.float32)
+        np.fill_diagonal(logits, 1000)
+        losses, lse = np.full((2, V), np.nan, np.float32)
+        function(logits, np.arange(V, dtype=np.int32), losses, lse, 1)
+        np.testing.assert_array_equal(lse, 1000)
+        np.testing.assert_array_equal(losses, 0)
+
+
+@cross_entropy
+def test_every_logit_counts_once(function):
+    """Catches a lane, a vector, a tail or a block that the sum leaves out or has twice: V zeros have lse ln V."""
+    for V in (*range(1, 132), SMALL + 70):
+        losses, lse = np.full((2, 1), np.nan, np.float32)
+        function(np.zeros((1, V), np.float32), np.zeros(1, np.int32), losses, lse, 1)
+        assert round(float(np.exp(np.float64(lse[0])))) == V
+
+
+@cross_entropy
+def test_maximum_renewed_in_every_block(function, threads):
+    """Catches a sum that is not moved under the new maximum, or is moved twice."""
+    logits = np.linspace(-20, 20, 2 * BLOCK + 1, dtype=np.float32)[None]
+    for row in (logits, logits[:, ::-1]):
+        check(function, cross_entropy_case(*row.shape, logits=row, targets=[0]), threads)
+
+
+@cross_entropy
+@pytest.mark.parametrize("V", [1, 47, 64, BLOCK + 5])
+def test_nan_stays_in_its_row(function, threads, V):
+    """Catches a maximum that swallows a NaN, and one that carries it into the next row."""
+    logits = np.random.default_rng(4).standard_normal((3, V)).astype(np.float32)
+    for place in {0, V // 2, V - 1}:
+        logits[1] = 0
+        logits[1, place] = np.nan
+        losses, lse = np.zeros((2, 3), np.float32)
+        function(logits, np.zeros(3, np.int32), losses, lse, threads)
+        np.testing.assert_array_equal(np.isnan([losses, lse]), [[False, True, False]] * 2)
 
 
 @cross_entropy_backward
-def test_backward_misaligned(function, make):
+@pytest.mark.parametrize("V", [15, 64, 70])
+def test_backward_of_every_target(function, V):
+    """Catches a target that is missed in the tail of a row, or taken off next to where it belongs."""
+    dlogits = np.full((V, V), np.nan, np.float32)
+    lse = np.full(V, np.inf, np.float32)
+    function(np.zeros((V, V), np.float32), np.arange(V, dtype=np.int32), lse, dlogits, 0.5, 1)
+    np.testing.assert_array_equal(dlogits, -0.5 * np.eye(V))
+
+
+@cross_entropy
+@pytest.mark.parametrize("V", [37, SMALL + 37])
+def test_misaligned(function, make, V):
+    """Catches aligned vector loads."""
+    check(function, make("cross_entropy", R=3, V=V), 2, 4)
+
+
+@cross_entropy_backward
+@pytest.mark.parametrize("in_place", FLAGS)
+def test_backward_misaligned(function, make, in_place):
     """Catches aligned vector loads and stores."""
-    check(function, make("cross_entropy_backward", R=3, V=37), 2, 4)
+    check(function, make("cross_entropy_backward", R=3, V=101, in_place=in_place), 2, 4)

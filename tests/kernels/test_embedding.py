@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from tinygpt.kernels import registry
 from tinygpt.testing import check, embedding_backward_case, run
 
 FLAGS = (False, True)
 embedding, embedding_backward = pytest.mark.op("embedding"), pytest.mark.op("embedding_backward")
-# (B, T, V, C): no sequence, no token, one of everything, fewer ids than threads, more ids than tokens.
+# (B, T, V, C): no sequence, no token, one of everything, fewer ids than threads, more ids than tokens, more numbers
+# than the simd rung leaves to one thread.
 SHAPES = [(0, 3, 5, 4), (2, 0, 5, 4), (1, 1, 1, 1), (3, 7, 2, 5), (2, 5, 40, 17), (4, 9, 11, 16), (3, 8, 300, 33)]
+SHAPES += [(4, 67, 97, 65)]
 
 
 @embedding
@@ -64,6 +67,17 @@ def test_lookup_moves_bits_unchanged(function, make):
     case = make("embedding", B=2, T=9, V=7, C=21, positions=False)
     out = run(function, case, 2)["out"]
     np.testing.assert_array_equal(out, case.inputs["table"][case.inputs["tokens"]].reshape(18, 21))
+
+
+@embedding_backward
+@pytest.mark.parametrize("C", [1, 7, 16, 37])
+def test_backward_has_the_bits_of_naive(function, threads, make, C):
+    """Catches sums of rows in another order: no rung may have a reason for other bits than naive's."""
+    case = make("embedding_backward", B=4, T=33, V=11, C=C, start=2, accumulate=True)
+    naive = run(registry.function("embedding_backward", "naive"), case)
+    result = run(function, case, threads)
+    for name in ("dtable", "dpositions"):
+        assert result[name].tobytes() == naive[name].tobytes()
 
 
 @embedding

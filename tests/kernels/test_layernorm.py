@@ -1,13 +1,17 @@
-"""csrc/layernorm.pyx: sums over rows in chunks of ROWS = 32, their second sum in tiles of LINE = 16 columns."""
+"""csrc/layernorm.pyx: sums over rows in chunks of ROWS = 32, their second sum in tiles of LINE = 16 columns.
+
+A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns. Its second sum has tiles of 64.
+"""
 
 import numpy as np
 import pytest
 
+from tinygpt.kernels import registry
 from tinygpt.testing import check, layernorm_case
 
 ROWS, LINE = 32, 16
 FLAGS = (False, True)
-WIDTHS = [1, 2, 7, LINE - 1, LINE, LINE + 1, 2 * LINE + 5, 64, 100]
+WIDTHS = [1, 2, 7, LINE - 1, LINE, LINE + 1, 2 * LINE + 5, 47, 63, 64, 65, 100, 131]
 layernorm, layernorm_backward = pytest.mark.op("layernorm"), pytest.mark.op("layernorm_backward")
 
 
@@ -23,7 +27,7 @@ def test_equals_reference(function, threads, make, C, residual, bias):
 
 @layernorm_backward
 @pytest.mark.parametrize("R", [0, 1, 2, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 5])
-@pytest.mark.parametrize("C", [1, 7, LINE - 1, LINE, LINE + 1, 37])
+@pytest.mark.parametrize("C", [1, 7, LINE - 1, LINE, LINE + 1, 37, 64, 65, 131])
 def test_backward_equals_reference(function, threads, make, R, C):
     """Catches a partial chunk of rows that is lost or added twice, and zero rows leaving dweight unwritten."""
     check(function, make("layernorm_backward", R=R, C=C), threads)
@@ -63,6 +67,14 @@ def test_rows_of_any_size(function, threads, size):
 
 
 @layernorm
+def test_squares_do_not_overflow(function, rung, threads):
+    """Catches squares in float32, which are infinite from 2^64 on: the row would come out as zeros."""
+    if rung == registry.OWN:
+        pytest.skip("numpy squares in float32")
+    check(function, layernorm_case(3, 101, x=1e30 * np.random.default_rng(1).standard_normal((3, 101))), threads)
+
+
+@layernorm
 def test_outlier(function, threads):
     """Catches sums that lose the small elements beside one large one in ways that no order of summation explains."""
     x = np.random.default_rng(2).standard_normal((3, 100))
@@ -71,12 +83,61 @@ def test_outlier(function, threads):
 
 
 @layernorm
+@pytest.mark.parametrize("C", [47, 1000, 20_011])
+def test_mean_is_exact_but_for_its_rounding(function, rung, C):
+    """Catches a mean from a plain float sum, and a variance of equal elements that rounding makes negative."""
+    if rung == registry.OWN:
+        pytest.skip("numpy has a plain float sum")
+    values = (np.random.default_rng(3).uniform(1, 10, 32) * 10.0 ** (np.arange(32) % 16)).astype(np.float32)
+    x, weight, bias = np.repeat(values[:, None], C, axis=1), np.ones(C, np.float32), np.ones(C, np.float32)
+    out, (mean, rstd) = np.full_like(x, np.nan), np.full((2, 32), np.nan, np.float32)
+    function(x, None, weight, bias, out, None, mean, rstd, 1e-5, 1)
+    np.testing.assert_array_equal(mean, values)
+    np.testing.assert_array_equal(out, 1)
+
+
+@layernorm
+def test_every_column_counts_once(function):
+    """Catches a lane, a vector or a tail that the mean or the variance leaves out, or an empty lane that deviates."""
+    for C in range(1, 132):
+        x, out = np.eye(C, dtype=np.float32) * C, np.empty((C, C), np.float32)
+        mean, rstd = np.full((2, C), np.nan, np.float32)
+        function(x, None, np.ones(C, np.float32), None, out, None, mean, rstd, 1.0, 1)
+        np.testing.assert_allclose(mean, 1, rtol=2.0**-22)
+        np.testing.assert_allclose(rstd, C**-0.5, rtol=2.0**-20)  # C^2 / C - 1 is the variance, 1 is eps
+
+
+@layernorm
+def test_nan_stays_in_its_row(function, threads):
+    """Catches a variance that is set to zero where it is no number, and a NaN that reaches the next row."""
+    x = np.random.default_rng(4).standard_normal((3, 47)).astype(np.float32)
+    x[1, 46] = np.nan
+    out, (mean, rstd) = np.zeros_like(x), np.zeros((2, 3), np.float32)
+    function(x, None, np.ones(47, np.float32), None, out, None, mean, rstd, 1e-5, threads)
+    np.testing.assert_array_equal(np.isnan(out).all(axis=1), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(out).any(axis=1), [False, True, False])
+
+
+@layernorm_backward
+def test_backward_counts_every_column(function):
+    """Catches a lane, a vector or a tail that a sum along a row leaves out: one product at a time is not zero."""
+    for C in range(1, 132):
+        dy, x, dx = np.eye(C, dtype=np.float32) * C, np.ones((C, C), np.float32), np.full((C, C), np.nan, np.float32)
+        mean, rstd, weight = np.full(C, -1, np.float32), np.ones(C, np.float32), np.ones(C, np.float32)
+        dweight, dbias = np.full((2, C), np.nan, np.float32)
+        function(dy, x, weight, mean, rstd, None, dx, dweight, dbias, False, 1)
+        np.testing.assert_allclose(dx, dy - 1 - 2 * 2, rtol=2.0**-20)  # xhat is 2, and both means of C elements one sum
+        np.testing.assert_array_equal(dweight, 2 * C)
+        np.testing.assert_array_equal(dbias, C)
+
+
+@layernorm
 def test_misaligned(function, make):
     """Catches aligned vector loads and stores."""
-    check(function, make("layernorm", R=3, C=37, residual=True), 2, 4)
+    check(function, make("layernorm", R=3, C=101, residual=True), 2, 4)
 
 
 @layernorm_backward
 def test_backward_misaligned(function, make):
     """Catches aligned vector loads and stores."""
-    check(function, make("layernorm_backward", R=3, C=37, dtotal=True), 2, 4)
+    check(function, make("layernorm_backward", R=3, C=101, dtotal=True), 2, 4)

@@ -1,4 +1,4 @@
-"""csrc/matmul.pyx: register tile MR x NR = 4 x 8, blocks KC = 256 of the sum, tiles MC = 64 and NC = 512, LINE = 16."""
+"""csrc/matmul.pyx: register tile MR x NR = 4 x 8, blocks KC = 256 of the sum, tiles MC = 64 and NC = 512."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import pytest
 
 from tinygpt.testing import Case, check, run, shapes_around
 
-MR, NR, KC, MC, NC, LINE = 4, 8, 256, 64, 512, 16
+MR, NR, KC, MC, NC = 4, 8, 256, 64, 512
 FLAGS = (False, True)
-matmul, column_sum = pytest.mark.op("matmul"), pytest.mark.op("column_sum")
+matmul = pytest.mark.op("matmul")
 
 
 @matmul
@@ -101,18 +101,3 @@ def test_infinity_stays_in_its_row(function, make):
     others = np.arange(6) != 4
     assert (abs(out - case.wanted["out"]) <= case.bounds["out"])[others].all()
     np.testing.assert_array_equal(out[4], np.inf * np.sign(case.inputs["b"][2]))
-
-
-@column_sum
-@pytest.mark.parametrize("C", shapes_around(LINE))
-@pytest.mark.parametrize("accumulate", FLAGS)
-def test_column_sum(function, threads, make, C, accumulate):
-    """Catches a partial tile of columns, a total that is not reset, and zero rows leaving out unwritten."""
-    for R in (0, 1, 2, 13, 300):
-        check(function, make("column_sum", R=R, C=C, accumulate=accumulate), threads)
-
-
-@column_sum
-def test_column_sum_misaligned(function, make):
-    """Catches aligned vector loads."""
-    check(function, make("column_sum", R=5, C=37), 2, 4)

@@ -19,7 +19,7 @@ def test_equals_reference(function, threads, make, E, inverse):
         check(function, make("rope", B=B, T=T, H=H, E=E, inverse=inverse), threads)
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 2, 4), (2, 0, 2, 4), (1, 65, 1, 4), (3, 33, 2, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 3, 2, 4), (2, 0, 2, 4), (1, 65, 1, 4), (3, 33, 2, 4), (2, 67, 5, 16)], ids=str)
 def test_lengths(function, threads, make, shape):
     """Catches an angle that is taken by batch or head in place of the position, and a crash for nothing to do."""
     B, T, H, E = shape
@@ -31,7 +31,19 @@ def test_lengths(function, threads, make, shape):
 def test_in_place_and_in_a_fused_row(function, threads, make, in_place, fused):
     """Catches a second half that is computed from the first one's result, and writes to the heads beside its own."""
     for inverse in FLAGS:
-        check(function, make("rope", B=2, T=5, H=3, E=9, inverse=inverse, in_place=in_place, fused=fused), threads)
+        for E in (9, 16, 33):
+            check(function, make("rope", B=2, T=5, H=3, E=E, inverse=inverse, in_place=in_place, fused=fused), threads)
+
+
+def test_strides_of_x_and_out_may_differ(function, threads):
+    """Catches a head of out that is found with the stride of x: out lies as (B, H, T, 2E), as caches of keys do."""
+    case = rope_case(2, 5, 3, 9)
+    inputs, wanted = case.inputs, run(function, case)["out"]
+    x = inputs["x"].transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)
+    out = np.full((2, 3, 5, 18), np.nan, np.float32).transpose(0, 2, 1, 3)
+    for one, other in ((inputs["x"], out), (x, np.full_like(wanted, np.nan))):
+        function(one, other, inputs["cos"], inputs["sin"], False, threads)
+        np.testing.assert_array_equal(other, wanted)
 
 
 def test_position_zero_stays_as_it_is(function, threads):
@@ -50,6 +62,17 @@ def test_inverse_turns_back(function, threads):
     pair = np.hypot(*np.split(case.inputs["x"].astype(np.float64), 2, axis=3))
     room = 10 * 2.0**-24 * np.concatenate([pair, pair], axis=3)
     assert (abs(run(function, back, threads)["out"] - case.inputs["x"].astype(np.float64)) <= room).all()
+
+
+def test_nan_stays_in_its_pair(function):
+    """Catches lanes of a masked step that come from other pairs: a NaN at j belongs to j and j + E, of its own head."""
+    case = rope_case(1, 2, 2, 21)
+    for j in range(42):
+        x = case.inputs["x"].copy()
+        x[0, 1, 0, j] = np.nan
+        out = run(function, dataclasses.replace(case, inputs=case.inputs | {"x": x}))["out"]
+        assert np.flatnonzero(np.isnan(out[0, 1, 0])).tolist() == [j % 21, j % 21 + 21]
+        assert np.isnan(out).sum() == 2
 
 
 def test_misaligned(function, make):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tinygpt.kernels import registry
+from tests.kernels.conftest import every
+from tinygpt.kernels import isa, registry
 from tinygpt.kernels.spec import OPS
 from tinygpt.testing import make, run
 
@@ -35,7 +36,17 @@ SIZES = {
     "adamw": {"N": 40_009},
 }
 # The numpy rung and users' own promise nothing.
-RUNGS = [(op, rung) for op in OPS for rung in registry.rungs(op) if rung in registry.LADDER]
+RUNGS = [(op, rung) for op in OPS for rung in every(op) if rung.partition("-")[0] in registry.LADDER]
+
+
+@pytest.fixture
+def function(op, rung):
+    """The function of the op at the rung, and at the instruction set that the rung may name."""
+    rung, _, name = rung.partition("-")
+    before = isa.get()
+    isa.use(name or before)
+    yield registry.function(op, rung)
+    isa.use(before)
 
 
 def test_every_op_is_here():
@@ -44,10 +55,9 @@ def test_every_op_is_here():
 
 
 @pytest.mark.parametrize(("op", "rung"), RUNGS)
-def test_same_bits_for_any_number_of_threads(op, rung):
+def test_same_bits_for_any_number_of_threads(op, rung, function):
     """Catches a sum whose order depends on how threads divide it, and two threads that write one element."""
     case = make(op, **SIZES[op])
-    function = registry.function(op, rung)
     alone = run(function, case, 1)
     for n_threads in (2, 3, 7):
         together = run(function, case, n_threads)
@@ -58,9 +68,8 @@ def test_same_bits_for_any_number_of_threads(op, rung):
 
 
 @pytest.mark.parametrize(("op", "rung"), [(op, rung) for op, rung in RUNGS if rung != "naive"])
-def test_same_bits_again(op, rung):
+def test_same_bits_again(op, function):
     """Catches a result that depends on which thread was faster: the same call five times, more threads than cores."""
     case = make(op, **SIZES[op])
-    function = registry.function(op, rung)
     results = {tuple(np.asarray(x).tobytes() for x in run(function, case, 3).values()) for _ in range(5)}
     assert len(results) == 1

@@ -1,4 +1,7 @@
-"""csrc/softmax.pyx: blocks of BLOCK = 2048 columns under a running maximum."""
+"""csrc/softmax.pyx: blocks of BLOCK = 2048 columns under a running maximum, in simd of half as many.
+
+A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +9,8 @@ import pytest
 from tinygpt.testing import check, run, softmax_case
 
 BLOCK = 2048
-WIDTHS = [0, 1, 2, 7, 13, 15, 16, 17, 33, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]
+WIDTHS = [0, 1, 2, 7, 13, 15, 16, 17, 33, 47, 63, 64, 65, 127, BLOCK // 2 - 1, BLOCK // 2 + 1]
+WIDTHS += [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3]
 softmax, softmax_backward = pytest.mark.op("softmax"), pytest.mark.op("softmax_backward")
 
 
@@ -39,7 +43,7 @@ def test_masked_elements_get_nothing(function, threads):
 
 @softmax
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
-@pytest.mark.parametrize("largest", [100.0, 1e4, 3e38])
+@pytest.mark.parametrize("largest", [100.0, 1e4, 1e30, 3e38])
 def test_outliers_do_not_overflow(function, threads, largest):
     """Catches exp of something positive: from 89 on it is infinite."""
     x = np.random.default_rng(2).standard_normal((3, 2 * BLOCK + 1)).astype(np.float32)
@@ -49,9 +53,9 @@ def test_outliers_do_not_overflow(function, threads, largest):
 
 
 @softmax
-@pytest.mark.parametrize("C", [1, 3, 64, BLOCK + 1])
+@pytest.mark.parametrize("C", [1, 3, 15, 47, 64, BLOCK + 1])
 def test_equal_rows_are_uniform(function, threads, C):
-    """Catches a row's result that depends on its neighbours, and a maximum that starts at zero."""
+    """Catches a row's result that depends on its neighbours, and a maximum that starts at zero or in an empty lane."""
     out = check(function, softmax_case(5, C, np.full((5, C), -300.0)), threads)["out"]
     assert (out == out[0, 0]).all()
 
@@ -65,15 +69,51 @@ def test_maximum_renewed_in_every_block(function, threads):
 
 
 @softmax
-def test_misaligned(function, make):
+def test_maximum_anywhere(function):
+    """Catches a lane, a vector or a tail that the maximum leaves out: exp of the element that it missed is infinite."""
+    for C in (*range(1, 132), BLOCK // 2 + 70):
+        x = np.full((C, C), -1000, np.float32)
+        np.fill_diagonal(x, 1000)
+        out = np.full_like(x, np.nan)
+        function(x, out, 1)
+        np.testing.assert_array_equal(out, np.eye(C, dtype=np.float32))
+
+
+@softmax
+@pytest.mark.parametrize("C", [1, 47, 64, BLOCK + 5])
+def test_nan_stays_in_its_row(function, threads, C):
+    """Catches a maximum that swallows a NaN, and one that carries it into the next row."""
+    x = np.random.default_rng(3).standard_normal((3, C)).astype(np.float32)
+    for place in {0, C // 2, C - 1}:
+        x[1] = 0
+        x[1, place] = np.nan
+        out = np.zeros_like(x)
+        function(x, out, threads)
+        np.testing.assert_array_equal(np.isnan(out), [[row == 1] * C for row in range(3)])
+
+
+@softmax
+@pytest.mark.parametrize("C", [37, 2 * BLOCK + 37])
+def test_misaligned(function, make, C):
     """Catches aligned vector loads and stores."""
-    check(function, make("softmax", R=3, C=37), 2, 4)
+    check(function, make("softmax", R=3, C=C), 2, 4)
 
 
 @softmax_backward
-def test_backward_misaligned(function, make):
+@pytest.mark.parametrize("C", [37, 2 * BLOCK + 37])
+def test_backward_misaligned(function, make, C):
     """Catches aligned vector loads and stores."""
-    check(function, make("softmax_backward", R=3, C=37), 2, 4)
+    check(function, make("softmax_backward", R=3, C=C), 2, 4)
+
+
+@softmax_backward
+def test_backward_counts_every_product(function):
+    """Catches a lane, a vector, a tail or a block that the sum leaves out: one product at a time is not zero."""
+    for C in (*range(1, 132), BLOCK // 2 + 70):
+        y, dy = np.full((C, C), 0.5, np.float32), np.eye(C, dtype=np.float32)
+        dx = np.full_like(y, np.nan)
+        function(dy, y, dx, 1)
+        np.testing.assert_array_equal(dx, 0.5 * (dy - 0.5))
 
 
 @softmax_backward

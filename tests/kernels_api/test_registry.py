@@ -112,7 +112,7 @@ WRONG = [
     (lambda: kernels.use("fast"), "unknown rung 'fast'; there are naive, "),
     (lambda: kernels.use("naive", matmull="naive"), "unknown op 'matmull'; there are matmul, "),
     (lambda: kernels.use("naive", softmax="fast"), "unknown rung 'fast' for 'softmax'; there are naive, "),
-    (lambda: kernels.use("naive", precision="float16"), "'precision' must be one of float32, got 'float16'"),
+    (lambda: kernels.use("naive", precision="float16"), "'precision' must be one of float32, bfloat16, got 'float16'"),
     (lambda: kernels.use_text("naive,numpy"), "'naive,numpy' names two rungs for all ops: naive, numpy"),
     (lambda: kernels.use_text("naive,softmax="), "unknown rung '' for 'softmax'"),
     (lambda: kernels.use_text("naive,=numpy"), "unknown op ''"),
@@ -292,16 +292,3 @@ def test_the_name_numpy_belongs_to_the_package():
     with pytest.raises(ValueError, match=r"^\[kernels\] 'rung' must be a registered name of your own, got 'numpy'$"):
         kernels.unregister("numpy")
     assert registry.function("softmax", "numpy") is numpy_rung.softmax
-
-
-def test_precision_stays_unless_it_is_named(monkeypatch):
-    """Catches a change of rung that resets the precision, and a block that does not restore it."""
-    monkeypatch.setattr(registry, "PRECISIONS", ("float32", "other"))
-    monkeypatch.setattr(registry, "_precision", "float32")
-    with kernels.use(precision="other"):
-        with kernels.use("naive"):
-            assert registry._precision == "other"
-        with kernels.use(precision="float32"):
-            assert registry._precision == "float32"
-        assert registry._precision == "other"
-    assert registry._precision == "float32"

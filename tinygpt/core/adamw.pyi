@@ -38,5 +38,21 @@ def adamw_parallel(
     grad_scale: float,
     n_threads: int,
 ) -> None: ...
+def adamw_simd(
+    param: _Float32,
+    grad: _Float32,
+    m: _Float32,
+    v: _Float32,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    grad_scale: float,
+    n_threads: int,
+) -> None: ...
+def set_isa(name: str) -> None: ...
 def squared_norm_naive(x: _Float32, n_threads: int) -> float: ...
 def squared_norm_parallel(x: _Float32, n_threads: int) -> float: ...
+def squared_norm_simd(x: _Float32, n_threads: int) -> float: ...

@@ -49,6 +49,19 @@ def attention_backward_parallel(
     scale: float,
     n_threads: int,
 ) -> None: ...
+def attention_backward_simd(
+    dout: _Float32,
+    q: _Float32,
+    k: _Float32,
+    v: _Float32,
+    out: _Float32,
+    lse: _Float32,
+    dq: _Float32,
+    dk: _Float32,
+    dv: _Float32,
+    scale: float,
+    n_threads: int,
+) -> None: ...
 def attention_blocked(
     q: _Float32,
     k: _Float32,
@@ -79,3 +92,14 @@ def attention_parallel(
     scale: float,
     n_threads: int,
 ) -> None: ...
+def attention_simd(
+    q: _Float32,
+    k: _Float32,
+    v: _Float32,
+    out: _Float32,
+    lse: _Float32,
+    weights: _Float32 | None,
+    scale: float,
+    n_threads: int,
+) -> None: ...
+def set_isa(name: str) -> None: ...

@@ -31,9 +31,23 @@ def embedding_backward_parallel(
     accumulate_positions: bool,
     n_threads: int,
 ) -> None: ...
+def embedding_backward_simd(
+    dy: _Float32,
+    tokens: _Int32,
+    dtable: _Float32,
+    dpositions: _Float32 | None,
+    start: int,
+    accumulate: bool,
+    accumulate_positions: bool,
+    n_threads: int,
+) -> None: ...
 def embedding_naive(
     tokens: _Int32, table: _Float32, positions: _Float32 | None, start: int, out: _Float32, n_threads: int
 ) -> None: ...
 def embedding_parallel(
     tokens: _Int32, table: _Float32, positions: _Float32 | None, start: int, out: _Float32, n_threads: int
 ) -> None: ...
+def embedding_simd(
+    tokens: _Int32, table: _Float32, positions: _Float32 | None, start: int, out: _Float32, n_threads: int
+) -> None: ...
+def set_isa(name: str) -> None: ...

@@ -49,6 +49,19 @@ def layernorm_backward_parallel(
     accumulate: bool,
     n_threads: int,
 ) -> None: ...
+def layernorm_backward_simd(
+    dy: _Float32,
+    x: _Float32,
+    weight: _Float32,
+    mean: _Float32,
+    rstd: _Float32,
+    dtotal: _Float32 | None,
+    dx: _Float32,
+    dweight: _Float32,
+    dbias: _Float32 | None,
+    accumulate: bool,
+    n_threads: int,
+) -> None: ...
 def layernorm_naive(
     x: _Float32,
     residual: _Float32 | None,
@@ -73,3 +86,16 @@ def layernorm_parallel(
     eps: float,
     n_threads: int,
 ) -> None: ...
+def layernorm_simd(
+    x: _Float32,
+    residual: _Float32 | None,
+    weight: _Float32,
+    bias: _Float32 | None,
+    out: _Float32,
+    total: _Float32 | None,
+    mean: _Float32,
+    rstd: _Float32,
+    eps: float,
+    n_threads: int,
+) -> None: ...
+def set_isa(name: str) -> None: ...

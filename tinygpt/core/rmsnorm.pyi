@@ -43,6 +43,17 @@ def rmsnorm_backward_parallel(
     accumulate: bool,
     n_threads: int,
 ) -> None: ...
+def rmsnorm_backward_simd(
+    dy: _Float32,
+    x: _Float32,
+    weight: _Float32,
+    rstd: _Float32,
+    dtotal: _Float32 | None,
+    dx: _Float32,
+    dweight: _Float32,
+    accumulate: bool,
+    n_threads: int,
+) -> None: ...
 def rmsnorm_naive(
     x: _Float32,
     residual: _Float32 | None,
@@ -63,3 +74,14 @@ def rmsnorm_parallel(
     eps: float,
     n_threads: int,
 ) -> None: ...
+def rmsnorm_simd(
+    x: _Float32,
+    residual: _Float32 | None,
+    weight: _Float32,
+    out: _Float32,
+    total: _Float32 | None,
+    rstd: _Float32,
+    eps: float,
+    n_threads: int,
+) -> None: ...
+def set_isa(name: str) -> None: ...

@@ -18,14 +18,16 @@ from tinygpt.kernels.spec import OPS
 
 LADDER = ("naive", "parallel", "blocked", "simd")
 OWN = "numpy"  # what the package registers as a user would; not for users to change
-PRECISIONS = ("float32",)
+PRECISIONS = ("float32", "bfloat16")
 
 Function = Callable[..., Any]
 
 # rung -> op -> function
 _functions: dict[str, dict[str, Function]] = {}
+_rounding: dict[str, dict[str, Function]] = {}  # what serves in its place under precision="bfloat16"
 _chosen: dict[str, str] = {}  # op -> the rung that was asked for
 _precision = PRECISIONS[0]
+_wrap: Callable[[str, str, Function], Function] | None = None
 active = SimpleNamespace()
 
 
@@ -35,6 +37,8 @@ def _load() -> None:
     for module in modules:
         for rung, functions in module.RUNGS.items():
             _functions.setdefault(rung, {}).update(functions)
+        for rung, functions in getattr(module, "BFLOAT16", {}).items():
+            _rounding.setdefault(rung, {}).update(functions)
     isa.start([*modules, cpu])
 
 
@@ -79,6 +83,11 @@ def function(op: str, rung: str) -> Function:
     return _functions[resolve(op, rung)][op]
 
 
+def precision() -> str:
+    """The precision of the operands of products now."""
+    return _precision
+
+
 def selection() -> dict[str, str]:
     """The rung that serves each op now."""
     return {op: resolve(op, rung) for op, rung in _chosen.items()}
@@ -95,8 +104,8 @@ class Choice:
 
     def __exit__(self, *exc: object) -> None:
         global _precision
-        _apply(self._before)
         _precision = self._precision
+        _apply(self._before)
 
 
 def _check_rung(rung: str, op: str | None = None) -> str:
@@ -106,10 +115,34 @@ def _check_rung(rung: str, op: str | None = None) -> str:
     return rung
 
 
+def _check_precision(precision: str, chosen: Mapping[str, str]) -> None:
+    """Refuse bfloat16 where a product's rung cannot round its operands."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"[kernels] 'precision' must be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    able = [rung for rung, functions in _rounding.items() if "matmul" in functions]
+    if precision == "bfloat16" and resolve("matmul", chosen["matmul"]) not in able:
+        got = chosen["matmul"]
+        raise ValueError(
+            f"[kernels] 'precision' bfloat16 must go with rung {' or '.join(able)} for matmul, got '{got}'"
+        )
+
+
 def _apply(chosen: Mapping[str, str]) -> None:
     for op, rung in chosen.items():
         _chosen[op] = rung
-        setattr(active, op, function(op, rung))
+        serves = resolve(op, rung)
+        now = _rounding.get(serves, {}).get(op) if _precision == "bfloat16" else None
+        now = now or _functions[serves][op]
+        setattr(active, op, _wrap(op, serves, now) if _wrap else now)
+
+
+def watch(wrap: Callable[[str, str, Function], Function] | None) -> None:
+    """Put every function of `active` behind ``wrap(op, rung, function)``, also after a change of rung; None ends it."""
+    global _wrap
+    if wrap is not None and _wrap is not None:
+        raise RuntimeError("[kernels] are watched already: one watch cannot stand inside another")
+    _wrap = wrap
+    _apply(_chosen)
 
 
 def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: str) -> Choice:
@@ -118,10 +151,11 @@ def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: s
     Parameters
     ----------
     rung : str, optional
-        Rung for every op: ``naive``, ``parallel``, ``blocked``, ``numpy`` or a registered one. None leaves them as
-        they are. Where an op lacks the rung, the one below serves.
+        Rung for every op: ``naive``, ``parallel``, ``blocked``, ``simd``, ``numpy`` or a registered one. None leaves
+        them as they are. Where an op lacks the rung, the one below serves.
     precision : str, optional
-        Only ``float32`` so far. None leaves it as it is.
+        ``float32`` or ``bfloat16``: then the operands of products are rounded to bfloat16 while they are packed, and
+        sums, arrays and all other ops stay float32. None leaves it as it is.
     **per_op : str
         Op name to rung; an op's gradient follows it, as in ``use("blocked", softmax="naive")``.
 
@@ -133,11 +167,9 @@ def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: s
     Raises
     ------
     ValueError
-        Unknown rung, op or precision. Nothing is changed then.
+        Unknown rung, op or precision, or a rung that does not have the precision. Nothing is changed then.
     """
     global _precision
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"[kernels] 'precision' must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     chosen = dict.fromkeys(OPS, _check_rung(rung)) if rung is not None else {}
     for op, own in per_op.items():
         if op not in OPS:
@@ -145,9 +177,12 @@ def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: s
         chosen[op] = _check_rung(own, op)
         if f"{op}_backward" in OPS and f"{op}_backward" not in per_op:
             chosen[f"{op}_backward"] = own
+    if _chosen:  # not while the package starts
+        _check_precision(precision or _precision, _chosen | chosen)
     choice = Choice(dict(_chosen), _precision)
-    _apply(chosen)
+    changed = precision not in (None, _precision)
     _precision = precision or _precision
+    _apply(_chosen | chosen if changed else chosen)
     return choice
 
 

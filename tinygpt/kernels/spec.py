@@ -117,7 +117,6 @@ def _op(name: str, arguments: str, flops: Callable[[Dims], int]) -> Op:
 
 # Ops that share a file with another op; every other op lives in csrc/<op>.pyx.
 MODULES = {
-    "column_sum": "matmul",
     "gelu": "activation",
     "swiglu": "activation",
     "add": "activation",

@@ -1,0 +1,148 @@
+/* Element-wise kernels for csrc/activation.pyx, on n contiguous elements: a whole array or a row of it.
+
+   Each is a step on one vector, taken for all whole vectors and once more for the n % LANES elements that remain. These
+   go through the same instructions, so an element's result does not depend on where it stands. */
+#ifndef TINYGPT_ACTIVATION_KERNEL_H
+#define TINYGPT_ACTIVATION_KERNEL_H
+#include "scalar.h"
+#include "simd/isa.h"
+
+typedef unsigned long long Bits64; /* as a Python int arrives through Cython */
+
+typedef struct {
+    void (*gelu)(const float *x, float *out, ptrdiff_t n);
+    void (*gelu_backward)(const float *dy, const float *x, float *dx, ptrdiff_t n);
+    void (*swiglu)(const float *x, float *out, ptrdiff_t F);
+    void (*swiglu_backward)(const float *dy, const float *x, float *dx, ptrdiff_t F);
+    void (*add)(const float *a, const float *b, float *out, ptrdiff_t n);
+    void (*dropout)(const float *x, const float *residual, float *out, ptrdiff_t n, Bits64 row, Bits64 limit,
+                    float scale);
+} ActivationKernels;
+
+/* What SplitMix64 makes of its state: each bit of z reaches all bits of the result, no two z share a result. */
+TEMPLATE Bits64 mix(Bits64 z) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    return z ^ (z >> 31);
+}
+
+#define STREAM_STEP 0x9E3779B97F4A7C15ULL /* 2^64 over the golden ratio, made odd */
+
+/* Number n of the stream that starts at seed. */
+TEMPLATE Bits64 draw(Bits64 seed, Bits64 n) { return mix(seed + (n + 1) * STREAM_STEP); }
+
+#define DRAWS 64 /* at a time: 4 vectors of 16, in 256 bytes of the stack */
+
+#define SIMD_KERNEL "simd/activation_kernel.h"
+#include "simd/foreach_isa.h"
+
+/* The kernels for an instruction set, NULL if there are none of that name. */
+static const ActivationKernels *activation_kernels(const char *isa) { return TABLE_FOR(activation_table, isa); }
+
+#else
+#include "simd/math.h"
+
+TEMPLATE void FOR_ISA(gelu_step)(const float *x, float *out, int n) {
+    FOR_ISA(store_lanes)(out, FOR_ISA(gelu)(FOR_ISA(load_lanes)(x, n)), n);
+}
+
+static void FOR_ISA(gelu_all)(const float *x, float *out, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES) FOR_ISA(gelu_step)(x + i, out + i, LANES);
+    if (i < n) FOR_ISA(gelu_step)(x + i, out + i, (int)(n - i));
+}
+
+TEMPLATE void FOR_ISA(gelu_backward_step)(const float *dy, const float *x, float *dx, int n) {
+    FOR_ISA(store_lanes)(dx, vmul(FOR_ISA(load_lanes)(dy, n), FOR_ISA(gelu_slope)(FOR_ISA(load_lanes)(x, n))), n);
+}
+
+static void FOR_ISA(gelu_backward)(const float *dy, const float *x, float *dx, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES) FOR_ISA(gelu_backward_step)(dy + i, x + i, dx + i, LANES);
+    if (i < n) FOR_ISA(gelu_backward_step)(dy + i, x + i, dx + i, (int)(n - i));
+}
+
+/* Asks for the same two places of the next row, 2F further on. Gates and up are streams that break off after F
+   elements; the processor finds each anew, and only once it has started. After the last row the hint has no effect. */
+TEMPLATE void FOR_ISA(ahead)(const float *x, ptrdiff_t F) {
+    __builtin_prefetch(x + 2 * F);
+    __builtin_prefetch(x + 3 * F);
+}
+
+TEMPLATE void FOR_ISA(swiglu_step)(const float *x, float *out, ptrdiff_t F, int n) {
+    vec g = FOR_ISA(load_lanes)(x, n), h = FOR_ISA(load_lanes)(x + F, n);
+    FOR_ISA(ahead)(x, F);
+    FOR_ISA(store_lanes)(out, vmul(vmul(g, FOR_ISA(sigmoid)(g)), h), n);
+}
+
+/* One row: x holds F gates, then F numbers of up. */
+static void FOR_ISA(swiglu)(const float *x, float *out, ptrdiff_t F) {
+    ptrdiff_t f = 0;
+    for (; f + LANES <= F; f += LANES) FOR_ISA(swiglu_step)(x + f, out + f, F, LANES);
+    if (f < F) FOR_ISA(swiglu_step)(x + f, out + f, F, (int)(F - f));
+}
+
+/* dg = dy h s (1 + g (1 - s)), dh = dy g s. */
+TEMPLATE void FOR_ISA(swiglu_backward_step)(const float *dy, const float *x, float *dx, ptrdiff_t F, int n) {
+    const vec one = vset(1.0f);
+    vec d = FOR_ISA(load_lanes)(dy, n), g = FOR_ISA(load_lanes)(x, n), h = FOR_ISA(load_lanes)(x + F, n);
+    vec s = FOR_ISA(sigmoid)(g);
+    FOR_ISA(ahead)(x, F);
+    FOR_ISA(store_lanes)(dx, vmul(vmul(vmul(d, h), s), vfma(g, vsub(one, s), one)), n);
+    FOR_ISA(store_lanes)(dx + F, vmul(vmul(d, g), s), n);
+}
+
+static void FOR_ISA(swiglu_backward)(const float *dy, const float *x, float *dx, ptrdiff_t F) {
+    ptrdiff_t f = 0;
+    for (; f + LANES <= F; f += LANES) FOR_ISA(swiglu_backward_step)(dy + f, x + f, dx + f, F, LANES);
+    if (f < F) FOR_ISA(swiglu_backward_step)(dy + f, x + f, dx + f, F, (int)(F - f));
+}
+
+TEMPLATE void FOR_ISA(add_step)(const float *a, const float *b, float *out, int n) {
+    FOR_ISA(store_lanes)(out, vadd(FOR_ISA(load_lanes)(a, n), FOR_ISA(load_lanes)(b, n)), n);
+}
+
+static void FOR_ISA(add)(const float *a, const float *b, float *out, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES) FOR_ISA(add_step)(a + i, b + i, out + i, LANES);
+    if (i < n) FOR_ISA(add_step)(a + i, b + i, out + i, (int)(n - i));
+}
+
+/* dropped[k] = 1 where number k after `state` is below the limit, else 0, for k < n. Integers alone and no branch: the
+   compiler makes vectors of it. Both sides are below 2^33, so a difference below zero shows in its uppermost bit. */
+TEMPLATE void FOR_ISA(draws)(Bits64 state, Bits64 limit, float *dropped, int n) {
+    for (int k = 0; k < n; k++) {
+        state += STREAM_STEP;
+        dropped[k] = (float)(int32_t)(((mix(state) >> 32) - limit) >> 63);
+    }
+}
+
+/* A dropped element is 0 whatever x is: it is chosen, not multiplied by. */
+TEMPLATE void FOR_ISA(dropout_step)(const float *x, const float *dropped, const float *residual, float *out, vec scale,
+                                    int n) {
+    vec value = vmul(FOR_ISA(load_lanes)(x, n), scale);
+    value = vwhere_less(vset(0.5f), FOR_ISA(load_lanes)(dropped, n), vset(0.0f), value);
+    FOR_ISA(store_lanes)(out, residual ? vadd(FOR_ISA(load_lanes)(residual, n), value) : value, n);
+}
+
+/* One row, with the stream of numbers that starts at `row`. residual may be NULL. */
+static void FOR_ISA(dropout)(const float *x, const float *residual, float *out, ptrdiff_t n, Bits64 row, Bits64 limit,
+                             float scale) {
+    float dropped[DRAWS];
+    const vec scales = vset(scale);
+    for (; n > 0; n -= DRAWS, x += DRAWS, out += DRAWS, row += DRAWS * STREAM_STEP) {
+        const int m = n < DRAWS ? (int)n : DRAWS;
+        int j = 0;
+        if (m == DRAWS) FOR_ISA(draws)(row, limit, dropped, DRAWS);
+        else FOR_ISA(draws)(row, limit, dropped, m);
+        for (; j + LANES <= m; j += LANES)
+            FOR_ISA(dropout_step)(x + j, dropped + j, residual ? residual + j : NULL, out + j, scales, LANES);
+        if (j < m) FOR_ISA(dropout_step)(x + j, dropped + j, residual ? residual + j : NULL, out + j, scales, m - j);
+        if (residual) residual += DRAWS;
+    }
+}
+
+static const ActivationKernels FOR_ISA(activation_table) = {
+    FOR_ISA(gelu_all), FOR_ISA(gelu_backward), FOR_ISA(swiglu), FOR_ISA(swiglu_backward), FOR_ISA(add),
+    FOR_ISA(dropout)};
+#endif

@@ -1,0 +1,108 @@
+/* The loss of rows of logits and its gradient, for csrc/cross_entropy.pyx.
+
+   Sums and maxima run in four vectors, because an addition waits for the one before it; they are joined in a fixed
+   order at the end of a block, and blocks are added as doubles. */
+#ifndef TINYGPT_CROSS_ENTROPY_KERNEL_H
+#define TINYGPT_CROSS_ENTROPY_KERNEL_H
+#include <float.h>
+#include "scalar.h"
+
+#define LOSS_BLOCK 1024 /* columns: 4 KB of logits, and the 4 KB that come next, in L1 */
+
+typedef struct {
+    void (*loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, float *losses, float *lse);
+    void (*gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, const float *lse,
+                     float *dlogits, float scale);
+} CrossEntropyKernels;
+
+static const float LOSS_LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+#define SIMD_KERNEL "simd/cross_entropy_kernel.h"
+#include "simd/foreach_isa.h"
+
+/* The kernels for an instruction set, NULL if there are none of that name. */
+static const CrossEntropyKernels *cross_entropy_kernels(const char *isa) {
+    return TABLE_FOR(cross_entropy_table, isa);
+}
+
+#else
+#include "simd/math.h"
+
+/* The first n of LANES floats at p, n >= 1, and `fill` in the lanes that are not there. */
+TEMPLATE vec FOR_ISA(load_or)(const float *p, ptrdiff_t n, vec fill) {
+    if (n >= LANES) return vload(p);
+    return vwhere_less(vload(LOSS_LANES), vset((float)n), vload_part(p, (int)n), fill);
+}
+
+/* The largest of n columns and `top`. A NaN is passed over: it comes back as its own exponential. */
+TEMPLATE float FOR_ISA(top_of)(const float *x, ptrdiff_t n, float top) {
+    const vec known = vset(top);
+    vec most[4] = {known, known, known, known};
+    ptrdiff_t c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4; i++) most[i] = vmax(vload(x + c + i * LANES), most[i]);
+    }
+    for (; c < n; c += LANES) most[0] = vmax(FOR_ISA(load_or)(x + c, n - c, known), most[0]);
+    return vlargest(vmax(vmax(most[0], most[2]), vmax(most[1], most[3])));
+}
+
+/* The sum of exp(x - top) over n columns. A lane that is not there is exp(-infinity) = 0. Meanwhile memory has nothing
+   to do, so the next block is asked for, line by line; to ask for what is past the end of x does no harm. */
+TEMPLATE float FOR_ISA(powers)(const float *x, ptrdiff_t n, float top) {
+    const vec off = vset(top), none = vset(-INFINITY);
+    vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
+    ptrdiff_t c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4 * LANES; i += 16) __builtin_prefetch(x + c + LOSS_BLOCK + i);
+        UNROLL for (int i = 0; i < 4; i++) {
+            sum[i] = vadd(sum[i], FOR_ISA(exp)(vsub(vload(x + c + i * LANES), off)));
+        }
+    }
+    for (; c < n; c += LANES)
+        sum[0] = vadd(sum[0], FOR_ISA(exp)(vsub(FOR_ISA(load_or)(x + c, n - c, none), off)));
+    return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3])));
+}
+
+/* One read of a row from memory: each block gives its maximum, then its exponentials while it is in L1. As in the
+   blocked rung -FLT_MAX stands for "nothing seen". */
+static void FOR_ISA(loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, float *losses,
+                          float *lse) {
+    for (ptrdiff_t r = 0; r < rows; r++, logits += columns) {
+        float top = -FLT_MAX;
+        double total = 0;
+        for (ptrdiff_t c = 0; c < columns; c += LOSS_BLOCK) {
+            const ptrdiff_t n = columns - c < LOSS_BLOCK ? columns - c : LOSS_BLOCK;
+            const float before = top;
+            top = FOR_ISA(top_of)(logits + c, n, top);
+            if (total != 0 && top != before) total *= exp((double)before - top); /* the sum under the new maximum */
+            total += FOR_ISA(powers)(logits + c, n, top);
+        }
+        total = top + log(total);
+        lse[r] = (float)total;
+        losses[r] = targets[r] < 0 ? 0.0f : (float)(total - logits[targets[r]]);
+    }
+}
+
+/* dlogits = exp(logits - lse) scale, then `scale` less for the target. */
+static void FOR_ISA(gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets,
+                              const float *lse, float *dlogits, float scale) {
+    const vec by = vset(scale);
+    for (ptrdiff_t r = 0; r < rows; r++, logits += columns, dlogits += columns) {
+        const vec off = vset(lse[r]);
+        ptrdiff_t c = 0;
+        if (targets[r] < 0) {
+            memset(dlogits, 0, columns * sizeof(float));
+            continue;
+        }
+        for (; c + LANES <= columns; c += LANES)
+            vstore(dlogits + c, vmul(FOR_ISA(exp)(vsub(vload(logits + c), off)), by));
+        if (c < columns) {
+            const int n = (int)(columns - c);
+            vstore_part(dlogits + c, vmul(FOR_ISA(exp)(vsub(vload_part(logits + c, n), off)), by), n);
+        }
+        dlogits[targets[r]] -= scale;
+    }
+}
+
+static const CrossEntropyKernels FOR_ISA(cross_entropy_table) = {FOR_ISA(loss), FOR_ISA(gradient)};
+#endif

@@ -1,0 +1,199 @@
+/* Rows that are normalised and their gradient, for csrc/layernorm.pyx.
+
+   A row goes through in sweeps of four vectors at a time: an addition waits for the one before it, so every sum runs in
+   four vectors, which are joined in a fixed order at the end. After the first sweep the row is in L1.
+   Rejected: four rows side by side with one vector each. They share the loads of weight and bias, which helps in cache,
+   but from memory they are up to 16 streams, more than the processor fetches ahead of. */
+#ifndef TINYGPT_LAYERNORM_KERNEL_H
+#define TINYGPT_LAYERNORM_KERNEL_H
+#include "scalar.h"
+#include "scratch.h"
+
+#define LAYERNORM_TILE 64 /* columns of the sum over chunks: 4 cache lines */
+
+typedef struct { /* arguments of the forward pass; NULL for an array that is not there */
+    ptrdiff_t columns;
+    const float *x, *residual, *weight, *bias;
+    float *out, *total, *mean, *rstd;
+    float eps;
+} Layernorm;
+
+typedef struct { /* arguments of the gradient */
+    ptrdiff_t columns;
+    const float *dy, *x, *weight, *mean, *rstd, *dtotal;
+    float *dx;
+} LayernormGradient;
+
+typedef struct {
+    void (*rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last);
+    void (*gradient)(const LayernormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part);
+    void (*add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width, int accumulate);
+} LayernormKernels;
+
+static const float LAYERNORM_LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* `step` for the columns c of a row of C: m vectors of n lanes each, known to the compiler but for the last n. */
+#define LAYERNORM_SWEEP(step)                           \
+    do {                                                \
+        ptrdiff_t c = 0;                                \
+        for (; c + 4 * LANES <= C; c += 4 * LANES) {    \
+            const int m = 4, n = LANES;                 \
+            step;                                       \
+        }                                               \
+        for (; c + LANES <= C; c += LANES) {            \
+            const int m = 1, n = LANES;                 \
+            step;                                       \
+        }                                               \
+        if (c < C) {                                    \
+            const int m = 1, n = (int)(C - c);          \
+            step;                                       \
+        }                                               \
+    } while (0)
+
+#define SIMD_KERNEL "simd/layernorm_kernel.h"
+#include "simd/foreach_isa.h"
+
+/* The kernels for an instruction set, NULL if there are none of that name. */
+static const LayernormKernels *layernorm_kernels(const char *isa) { return TABLE_FOR(layernorm_table, isa); }
+
+#else
+#include "simd/math.h"
+
+TEMPLATE float FOR_ISA(join)(const vec *sum) { return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3]))); }
+
+/* total = x + residual, and its sum; without a residual x is the total. */
+TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *residual, float *total, vec *sum) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec z = FOR_ISA(load_lanes)(x + i * LANES, n);
+        if (residual) {
+            z = vadd(z, FOR_ISA(load_lanes)(residual + i * LANES, n));
+            FOR_ISA(store_lanes)(total + i * LANES, z, n);
+        }
+        sum[i] = vadd(sum[i], z);
+    }
+}
+
+/* Deviations from a first mean: their sum, and the sum of their squares in doubles, which no square overflows. A lane
+   that is not there does not deviate. */
+TEMPLATE void FOR_ISA(deviate)(const int m, int n, const float *z, vec mean, vec *sum, dvec *squares) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec d = vsub(FOR_ISA(load_lanes)(z + i * LANES, n), mean);
+        if (n < LANES) d = vwhere_less(vload(LAYERNORM_LANES), vset((float)n), d, vset(0.0f));
+        sum[i] = vadd(sum[i], d);
+        squares[i] = dfma(dlow(d), dlow(d), squares[i]);
+        squares[i] = dfma(dhigh(d), dhigh(d), squares[i]);
+    }
+}
+
+TEMPLATE void FOR_ISA(normalise)(const int m, int n, const float *z, vec mean, vec rstd, const float *weight,
+                                 const float *bias, float *out) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec xhat = vmul(vsub(FOR_ISA(load_lanes)(z + i * LANES, n), mean), rstd);
+        vec y = vmul(xhat, FOR_ISA(load_lanes)(weight + i * LANES, n));
+        if (bias) y = vadd(y, FOR_ISA(load_lanes)(bias + i * LANES, n));
+        FOR_ISA(store_lanes)(out + i * LANES, y, n);
+    }
+}
+
+/* The first mean is off by what a float sum of C terms loses. The deviations from it are small, so that their own mean
+   is nearly exact: it corrects the mean, and its square the variance (Chan, Golub and LeVeque, 1983, eq. (1.7)). */
+static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t C = a->columns;
+    for (ptrdiff_t r = first; r < last; r++) {
+        const float *x = a->x + r * C, *residual = a->residual ? a->residual + r * C : NULL, *z = x;
+        float *total = a->residual ? a->total + r * C : NULL, *out = a->out + r * C;
+        const vec zero = vset(0.0f);
+        vec sum[4] = {zero, zero, zero, zero}, off[4] = {zero, zero, zero, zero};
+        dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
+        if (residual) {
+            LAYERNORM_SWEEP(FOR_ISA(add_up)(m, n, x + c, residual + c, total + c, sum));
+            z = total;
+        } else LAYERNORM_SWEEP(FOR_ISA(add_up)(m, n, x + c, NULL, NULL, sum));
+        const float mean = FOR_ISA(join)(sum) / (float)C;
+        LAYERNORM_SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
+        const double shift = (double)FOR_ISA(join)(off) / (double)C;
+        const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
+        /* Equal elements deviate by rounding errors alone; the difference may then fall below zero. */
+        const double variance = square < shift * shift ? 0 : square - shift * shift;
+        a->mean[r] = (float)(mean + shift);
+        a->rstd[r] = (float)(1 / sqrt(variance + a->eps));
+        const vec middle = vset(a->mean[r]), rstd = vset(a->rstd[r]);
+        const float *weight = a->weight, *bias = a->bias;
+        if (bias) LAYERNORM_SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, bias + c, out + c));
+        else LAYERNORM_SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, NULL, out + c));
+    }
+}
+
+/* The sums of g = dy weight and of g xhat. Where a lane is not there dy, and so g, is 0. */
+TEMPLATE void FOR_ISA(sum_gradient)(const int m, int n, const float *dy, const float *x, const float *weight, vec mean,
+                                    vec rstd, vec *sum_g, vec *sum_g_xhat) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec g = vmul(FOR_ISA(load_lanes)(dy + i * LANES, n), FOR_ISA(load_lanes)(weight + i * LANES, n));
+        vec xhat = vmul(vsub(FOR_ISA(load_lanes)(x + i * LANES, n), mean), rstd);
+        sum_g[i] = vadd(sum_g[i], g);
+        sum_g_xhat[i] = vfma(g, xhat, sum_g_xhat[i]);
+    }
+}
+
+typedef struct { /* what a row has in every lane */
+    vec mean, rstd, mean_g, mean_g_xhat;
+} FOR_ISA(Row);
+
+/* dx, and what the row adds to dweight (scaled) and dbias (shifted). */
+TEMPLATE void FOR_ISA(write_gradient)(const int m, int n, const float *dy, const float *x, const float *weight,
+                                      const float *dtotal, const FOR_ISA(Row) * row, float *dx, float *scaled,
+                                      float *shifted) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec d = FOR_ISA(load_lanes)(dy + i * LANES, n), g = vmul(d, FOR_ISA(load_lanes)(weight + i * LANES, n));
+        vec xhat = vmul(vsub(FOR_ISA(load_lanes)(x + i * LANES, n), row->mean), row->rstd);
+        vec left = vsub(vsub(g, row->mean_g), vmul(xhat, row->mean_g_xhat));
+        vec result = vmul(row->rstd, left);
+        if (dtotal) result = vadd(result, FOR_ISA(load_lanes)(dtotal + i * LANES, n));
+        FOR_ISA(store_lanes)(dx + i * LANES, result, n);
+        FOR_ISA(store_lanes)(scaled + i * LANES, vfma(d, xhat, FOR_ISA(load_lanes)(scaled + i * LANES, n)), n);
+        FOR_ISA(store_lanes)(shifted + i * LANES, vadd(d, FOR_ISA(load_lanes)(shifted + i * LANES, n)), n);
+    }
+}
+
+/* Rows first to last: dx, and in part (2, C) what they add to dweight and dbias, row after row. */
+static void FOR_ISA(gradient)(const LayernormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part) {
+    const ptrdiff_t C = a->columns;
+    const float *weight = a->weight;
+    memset(part, 0, 2 * C * sizeof(float));
+    for (ptrdiff_t r = first; r < last; r++) {
+        const float *dy = a->dy + r * C, *x = a->x + r * C, *dtotal = a->dtotal ? a->dtotal + r * C : NULL;
+        float *dx = a->dx + r * C;
+        const vec zero = vset(0.0f), mean = vset(a->mean[r]), rstd = vset(a->rstd[r]);
+        vec g[4] = {zero, zero, zero, zero}, g_xhat[4] = {zero, zero, zero, zero};
+        LAYERNORM_SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, mean, rstd, g, g_xhat));
+        const float mean_g = FOR_ISA(join)(g) / (float)C, mean_g_xhat = FOR_ISA(join)(g_xhat) / (float)C;
+        const FOR_ISA(Row) row = {mean, rstd, vset(mean_g), vset(mean_g_xhat)};
+        if (dtotal)
+            LAYERNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, dtotal + c, &row, dx + c, part + c,
+                                                    part + C + c));
+        else
+            LAYERNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, NULL, &row, dx + c, part + c,
+                                                    part + C + c));
+    }
+}
+
+/* out[:width] = sum over the chunks k, in order, of part[k * stride:][:width], in doubles. */
+static void FOR_ISA(add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width,
+                                int accumulate) {
+    for (int c = 0; c < width; c += LANES) {
+        const int n = width - c < LANES ? width - c : LANES;
+        dvec low = dset(0.0), high = dset(0.0);
+        double total[LANES];
+        for (ptrdiff_t k = 0; k < chunks; k++) {
+            vec x = FOR_ISA(load_lanes)(part + k * stride + c, n);
+            low = dadd(low, dlow(x));
+            high = dadd(high, dhigh(x));
+        }
+        memcpy(total, &low, sizeof low);
+        memcpy(total + LANES / 2, &high, sizeof high);
+        for (int i = 0; i < n; i++) out[c + i] = (float)(accumulate ? out[c + i] + total[i] : total[i]);
+    }
+}
+
+static const LayernormKernels FOR_ISA(layernorm_table) = {FOR_ISA(rows), FOR_ISA(gradient), FOR_ISA(add_chunks)};
+#endif

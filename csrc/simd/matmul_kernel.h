@@ -1,0 +1,147 @@
+/* The inner kernels of the product, for csrc/matmul.pyx: a register tile, packing, dot products, and what comes after.
+
+   A panel is (k, width) floats: step p of the sum is a row of `width` lanes, so that the tile reads it with stride one.
+   Columns of b come in panels of NR = NV LANES, padded with zeros to whole vectors; rows of a in panels of MR. */
+#ifndef TINYGPT_MATMUL_KERNEL_H
+#define TINYGPT_MATMUL_KERNEL_H
+#include "scalar.h"
+
+#define DOT_ROWS 4    /* 4 x 4 sums, 4 vectors of b and one of a are 21 registers; with 16, rows of sums are spilled */
+#define DOT_COLUMNS 4 /* four streams of b at a time: one sum would wait 4 cycles for itself */
+
+/* Kernels that round their operands (matmul_bf16_kernel.h) have a table of the same form: `rounds` says that operands
+   must be packed even where they could be read in place, `pair` how many steps of the sum lie in a word of a panel. */
+typedef struct {
+    int mr, nr, lanes, rounds, pair;
+    void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *panel);
+    void (*pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel);
+    void (*tile)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b,
+                 ptrdiff_t b_step, float *c, ptrdiff_t c_row, int add);
+    void (*dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_column,
+                 float *c, ptrdiff_t c_row, int add);
+    void (*finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row, const float *bias,
+                   int activation);
+} MatmulKernels;
+
+#define SIMD_KERNEL "simd/matmul_kernel.h"
+#include "simd/foreach_isa.h"
+
+/* The kernels for an instruction set, NULL if there are none of that name. */
+static const MatmulKernels *matmul_kernels(const char *isa) { return TABLE_FOR(matmul_table, isa); }
+
+#elif defined(ISA)
+#include "simd/math.h"
+#include "simd/tile.h"
+
+/* panel[p, r] = x[r * across + p * along], r < n <= width. One of the strides is 1: rows along r are copied, rows along p
+   are turned in squares of LANES x LANES registers. Lanes from n to the next whole vector are zero, as far as the width
+   goes. */
+static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width,
+                          float *panel) {
+    for (int r = 0; r < n; r += LANES) {
+        const int part = n - r < LANES ? n - r : LANES, room = width - r < LANES ? width - r : LANES;
+        const float *from = x + r * across;
+        float *to = panel + r;
+        ptrdiff_t p = 0;
+        if (across == 1) {
+            for (; p < k; p++, from += along, to += width) {
+                vec y = part == LANES ? vload(from) : vload_part(from, part);
+                if (room == LANES) vstore(to, y);
+                else vstore_part(to, y, room);
+            }
+            continue;
+        }
+        for (; p + LANES <= k; p += LANES) {
+            vec y[LANES];
+            UNROLL for (int i = 0; i < LANES; i++) y[i] = i < part ? vload(from + i * across + p) : vset(0.0f);
+            vtranspose(y);
+            UNROLL for (int i = 0; i < LANES; i++) {
+                if (room == LANES) vstore(to + (p + i) * width, y[i]);
+                else vstore_part(to + (p + i) * width, y[i], room);
+            }
+        }
+        for (; p < k; p++)
+            for (int i = 0; i < room; i++) to[p * width + i] = i < part ? from[i * across + p * along] : 0.0f;
+    }
+}
+
+/* Panels of MR rows one after the other: panel[q][p, i] = a[p * step + q * MR + i] for all m rows. They are the rows of
+   a that are not contiguous, because a is read as its transpose; what is contiguous is read in that order. */
+static void FOR_ISA(pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel) {
+    for (ptrdiff_t p = 0; p < k; p++, a += step, panel += MR) {
+        int i = 0;
+        for (; i + MR <= m; i += MR) memcpy(panel + i * k, a + i, MR * sizeof(float));
+        for (int rest = i; rest < m; rest++) panel[i * k + rest - i] = a[rest];
+    }
+}
+
+/* c[i, j] = a[i, :] . b[:, j] for m rows of a and n columns of b, both contiguous along the sum. LANES partial sums for
+   each, added in the order of vsum: what b's columns cost is to read them once. */
+TEMPLATE void FOR_ISA(dots_of)(const int m, const int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b,
+                               ptrdiff_t b_column, float *c, ptrdiff_t c_row, int add) {
+    vec sum[DOT_ROWS][DOT_COLUMNS], x, y[DOT_COLUMNS];
+    ptrdiff_t p = 0;
+    UNROLL for (int i = 0; i < m; i++) {
+        UNROLL for (int j = 0; j < n; j++) sum[i][j] = vset(0.0f);
+    }
+    for (; p + LANES <= k; p += LANES) {
+        UNROLL for (int j = 0; j < n; j++) y[j] = vload(b + j * b_column + p);
+        UNROLL for (int i = 0; i < m; i++) {
+            x = vload(a + i * a_row + p);
+            UNROLL for (int j = 0; j < n; j++) sum[i][j] = vfma(x, y[j], sum[i][j]);
+        }
+    }
+    if (p < k) {
+        const int rest = (int)(k - p);
+        UNROLL for (int j = 0; j < n; j++) y[j] = vload_part(b + j * b_column + p, rest);
+        UNROLL for (int i = 0; i < m; i++) {
+            x = vload_part(a + i * a_row + p, rest);
+            UNROLL for (int j = 0; j < n; j++) sum[i][j] = vfma(x, y[j], sum[i][j]);
+        }
+    }
+    UNROLL for (int i = 0; i < m; i++) {
+        UNROLL for (int j = 0; j < n; j++) {
+            float total = vsum(sum[i][j]);
+            c[i * c_row + j] = add ? c[i * c_row + j] + total : total;
+        }
+    }
+}
+
+#define DOTS(m)                                                                                                 \
+    case m:                                                                                                     \
+        for (j = 0; j + DOT_COLUMNS <= n; j += DOT_COLUMNS)                                                     \
+            FOR_ISA(dots_of)(m, DOT_COLUMNS, k, a, a_row, b + j * b_column, b_column, c + j, c_row, add);       \
+        for (; j < n; j++) FOR_ISA(dots_of)(m, 1, k, a, a_row, b + j * b_column, b_column, c + j, c_row, add);  \
+        break;
+
+/* The same for any m <= DOT_ROWS and any n. */
+static void FOR_ISA(dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b,
+                          ptrdiff_t b_column, float *c, ptrdiff_t c_row, int add) {
+    int j;
+    switch (m) { DOTS(1) DOTS(2) DOTS(3) DOTS(4) }
+}
+#undef DOTS
+
+/* c = activation(c + bias) + residual while the m x n elements are in L1; pre keeps what went into the activation. The
+   rows of c, pre and residual are `row` apart; pre, residual and bias may be NULL. */
+static void FOR_ISA(finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
+                            const float *bias, int activation) {
+    for (int i = 0; i < m; i++) {
+        for (int j = 0; j < n; j += LANES) {
+            const int part = n - j < LANES ? n - j : LANES;
+            const ptrdiff_t at = i * row + j;
+            vec x = part == LANES ? vload(c + at) : vload_part(c + at, part);
+            if (bias) x = vadd(x, part == LANES ? vload(bias + j) : vload_part(bias + j, part));
+            if (pre && part == LANES) vstore(pre + at, x);
+            else if (pre) vstore_part(pre + at, x, part);
+            if (activation == 1) x = FOR_ISA(gelu)(x);
+            if (residual) x = vadd(x, part == LANES ? vload(residual + at) : vload_part(residual + at, part));
+            if (part == LANES) vstore(c + at, x);
+            else vstore_part(c + at, x, part);
+        }
+    }
+}
+
+static const MatmulKernels FOR_ISA(matmul_table) = {
+    MR, NV * LANES, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), FOR_ISA(tile), FOR_ISA(dots), FOR_ISA(finish)};
+#endif

@@ -1,0 +1,156 @@
+/* Rows that are normalised by their root mean square and their gradient, for csrc/rmsnorm.pyx.
+
+   A row goes through in sweeps of four vectors at a time: an addition waits for the one before it, so every sum runs in
+   four vectors, which are joined in a fixed order at the end. After the first sweep the row is in L1. */
+#ifndef TINYGPT_RMSNORM_KERNEL_H
+#define TINYGPT_RMSNORM_KERNEL_H
+#include "scalar.h"
+#include "scratch.h"
+
+#define RMSNORM_TILE 64 /* columns of the sum over chunks: 4 cache lines */
+
+typedef struct { /* arguments of the forward pass; NULL for an array that is not there */
+    ptrdiff_t columns;
+    const float *x, *residual, *weight;
+    float *out, *total, *rstd;
+    float eps;
+} Rmsnorm;
+
+typedef struct { /* arguments of the gradient */
+    ptrdiff_t columns;
+    const float *dy, *x, *weight, *rstd, *dtotal;
+    float *dx;
+} RmsnormGradient;
+
+typedef struct {
+    void (*rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last);
+    void (*gradient)(const RmsnormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part);
+    void (*add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width, int accumulate);
+} RmsnormKernels;
+
+/* `step` for the columns c of a row of C: m vectors of n lanes each, known to the compiler but for the last n. */
+#define RMSNORM_SWEEP(step)                             \
+    do {                                                \
+        ptrdiff_t c = 0;                                \
+        for (; c + 4 * LANES <= C; c += 4 * LANES) {    \
+            const int m = 4, n = LANES;                 \
+            step;                                       \
+        }                                               \
+        for (; c + LANES <= C; c += LANES) {            \
+            const int m = 1, n = LANES;                 \
+            step;                                       \
+        }                                               \
+        if (c < C) {                                    \
+            const int m = 1, n = (int)(C - c);          \
+            step;                                       \
+        }                                               \
+    } while (0)
+
+#define SIMD_KERNEL "simd/rmsnorm_kernel.h"
+#include "simd/foreach_isa.h"
+
+/* The kernels for an instruction set, NULL if there are none of that name. */
+static const RmsnormKernels *rmsnorm_kernels(const char *isa) { return TABLE_FOR(rmsnorm_table, isa); }
+
+#else
+#include "simd/math.h"
+
+/* total = x + residual, and the sum of its squares in doubles, which no square overflows; without a residual x is the
+   total. */
+TEMPLATE void FOR_ISA(square)(const int m, int n, const float *x, const float *residual, float *total, dvec *squares) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec z = FOR_ISA(load_lanes)(x + i * LANES, n);
+        if (residual) {
+            z = vadd(z, FOR_ISA(load_lanes)(residual + i * LANES, n));
+            FOR_ISA(store_lanes)(total + i * LANES, z, n);
+        }
+        squares[i] = dfma(dlow(z), dlow(z), squares[i]);
+        squares[i] = dfma(dhigh(z), dhigh(z), squares[i]);
+    }
+}
+
+TEMPLATE void FOR_ISA(normalise)(const int m, int n, const float *z, vec rstd, const float *weight, float *out) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec xhat = vmul(FOR_ISA(load_lanes)(z + i * LANES, n), rstd);
+        FOR_ISA(store_lanes)(out + i * LANES, vmul(xhat, FOR_ISA(load_lanes)(weight + i * LANES, n)), n);
+    }
+}
+
+static void FOR_ISA(rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t C = a->columns;
+    for (ptrdiff_t r = first; r < last; r++) {
+        const float *x = a->x + r * C, *residual = a->residual ? a->residual + r * C : NULL, *z = x;
+        float *total = a->residual ? a->total + r * C : NULL, *out = a->out + r * C;
+        dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
+        if (residual) {
+            RMSNORM_SWEEP(FOR_ISA(square)(m, n, x + c, residual + c, total + c, squares));
+            z = total;
+        } else RMSNORM_SWEEP(FOR_ISA(square)(m, n, x + c, NULL, NULL, squares));
+        const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
+        a->rstd[r] = (float)(1 / sqrt(square + a->eps));
+        RMSNORM_SWEEP(FOR_ISA(normalise)(m, n, z + c, vset(a->rstd[r]), a->weight + c, out + c));
+    }
+}
+
+/* The sum of g xhat, g = dy weight. Where a lane is not there dy, and so g, is 0. */
+TEMPLATE void FOR_ISA(sum_gradient)(const int m, int n, const float *dy, const float *x, const float *weight, vec rstd,
+                                    vec *sum) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec g = vmul(FOR_ISA(load_lanes)(dy + i * LANES, n), FOR_ISA(load_lanes)(weight + i * LANES, n));
+        sum[i] = vfma(g, vmul(FOR_ISA(load_lanes)(x + i * LANES, n), rstd), sum[i]);
+    }
+}
+
+/* dx, and what the row adds to dweight. mean is that of g xhat. */
+TEMPLATE void FOR_ISA(write_gradient)(const int m, int n, const float *dy, const float *x, const float *weight,
+                                      const float *dtotal, vec rstd, vec mean, float *dx, float *dweight) {
+    UNROLL for (int i = 0; i < m; i++) {
+        vec d = FOR_ISA(load_lanes)(dy + i * LANES, n), g = vmul(d, FOR_ISA(load_lanes)(weight + i * LANES, n));
+        vec xhat = vmul(FOR_ISA(load_lanes)(x + i * LANES, n), rstd);
+        vec result = vmul(rstd, vsub(g, vmul(xhat, mean)));
+        if (dtotal) result = vadd(result, FOR_ISA(load_lanes)(dtotal + i * LANES, n));
+        FOR_ISA(store_lanes)(dx + i * LANES, result, n);
+        FOR_ISA(store_lanes)(dweight + i * LANES, vfma(d, xhat, FOR_ISA(load_lanes)(dweight + i * LANES, n)), n);
+    }
+}
+
+/* Rows first to last: dx, and in part (C,) what they add to dweight, row after row. */
+static void FOR_ISA(gradient)(const RmsnormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part) {
+    const ptrdiff_t C = a->columns;
+    const float *weight = a->weight;
+    memset(part, 0, C * sizeof(float));
+    for (ptrdiff_t r = first; r < last; r++) {
+        const float *dy = a->dy + r * C, *x = a->x + r * C, *dtotal = a->dtotal ? a->dtotal + r * C : NULL;
+        float *dx = a->dx + r * C;
+        const vec zero = vset(0.0f), rstd = vset(a->rstd[r]);
+        vec sum[4] = {zero, zero, zero, zero};
+        RMSNORM_SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, rstd, sum));
+        const vec mean = vset(vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3]))) / (float)C);
+        if (dtotal)
+            RMSNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, dtotal + c, rstd, mean, dx + c,
+                                                  part + c));
+        else
+            RMSNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, NULL, rstd, mean, dx + c, part + c));
+    }
+}
+
+/* out[:width] = sum over the chunks k, in order, of part[k * stride:][:width], in doubles. */
+static void FOR_ISA(add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width,
+                                int accumulate) {
+    for (int c = 0; c < width; c += LANES) {
+        const int n = width - c < LANES ? width - c : LANES;
+        dvec low = dset(0.0), high = dset(0.0);
+        double total[LANES];
+        for (ptrdiff_t k = 0; k < chunks; k++) {
+            vec x = FOR_ISA(load_lanes)(part + k * stride + c, n);
+            low = dadd(low, dlow(x));
+            high = dadd(high, dhigh(x));
+        }
+        memcpy(total, &low, sizeof low);
+        memcpy(total + LANES / 2, &high, sizeof high);
+        for (int i = 0; i < n; i++) out[c + i] = (float)(accumulate ? out[c + i] + total[i] : total[i]);
+    }
+}
+
+static const RmsnormKernels FOR_ISA(rmsnorm_table) = {FOR_ISA(rows), FOR_ISA(gradient), FOR_ISA(add_chunks)};
+#endif

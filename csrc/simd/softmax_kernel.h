@@ -1,0 +1,132 @@
+/* Rows of probabilities and of their gradient, for csrc/softmax.pyx.
+
+   Every sum and maximum runs in four vectors, because an addition waits for the one before it; they are joined in a
+   fixed order at the end of a block, and blocks are added as doubles. */
+#ifndef TINYGPT_SOFTMAX_KERNEL_H
+#define TINYGPT_SOFTMAX_KERNEL_H
+#include <float.h>
+#include "scalar.h"
+#include "scratch.h"
+
+#define SOFTMAX_BLOCK 1024 /* columns: 4 KB of x, 4 KB of out, and the 4 KB of x that come next, in L1 */
+
+typedef struct {
+    void (*rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, float *out, float *known);
+    void (*gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *dy, const float *y, float *dx);
+} SoftmaxKernels;
+
+static const float SOFTMAX_LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+#define SIMD_KERNEL "simd/softmax_kernel.h"
+#include "simd/foreach_isa.h"
+
+/* The kernels for an instruction set, NULL if there are none of that name. */
+static const SoftmaxKernels *softmax_kernels(const char *isa) { return TABLE_FOR(softmax_table, isa); }
+
+#else
+#include "simd/math.h"
+
+/* The first n of LANES floats at p, n >= 1, and `fill` in the lanes that are not there. */
+TEMPLATE vec FOR_ISA(load_or)(const float *p, ptrdiff_t n, vec fill) {
+    if (n >= LANES) return vload(p);
+    return vwhere_less(vload(SOFTMAX_LANES), vset((float)n), vload_part(p, (int)n), fill);
+}
+
+/* The largest of n columns and `top`. A NaN is passed over: it comes back as its own exponential. */
+TEMPLATE float FOR_ISA(top_of)(const float *x, ptrdiff_t n, float top) {
+    const vec known = vset(top);
+    vec most[4] = {known, known, known, known};
+    ptrdiff_t c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4; i++) most[i] = vmax(vload(x + c + i * LANES), most[i]);
+    }
+    for (; c < n; c += LANES) most[0] = vmax(FOR_ISA(load_or)(x + c, n - c, known), most[0]);
+    return vlargest(vmax(vmax(most[0], most[2]), vmax(most[1], most[3])));
+}
+
+/* out = exp(x - top) for n columns; their sum. A lane that is not there is exp(-infinity) = 0. Meanwhile memory has
+   nothing to do, so the next block is asked for, line by line; to ask for what is past the end of x does no harm. */
+TEMPLATE float FOR_ISA(powers)(const float *x, float *out, ptrdiff_t n, float top) {
+    const vec off = vset(top), none = vset(-INFINITY);
+    vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
+    ptrdiff_t c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4 * LANES; i += 16) __builtin_prefetch(x + c + SOFTMAX_BLOCK + i);
+        UNROLL for (int i = 0; i < 4; i++) {
+            vec y = FOR_ISA(exp)(vsub(vload(x + c + i * LANES), off));
+            vstore(out + c + i * LANES, y);
+            sum[i] = vadd(sum[i], y);
+        }
+    }
+    for (; c < n; c += LANES) {
+        const int part = n - c < LANES ? (int)(n - c) : LANES;
+        vec y = FOR_ISA(exp)(vsub(FOR_ISA(load_or)(x + c, part, none), off));
+        FOR_ISA(store_lanes)(out + c, y, part);
+        sum[0] = vadd(sum[0], y);
+    }
+    return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3])));
+}
+
+TEMPLATE void FOR_ISA(multiply)(float *x, ptrdiff_t n, float factor) {
+    const vec by = vset(factor);
+    ptrdiff_t c = 0;
+    for (; c + LANES <= n; c += LANES) vstore(x + c, vmul(vload(x + c), by));
+    if (c < n) vstore_part(x + c, vmul(vload_part(x + c, (int)(n - c)), by), (int)(n - c));
+}
+
+/* known[b] is the maximum under which the exponentials of block b were taken. As in the blocked rung -FLT_MAX stands
+   for "nothing seen", and a block leaves its exponentials to one factor. Where the maximum did not change that factor
+   is exp(0) = 1, and exp is not asked. */
+static void FOR_ISA(rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, float *out, float *known) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += columns, out += columns) {
+        float top = -FLT_MAX;
+        double total = 0;
+        for (ptrdiff_t c = 0, b = 0; c < columns; c += SOFTMAX_BLOCK, b++) {
+            const ptrdiff_t n = columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK;
+            const float before = top;
+            top = FOR_ISA(top_of)(x + c, n, top);
+            if (total != 0 && top != before) total *= exp((double)before - top);
+            total += FOR_ISA(powers)(x + c, out + c, n, top);
+            known[b] = top;
+        }
+        for (ptrdiff_t c = 0, b = 0; c < columns; c += SOFTMAX_BLOCK, b++) {
+            const ptrdiff_t n = columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK;
+            const double moved = known[b] == top ? 1 : exp((double)known[b] - top);
+            FOR_ISA(multiply)(out + c, n, (float)(moved / total));
+        }
+    }
+}
+
+/* The sum of y dy over n columns. */
+TEMPLATE float FOR_ISA(product)(const float *dy, const float *y, ptrdiff_t n) {
+    vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
+    ptrdiff_t c = 0;
+    for (; c + 4 * LANES <= n; c += 4 * LANES) {
+        UNROLL for (int i = 0; i < 4; i++) {
+            sum[i] = vfma(vload(y + c + i * LANES), vload(dy + c + i * LANES), sum[i]);
+        }
+    }
+    for (; c + LANES <= n; c += LANES) sum[0] = vfma(vload(y + c), vload(dy + c), sum[0]);
+    if (c < n) sum[1] = vfma(vload_part(y + c, (int)(n - c)), vload_part(dy + c, (int)(n - c)), sum[1]);
+    return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3])));
+}
+
+/* dx = y (dy - sum y dy) */
+static void FOR_ISA(gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *dy, const float *y, float *dx) {
+    for (ptrdiff_t r = 0; r < rows; r++, dy += columns, y += columns, dx += columns) {
+        double total = 0;
+        for (ptrdiff_t c = 0; c < columns; c += SOFTMAX_BLOCK)
+            total += FOR_ISA(product)(dy + c, y + c, columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK);
+        const vec mean = vset((float)total); /* of dy, weighted by the probabilities */
+        ptrdiff_t c = 0;
+        for (; c + LANES <= columns; c += LANES)
+            vstore(dx + c, vmul(vload(y + c), vsub(vload(dy + c), mean)));
+        if (c < columns) {
+            const int n = (int)(columns - c);
+            vstore_part(dx + c, vmul(vload_part(y + c, n), vsub(vload_part(dy + c, n), mean)), n);
+        }
+    }
+}
+
+static const SoftmaxKernels FOR_ISA(softmax_table) = {FOR_ISA(rows), FOR_ISA(gradient)};
+#endif

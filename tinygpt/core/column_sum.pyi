@@ -1,0 +1,17 @@
+"""Written by tools/stubs.py."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+_Float32: TypeAlias = npt.NDArray[np.float32]
+
+RUNGS: dict[str, dict[str, Callable[..., Any]]]
+
+def column_sum_blocked(x: _Float32, out: _Float32, accumulate: bool, n_threads: int) -> None: ...
+def column_sum_naive(x: _Float32, out: _Float32, accumulate: bool, n_threads: int) -> None: ...
+def column_sum_parallel(x: _Float32, out: _Float32, accumulate: bool, n_threads: int) -> None: ...
+def column_sum_simd(x: _Float32, out: _Float32, accumulate: bool, n_threads: int) -> None: ...
+def set_isa(name: str) -> None: ...
