@@ -141,8 +141,9 @@ def test_arrays_that_outlive_the_program():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_list_is_bounded():
+def test_the_list_is_bounded(monkeypatch):
     """Catches a list that keeps one block of every size there ever was."""
+    monkeypatch.setattr(memory, "SMALL", 0)
     for n in range(1, 20):
         memory.empty((n * LARGE,))
         assert memory.held() <= 1.125 * memory.bucket(4 * n * LARGE)
@@ -157,13 +158,23 @@ def test_the_list_is_bounded():
     assert {address(array) for array in once_more} == where  # old sizes go, not those in use
 
 
-def test_clear_forgets_the_most():
+def test_clear_forgets_the_most(monkeypatch):
     """Catches a mark that stays up after one large evaluation, so that small steps may hold as much for ever."""
+    monkeypatch.setattr(memory, "SMALL", 0)
     memory.empty((50 * LARGE,))
     memory.clear()
     for n in (1, 2, 3):
         memory.empty((n * LARGE,))
     assert memory.held() <= 1.125 * memory.bucket(12 * LARGE)
+
+
+def test_what_is_small_in_all_is_kept(monkeypatch):
+    """Catches small models whose blocks go and come in every step, as turns of different sizes drive each other out."""
+    monkeypatch.setattr(memory, "SMALL", 20 * 4 * LARGE)
+    memory.clear()
+    for n in (1, 2, 3):
+        memory.empty((n * LARGE,))
+    assert memory.held() == sum(memory.bucket(4 * n * LARGE) for n in (1, 2, 3))
 
 
 def test_a_second_try(monkeypatch):

@@ -7,6 +7,7 @@ that of the array, not that of a step: whoever still holds the array, or a view 
 The list keeps little more than was once in use: where a new block would bring the bytes in arrays and in the list
 together more than an eighth above the most that arrays ever had at one time, blocks of sizes that were not asked for
 lately leave the list. The eighth is for sizes whose turns in a step differ; without it they would drive each other out.
+In a small model they differ by more than that, so what fits `SMALL` in all is kept whatever was in use.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 # Smaller arrays live on the C heap, whose pages stay with the process anyway (glibc: mmap'ed pages from 128 KB on).
 SMALLEST = 128 * 1024
+SMALL = 32 * 2**20
 ALIGNMENT = 64  # one cache line, and the width of the widest vector register
 
 _free: dict[int, list[bytearray]] = defaultdict(list)
@@ -97,7 +99,7 @@ def _fresh(n_bytes: int) -> bytearray:
 
 
 def _mark() -> int:
-    return _peak + _peak // 8
+    return max(SMALL, _peak + _peak // 8)
 
 
 def _shrink() -> None:

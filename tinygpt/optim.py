@@ -24,9 +24,13 @@ def _runs(parameters: Iterable[Parameter], split_decay: bool = True) -> list[Run
     Parameters follow each other at multiples of ALIGN; the gap between two is zero in every arena, and an update of
     zeros by a zero gradient leaves zeros.
     """
-    fresh = sorted((p for p in parameters if p.fresh and p.requires_grad), key=lambda p: (id(p.arena), p.start))
+    return _joined([p for p in parameters if p.fresh and p.requires_grad], split_decay)
+
+
+def _joined(parameters: list[Parameter], split_decay: bool) -> list[Run]:
+    """Slices of the arena that hold just these parameters."""
     runs: list[Run] = []
-    for parameter in fresh:
+    for parameter in sorted(parameters, key=lambda p: (id(p.arena), p.start)):
         start, stop = parameter.start, parameter.start + parameter.data.size
         if runs:
             first, held = runs[-1]
@@ -49,8 +53,12 @@ def grad_norm(parameters: Iterable[Parameter]) -> float:
     -------
     float
     """
+    return _norm(_runs(parameters, split_decay=False))
+
+
+def _norm(runs: list[Run]) -> float:
     total = 0.0
-    for first, part in _runs(parameters, split_decay=False):
+    for first, part in runs:
         grad = first.arena.grad[part]
         total += active.squared_norm(grad, for_work(2 * grad.size))
     return math.sqrt(total)
@@ -116,6 +124,17 @@ class Optimizer:
             raise ValueError(f"[{name}] 'lr' must be 0 or more, got {lr}")
         self.arena = self.parameters[0].arena
         self.state = {key: np.zeros(len(self.arena.data), np.float32) for key in self.state_names}
+        # What _runs gives when every gradient is there, with and without a cut where the decay changes: most steps.
+        self._all = {split: _joined(self.parameters, split) for split in (True, False)}
+
+    def _runs(self, split_decay: bool) -> list[Run]:
+        if all(parameter.fresh and parameter.requires_grad for parameter in self.parameters):
+            return self._all[split_decay]
+        return _runs(self.parameters, split_decay)
+
+    def grad_norm(self) -> float:
+        """The Euclidean norm of all gradients together, as the function of that name."""
+        return _norm(self._runs(split_decay=False))
 
     def zero_grad(self) -> None:
         """Mark all gradients stale."""
@@ -138,7 +157,7 @@ class Optimizer:
         if any(parameter.arena is not self.arena for parameter in self.parameters):
             raise RuntimeError(f"[{type(self).__name__}] the module was initialised again: make a new optimizer")
         self.steps += 1
-        for first, part in _runs(self.parameters):
+        for first, part in self._runs(split_decay=True):
             self._update(self.arena.data[part], self.arena.grad[part], part, first.decay, grad_scale)
 
     def state_of(self, parameter: Parameter) -> dict[str, np.ndarray]:

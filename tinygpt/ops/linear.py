@@ -41,21 +41,22 @@ def linear(
     of the residual is dy itself. The products add dW where the gradient lives.
     """
     X, W = rows("linear", "x", x), weight.data
-    expect("linear", "weight", W, (None, X.shape[1]))
-    (R, K), N = X.shape, W.shape[0]
+    R, K = X.shape
+    if W.ndim != 2 or W.shape[1] != K:  # a comparison here is cheaper than a call: small models feel it
+        expect("linear", "weight", W, (None, K))
+    N = W.shape[0]
     shape = (*x.shape[:-1], N)
-    if bias is not None:
-        expect("linear", "bias", bias.data, (N,))
-    if residual is not None:
-        expect("linear", "residual", residual.data, shape)
+    b, r = None if bias is None else bias.data, None if residual is None else residual.data
+    if b is not None and b.shape != (N,):
+        expect("linear", "bias", b, (N,))
+    if r is not None and r.shape != shape:
+        expect("linear", "residual", r, shape)
     if activation not in ACTIVATIONS:
         raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
     out = memory.empty((R, N))
     pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
-    b = None if bias is None else bias.data
-    r = None if residual is None else residual.data.reshape(R, N)
-    n_threads = for_work(2 * R * N * K)
-    active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, n_threads)
+    r = None if r is None else r.reshape(R, N)
+    active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, for_work(2 * R * N * K))
 
     def backward(dy: np.ndarray) -> None:
         if residual is not None:

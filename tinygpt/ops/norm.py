@@ -32,12 +32,13 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
     """
     X = rows("layernorm", "x", x)
     R, C = X.shape
-    expect("layernorm", "weight", weight.data, (C,))
-    if bias is not None:
-        expect("layernorm", "bias", bias.data, (C,))
+    w, b = weight.data, None if bias is None else bias.data
+    if w.shape != (C,):
+        expect("layernorm", "weight", w, (C,))
+    if b is not None and b.shape != (C,):
+        expect("layernorm", "bias", b, (C,))
     out, mean, rstd = memory.empty((R, C)), np.empty(R, np.float32), np.empty(R, np.float32)
-    b = None if bias is None else bias.data
-    active.layernorm(X, None, weight.data, b, out, None, mean, rstd, eps, for_work(8 * X.size))
+    active.layernorm(X, None, w, b, out, None, mean, rstd, eps, for_work(8 * R * C))
 
     def backward(dy: np.ndarray) -> None:
         arrived = x.take_grad()
