@@ -22,7 +22,7 @@ from tinygpt import ops
 from tinygpt.nn import Embedding, LayerNorm, Linear, Module, RMSNorm
 from tinygpt.ops.attention import Rotation, rotation_tables
 from tinygpt.ops.elementwise import DropoutKey
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, is_recording, no_grad, recording
 
 INIT_STD = 0.02
 
@@ -251,6 +251,28 @@ class Block(Module):
         x = self._add(self.attn.out, mixed, x, key, 2 * self.index + 1)
         return self._add(self.mlp.down, self.mlp.widen(self.norm2(x)), x, key, 2 * self.index + 2)
 
+    def recomputed(self, x: Tensor, rotation: Rotation | None, key: DropoutKey | None = None) -> Tensor:
+        """The same value and the same gradients, keeping x alone: backward does the block again (Chen et al. 2016).
+
+        Dropout masks are functions of `key`, so that the second time the same elements are dropped.
+        """
+        with no_grad():
+            out = self(x, rotation, key=key).data
+
+        def backward(dy: np.ndarray) -> None:
+            # A graph of its own: it ends at the parameters themselves and at a stand-in for x, whose graph is not
+            # walked here.
+            inside = Tensor(x.data, requires_grad=x.requires_grad)
+            with recording():
+                again = self(inside, rotation, key=key)
+            again.backward(dy)
+            if inside.grad is not None:
+                x.receive(inside.grad)
+
+        # The parameters are parents although `backward` hands them nothing: they make the result want a gradient where
+        # x does not, and lose theirs when a walk fails.
+        return Tensor.from_op(out, (x, *self.parameters()), backward)
+
     def _add(self, project: Linear, branch: Tensor, x: Tensor, key: DropoutKey | None, site: int) -> Tensor:
         """X + dropout(project(branch)); without dropout the product itself adds x."""
         if key is None or self.dropout == 0:
@@ -267,7 +289,16 @@ class GPT(Module):
     seed : int
         Of the initial weights: N(0, 0.02^2), what is added to the residual divided by sqrt(2 n_layer), norms 1 and
         biases 0.
+
+    Attributes
+    ----------
+    recompute : bool
+        While gradients are recorded, keep only the input of every block and compute the block again in backward:
+        memory for the activations of one block instead of all, for the time of one more forward pass. Values and
+        gradients are the same to the bit. It belongs to training: no file of a model has it.
     """
+
+    recompute = False
 
     def __init__(self, config: GPTConfig, seed: int = 0):
         self.config = config
@@ -346,7 +377,11 @@ class GPT(Module):
         rotation = None
         if self._tables is not None:
             rotation = (self._tables[0][start : start + T], self._tables[1][start : start + T])
+        again = self.recompute and is_recording() and cache is None and weights is None
         for i, block in enumerate(self.blocks):
+            if again:
+                x = block.recomputed(x, rotation, dropout_key)
+                continue
             layer = cache.layer(i) if cache is not None else None
             x = block(x, rotation, layer, dropout_key, None if weights is None else weights[i])
         out = self.norm(x)

@@ -45,6 +45,16 @@ def no_grad() -> Iterator[None]:
         _tape.recording = before
 
 
+@contextmanager
+def recording() -> Iterator[None]:
+    """The opposite of `no_grad`, which it may stand inside: operations are recorded again in this thread."""
+    before, _tape.recording = _tape.recording, True
+    try:
+        yield
+    finally:
+        _tape.recording = before
+
+
 def is_recording() -> bool:
     """Whether operations remember how their results were made."""
     return _tape.recording

@@ -47,7 +47,7 @@ WRONG = {
     "binary config": ([*TRAIN, "--config", "bytes.txt"], "bytes.txt: not a TOML file"),
     "unknown config key": ([*TRAIN, "--config", "unknown.toml"], "unknown.toml: 'learning-rate' is no setting"),
     "tokenizer": ([*TRAIN, "--tokenizer-type", "bpe"], "--tokenizer-type"),
-    "precision": ([*TRAIN, "--precision", "bfloat16"], "--precision"),
+    "precision": ([*TRAIN, "--precision", "float16"], "--precision"),
     "named file of other bytes": (["train", "--data", "bytes.txt", "--out", "out"], "(1 skipped: 1 not UTF-8); a file"),
     "wrong config value": ([*TRAIN, "--config", "value.toml"], "lr"),
     "config in config": ([*TRAIN, "--config", "nested.toml"], "nested.toml: 'config'"),

@@ -14,6 +14,7 @@ from tiny_run import flags, tiny
 from tinygpt import cli
 from tinygpt.cli import console as module
 from tinygpt.cli.console import ConsoleReport, harmless
+from tinygpt.kernels.profile import Line
 
 RECORD = {
     "step": 41,
@@ -199,3 +200,60 @@ def test_a_terminal_without_utf8_still_gets_its_text(sources, run, tmp_path):
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.isascii()
     assert done.stdout.startswith(b"\\xe9")
+
+
+LINES = [
+    Line("cross_entropy_backward", "parallel", 1234, 12345.67, 10.0, 0.5, 4.0, 0.01, 20.0, 0.625),
+    Line("matmul", "simd", 98765, 9876.5, 8.0, 0.4, 350.25, 0.7, 12.0, 0.5),
+    Line("Python and the rest", "", 0, 2469.1, 2.0, 0.1),
+]
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 100, 120])
+def test_the_table_of_kernels_fits(width):
+    """Catches names and figures that are cut or wrapped, and columns left out although there is room."""
+    report, file = terminal(width)
+    report.profile(LINES, 1234)
+    title, head, *rows = plain(file.getvalue()).splitlines()
+    assert title == "profile   1,234 steps of 20 ms"
+    assert all(len(line) <= width and "…" not in line for line in (head, *rows))
+    assert [row.split("  ")[0].split(" parallel")[0].split(" simd")[0] for row in rows] == [line.op for line in LINES]
+    assert all(figure in row for figure, row in zip(("10.000", "8.000", "2.000"), rows, strict=True))
+    assert ("12,345.7" in rows[0], "1,234" in rows[0], "20.0" in rows[0]) == (width >= 100, width >= 100, width >= 80)
+    assert ("62 %" in rows[0], "70 %" in rows[1]) == (True, True)
+
+
+def test_the_table_of_kernels_in_a_file(capsys):
+    """Catches colours in a file, columns cut at the width of no terminal, and the rate whose roof is far away."""
+    ConsoleReport().profile(LINES, 1)
+    title, head, *rows = capsys.readouterr().out.splitlines()
+    assert title == "profile   1 step of 20 ms"
+    assert head.split("  ")[0] == "op"
+    words = "op rung calls ms ms/step of step GFLOP/s of peak GB/s of memory"
+    assert " ".join(head.split()) == words
+    assert " ".join(rows[0].split()) == "cross_entropy_backward parallel 1,234 12,345.7 10.000 50.0 % 20.0 62 %"
+    assert " ".join(rows[1].split()) == "matmul simd 98,765 9,876.5 8.000 40.0 % 350.2 70 %"
+    assert " ".join(rows[2].split()) == "Python and the rest 2,469.1 2.000 10.0 %"
+    for row, name in ((rows[0], "of memory"), (rows[1], "of peak")):
+        assert row.rindex("%") == head.index(name) + len(name) - 1
+
+
+def test_nothing_was_measured(capsys):
+    """Catches an empty table, or an error, after a run of one step."""
+    ConsoleReport().profile([], 0)
+    assert capsys.readouterr().out == "note      --profile: there was no step after the first, which is not measured\n"
+
+
+def test_the_flag_prints_the_table(sources, tmp_path, capsys):
+    """Catches --profile without effect, with an effect on --quiet, and a table before the last line of the run."""
+    settings = flags(tiny(sources, tmp_path / "out", samples=1))
+    assert cli.main(["train", *settings, "--profile", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert cli.main(["train", *settings, "--profile"]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("\nprofile   11 steps of ") :]
+    assert "sample 1" not in table
+    assert re.search(r"^matmul +\S+ +\d+ ", table, re.MULTILINE)
+    assert table.splitlines()[-1].startswith("Python and the rest ")
+    assert cli.main(["train", *settings]) == 0
+    assert "profile" not in capsys.readouterr().out.replace(str(tmp_path), "")

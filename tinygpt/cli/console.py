@@ -5,17 +5,22 @@ from __future__ import annotations
 import textwrap
 import time
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 from tinygpt.train.report import Report
 
+if TYPE_CHECKING:
+    from tinygpt.kernels.profile import Line
+
 PLAIN_SECONDS = 10.0  # between lines where nothing can be drawn over
 LABEL = 10  # columns; what a line is about stands in them
 BAR = (10, 24)  # columns that a bar has at least and at most
+ANY_WIDTH = 10_000  # columns; more than a table has
 FIGURES = 59  # columns that all figures together take
 BESIDES = LABEL + 8 + 2 + 10  # columns of a progress line that are neither bar nor figures: label, share, time
 
@@ -142,11 +147,56 @@ class ConsoleReport(Report):
         self.console.rule(f"sample {number}", align="left", style="dim")
         self.console.print(Text(harmless(text)))
 
+    def profile(self, lines: list[Line], steps: int) -> None:
+        """A table; on a terminal with as many columns as there is room for."""
+        self.stop()
+        if not lines:
+            self.note("--profile: there was no step after the first, which is not measured")
+            return
+        each = sum(line.ms_per_step for line in lines)
+        self._print("profile", f"{steps:,} step{'s' * (steps > 1)} of {each:.4g} ms")
+        cells = [_cells(line) for line in lines]
+        for dropped in ((), ("ms",), ("calls",), ("GFLOP/s", "GB/s"), ("rung",)):
+            cells = [{name: text for name, text in row.items() if name not in dropped} for row in cells]
+            table = _table(cells)
+            wide = self.console.measure(table, options=self.console.options.update(max_width=ANY_WIDTH)).maximum
+            if wide <= self.console.width or not self.live:
+                break
+        (self.console if self.live else Console(file=self.console.file, width=wide)).print(table, highlight=False)
+
     def stop(self) -> None:
         """Leave the bar as it is and go on below."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+
+def _cells(line: Line) -> dict[str, str]:
+    """Column to text; of the two rates the one whose roof is nearer."""
+    cells = {
+        "op": line.op,
+        "rung": line.rung,
+        "calls": f"{line.calls:,}" if line.calls else "",
+        "ms": f"{line.ms:,.1f}",
+        "ms/step": f"{line.ms_per_step:.3f}",
+        "of step": f"{100 * line.share:.1f} %",
+    }
+    names = ("GFLOP/s", "of peak", "GB/s", "of memory")
+    rates = dict.fromkeys(names, "")
+    compute = line.peak_share >= line.bandwidth_share
+    if line.calls:
+        rate, share = (line.gflops, line.peak_share) if compute else (line.gbytes, line.bandwidth_share)
+        rates |= zip(names[:2] if compute else names[2:], (f"{rate:.1f}", f"{100 * share:.0f} %"), strict=True)
+    return cells | rates
+
+
+def _table(rows: list[dict[str, str]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in ("op", "rung") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    return table
 
 
 def harmless(text: str) -> str:

@@ -10,7 +10,7 @@ import math
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,8 @@ from tinygpt import checkpoint, optim
 from tinygpt.evaluate import Score, evaluate
 from tinygpt.generate import sample_text
 from tinygpt.kernels import registry, threads
+from tinygpt.kernels.peak import read_bandwidth
+from tinygpt.kernels.profile import Profile
 from tinygpt.train import directory
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.metrics import MetricsLog
@@ -126,6 +128,9 @@ class Trainer:
         self.best = math.inf
         self.seconds = 0.0  # spent on training before this process
         self.saved_at: int | None = None
+        self.profile, self.bandwidth = None, 0.0
+        if run.settings.profile:
+            self.profile, self.bandwidth = Profile(), read_bandwidth(threads.get_num_threads())
 
     def begin(self, resumed: Path | None) -> None:
         """Make the run directory and its first checkpoint, or take up the state of one."""
@@ -154,17 +159,23 @@ class Trainer:
         self.report.note(f"going on at step {self.step} of {self.run.total_steps}, from {resumed}")
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close what is open, and tell what was measured, however the run ended."""
         self.report.stop()
         self.log.close()
+        if self.profile is not None:
+            self.report.profile(self.profile.lines(self.run.peak, self.bandwidth), self.profile.steps)
 
     def run_to_end(self) -> Score:
         """Do all steps that are left, then evaluate the best model and let it write."""
         settings, total = self.run.settings, self.run.total_steps
         self.report.start(self.step, total)
+        # The first step of a process pays for pages and threads that the others find: it is not measured.
+        measured: AbstractContextManager = nullcontext()
         with Interrupt() as interrupt:
             while self.step < total:
-                record = self.one_step()
+                with measured:
+                    record = self.one_step()
+                measured = self.profile or nullcontext()
                 if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
                     self._fail(f"loss {record['loss']:.3g}, gradient norm {record['grad_norm']:.3g}")
                 self.log.write(record)
@@ -196,7 +207,7 @@ class Trainer:
             mean = model.loss(x, y, (settings.seed, step, i * settings.batch))
             loss += mean.item() / settings.grad_accum  # every window has the same number of targets
             mean.backward(1 / settings.grad_accum)
-        norm = optim.grad_norm(optimizer.parameters)
+        norm = optimizer.grad_norm()
         if math.isfinite(loss) and math.isfinite(norm):
             optimizer.step(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
         seconds = time.perf_counter() - began
@@ -294,6 +305,8 @@ class Trainer:
         again = ["tinygpt", "train", "--resume", "--out", str(self.out)]
         if self.run.settings.metrics is not None:
             again += ["--metrics", self.run.settings.metrics]
+        if self.profile is not None:
+            again.append("--profile")
         raise Interrupted(
             f"stopped after step {self.step} of {self.run.total_steps}, everything is saved; "
             f"go on with: {shlex.join(again)}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinygpt.kernels.profile import Line
 
 
 class Report:
@@ -28,6 +31,9 @@ class Report:
 
     def note(self, text: str) -> None:
         """Something worth knowing, one line."""
+
+    def profile(self, lines: list[Line], steps: int) -> None:
+        """What each kernel took of `steps` steps, the longest first and Python last; empty if there was none."""
 
     def stop(self) -> None:
         """No more progress will come."""

@@ -12,6 +12,8 @@ from tinygpt.data.rules import parse_extensions
 from tinygpt.kernels import registry
 from tinygpt.model import GPTConfig
 
+OF_A_CALL = ("resume", "config", "quiet", "metrics", "profile")  # settings of one call and not of the run
+
 
 @dataclass(kw_only=True)
 class TrainSettings:
@@ -97,9 +99,11 @@ class TrainSettings:
     metrics: str | None = None
     """Write a page of the loss and the learning rate to this HTML file (extra: viz)."""
 
+    recompute: bool = False
+    """Compute every block again for its gradient instead of keeping it: less memory, up to a third more time."""
     kernels: str | None = None
     """Rung of the kernels, as in blocked or blocked,softmax=naive."""
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Of the operands of products."""
     threads: int | None = None
     """Threads; by default what the machine grants."""
@@ -107,6 +111,8 @@ class TrainSettings:
     """Go on from the last checkpoint in --out, with its settings; flags given now override them."""
     config: str | None = None
     """TOML file with any of these settings; flags override it."""
+    profile: bool = False
+    """Print at the end what each kernel took of the steps, all but the first."""
     quiet: bool = False
     """Print errors only."""
 
@@ -184,7 +190,7 @@ class TrainSettings:
     def table(self) -> dict[str, Any]:
         """The settings as a TOML table under the names of the flags; what belongs to one call only is left out."""
         settings = {name.replace("_", "-"): value for name, value in asdict(self).items() if value is not None}
-        for name in ("resume", "config", "quiet", "metrics", *(["steps"] if self.epochs is not None else [])):
+        for name in (*OF_A_CALL, *(["steps"] if self.epochs is not None else [])):
             settings.pop(name, None)
         settings["betas"] = list(settings["betas"])
         # The run may go on from another folder.

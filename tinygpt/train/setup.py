@@ -78,6 +78,7 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
         f"held out: {held}{len(corpus.held_out):,} tokens",
     )
     model = GPT(settings.model_config(tokenizer.vocab_size), settings.seed)
+    model.recompute = settings.recompute
     report.fact(
         "model",
         f"{_count(settings.layers, 'layer')}, {settings.embed} wide, {_count(settings.heads, 'head')}, "
