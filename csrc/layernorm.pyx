@@ -25,8 +25,8 @@ Design
   chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 of the largest entry at worst, which
   a row with a large mean turns into an error of every deviation.
 - simd adds along a row in four vectors of floats, and corrects the mean by the mean of the deviations from it, which
-  the second pass gives at no cost. Rejected: doubles for every sum, twice the vectors and a conversion of each element;
-  the squares of the deviations are doubles all the same, because in float they are infinite from 2^64 on.
+  the second pass gives along the way. Rejected: doubles for every sum, twice the vectors and a conversion of each
+  element; the squares of the deviations are doubles all the same, because in float they are infinite from 2^64 on.
 - The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
   the bits do not depend on it. Rejected: one partial sum per thread.
 - dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.

@@ -3,7 +3,7 @@
    A row goes through in sweeps of four vectors at a time: an addition waits for the one before it, so every sum runs in
    four vectors, which are joined in a fixed order at the end. After the first sweep the row is in L1.
    Rejected: four rows side by side with one vector each. They share the loads of weight and bias, which helps in cache,
-   but from memory they are up to 16 streams, more than the processor fetches ahead of. */
+   but from memory, as up to 16 streams at a time, they take longer. */
 #ifndef TINYGPT_LAYERNORM_KERNEL_H
 #define TINYGPT_LAYERNORM_KERNEL_H
 #include "scalar.h"
@@ -113,7 +113,7 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         LAYERNORM_SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
         const double shift = (double)FOR_ISA(join)(off) / (double)C;
         const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
-        /* Equal elements deviate by rounding errors alone; the difference may then fall below zero. */
+        /* Equal elements deviate by rounding errors alone; in a very long row the difference may fall below zero. */
         const double variance = square < shift * shift ? 0 : square - shift * shift;
         a->mean[r] = (float)(mean + shift);
         a->rstd[r] = (float)(1 / sqrt(variance + a->eps));

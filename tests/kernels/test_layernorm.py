@@ -85,7 +85,7 @@ def test_outlier(function, threads):
 @layernorm
 @pytest.mark.parametrize("C", [47, 1000, 20_011])
 def test_mean_is_exact_but_for_its_rounding(function, rung, C):
-    """Catches a mean from a plain float sum, and a variance of equal elements that rounding makes negative."""
+    """Catches a mean from a plain float sum, whose error would be one of every deviation."""
     if rung == registry.OWN:
         pytest.skip("numpy has a plain float sum")
     values = (np.random.default_rng(3).uniform(1, 10, 32) * 10.0 ** (np.arange(32) % 16)).astype(np.float32)
@@ -94,6 +94,18 @@ def test_mean_is_exact_but_for_its_rounding(function, rung, C):
     function(x, None, weight, bias, out, None, mean, rstd, 1e-5, 1)
     np.testing.assert_array_equal(mean, values)
     np.testing.assert_array_equal(out, 1)
+
+
+@layernorm
+def test_variance_is_not_negative(function, rung):
+    """Catches a root of less than zero: in very long rows of equal elements the sum of deviations is rounded itself."""
+    if rung == registry.OWN:
+        pytest.skip("numpy has a plain float sum")
+    C = 300_007
+    x = np.repeat((1e12 * np.random.default_rng(4).uniform(1, 10, 16)).astype(np.float32)[:, None], C, axis=1)
+    out, (mean, rstd) = np.empty_like(x), np.full((2, 16), np.nan, np.float32)
+    function(x, None, np.ones(C, np.float32), None, out, None, mean, rstd, 1e-5, 2)
+    assert np.isfinite(rstd).all()
 
 
 @layernorm
