@@ -11,7 +11,7 @@ from tinygpt.train import loop
 from tinygpt.train.settings import TrainSettings, flag
 
 COUNTS = ("layers", "embed", "heads", "seq", "kv_heads", "ffn", "batch", "grad_accum", "eval_every", "steps",
-          "checkpoint_every", "threads", "max_chars")  # fmt: skip
+          "checkpoint_every", "threads", "max_chars", "vocab_size")  # fmt: skip
 FROM_ZERO = ("warmup", "eval_tokens", "samples", "sample_length", "seed", "lr", "min_lr", "weight_decay", "clip")
 WRONG = [
     *((name, value) for name in COUNTS for value in (0, -1)),
@@ -24,7 +24,9 @@ WRONG = [
     ("data", []),
     ("optimizer", "adagrad"),
     ("schedule", "step"),
-    ("tokenizer_type", "bpe"),
+    ("tokenizer_type", "words"),
+    ("pattern", "gpt3"),
+    ("vocab_size", 256),
     ("precision", "float16"),
     ("ext", "a/b"),
     ("ext", ","),
@@ -49,8 +51,10 @@ OTHERS = {
     "bias": False,
     "tie": False,
     "dropout": 0.1,
-    "tokenizer_type": "char",  # so far there is one kind
+    "tokenizer_type": "bpe",
     "max_chars": 77,
+    "vocab_size": 600,
+    "pattern": "gpt4",
     "steps": 5,
     "epochs": 1.5,
     "batch": 3,
@@ -112,7 +116,7 @@ def test_values_that_do_not_fit_together_are_named(settings, named):
 def test_the_smallest_and_largest_values_pass():
     """Catches a bound that is one off."""
     TrainSettings().validate()
-    TrainSettings(**dict.fromkeys(COUNTS, 1)).validate()
+    TrainSettings(**dict.fromkeys(COUNTS, 1) | {"vocab_size": 257}).validate()
     TrainSettings(**dict.fromkeys(FROM_ZERO, 0), dropout=0.0, momentum=0.0, betas=(0.0, 0.0)).validate()
     TrainSettings(held_out=1e-9, epochs=1e-9, dropout=0.999999).validate()
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "Train a model on source files.",
     "generate": "Continue a text with a trained model.",
     "eval": "Measure how well a model predicts a text.",
+    "tokenize": "Show how a text is cut into tokens.",
+    "embeddings": "Show a model's embeddings as points.",
     "bench": "Compare the rungs of the kernels on this machine.",
     "info": "Show this machine and build, or what a model directory holds.",
 }

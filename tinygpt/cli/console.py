@@ -72,6 +72,13 @@ class ConsoleReport(Report):
             start = Text(f"{'' if i else label:<{LABEL}}", style or "bold")
             self.console.print(start + Text(line, style))
 
+    def merging(self, done: int, total: int) -> None:
+        """A bar while the tokenizer learns, gone when it is done."""
+        if self.live and self.progress is None:
+            self._open("tokenizer", total, transient=True)
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done)
+
     def start(self, first: int, total: int) -> None:
         """Show the bar."""
         self.total, self.last_print = total, time.monotonic()

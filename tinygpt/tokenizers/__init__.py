@@ -1,7 +1,8 @@
 """Text to token ids and back.
 
-`CharTokenizer` has a token for each common character and the bytes of UTF-8 for all others. A tokenizer is kept in a
-``tokenizer.json`` that Hugging Face ``tokenizers`` reads too; `load` finds out from its content which one it is.
+`CharTokenizer` has a token for each common character and the bytes of UTF-8 for all others; `BPETokenizer` learns
+tokens of several characters. A tokenizer is kept in a ``tokenizer.json`` that Hugging Face ``tokenizers`` reads too;
+`load` finds out from its content which one it is.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinygpt.tokenizers.base import Decoder, Tokenizer
+    from tinygpt.tokenizers.bpe import BPETokenizer
     from tinygpt.tokenizers.char import CharTokenizer
 
 # Public name -> the module it comes from, loaded on first use.
 _PARTS = {
+    "BPETokenizer": "tinygpt.tokenizers.bpe",
     "CharTokenizer": "tinygpt.tokenizers.char",
     "Decoder": "tinygpt.tokenizers.base",
     "Tokenizer": "tinygpt.tokenizers.base",
 }
 
-__all__ = ["CharTokenizer", "Decoder", "Tokenizer", "load"]
+__all__ = ["BPETokenizer", "CharTokenizer", "Decoder", "Tokenizer", "load"]
 
 
 def load(path: str | os.PathLike[str]) -> Tokenizer:
@@ -44,17 +47,24 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     ValueError
         The file is not a tokenizer that can be read here; the message names the file and what is wrong with it.
     """
-    from tinygpt.tokenizers import char, json_file
+    from tinygpt.tokenizers import json_file
 
     file, content = json_file.read(path)
     with json_file.naming(file):
         model = json_file.section(content, "model")
-        kind, merges = model.get("type"), model.get("merges")
+        # Older files of byte-level BPE do not name it.
+        kind = model.get("type", "BPE" if content.get("pre_tokenizer") is not None else None)
         if kind != "BPE":
             raise ValueError(f"'model.type' must be 'BPE', got {json_file.shown(kind)}")
-        if merges != []:
-            raise ValueError("'model.merges' must be an empty list: only character tokenizers can be read")
-        return char.CharTokenizer.from_json(content)
+        if content.get("pre_tokenizer") is not None:
+            from tinygpt.tokenizers.bpe import BPETokenizer
+
+            return BPETokenizer.from_json(content)
+        if model.get("merges") != []:
+            raise ValueError("'model.merges' must be an empty list where 'pre_tokenizer' is null")
+        from tinygpt.tokenizers.char import CharTokenizer
+
+        return CharTokenizer.from_json(content)
 
 
 def __getattr__(name: str) -> Any:

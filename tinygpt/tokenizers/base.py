@@ -127,6 +127,25 @@ class Tokenizer(ABC):
             `token` is not in the vocabulary.
         """
 
+    def tokens(self, ids: npt.ArrayLike) -> list[str]:
+        """Tokens for display, one for each id.
+
+        Parameters
+        ----------
+        ids : int array, shape (n,)
+
+        Returns
+        -------
+        list of str
+            As `token_text`.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            As `decode`.
+        """
+        return [self.token_text(token) for token in check_ids("tokens", ids, self.vocab_size).tolist()]
+
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes of text that a token stands for; none for the separator.
@@ -213,10 +232,35 @@ def check_text(op: str, text: str) -> npt.NDArray[np.uint32]:
     TypeError, ValueError
         As `Tokenizer.encode`.
     """
+    return np.frombuffer(_encoded(op, text, "utf-32-le"), dtype="<u4")
+
+
+def check_utf8(op: str, text: str) -> bytes:
+    """The UTF-8 bytes of a text.
+
+    Parameters
+    ----------
+    op : str
+        The name that an error begins with.
+    text : str
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Tokenizer.encode`.
+    """
+    return _encoded(op, text, "utf-8")
+
+
+def _encoded(op: str, text: str, encoding: str) -> bytes:
     if not isinstance(text, str):
         raise TypeError(f"[{op}] 'text' must be a str, got {type(text).__name__}")
     try:
-        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        return text.encode(encoding)
     except UnicodeEncodeError as error:
         found = f"U+{ord(text[error.start]):04X} at {error.start}"
         raise ValueError(f"[{op}] 'text' must not hold a lone surrogate, got {found}") from None

@@ -43,13 +43,13 @@ def read(path: StrPath) -> tuple[Path, Object]:
     return file, read_object(file, MAX_BYTES)
 
 
-def section(content: Object, name: str) -> Object:
+def section(content: Object, name: str, prefix: str = "") -> Object:
     """The object under a key, which must be there."""
     if name not in content:
-        raise ValueError(f"'{name}' is missing")
+        raise ValueError(f"'{prefix}{name}' is missing")
     found = content[name]
     if not isinstance(found, dict):
-        raise ValueError(f"'{name}' must be an object, got {shown(found)}")
+        raise ValueError(f"'{prefix}{name}' must be an object, got {shown(found)}")
     return found
 
 

@@ -14,6 +14,9 @@ class Report:
     def fact(self, name: str, text: str) -> None:
         """One line about the run before it starts: source, tokens, model, machine."""
 
+    def merging(self, done: int, total: int) -> None:
+        """The tokenizer has learnt so many of its merges."""
+
     def start(self, first: int, total: int) -> None:
         """Training begins at step `first` of `total`."""
 

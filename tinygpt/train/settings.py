@@ -52,10 +52,14 @@ class TrainSettings:
     """The output layer uses the token embedding."""
     dropout: float = 0.0
     """Probability of dropping an element on the residual branches."""
-    tokenizer_type: Literal["char"] = "char"
-    """Kind of tokenizer."""
+    tokenizer_type: Literal["char", "bpe"] = "char"
+    """Kind of tokenizer: one token per character, or byte pairs that are learnt from the training part."""
     max_chars: int = 1024
-    """Characters in the vocabulary at most; rarer ones are written as bytes."""
+    """Of char: characters in the vocabulary at most; rarer ones are written as bytes."""
+    vocab_size: int = 512
+    """Of bpe: tokens in all, 256 bytes and a separator among them."""
+    pattern: Literal["code", "gpt2", "gpt4"] = "code"
+    """Of bpe: what splits a text into words, which no token crosses; code keeps runs of spaces and tabs whole."""
 
     steps: int = 2000
     """Optimizer steps."""
@@ -150,10 +154,12 @@ class TrainSettings:
         if not self.data:
             raise ValueError("--data must name at least one file or directory")
         hints = get_type_hints(type(self))
-        for name in ("tokenizer_type", "optimizer", "schedule", "precision"):
+        for name in ("tokenizer_type", "pattern", "optimizer", "schedule", "precision"):
             choices = get_args(hints[name])
             if getattr(self, name) not in choices:
                 raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}, got '{getattr(self, name)}'")
+        if self.vocab_size < 257:
+            raise ValueError(f"--vocab-size must be at least 257 (all bytes and a separator), got {self.vocab_size}")
         if self.ext is not None:
             try:
                 parse_extensions(self.ext)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tinygpt import optim
@@ -13,7 +14,7 @@ from tinygpt.data.windows import Windows
 from tinygpt.kernels import isa, registry, threads
 from tinygpt.kernels.peak import peak_flops
 from tinygpt.model import GPT
-from tinygpt.tokenizers import CharTokenizer
+from tinygpt.tokenizers import BPETokenizer, CharTokenizer
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
@@ -69,7 +70,7 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
     report.fact("source", summary.describe())
     parts = split(documents, settings.seed, settings.held_out)
     if tokenizer is None:
-        tokenizer = CharTokenizer.train((document.text for document in parts.train), settings.max_chars)
+        tokenizer = _tokenizer(settings, (document.text for document in parts.train), report)
     corpus = Corpus.encode(parts, tokenizer, settings.seq)
     held = f"{_count(corpus.held_out_files, 'file')}, " if len(documents) > 1 else ""
     report.fact(
@@ -92,6 +93,13 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
         total = max(1, round(settings.epochs * windows.n_windows / (settings.batch * settings.grad_accum)))
     optimizer = _optimizer(settings, model)
     return Run(settings, corpus, tokenizer, model, optimizer, _schedule(settings, total), windows, total, peak)
+
+
+def _tokenizer(settings: TrainSettings, texts: Iterable[str], report: Report) -> Tokenizer:
+    """A tokenizer of the kind that is asked for, trained on `texts`."""
+    if settings.tokenizer_type == "char":
+        return CharTokenizer.train(texts, settings.max_chars)
+    return BPETokenizer.train(texts, settings.vocab_size, settings.pattern, progress=report.merging)
 
 
 def _machine(report: Report) -> float:

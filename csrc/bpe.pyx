@@ -1,0 +1,306 @@
+"""Byte-pair encoding, first half: a vocabulary learnt from text. (csrc/bpe_encode.pyx turns text into its tokens.)
+
+Gage 1994 replaced the most frequent pair of bytes by a new byte, again and again, to compress. Sennrich, Haddow & Birch
+2016 learn a vocabulary that way, within words; Radford et al. 2019 begin with the 256 bytes, so any text has tokens.
+
+Split the texts into words w (csrc/bpe/split.h) and count each distinct one, n_w. Its tokens are at first its bytes.
+
+    count(a, b) = sum_w n_w #{i : w[i] = a, w[i + 1] = b}
+    repeat: take the pair with the greatest count, of several the first in the order of their bytes; make the token ab;
+            in every word, from left to right, put ab in the place of a b          until no pair stands twice
+
+By hand, "aaabdaaabac" as one word: a a stands 4 times, so aa is made: aa a b d aa a b a c. Now a b and aa a stand twice
+each and "a" comes before "aa", so ab is made: aa ab d aa ab a c. Then aa ab makes aaab: aaab d aaab a c. That is all.
+
+Design
+- A merge visits the places of its pair and nothing else. Every byte of the distinct words is a node, linked to its
+  neighbours in the word; the nodes where one pair begins are linked to each other. Replacing a b ends at most three
+  pairs and begins two. Rejected: counting again after each merge, which reads all words every time; and a set of words
+  per pair, which reads a long word once for every merge in it.
+- The list of a pair is in the order of the text without sorting: all of it is appended in one pass, by the merge that
+  made the younger of its two tokens, which itself goes from left to right.
+- The heap of pairs is corrected late. Once that pass is over, the count of a pair can only fall, so an entry of the
+  heap is never too small: on top is either the right pair, or one whose count has fallen and that goes back in.
+  Rejected: moving entries with every change, most of which never come to the top.
+- Ties are broken by bytes, not by ids or places: the merges do not depend on the order of the texts.
+- A token's bytes are not stored: they stand where it was first made. Tokens that grow a byte at a time would else take
+  the square of their number.
+"""
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp
+
+cdef extern from "bpe/split.h" nogil:
+    ctypedef const unsigned char* Text
+    ctypedef Text (*NextWord)(Text p, Text end) noexcept nogil
+    NextWord scanner(const char* pattern)
+    int64_t MAX_TEXT
+
+cdef extern from "bpe/tables.h" nogil:
+    int NONE, NO_MEMORY
+    ctypedef struct Word:
+        int64_t count, start, length
+    ctypedef struct WordTable:
+        Word* words
+        int64_t n_words, n_bytes
+        unsigned char* bytes
+    ctypedef struct PairTable:
+        pass
+    void* with_room(void* array, int64_t used, int64_t* room, size_t size)
+    int word_table_add(WordTable* table, const unsigned char* bytes, int64_t length)
+    void word_table_free(WordTable* table)
+    int pair_add(PairTable* table, int left, int right)
+    void pair_table_free(PairTable* table)
+
+cdef enum:
+    BYTES = 256
+
+
+cdef struct Node:                        # a position of a distinct word: where a token begins, or is inside of one
+    int token
+    int word
+    int before, after                    # the tokens beside it in the word, NONE at its ends
+    int pair                             # the pair that begins here
+    int previous, next                   # the places before and after this one where the same pair begins
+
+cdef struct Pair:
+    int64_t count
+    int left, right                      # tokens
+    int first, last                      # nodes
+
+cdef struct Token:                       # where its bytes are found: a node has the number of its byte
+    int64_t start, length
+
+cdef struct Candidate:
+    int64_t count                      # when it was put into the heap; it may have fallen since
+    int pair
+
+
+cdef class Trainer:
+    """Learns merges: `add` texts, `start`, then `merge` until there are enough."""
+
+    cdef NextWord _next_word
+    cdef WordTable _words
+    cdef Node* _nodes
+    cdef PairTable _numbers
+    cdef Pair* _pairs
+    cdef Token* _tokens
+    cdef Candidate* _heap
+    cdef int64_t _n_pairs, _pairs_room, _n_tokens, _tokens_room, _n_heap, _heap_room
+
+    def __cinit__(self, str pattern):
+        self._next_word = scanner(pattern.encode())
+        if self._next_word == NULL:
+            raise ValueError(f"[train] 'pattern' is not known: '{pattern}'")
+
+    def __dealloc__(self):
+        word_table_free(&self._words)
+        pair_table_free(&self._numbers)
+        free(self._nodes)
+        free(self._pairs)
+        free(self._tokens)
+        free(self._heap)
+
+    def add(self, const unsigned char[::1] text):                                                                # IN
+        """Count the words of UTF-8 text."""
+        if self._nodes != NULL:
+            raise ValueError("[train] texts must be added before the start")
+        if text.shape[0] == 0:
+            return
+        cdef Text p = &text[0], end = p + text.shape[0], stop
+        cdef int result = 0
+        with nogil:
+            while p < end and result == 0:
+                stop = self._next_word(p, end)
+                result = word_table_add(&self._words, p, stop - p)
+                p = stop
+        if result < 0:
+            raise MemoryError("[train] no memory for the words of the text")
+        if self._words.n_bytes > MAX_TEXT:
+            raise ValueError(f"[train] the distinct words must have at most {MAX_TEXT} bytes together")
+
+    def start(self):
+        """End the counting: every byte of every distinct word becomes a node."""
+        cdef int result
+        if self._nodes == NULL:
+            self._nodes = <Node*>malloc((self._words.n_bytes + 1) * sizeof(Node))
+            self._tokens_room = BYTES
+            self._tokens = <Token*>calloc(BYTES, sizeof(Token))
+            self._n_tokens = BYTES
+            if self._nodes == NULL or self._tokens == NULL:
+                raise MemoryError("[train] no memory for the positions of the words")
+            with nogil:
+                result = self._place_nodes()
+            if result < 0:
+                raise MemoryError("[train] no memory for the pairs")
+
+    def merge(self, int[:, ::1] out):                                                                           # OUT
+        """Make tokens, one for each row of `out` (n, 2), and write there the two that each is made of.
+
+        Returns the number of tokens made, less than n where no pair stands twice any more.
+        """
+        cdef Py_ssize_t done = 0
+        cdef int pair = 0
+        with nogil:
+            while done < out.shape[0]:
+                pair = self._most_frequent()
+                if pair < 0:
+                    break
+                out[done, 0], out[done, 1] = self._pairs[pair].left, self._pairs[pair].right
+                if self._replace(pair) < 0:
+                    pair = NO_MEMORY
+                    break
+                done += 1
+        if pair == NO_MEMORY:
+            raise MemoryError("[train] no memory for the pairs")
+        return done
+
+    cdef int _place_nodes(self) noexcept nogil:
+        cdef int64_t w, i, start, end
+        cdef Word* words = self._words.words
+        for w in range(self._words.n_words):
+            start, end = words[w].start, words[w].start + words[w].length
+            for i in range(start, end):
+                self._nodes[i] = Node(self._words.bytes[i], w, i - 1 if i > start else NONE,
+                                      i + 1 if i + 1 < end else NONE, NONE, NONE, NONE)
+                self._tokens[self._words.bytes[i]] = Token(i, 1)
+            for i in range(start, end - 1):
+                if self._begin_pair(i) < 0:
+                    return NO_MEMORY
+        return self._push_from(0)
+
+    cdef int _replace(self, int pair) noexcept nogil:
+        """One merge: in the place of every a b, from left to right, the new token."""
+        cdef int64_t known = self._n_pairs
+        cdef int i = self._pairs[pair].first, b, before, after
+        cdef Token* tokens = <Token*>with_room(self._tokens, self._n_tokens, &self._tokens_room, sizeof(Token))
+        if tokens == NULL:
+            return NO_MEMORY
+        self._tokens = tokens
+        tokens[self._n_tokens] = tokens[self._pairs[pair].left]
+        tokens[self._n_tokens].start = i
+        tokens[self._n_tokens].length += tokens[self._pairs[pair].right].length
+        # Always the first of the list: in "aaa" the first a a takes away the second.
+        while self._pairs[pair].first != NONE:
+            i = self._pairs[pair].first
+            b = self._nodes[i].after
+            before, after = self._nodes[i].before, self._nodes[b].after
+            self._end_pair(i)
+            if before != NONE:
+                self._end_pair(before)
+            if after != NONE:
+                self._end_pair(b)
+                self._nodes[after].before = i
+            self._nodes[i].token = <int>self._n_tokens
+            self._nodes[i].after = after
+            if before != NONE and self._begin_pair(before) < 0 or after != NONE and self._begin_pair(i) < 0:
+                return NO_MEMORY
+        self._n_tokens += 1
+        return self._push_from(known)
+
+    cdef int _begin_pair(self, int i) noexcept nogil:
+        """Append node i to the places of the pair that now begins there."""
+        cdef Node* node = &self._nodes[i]
+        cdef int right = self._nodes[node.after].token
+        cdef int number = pair_add(&self._numbers, node.token, right)
+        if number < 0:
+            return NO_MEMORY
+        if number == self._n_pairs:      # never seen before
+            pairs = <Pair*>with_room(self._pairs, self._n_pairs, &self._pairs_room, sizeof(Pair))
+            if pairs == NULL:
+                return NO_MEMORY
+            self._pairs = pairs
+            pairs[number] = Pair(0, node.token, right, NONE, NONE)
+            self._n_pairs += 1
+        cdef Pair* pair = &self._pairs[number]
+        pair.count += self._words.words[node.word].count
+        node.pair, node.previous, node.next = number, pair.last, NONE
+        if pair.last == NONE:
+            pair.first = i
+        else:
+            self._nodes[pair.last].next = i
+        pair.last = i
+        return 0
+
+    cdef void _end_pair(self, int i) noexcept nogil:
+        """Take node i out of the places of its pair."""
+        cdef Node* node = &self._nodes[i]
+        cdef Pair* pair = &self._pairs[node.pair]
+        pair.count -= self._words.words[node.word].count
+        if node.previous == NONE:
+            pair.first = node.next
+        else:
+            self._nodes[node.previous].next = node.next
+        if node.next == NONE:
+            pair.last = node.previous
+        else:
+            self._nodes[node.next].previous = node.previous
+
+    cdef int _most_frequent(self) noexcept nogil:
+        """The pair to merge next, taken out of the heap; NONE if no pair stands twice, or NO_MEMORY."""
+        cdef Candidate top
+        while self._n_heap > 0:
+            top = self._pop()
+            if self._pairs[top.pair].count == top.count:
+                return top.pair
+            if self._push(top.pair) < 0:
+                return NO_MEMORY
+        return NONE
+
+    cdef int _push_from(self, int64_t first) noexcept nogil:
+        """Put all pairs from a number on into the heap."""
+        cdef int64_t i
+        for i in range(first, self._n_pairs):
+            if self._push(<int>i) < 0:
+                return NO_MEMORY
+        return 0
+
+    cdef int _push(self, int pair) noexcept nogil:
+        cdef Candidate new = Candidate(self._pairs[pair].count, pair)
+        cdef int64_t i = self._n_heap
+        if new.count < 2:                # a token that stands once shortens nothing
+            return 0
+        heap = <Candidate*>with_room(self._heap, self._n_heap, &self._heap_room, sizeof(Candidate))
+        if heap == NULL:
+            return NO_MEMORY
+        self._heap = heap
+        # A parent that comes later than the new one moves down; its children are at 2 i + 1 and 2 i + 2.
+        while i > 0 and self._comes_first(&new, &heap[(i - 1) // 2]):
+            heap[i] = heap[(i - 1) // 2]
+            i = (i - 1) // 2
+        heap[i] = new
+        self._n_heap += 1
+        return 0
+
+    cdef Candidate _pop(self) noexcept nogil:
+        cdef Candidate* heap = self._heap
+        cdef Candidate top = heap[0], last = heap[self._n_heap - 1]
+        cdef int64_t i = 0, child = 1, n = self._n_heap - 1
+        while child < n:
+            if child + 1 < n and self._comes_first(&heap[child + 1], &heap[child]):
+                child += 1
+            if not self._comes_first(&heap[child], &last):
+                break
+            heap[i] = heap[child]
+            i, child = child, 2 * child + 1
+        heap[i] = last
+        self._n_heap = n
+        return top
+
+    cdef bint _comes_first(self, const Candidate* x, const Candidate* y) noexcept nogil:
+        """More frequent, or as frequent and earlier in the order of the left tokens' bytes, then of the right ones'."""
+        cdef int order
+        if x.count != y.count:
+            return x.count > y.count
+        order = self._compare(self._pairs[x.pair].left, self._pairs[y.pair].left)
+        if order == 0:
+            order = self._compare(self._pairs[x.pair].right, self._pairs[y.pair].right)
+        return order < 0
+
+    cdef int _compare(self, int s, int t) noexcept nogil:
+        """Negative if the bytes of token s come before those of t, as words in a dictionary."""
+        cdef Token x = self._tokens[s], y = self._tokens[t]
+        if s == t:
+            return 0
+        cdef int order = memcmp(self._words.bytes + x.start, self._words.bytes + y.start, min(x.length, y.length))
+        return order if order != 0 else -1 if x.length < y.length else 1

@@ -1,0 +1,142 @@
+/* Where the words of a text end, for csrc/bpe.pyx: three patterns, each as a scanner over UTF-8.
+
+   A pattern is a regular expression (tinygpt/tokenizers/patterns.py has them) whose alternatives are tried in order at
+   the end of the word before. Each scanner below tries the same alternatives in the same order, so it can be read
+   beside the expression; tests hold the two equal. Every code point is in some word: nothing is skipped.
+
+   Two things keep a scanner short. Letters, numbers and spaces exclude each other, so the class of one code point rules
+   out most alternatives; and \s+(?!\S), a run of spaces that does not touch what follows, is the whole run at the end
+   of the text and otherwise the run without its last space. */
+#ifndef TINYGPT_SPLIT_H
+#define TINYGPT_SPLIT_H
+
+#include "bpe/classes.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define MAX_TEXT 2147483647LL /* bytes: a place in a text, or in all distinct words, is an int */
+
+typedef const uint8_t *Text; /* a place in the UTF-8 */
+
+static inline int class_of(uint32_t code) {
+    if (code >= CLASS_LIMIT) return OTHER;
+    const uint8_t *row = class_bits + class_row[code / CLASS_ROW] * (CLASS_ROW / 4);
+    return row[code % CLASS_ROW / 4] >> 2 * (code % 4) & 3;
+}
+
+/* The class of the code point at p < end; its length goes to *width. Text that is not UTF-8 is OTHER, byte by byte:
+   nothing at or after the end is read, whatever the bytes are. */
+static inline int class_at(Text p, Text end, int *width) {
+    *width = 1;
+    if (*p < 0x80) return ascii_class[*p];
+    const int n = *p >= 0xf0 ? 4 : *p >= 0xe0 ? 3 : *p >= 0xc0 ? 2 : 1;
+    if (n == 1 || end - p < n) return OTHER;
+    uint32_t code = *p & (0xff >> (n + 1)); /* a lead byte begins with n ones and a zero */
+    for (int i = 1; i < n; i++) code = code << 6 | (p[i] & 0x3f);
+    *width = n;
+    return class_of(code);
+}
+
+/* Whether there is a code point of this class at p. */
+static inline int is_class(int kind, Text p, Text end) {
+    int width;
+    return p < end && class_at(p, end, &width) == kind;
+}
+
+/* The end of the run of a class that begins at p, after at most `most` code points. */
+static inline Text run_of(int kind, Text p, Text end, ptrdiff_t most) {
+    int width;
+    for (; p < end && most > 0 && class_at(p, end, &width) == kind; most--) p += width;
+    return p;
+}
+
+static inline Text run(int kind, Text p, Text end) { return run_of(kind, p, end, PTRDIFF_MAX); }
+
+/* [\r\n]* */
+static inline Text line_breaks(Text p, Text end) {
+    while (p < end && (*p == '\r' || *p == '\n')) p++;
+    return p;
+}
+
+/* The end of the run of one byte that begins at p. */
+static inline Text run_of_byte(uint8_t byte, Text p, Text end) {
+    while (p < end && *p == byte) p++;
+    return p;
+}
+
+/* \s+(?!\S)|\s+ for a run of spaces from p to stop. */
+static inline Text spaces(Text p, Text stop, Text end) {
+    if (stop == end) return stop;
+    Text last = stop - 1;
+    while ((*last & 0xc0) == 0x80) last--; /* back over the bytes of one code point */
+    return last == p ? stop : last;
+}
+
+/* The length of 's 't 're 've 'm 'll 'd at p, or 0. With any_case also of 'S and the like, and of 's with a long s
+   (U+017F, c5 bf), which folds to s. */
+static inline int contraction(Text p, Text end, int any_case) {
+    if (*p != '\'' || end - p < 2) return 0;
+    const int lower = any_case ? 0x20 : 0; /* ASCII letters differ in this bit; no other byte becomes one of these */
+    const int a = p[1] | lower, b = end - p > 2 ? p[2] | lower : 0;
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
+    return any_case && end - p > 2 && p[1] == 0xc5 && p[2] == 0xbf ? 3 : 0;
+}
+
+/* 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
+static Text next_gpt2(Text p, Text end) {
+    int width, kind;
+    const int short_form = contraction(p, end, 0);
+    if (short_form) return p + short_form;
+    Text first = *p == ' ' && p + 1 < end && !is_class(SPACE, p + 1, end) ? p + 1 : p;
+    kind = class_at(first, end, &width);
+    Text stop = run(kind, first + width, end);
+    return kind == SPACE ? spaces(p, stop, end) : stop;
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+static Text next_gpt4(Text p, Text end) {
+    int width;
+    const int short_form = contraction(p, end, 1), kind = class_at(p, end, &width);
+    if (short_form) return p + short_form;
+    if (kind == LETTER) return run(LETTER, p + width, end);
+    if (kind == NUMBER) return run_of(NUMBER, p, end, 3);
+    if (*p != '\r' && *p != '\n' && is_class(LETTER, p + width, end)) return run(LETTER, p + width, end);
+    Text first = *p == ' ' ? p + 1 : p;
+    if (is_class(OTHER, first, end)) return line_breaks(run(OTHER, first, end), end);
+    Text stop = run(SPACE, p + width, end), last = stop;
+    while (last > p && last[-1] != '\r' && last[-1] != '\n') last--;
+    return last > p ? last : spaces(p, stop, end); /* \s* gives back what follows the last line break */
+}
+
+/* [\r\n]+[ \t]*| {2,}|\t+|(?: |[^\s\p{L}\p{N}])?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s */
+static Text next_code(Text p, Text end) {
+    int width;
+    const int kind = class_at(p, end, &width);
+    if (*p == '\r' || *p == '\n') {
+        p = line_breaks(p, end);
+        while (p < end && (*p == ' ' || *p == '\t')) p++;
+        return p;
+    }
+    if (*p == '\t') return run_of_byte('\t', p, end);
+    Text stop = run_of_byte(' ', p, end);
+    if (stop - p > 1) return stop;
+    if (kind == LETTER) return run(LETTER, p + width, end);
+    if ((*p == ' ' || kind == OTHER) && is_class(LETTER, p + width, end)) return run(LETTER, p + width, end);
+    if (is_class(NUMBER, stop, end)) return run_of(NUMBER, stop, end, 3); /* stop: after the one space, if there is one */
+    if (is_class(OTHER, stop, end)) return run(OTHER, stop, end);
+    return p + width;
+}
+
+typedef Text (*NextWord)(Text p, Text end);
+
+/* The scanner of a pattern, NULL if there is none of that name. */
+static inline NextWord scanner(const char *pattern) {
+    return strcmp(pattern, "gpt2") == 0   ? next_gpt2
+           : strcmp(pattern, "gpt4") == 0 ? next_gpt4
+           : strcmp(pattern, "code") == 0 ? next_code
+                                          : NULL;
+}
+
+#endif

