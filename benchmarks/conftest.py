@@ -1,11 +1,11 @@
-"""Every benchmark names what it measured: op, sizes, rung, threads, operations, and the machine's peak."""
+"""Every benchmark names what it measured: op, sizes, rung, threads, operations, and the machine's ceilings."""
 
 from __future__ import annotations
 
 import pytest
 
 from tinygpt.kernels import registry, threads
-from tinygpt.kernels.peak import peak_flops
+from tinygpt.kernels.peak import copy_bandwidth, peak_flops, read_bandwidth
 from tinygpt.testing import Case
 from tinygpt.testing.timing import prepare
 
@@ -14,7 +14,8 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     """Leave out what identifies a machine; add what it can do."""
     machine_info.pop("node", None)
     n = threads.get_num_threads()
-    machine_info["tinygpt"] = {"threads": n, "peak_gflops": round(peak_flops(n) / 1e9, 1)}
+    ceilings = {"peak_gflops": peak_flops(n), "read_gbytes": read_bandwidth(n), "copy_gbytes": copy_bandwidth(n)}
+    machine_info["tinygpt"] = {"threads": n} | {name: round(rate / 1e9, 1) for name, rate in ceilings.items()}
 
 
 @pytest.fixture

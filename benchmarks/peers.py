@@ -1,13 +1,20 @@
-"""The default kind of model in PyTorch, from the parameters of ours: what we are compared with."""
+"""The jobs as PyTorch does them: a GPT-2-style model, products, attention."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
+from inputs import attention_inputs, batch, operands, sample, weights
+from jobs import Model
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows
+from worker import Built
 
-import tinygpt
-from tinygpt import GPT
+if TYPE_CHECKING:
+    from tinygpt import GPT
 
 
 class TorchGPT:
@@ -15,35 +22,61 @@ class TorchGPT:
 
     Parameters
     ----------
-    gpt : GPT
-        Whose weights are copied.
+    parameters : iterable of (name, array)
+        The names of tinygpt; values are copied.
+    heads : int
+    eps : float
+        Of the layer norms.
     lr, betas, weight_decay
         Of AdamW; matrices and embeddings decay, vectors do not.
+    precision : str
+        With ``bfloat16`` forward runs under autocast.
     """
 
-    def __init__(self, gpt: GPT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1):
-        torch.set_num_threads(tinygpt.get_num_threads())
-        self.config = gpt.config
-        self.params = {name: torch.tensor(p.data, requires_grad=True) for name, p in gpt.named_parameters()}
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, np.ndarray]],
+        heads: int,
+        eps: float = 1e-5,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        precision: str = "float32",
+    ):
+        self.heads, self.eps, self.precision = heads, eps, precision
+        self.params = {name: torch.tensor(values, requires_grad=True) for name, values in parameters}
+        self.layers = sum(name.endswith("attn.qkv.weight") for name in self.params)
         groups = [
             {"params": [p for p in self.params.values() if p.ndim == 2], "weight_decay": weight_decay},
             {"params": [p for p in self.params.values() if p.ndim == 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
+    @classmethod
+    def of(cls, gpt: GPT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1):
+        """A model with the weights of ours, on as many threads."""
+        import tinygpt
+
+        torch.set_num_threads(tinygpt.get_num_threads())
+        parameters = ((name, p.data) for name, p in gpt.named_parameters())
+        return cls(parameters, gpt.config.n_head, gpt.config.norm_eps, lr, betas, weight_decay)
+
     def _norm(self, h: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
-        return F.layer_norm(h, (self.config.n_embd,), weight, bias, self.config.norm_eps)
+        return F.layer_norm(h, weight.shape, weight, bias, self.eps)
 
     def _linear(self, h: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(h, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
 
     def loss(self, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
         """Mean cross-entropy; targets of -1 are ignored."""
-        x, H, C = torch.from_numpy(tokens).long(), self.config.n_head, self.config.n_embd
-        B, T = x.shape
+        with torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext():
+            return self._loss(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long())
+
+    def _loss(self, x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        (B, T), H, C = x.shape, self.heads, self.params["wte.weight"].shape[1]
         h = self.params["wte.weight"][x] + self.params["wpe.weight"][:T]
-        for i in range(self.config.n_layer):
+        for i in range(self.layers):
             b = f"blocks.{i}"
             qkv = self._linear(self._norm(h, f"{b}.norm1"), f"{b}.attn.qkv").view(B, T, 3, H, C // H)
             mixed = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4), is_causal=True)
@@ -51,7 +84,7 @@ class TorchGPT:
             wide = F.gelu(self._linear(self._norm(h, f"{b}.norm2"), f"{b}.mlp.up"), approximate="tanh")
             h = h + self._linear(wide, f"{b}.mlp.down")
         logits = F.linear(self._norm(h, "norm"), self.params["wte.weight"])
-        return F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).long().flatten(), ignore_index=-1)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
     def step(self, tokens: np.ndarray, targets: np.ndarray, lr: float | None = None) -> float:
         """One training step with the gradient clipped at 1; returns the loss before it."""
@@ -63,3 +96,61 @@ class TorchGPT:
         torch.nn.utils.clip_grad_norm_(self.params.values(), 1.0)
         self.optimizer.step()
         return loss.item()
+
+
+def facts(threads: int) -> dict[str, Any]:
+    """Versions and what PyTorch thinks of this processor."""
+    torch.set_num_threads(threads)
+    return {"versions": {"torch": torch.__version__}, "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def build(contender: str, task: dict[str, Any], threads: int) -> Built:
+    """A job of PyTorch; the contender names the precision or the library behind a product."""
+    torch.set_num_threads(threads)
+    return BUILDERS[task["kind"]](contender, task)
+
+
+def train(contender: str, task: dict[str, Any]) -> Built:
+    """Forward, backward, clipping, AdamW, eager."""
+    sizes = Model(**task["model"])
+    precision = "bfloat16" if "bfloat16" in contender else "float32"
+    model, (x, y) = TorchGPT(weights(sizes), sizes.heads, precision=precision), batch(sizes)
+    return Built(lambda: model.step(x, y), [model.step(x, y), model.step(x, y)])
+
+
+def product(contender: str, task: dict[str, Any]) -> Built:
+    """op(a) op(b) through torch.mm, or through oneDNN's linear layer, which takes float32 as it is."""
+    a, b = map(torch.from_numpy, operands(task))
+    a, b = (x.t() if letter == "T" else x for x, letter in zip((a, b), task["case"], strict=True))
+    if contender == "torch":
+        out = torch.empty(task["M"], task["N"])
+        call = lambda: torch.mm(a, b, out=out)  # noqa: E731 - one line for each contender
+    elif contender == "torch onednn":
+        linear, columns = torch.ops.mkldnn._linear_pointwise, b.t()
+        call = lambda: linear(a, columns, None, "none", [], "")  # noqa: E731
+    elif contender == "torch bfloat16":
+        left, right = a.bfloat16(), b.bfloat16()
+        out = torch.empty(task["M"], task["N"], dtype=torch.bfloat16)
+        call = lambda: torch.mm(left, right, out=out)  # noqa: E731
+    else:
+        call = lambda: torch.mm(a.bfloat16(), b.bfloat16())  # noqa: E731
+    with torch.inference_mode():
+        result = call().float().numpy()
+    return Built(torch.inference_mode()(call), sample(result))
+
+
+def attention(contender: str, task: dict[str, Any]) -> Built:
+    """Forward and backward of scaled_dot_product_attention; heads come second there."""
+    q, k, v, dout = (torch.from_numpy(x).transpose(1, 2) for x in attention_inputs(task))
+    for x in (q, k, v):
+        x.requires_grad_()
+
+    def call() -> tuple[torch.Tensor, ...]:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out, *torch.autograd.grad(out, (q, k, v), dout)
+
+    got = [sample(x.detach().transpose(1, 2).contiguous().numpy()) for x in call()]
+    return Built(call, [one for part in got for one in part])
+
+
+BUILDERS = {"train": train, "product": product, "attention": attention}

@@ -37,7 +37,7 @@ def pytorch_loss(run: Run) -> float:
     import torch
 
     chosen = run.settings
-    peer = TorchGPT(run.model, chosen.peak_lr, chosen.betas, chosen.weight_decay)
+    peer = TorchGPT.of(run.model, chosen.peak_lr, chosen.betas, chosen.weight_decay)
     for step in range(run.total_steps):
         x, y = run.windows.batch(step * chosen.batch, chosen.batch)
         peer.step(x, y, run.schedule(step))

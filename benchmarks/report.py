@@ -1,9 +1,10 @@
 """Benchmark results to the tables of the docs.
 
-usage: python benchmarks/report.py RESULTS.json OUT.json     keep what the docs need of pytest-benchmark's results
+usage: python benchmarks/report.py RESULTS.json OUT.json     keep what the docs need of a file of results
        python benchmarks/report.py OUT.json                  print the tables of a file so made
 
-The docs call `load` and `ladder` on the file in docs/data, so no figure in them is typed.
+RESULTS.json comes from pytest-benchmark, compare.py or products.py; summary.py knows the last two. The docs call
+`load` and `ladder` on the files in docs/data, so no figure in them is typed.
 """
 
 from __future__ import annotations
@@ -79,9 +80,21 @@ def _time(seconds: float) -> str:
 def main() -> None:
     """Make a file, or print its tables."""
     if len(sys.argv) == 3:
-        Path(sys.argv[2]).write_text(json.dumps(compact(load(sys.argv[1])), indent=1) + "\n")
+        results = load(sys.argv[1])
+        if "kind" in results:
+            import summary
+
+            text = summary.dump(summary.compact(results))
+        else:
+            text = json.dumps(compact(results), indent=1)
+        Path(sys.argv[2]).write_text(text + "\n")
     elif len(sys.argv) == 2:
         results = load(sys.argv[1])
+        if "kind" in results:
+            import summary
+
+            print(summary.text(results))
+            return
         print(machine(results))
         for op in dict.fromkeys(row["op"] for row in results["rows"] if "rung" in row):
             print(f"\n{op}\n\n{ladder(results, op)}")

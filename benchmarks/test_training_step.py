@@ -67,7 +67,7 @@ def test_step_pytorch(benchmark, model):
 
     config, x, y = batches(model)
     gpt = GPT(config, seed=0)
-    peer = TorchGPT(gpt)
+    peer = TorchGPT.of(gpt)
     assert abs(peer.step(x, y) - gpt.loss(x, y).item()) < 1e-4, "the peer must compute what is compared"
     describe(benchmark, model, "PyTorch", config, x.size)
     benchmark(peer.step, x, y)

@@ -19,13 +19,24 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
 
-@cache
-def report():
-    """benchmarks/report.py, which is a script and not part of the package."""
-    spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks" / "report.py")
+def _program(name: str):
+    """A module out of benchmarks/, which are scripts and not part of the package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def report():
+    """benchmarks/report.py."""
+    return _program("report")
+
+
+@cache
+def summary():
+    """benchmarks/summary.py."""
+    return _program("summary")
 
 
 @cache
@@ -61,6 +72,101 @@ def ratio(op: str, size: str, rung: str, below: str) -> str:
     """How many times faster a rung was than another, as in ``3.1 x``."""
     fast, slow = rows(op=op, size=size, rung=rung)[0], rows(op=op, size=size, rung=below)[0]
     return f"{slow['seconds'] / fast['seconds']:.1f} x"
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """The results of compare.py or products.py in docs/data; None as long as nobody has put them there."""
+    file = DOCS / "data" / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def not_measured(name: str) -> Markdown:
+    """What stands in the place of results that are not there."""
+    return Markdown(f"*There are no results of `benchmarks/{name}.py` in this version of the page.*")
+
+
+def peers(name: str, maker: str, *arguments: Any, **options: Any) -> Markdown:
+    """A table of summary.py for every number of threads that was measured, and the machine below."""
+    data = measured(name)
+    if data is None:
+        return not_measured(name)
+    tables = []
+    for n in summary().thread_counts(data):
+        found = getattr(summary(), maker)(data, n, *arguments, **options)
+        if found[1]:
+            title = f"**{n} thread{'s' * (n > 1)}**"
+            tables += [title, table(*found).data, f"*{summary().machine(data, n)}*"]
+    return Markdown("\n\n".join(tables))
+
+
+def race(kind: str, start: str = "") -> Markdown:
+    """The contenders of end-to-end jobs of one kind."""
+    data = measured("compare")
+    if data is None:
+        return not_measured("compare")
+    tables = []
+    for n in summary().thread_counts(data):
+        shown = table(*summary().race(data, kind, n, start)).data
+        tables += [f"**{n} thread{'s' * (n > 1)}**", shown, f"*{summary().machine(data, n)}*"]
+    return Markdown("\n\n".join(tables))
+
+
+def step_chart() -> Any:
+    """Training steps of everybody over those of tinygpt, on the most threads that were measured."""
+    import charts
+
+    data = measured("compare")
+    if data is None:
+        return not_measured("compare")
+    jobs = summary().jobs(data, "train", summary().thread_counts(data)[-1], "train-")
+    return charts.bars(jobs, [summary().bound(data, job) for job in jobs])
+
+
+def scaling_chart(start: str) -> Any:
+    """The time per token of everybody, over the parameters of the model or the length of the sequences."""
+    import charts
+
+    data = measured("compare")
+    if data is None:
+        return not_measured("compare")
+    jobs = summary().jobs(data, "train", summary().thread_counts(data)[-1], start)
+    key, label = ("length", "length of a sequence") if start == "length-" else ("parameters", "parameters")
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for job in sorted(jobs, key=lambda job: job["sizes"][key]):
+        for one in job["contenders"]:
+            along, up = series.setdefault(one["name"], ([], []))
+            along.append(job["sizes"][key])
+            up.append(1e6 * one["median"] / job["tokens"])
+    return charts.lines(series, label, "µs per token")
+
+
+def attention_chart(width: int) -> Any:
+    """Forward and backward of attention over the length, for heads of one width."""
+    import charts
+
+    data = measured("products")
+    if data is None:
+        return not_measured("products")
+    rows = summary().grid(data, "attention", summary().thread_counts(data)[-1])
+    chosen = [row for row in rows if row["D"] == width]
+    if not chosen:
+        return Markdown(f"*Heads of width {width} were not measured in this run.*")
+    series = {
+        name: ([row["T"] for row in chosen], [row["flops"] / row["seconds"][name] / 1e9 for row in chosen])
+        for name in chosen[0]["seconds"]
+    }
+    return charts.lines(series, "length of a sequence", "GFLOP/s")
+
+
+def roofline(*rungs: str) -> Any:
+    """The kernels of the ladder under the measured roofs."""
+    import charts
+
+    facts = results()["machine"]
+    if "read_gbytes" not in facts:
+        return Markdown("*The bandwidth was not measured in this run.*")
+    roof = {"peak_flops": 1e9 * facts["peak_gflops"], "read_bandwidth": 1e9 * facts["read_gbytes"]}
+    return charts.roofline(rows(kind="kernel"), roof, rungs)
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[Any]], align: str = "") -> Markdown:

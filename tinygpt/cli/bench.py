@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tinygpt.testing import Case
+
+BFLOAT16 = "bf16"  # in a column of rungs
 
 
 @dataclass(kw_only=True)
@@ -46,15 +48,17 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     """Compare the rungs of the kernels on this machine.
 
     Every rung is held against a float64 reference before it is timed. For each:
-    the median time, GFLOP/s, the share of the measured float32 peak, GB/s if
-    nothing were in cache, and the speed-up over the rung above in the table.
+    the median time; the rate, as its share of the nearer of two measured roofs
+    (GFLOP/s of the float32 peak, or GB/s of what reading memory reaches, where a
+    cache may give more); and the speed-up over the rung above in the table. A
+    product has one more row for operands that are rounded to bfloat16.
     """
     from rich.console import Console
     from rich.progress import track
 
     from tinygpt.cli.app import FAILED, fail
-    from tinygpt.kernels import registry, threads
-    from tinygpt.kernels.peak import peak_flops
+    from tinygpt.kernels import threads
+    from tinygpt.kernels.peak import peak_flops, read_bandwidth
     from tinygpt.testing import Mismatch
     from tinygpt.testing.timing import median_seconds, prepare
 
@@ -68,24 +72,57 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     if options.threads is not None:
         threads.set_num_threads(options.threads)
     n = threads.get_num_threads()
-    peak = peak_flops(n)
+    roofs = peak_flops(n), read_bandwidth(n)
     console = Console(highlight=False)
-    table = _table(n, peak)
+    table = _table(n, *roofs)
     quiet = options.quiet or not console.is_terminal
     for case in track(cases, "measuring", console=console, transient=True, disable=quiet):
         before = None
-        names = [case.op, f"  {_short(case)}"] if len(rungs[case.op]) > 1 else [f"{case.op}  {_short(case)}"]
-        for i, rung in enumerate(rungs[case.op]):
+        rows = _rows(case, rungs[case.op])
+        names = [case.op, f"  {_short(case)}"] if len(rows) > 1 else [f"{case.op}  {_short(case)}"]
+        for i, (rung, function, checked) in enumerate(rows):
             try:
-                call = prepare(registry.function(case.op, rung), case, n)
+                call = prepare(function, checked, n)
             except Mismatch as error:
                 return fail(f"rung {rung} is wrong on this machine: {error}", FAILED)
             seconds = median_seconds(call, options.seconds)
-            table.add_row(names[i] if i < len(names) else "", rung, *_figures(case, seconds, peak, before))
-            before = seconds
+            table.add_row(names[i] if i < len(names) else "", rung, *_figures(case, seconds, roofs, before))
+            if not rung.endswith(BFLOAT16):  # beside the ladder, not on it
+                before = seconds
         table.add_section()
     console.print(table)
     return 0
+
+
+def _rows(case: Case, rungs: list[str]) -> list[tuple[str, Callable[..., Any], Case]]:
+    """What is compared: a name, its function, and the case that it is held against."""
+    from tinygpt.core import matmul
+    from tinygpt.kernels import registry
+
+    rows = []
+    for rung in rungs:
+        rows.append((rung, registry.function(case.op, rung), case))
+        rounding = matmul.BFLOAT16.get(rung, {}).get(case.op)
+        if rounding is not None:
+            rows.append((f"{rung} {BFLOAT16}", rounding, _rounded(case)))
+    return rows
+
+
+def _rounded(case: Case) -> Case:
+    """A product whose operands are bfloat16 numbers: rounding them changes nothing, so the bound of float32 holds."""
+    import ml_dtypes
+    import numpy as np
+
+    from tinygpt import reference
+    from tinygpt.testing import bounds
+
+    inputs = dict(case.inputs)
+    for name in ("a", "b"):
+        inputs[name] = inputs[name].astype(ml_dtypes.bfloat16).astype(np.float32)
+    given = {name: value for name, value in inputs.items() if name != "accumulate"}
+    value, _ = reference.matmul(**given)
+    error, *_ = bounds.matmul(**given, start=None)
+    return replace(case, inputs=inputs, wanted={"out": np.asarray(value)}, bounds={"out": np.asarray(error.error)})
 
 
 def _rungs(wanted: list[str] | None) -> dict[str, list[str]]:
@@ -158,25 +195,29 @@ def _letter(text: str) -> tuple[str, int]:
     return name, int(value)
 
 
-def _table(n_threads: int, peak: float) -> Table:
+def _table(n_threads: int, peak: float, memory: float) -> Table:
     from rich.box import SIMPLE
     from rich.table import Table
 
     title = f"{n_threads} thread{'s' * (n_threads > 1)}, float32 peak {peak / 1e9:.0f} GFLOP/s"
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    title += f", memory {memory / 1e9:.0f} GB/s read"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0)
     table.add_column("op", no_wrap=True)
     table.add_column("rung", no_wrap=True)
-    for name in ("time us", "GFLOP/s", "of peak", "GB/s", "speed-up"):
+    for name in ("time us", "rate", "share", "speed-up"):
         table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
-def _figures(case: Case, seconds: float, peak: float, before: float | None) -> tuple[str, ...]:
-    flops = case.flops / seconds
-    return (
-        f"{seconds * 1e6:,.0f}",
-        f"{flops / 1e9:.2f}",
-        f"{100 * flops / peak:.1f} %",
-        f"{case.bytes / seconds / 1e9:.1f}",
-        "" if before is None else f"{before / seconds:.1f} x",
-    )
+def _figures(case: Case, seconds: float, roofs: tuple[float, float], before: float | None) -> tuple[str, ...]:
+    """Time, rate, its share of the nearer roof, speed-up; the roof depends on the case alone, not on the rung."""
+    peak, memory = case.flops / seconds / roofs[0], case.bytes / seconds / roofs[1]
+    if peak >= memory:
+        rate = (f"{_short_number(case.flops / seconds / 1e9)} GFLOP/s", f"{100 * peak:.1f} % peak")
+    else:
+        rate = (f"{_short_number(case.bytes / seconds / 1e9)} GB/s", f"{100 * memory:.0f} % mem")
+    return (f"{seconds * 1e6:,.0f}", *rate, "" if before is None else f"{before / seconds:.1f} x")
+
+
+def _short_number(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"

@@ -36,22 +36,25 @@ def _machine() -> list[tuple[str, str]]:
     import numpy as np
 
     from tinygpt import __version__
-    from tinygpt.core import cpu
+    from tinygpt.core import cpu, matmul
     from tinygpt.kernels import isa, registry, threads
-    from tinygpt.kernels.peak import peak_flops, read_bandwidth
+    from tinygpt.kernels.peak import copy_bandwidth, peak_flops, read_bandwidth
 
     n = threads.get_num_threads()
     openmp = f"yes, specification of {cpu.openmp()}" if cpu.openmp() else "no: this build has a single thread"
+    bandwidth = f"{read_bandwidth(n) / 1e9:.0f} GB/s read, {copy_bandwidth(n) / 1e9:.0f} GB/s copy, measured"
+    rounding = "instructions of this processor" if matmul.bfloat16_instructions() else "emulated: operands are rounded"
     facts = [
         ("tinygpt", __version__),
         ("python", f"{platform.python_version()}, NumPy {np.__version__}"),
         ("processor", processor()),
-        ("ISA", f"{isa.get()} (of {', '.join(isa.available())}); kernels use the baseline"),
+        ("ISA", f"{isa.get()} (of {', '.join(isa.available())})"),
         ("build", cpu.compiler()),
         ("OpenMP", openmp),
         ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
         ("peak", f"{peak_flops(n) / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}"),
-        ("bandwidth", f"{read_bandwidth(n) / 1e9:.0f} GB/s read, measured"),
+        ("bandwidth", bandwidth),
+        ("bfloat16", f"products: {rounding}"),
         ("rungs", "op: rungs there are, the one in use in brackets"),
     ]
     in_use = registry.selection()

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: the two ceilings of the roofline."""
+"""What this machine can do at most, measured: the ceilings of the roofline."""
 
 from __future__ import annotations
 
@@ -46,3 +46,11 @@ def read_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> float:
     """Reading memory that is in no cache: bytes per second, the best of three runs."""
     words = np.ones(n_bytes // 8, np.uint64)
     return max(_rate(lambda: cpu.read(words, n_threads)) for _ in range(3))
+
+
+@cache
+def copy_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> float:
+    """Reading and writing memory that is in no cache: bytes per second, both directions counted, best of three runs."""
+    words = np.ones(n_bytes // 16, np.uint64)
+    out = np.zeros_like(words)
+    return max(_rate(lambda: cpu.copy(words, out, n_threads)) for _ in range(3))

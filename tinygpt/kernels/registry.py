@@ -132,8 +132,9 @@ def _apply(chosen: Mapping[str, str]) -> None:
         _chosen[op] = rung
         serves = resolve(op, rung)
         now = _rounding.get(serves, {}).get(op) if _precision == "bfloat16" else None
+        name = f"{serves} bf16" if now else serves
         now = now or _functions[serves][op]
-        setattr(active, op, _wrap(op, serves, now) if _wrap else now)
+        setattr(active, op, _wrap(op, name, now) if _wrap else now)
 
 
 def watch(wrap: Callable[[str, str, Function], Function] | None) -> None:

@@ -1,0 +1,240 @@
+"""Contenders against each other: processes of their own, taking turns, which must agree before they are timed."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+HERE = Path(__file__).parent
+# What would make one library choose other code than it does by itself, or another number of threads.
+REMOVED = (
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND", "TINYGPT_ISA", "TINYGPT_KERNELS", "XLA_FLAGS",
+)  # fmt: skip
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TINYGPT_NUM_THREADS")
+PAUSE = 0.02  # seconds between turns, in which the threads of the last contender go to sleep
+
+
+class MissingError(Exception):
+    """A contender's library is not installed."""
+
+
+class ContenderError(Exception):
+    """A contender failed, or computes something else than the others."""
+
+
+class Turn(Protocol):
+    """Something that can be asked for one timed repetition."""
+
+    def run(self) -> float:
+        """Seconds of one call."""
+
+
+def environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
+    """What a contender's process inherits: `base` without what steers libraries, with the number of threads."""
+    kept = {name: value for name, value in base.items() if name not in REMOVED}
+    return kept | dict.fromkeys(THREADS, str(threads)) | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def processors(threads: int) -> None:
+    """Keep a process on as many processors as it may have threads; for libraries that cannot be told otherwise."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+class Worker:
+    """A process of benchmarks/worker.py.
+
+    Raises
+    ------
+    MissingError
+        The contender's library is not installed.
+    """
+
+    def __init__(self, contender: str, threads: int, program: Path = HERE / "worker.py"):
+        self.contender = contender
+        self.process = subprocess.Popen(
+            [sys.executable, str(program), contender, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(threads, os.environ),
+            # XLA counts the processors itself. The others stay free to move, as all of them are told.
+            preexec_fn=(lambda: processors(threads)) if contender == "jax" else None,
+        )
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def _answer(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        if not line:
+            raise ContenderError(f"{self.contender}: the process ended with status {self.process.wait()}")
+        answer = json.loads(line)
+        if "missing" in answer:
+            raise MissingError(f"{self.contender}: {answer['missing']}")
+        if "error" in answer:
+            raise ContenderError(f"{self.contender}: {answer['error']}")
+        return answer
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a request and wait for the answer."""
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise ContenderError(f"{self.contender}: the process ended with status {self.process.wait()}") from None
+        return self._answer()
+
+    def run(self) -> float:
+        """Seconds of one call in a timed repetition."""
+        return self.ask({"run": True})["seconds"]
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+
+
+def open_workers(names: Sequence[str], threads: int) -> tuple[dict[str, Worker], dict[str, str]]:
+    """A worker for every contender that can be had, and why the others cannot."""
+    workers: dict[str, Worker] = {}
+    missing: dict[str, str] = {}
+    try:
+        for name in names:
+            try:
+                workers[name] = Worker(name, threads)
+            except MissingError as error:
+                missing[name] = str(error).partition(": ")[2]
+    except BaseException:
+        close_workers(workers)
+        raise
+    return workers, missing
+
+
+def close_workers(workers: Mapping[str, Worker]) -> None:
+    """End all of them."""
+    for worker in workers.values():
+        worker.close()
+
+
+def alternate(turns: Mapping[str, Turn], repetitions: int, pause: float = PAUSE) -> dict[str, list[float]]:
+    """The times of all contenders: in each round every one runs once, and each round begins with another one.
+
+    What the machine does meanwhile (its clock, its neighbours) then meets all of them alike.
+    """
+    names = list(turns)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(repetitions):
+        first = i % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            time.sleep(pause)
+            seconds[name].append(turns[name].run())
+    return seconds
+
+
+def summary(seconds: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of the times of a contender, and the times themselves, in the order of the rounds."""
+    low, high = (seconds[0], seconds[0])
+    if len(seconds) > 1:
+        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return {"median": statistics.median(seconds), "low": low, "high": high, "seconds": list(seconds)}
+
+
+def median_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """The median over the rounds of their time by ours: above 1 where we are faster."""
+    return statistics.median(one / other for one, other in zip(theirs, ours, strict=True))
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean of ratios; ValueError without any, or for one that is not positive."""
+    if not values or min(values) <= 0:
+        raise ValueError(f"a geometric mean must have positive values, got {list(values)}")
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def agree(checks: Mapping[str, Sequence[float]], tolerances: Mapping[str, Sequence[float]]) -> None:
+    """Hold what the contenders computed against the first of them.
+
+    Parameters
+    ----------
+    checks : mapping
+        Contender to its numbers.
+    tolerances : mapping
+        Contender to how far off each number may be, absolute.
+
+    Raises
+    ------
+    ContenderError
+        One of them has another number, or NaN, or another count.
+    """
+    (first, wanted), *others = checks.items()
+    for name, got in [(first, wanted), *others]:
+        if len(got) != len(wanted) or len(tolerances[name]) != len(wanted):
+            raise ContenderError(f"{name} gives {len(got)} numbers to check, {first} gives {len(wanted)}")
+        for one, other, room in zip(got, wanted, tolerances[name], strict=True):
+            if not abs(one - other) <= room:  # also if either is NaN
+                raise ContenderError(f"{name} computes {one:.6g} where {first} computes {other:.6g}")
+
+
+CEILINGS = ("peak_flops", "read_bandwidth", "copy_bandwidth")
+
+
+def machine(threads: Sequence[int]) -> dict[str, Any]:
+    """Facts of the machine, and its ceilings for every number of threads, measured now in processes of their own."""
+    facts: dict[str, Any] = {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cache_bytes": last_cache(),
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    ceilings: dict[str, dict[str, float]] = {}
+    for n in threads:
+        worker = Worker("tinygpt", n)
+        try:
+            found = worker.ask({"facts": True})
+        finally:
+            worker.close()
+        ceilings[str(n)] = {name: found.pop(name) for name in CEILINGS}
+        facts |= found
+    return facts | {"ceilings": ceilings}
+
+
+def raise_ceilings(facts: dict[str, Any], later: Mapping[str, Any]) -> None:
+    """Keep the higher of two measurements of every ceiling: a neighbour can only lower them."""
+    for n, roof in facts["ceilings"].items():
+        for name in roof:
+            roof[name] = max(roof[name], later["ceilings"][n][name])
+
+
+def last_cache() -> int | None:
+    """Bytes of the largest cache of the first processor; None where the system does not tell."""
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes if size and size[-1] in units), default=None)
+
+
+def save(results: Mapping[str, Any], path: Path) -> None:
+    """Write what there is so far; the file is whole at any time."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    temporary.replace(path)

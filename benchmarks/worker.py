@@ -1,0 +1,170 @@
+"""One contender in a process of its own: builds what it is asked for, then runs one timed repetition per request.
+
+usage: python benchmarks/worker.py CONTENDER THREADS
+
+Requests and answers are lines of JSON:
+
+    -> {"build": task}        <- {"check": [...], "calls": n, "high_water": bytes or null}
+    -> {"run": true}          <- {"seconds": the time of one call}
+    -> {"facts": true}        <- {"versions": {...}, ...}
+
+The first line that it writes is {"ready": true}, or {"missing": why} where a library is not installed. An exception is
+answered by {"error": text}. What libraries print goes to the standard error.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Contender to the module that builds its jobs.
+MODULES = {
+    "tinygpt": "ours",
+    "tinygpt bfloat16": "ours",
+    "tinygpt numpy": "ours",
+    "numpy": "ours",
+    "torch": "peers",
+    "torch onednn": "peers",
+    "torch bfloat16": "peers",
+    "torch bfloat16 from float32": "peers",
+    "transformers": "peers_transformers",
+    "jax": "peers_jax",
+}
+LIBRARIES = {"torch", "transformers", "jax", "jaxlib"}  # those that may be missing
+MOST_CALLS = 20_000  # in one repetition
+MEMORY_STEPS = 3
+
+
+@dataclass
+class Built:
+    """Something to repeat.
+
+    Parameters
+    ----------
+    call : callable
+    check : list of float
+        What every contender must get, to rounding.
+    prepare : callable, optional
+        Is called before each call, and not timed.
+    """
+
+    call: Callable[[], Any]
+    check: list[float]
+    prepare: Callable[[], Any] | None = None
+
+
+def once(built: Built) -> float:
+    """Seconds of one call."""
+    if built.prepare is not None:
+        built.prepare()
+    start = time.perf_counter()
+    built.call()
+    return time.perf_counter() - start
+
+
+def calls_for(seconds: float, one: float) -> int:
+    """How many calls of `one` second each fill `seconds`; at least one."""
+    return max(1, min(MOST_CALLS, math.ceil(seconds / max(one, 1e-9))))
+
+
+def repetition(built: Built, calls: int) -> float:
+    """The time of one call among several that follow each other.
+
+    Where there are several, one before them is not timed: it wakes the threads and fills the caches that another
+    process has used meanwhile.
+    """
+    if calls > 1:
+        once(built)
+    if built.prepare is not None:
+        return sum(once(built) for _ in range(calls)) / calls
+    call, count = built.call, range(calls)
+    start = time.perf_counter()
+    for _ in count:
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+def high_water() -> int | None:
+    """The most memory that this process has had, in bytes; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+class Session:
+    """What a worker holds between requests."""
+
+    def __init__(self, module: Any, contender: str, threads: int):
+        self.module, self.contender, self.threads = module, contender, threads
+        self.after_import = high_water()
+        self.built: Built | None = None
+        self.calls = 1
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what a request asks for."""
+        if "facts" in request:
+            return self.module.facts(self.threads)
+        if "build" in request:
+            return self._build(request["build"])
+        if self.built is None:
+            raise ValueError("nothing was built")
+        return {"seconds": repetition(self.built, self.calls)}
+
+    def _build(self, task: dict[str, Any]) -> dict[str, Any]:
+        self.built = None  # before the next one: two models may not fit
+        gc.collect()
+        self.built = self.module.build(self.contender, task, self.threads)
+        times = [once(self.built) for _ in range(MEMORY_STEPS)]
+        now, before = high_water(), self.after_import
+        self.calls = calls_for(task["seconds"], min(times))
+        used = None if now is None or before is None else now - before
+        return {"check": self.built.check, "calls": self.calls, "high_water": used}
+
+
+def load(contender: str) -> Any:
+    """The module that builds a contender's jobs; ImportError names the library that is missing."""
+    try:
+        return importlib.import_module(MODULES[contender])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in LIBRARIES:
+            raise ImportError(f"{error.name} is not installed") from None
+        raise
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    contender, threads = sys.argv[1], int(sys.argv[2])
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    try:
+        session = Session(load(contender), contender, threads)
+    except ImportError as error:
+        say({"missing": str(error)})
+        return
+    say({"ready": True})
+    for line in sys.stdin:
+        try:
+            say(session.answer(json.loads(line)))
+        except Exception as error:  # noqa: BLE001 - the other side must learn of it, whatever it is
+            say({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in MODULES:
+        sys.exit(__doc__)
+    main()
