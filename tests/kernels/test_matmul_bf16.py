@@ -1,4 +1,4 @@
-"""matmul_simd_bfloat16 of csrc/matmul.pyx: operands rounded to bfloat16 while they are packed, at every instruction set.
+"""matmul_simd_bfloat16 of csrc/matmul.pyx: operands rounded to bfloat16 while they are packed, at every ISA.
 
 `ml_dtypes` rounds independently: to nearest, ties to even, NaN kept.
 """
