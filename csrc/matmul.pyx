@@ -39,7 +39,8 @@ cdef extern from "simd/matmul_kernel.h" nogil:
                      float* panel) noexcept nogil
         void (*pack_rows)(const float* a, Py_ssize_t step, int m, Py_ssize_t k, float* panel) noexcept nogil
         void (*tile)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_step, const float* b,
-                     Py_ssize_t b_step, float* c, Py_ssize_t c_row, bint add) noexcept nogil
+                     Py_ssize_t b_step, float* c, Py_ssize_t c_row, const float* plus,
+                     const float* bias) noexcept nogil
         void (*dots)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_column,
                      float* c, Py_ssize_t c_row, bint add) noexcept nogil
         void (*finish)(int m, int n, float* c, float* pre, const float* residual, Py_ssize_t row, const float* bias,
@@ -297,6 +298,35 @@ cdef struct Product:                    # what every tile of a product needs to 
     Py_ssize_t K
     bint accumulate
     After after
+    After rest                          # of that, what a tile does not do itself
+
+
+cdef Product product(const MatmulKernels* simd, const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] out,
+                     bint trans_a, bint trans_b, bint accumulate, After after) noexcept nogil:
+    cdef Product x
+    x.simd, x.a, x.b, x.out, x.accumulate = simd, operand(a, trans_a), operand(b, trans_b), &out[0, 0], accumulate
+    x.M, x.N, x.K = out.shape[0], out.shape[1], a.shape[0] if trans_a else a.shape[1]
+    x.after, x.rest = after, after
+    x.rest.bias = NULL
+    if after.activation == 0 and after.pre == NULL:
+        x.rest.residual = NULL
+    return x
+
+
+cdef inline const float* plus(const Product* x, Py_ssize_t i, Py_ssize_t j, Py_ssize_t pc) noexcept nogil:
+    """What the tile at (i, j) adds to block pc of the sum: what is in out already, a residual, or nothing."""
+    if x.accumulate or pc > 0:
+        return x.out + i * x.N + j
+    if x.after.residual != NULL and x.rest.residual == NULL:
+        return x.after.residual + i * x.N + j
+    return NULL
+
+
+cdef inline const float* bias(const Product* x, Py_ssize_t j, bint last) noexcept nogil:
+    """The bias from column j on, for the last block of the sum."""
+    if last and x.after.bias != NULL:
+        return x.after.bias + j
+    return NULL
 
 
 cdef bint in_place(const Product* x, Py_ssize_t n, Py_ssize_t kc) noexcept nogil:
@@ -332,9 +362,9 @@ cdef void skinny(const Product* x, Py_ssize_t first, Py_ssize_t last, float* pan
                     x.simd.pack(rows, x.a.row, x.a.col, m, kc, x.simd.mr, a_panel)
                     rows, a_row, a_step = a_panel, 1, x.simd.mr
                 x.simd.tile(m, n, (kc + x.simd.pair - 1) // x.simd.pair, rows, a_row, a_step, columns, b_step,
-                            x.out + i * x.N + j, x.N, x.accumulate or pc > 0)
+                            x.out + i * x.N + j, x.N, plus(x, i, j, pc), bias(x, j, pc + block >= x.K))
             if pc + block >= x.K:
-                finish_tile(x.simd, &x.after, x.out, 0, j, x.N, x.M, n)
+                finish_tile(x.simd, &x.rest, x.out, 0, j, x.N, x.M, n)
 
 
 cdef void panel_of_columns(const Product* x, Py_ssize_t jc, Py_ssize_t nc, Py_ssize_t pc, Py_ssize_t kc,
@@ -356,6 +386,7 @@ cdef void tiles_of_rows(const Product* x, const float* b_panel, Py_ssize_t ic, P
     cdef Py_ssize_t jr, ir, b_step, a_row = x.a.row, a_step = x.a.col, a_next = simd.mr * x.a.row
     cdef Py_ssize_t words = (kc + simd.pair - 1) // simd.pair           # steps of the sum as the tile counts them
     cdef int m, n
+    cdef bint last = pc + SIMD_KC >= x.K                                # the last block of the sum
     cdef const float* rows = x.a.data + ic * x.a.row + pc * x.a.col
     cdef const float* columns
     if a_step != 1 and (simd.rounds or nc > FEW * simd.nr):
@@ -373,9 +404,9 @@ cdef void tiles_of_rows(const Product* x, const float* b_panel, Py_ssize_t ic, P
         for ir from 0 <= ir < mc by simd.mr:
             m = min(simd.mr, mc - ir)
             simd.tile(m, n, words, rows + ir // simd.mr * a_next, a_row, a_step, columns, b_step,
-                      x.out + (ic + ir) * x.N + jc + jr, x.N, x.accumulate or pc > 0)
-            if pc + SIMD_KC >= x.K:                                     # the last block of the sum
-                finish_tile(simd, &x.after, x.out, ic + ir, jc + jr, x.N, m, n)
+                      x.out + (ic + ir) * x.N + jc + jr, x.N, plus(x, ic + ir, jc + jr, pc), bias(x, jc + jr, last))
+            if last:
+                finish_tile(simd, &x.rest, x.out, ic + ir, jc + jr, x.N, m, n)
 
 
 cdef int multiply(const Product* x, int n_threads) except -1 nogil:
@@ -428,10 +459,7 @@ def matmul_simd(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] out,
                 bint trans_a, bint trans_b, bint accumulate, const float[::1] bias,  # IN
                 const float[:, ::1] residual, int activation, float[:, ::1] pre, int n_threads):  # IN, OUT
     """Adds vectors: the blocked loops around a tile of vector registers, and what comes after the product in its store."""
-    cdef Product x
-    x.simd, x.a, x.b, x.out, x.accumulate = float32, operand(a, trans_a), operand(b, trans_b), &out[0, 0], accumulate
-    x.M, x.N, x.K = out.shape[0], out.shape[1], a.shape[0] if trans_a else a.shape[1]
-    x.after = after(bias, residual, activation, pre)
+    cdef Product x = product(float32, a, b, out, trans_a, trans_b, accumulate, after(bias, residual, activation, pre))
     with nogil:
         multiply(&x, n_threads)
 
@@ -440,10 +468,7 @@ def matmul_simd_bfloat16(const float[:, ::1] a, const float[:, ::1] b, float[:, 
                          bint trans_a, bint trans_b, bint accumulate, const float[::1] bias,  # IN
                          const float[:, ::1] residual, int activation, float[:, ::1] pre, int n_threads):  # IN, OUT
     """simd with operands that are rounded to bfloat16 while they are packed; sums are float32, and so is memory."""
-    cdef Product x
-    x.simd, x.a, x.b, x.out, x.accumulate = bfloat16, operand(a, trans_a), operand(b, trans_b), &out[0, 0], accumulate
-    x.M, x.N, x.K = out.shape[0], out.shape[1], a.shape[0] if trans_a else a.shape[1]
-    x.after = after(bias, residual, activation, pre)
+    cdef Product x = product(bfloat16, a, b, out, trans_a, trans_b, accumulate, after(bias, residual, activation, pre))
     with nogil:
         multiply(&x, n_threads)
 

@@ -112,7 +112,7 @@ static void FOR_ISA(scores)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_
             const ptrdiff_t from = FOR_ISA(most)(c, FOR_ISA(most)(0, r - first) / LANES * LANES);
             if (from >= end) break;
             FOR_ISA(tile)((int)FOR_ISA(least)(MR, n - r), (int)(end - from), D, x + r * row, row, 1, panel + from,
-                          width, s + r * width + from, width, 0);
+                          width, s + r * width + from, width, NULL, NULL);
         }
     }
 }
@@ -126,7 +126,7 @@ static void FOR_ISA(over_keys)(const float *s, ptrdiff_t width, ptrdiff_t n, con
             const ptrdiff_t seen = FOR_ISA(least)(n, first + i + MR);
             if (seen > 0)
                 FOR_ISA(tile)((int)FOR_ISA(least)(MR, m - i), (int)FOR_ISA(least)(step, D - c), seen, s + i, 1, width,
-                              x + c, wide, y + i * row + c, row, add);
+                              x + c, wide, y + i * row + c, row, add ? y + i * row + c : NULL, NULL);
         }
     }
 }
@@ -139,7 +139,8 @@ static void FOR_ISA(over_queries)(const float *s, ptrdiff_t width, ptrdiff_t n, 
         for (ptrdiff_t r = 0; r < n; r += MR) {
             const ptrdiff_t from = FOR_ISA(most)(0, r - first);
             FOR_ISA(tile)((int)FOR_ISA(least)(MR, n - r), (int)FOR_ISA(least)(step, D - c), m - from,
-                          s + r * width + from, width, 1, x + from * wide + c, wide, y + r * row + c, row, add);
+                          s + r * width + from, width, 1, x + from * wide + c, wide, y + r * row + c, row,
+                          add ? y + r * row + c : NULL, NULL);
         }
     }
 }

@@ -1,6 +1,6 @@
 /* Products whose operands are rounded to bfloat16 while they are packed; the sums stay float32. For csrc/matmul.pyx.
 
-   bfloat16 is the upper half of a float32: 8 bits of exponent and 8 of precision, so an operand is off by up to 2^-9 of
+   bfloat16 is the upper half of a float32: 8 bits of exponent and 8 of precision, so an operand is off by up to 2^-8 of
    itself. Processors with AVX-512 BF16 multiply pairs of such numbers in one instruction. All others round to the nearest
    float that ends in 16 zero bits and go on with the tile of matmul_kernel.h: the same products, summed in another
    order, and without the instruction's habit of taking subnormal numbers for zero. */

@@ -16,7 +16,7 @@ typedef struct {
     void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *panel);
     void (*pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel);
     void (*tile)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b,
-                 ptrdiff_t b_step, float *c, ptrdiff_t c_row, int add);
+                 ptrdiff_t b_step, float *c, ptrdiff_t c_row, const float *plus, const float *bias);
     void (*dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_column,
                  float *c, ptrdiff_t c_row, int add);
     void (*finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row, const float *bias,
@@ -122,24 +122,40 @@ static void FOR_ISA(dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a
 }
 #undef DOTS
 
+/* What comes after the product for one vector at c[at], `part` lanes of which are there. */
+TEMPLATE void FOR_ISA(finish_vector)(const int part, float *c, float *pre, const float *residual, const float *bias,
+                                     const int activation) {
+    vec x = FOR_ISA(load_lanes)(c, part);
+    if (bias) x = vadd(x, FOR_ISA(load_lanes)(bias, part));
+    if (pre) FOR_ISA(store_lanes)(pre, x, part);
+    if (activation == 1) x = FOR_ISA(gelu)(x);
+    if (residual) x = vadd(x, FOR_ISA(load_lanes)(residual, part));
+    FOR_ISA(store_lanes)(c, x, part);
+}
+
+/* All m x n of them. What there is to do is constant where this is inlined, so the loop has no questions in it. */
+TEMPLATE void FOR_ISA(finish_of)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
+                                 const float *bias, const int activation) {
+    for (int i = 0; i < m; i++) {
+        const ptrdiff_t r = i * row;
+        int j = 0;
+        for (; j + LANES <= n; j += LANES)
+            FOR_ISA(finish_vector)(LANES, c + r + j, pre ? pre + r + j : NULL, residual ? residual + r + j : NULL,
+                                   bias ? bias + j : NULL, activation);
+        if (j < n)
+            FOR_ISA(finish_vector)(n - j, c + r + j, pre ? pre + r + j : NULL, residual ? residual + r + j : NULL,
+                                   bias ? bias + j : NULL, activation);
+    }
+}
+
 /* c = activation(c + bias) + residual while the m x n elements are in L1; pre keeps what went into the activation. The
-   rows of c, pre and residual are `row` apart; pre, residual and bias may be NULL. */
+   rows of c, pre and residual are `row` apart; pre, residual and bias may be NULL. Layers ask for the first three. */
 static void FOR_ISA(finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
                             const float *bias, int activation) {
-    for (int i = 0; i < m; i++) {
-        for (int j = 0; j < n; j += LANES) {
-            const int part = n - j < LANES ? n - j : LANES;
-            const ptrdiff_t at = i * row + j;
-            vec x = part == LANES ? vload(c + at) : vload_part(c + at, part);
-            if (bias) x = vadd(x, part == LANES ? vload(bias + j) : vload_part(bias + j, part));
-            if (pre && part == LANES) vstore(pre + at, x);
-            else if (pre) vstore_part(pre + at, x, part);
-            if (activation == 1) x = FOR_ISA(gelu)(x);
-            if (residual) x = vadd(x, part == LANES ? vload(residual + at) : vload_part(residual + at, part));
-            if (part == LANES) vstore(c + at, x);
-            else vstore_part(c + at, x, part);
-        }
-    }
+    if (bias && !pre && !residual && activation == 0) FOR_ISA(finish_of)(m, n, c, NULL, NULL, row, bias, 0);
+    else if (bias && pre && !residual && activation == 1) FOR_ISA(finish_of)(m, n, c, pre, NULL, row, bias, 1);
+    else if (bias && !pre && residual && activation == 0) FOR_ISA(finish_of)(m, n, c, NULL, residual, row, bias, 0);
+    else FOR_ISA(finish_of)(m, n, c, pre, residual, row, bias, activation);
 }
 
 static const MatmulKernels FOR_ISA(matmul_table) = {

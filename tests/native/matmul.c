@@ -23,7 +23,7 @@ static void check_panels(const MatmulKernels *s, int m, int n, int k, int a_turn
     at("m %d, n %d, k %d, turned %d %d, add %d", m, n, k, a_turned, b_turned, add);
     s->pack(a, a_row, a_step, m, k, s->mr, a_panel);
     s->pack(b, b_column, b_step, n, k, s->nr, b_panel);
-    s->tile(m, n, words, a_panel, 1, s->mr, b_panel, s->nr, c, apart, add);
+    s->tile(m, n, words, a_panel, 1, s->mr, b_panel, s->nr, c, apart, add ? c : NULL, NULL);
     for (int e = 0; e < (m - 1) * apart + n; e++) {
         const int i = e / apart, j = e % apart;
         double wanted = add ? before[e] : 0, size = fabs(wanted);
@@ -55,7 +55,7 @@ static void check_in_place(const char *isa, const MatmulKernels *s) {
         for (int n = s->lanes; n <= s->nr; n += s->lanes) {
             const int k = 19, wide = n + 5;
             float *a = uniform(m * k, -1, 1), *b = uniform((k - 1) * wide + n, -1, 1), *c = blank(m * n);
-            s->tile(m, n, k, a, k, 1, b, wide, c, n, 0);
+            s->tile(m, n, k, a, k, 1, b, wide, c, n, NULL, NULL);
             for (int i = 0; i < m * n; i++) {
                 double wanted = 0, size = 0;
                 for (int p = 0; p < k; p++) {
