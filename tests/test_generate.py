@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.generate import sample_text, stream_text
+from tinygpt.generate import sample_text, stream_text, stream_texts
 from tinygpt.sampling import Sampler
 from tinygpt.tokenizers import CharTokenizer
 
@@ -13,10 +13,10 @@ CONTEXT = 8
 
 
 class Written:
-    """A model that says what it is told, and remembers what it was given."""
+    """A model that says what it is told, in each row of a batch, and remembers what it was given."""
 
-    def __init__(self, ids):
-        self.ids = list(ids)
+    def __init__(self, *ids):
+        self.ids = [list(row) for row in ids]
         self.config = GPTConfig(TOKENIZER.vocab_size, CONTEXT, 1, 1, 8)
         self.given = []
 
@@ -28,8 +28,9 @@ class Written:
         assert last
         self.given.append(tokens.tolist())
         cache.length += tokens.shape[1]
-        logits = np.zeros((1, 1, TOKENIZER.vocab_size), np.float32)
-        logits[0, 0, self.ids.pop(0)] = 1
+        logits = np.zeros((len(tokens), 1, TOKENIZER.vocab_size), np.float32)
+        for row, ids in enumerate(self.ids):
+            logits[row, 0, ids.pop(0)] = 1
         return type("Logits", (), {"data": logits})
 
 
@@ -112,3 +113,62 @@ def test_a_sample_is_the_whole_text(model):
     others = {sample_text(model, TOKENIZER, "ab", 20, 0.8, seed=4), sample_text(model, TOKENIZER, "ab", 20, 0.0)}
     assert text not in others
     assert sample_text(model, TOKENIZER, "ab", 0) == ""
+
+
+END = TOKENIZER.eot_id
+
+
+@pytest.mark.parametrize(
+    ("rows", "want"),
+    [
+        (["abc"], [(0, "a"), (0, "b"), (0, "c"), (0, "")]),
+        (["ab", "ca"], [(0, "a"), (0, "b"), (0, ""), (1, "c"), (1, "a"), (1, "")]),
+        (["a|c", "b|c", "cab"], [(0, "a"), (0, ""), (1, "b"), (1, ""), (2, "c"), (2, "a"), (2, "b"), (2, "")]),
+        (["abc", "|ab"], [(0, "a"), (0, "b"), (0, "c"), (0, ""), (1, "")]),
+        (["||", "||"], [(0, ""), (1, "")]),
+    ],
+    ids=str,
+)
+def test_texts_come_in_order(rows, want):
+    """Catches a piece out of its turn, text behind a separator (here |), and a text that ends with another."""
+    ids = [[END if c == "|" else int(TOKENIZER.encode(c)[0]) for c in row] for row in rows]
+    model = Written(*ids)
+    got = list(stream_texts(model, TOKENIZER, "ab", len(ids[0]), Sampler(0), len(rows)))
+    assert got == want
+    assert model.given[0] == [TOKENIZER.encode("ab").tolist()] * len(rows)
+
+
+def test_it_stops_when_all_have_ended():
+    """Catches a model that goes on for nobody."""
+    model = Written([END, 0, 0], [0, END, 0])
+    assert len(list(stream_texts(model, TOKENIZER, "a", 3, Sampler(0), 2))) == 3
+    assert len(model.given) == 2
+
+
+def test_the_first_text_is_streamed():
+    """Catches texts that all wait for the last token."""
+    model = Written([0] * 9, [1] * 9)
+    next(stream_texts(model, TOKENIZER, "a", 9, Sampler(0), 2))
+    assert len(model.given) == 1
+
+
+class Letters(Written):
+    """A model for which three letters are equally likely."""
+
+    def __call__(self, tokens, cache, last):
+        logits = super().__call__(tokens, cache, last).data
+        logits[:] = -np.inf
+        logits[..., TOKENIZER.encode("abc")] = 0
+        return type("Logits", (), {"data": logits})
+
+
+def test_a_text_does_not_depend_on_how_many_there_are():
+    """Catches one generator for all, and texts that are mixed up."""
+    texts = {}
+    for count in (1, 2, 5):
+        sampler = Sampler(1.0, seed=5, batch=count)
+        pieces = list(stream_texts(Letters(), TOKENIZER, "ab", 30, sampler, count))
+        texts[count] = ["".join(piece for i, piece in pieces if i == text) for text in range(count)]
+    assert texts[1] == texts[5][:1]
+    assert texts[2] == texts[5][:2]
+    assert len(set(texts[5])) == 5

@@ -41,6 +41,11 @@ def model():
         # top-k first: of the remaining 0.4 and 0.3 the first alone has 4/7
         ({"top_k": 2, "top_p": 0.55}, [1, 0, 0, 0]),
         ({"top_k": 2, "top_p": 0.58}, [0.4, 0, 0, 0.3]),
+        ({"min_p": 0.0}, [0.4, 0.05, 0.25, 0.3]),
+        ({"min_p": 0.6}, [0.4, 0, 0.25, 0.3]),
+        ({"min_p": 0.7}, [0.4, 0, 0, 0.3]),
+        ({"min_p": 1.0}, [1, 0, 0, 0]),
+        ({"min_p": 0.7, "temperature": 100.0}, [0.4**0.01, 0, 0, 0.3**0.01]),
         # temperature last: top-p sees the probabilities as the model gave them
         ({"top_p": 0.69, "temperature": 0.1}, [0.4**10, 0, 0, 0.3**10]),
         ({"top_p": 0.41, "temperature": 100.0}, [0.4**0.01, 0, 0, 0.3**0.01]),
@@ -201,6 +206,12 @@ def test_prompt_of_bytes_in_a_larger_vocabulary():
         ({"top_k": -1}, "[sample] 'top_k' must be 0 (all) or more, got -1"),
         ({"top_p": 0.0}, "[sample] 'top_p' must be more than 0 and at most 1, got 0.0"),
         ({"top_p": 1.5}, "[sample] 'top_p' must be more than 0 and at most 1, got 1.5"),
+        ({"min_p": -0.1}, "[sample] 'min_p' must be at least 0 and at most 1, got -0.1"),
+        ({"min_p": math.nan}, "[sample] 'min_p' must be at least 0 and at most 1, got nan"),
+        ({"repetition_penalty": 0.0}, "[sample] 'repetition_penalty' must be more than 0, got 0.0"),
+        ({"repetition_penalty": math.inf}, "[sample] 'repetition_penalty' must be more than 0, got inf"),
+        ({"presence_penalty": math.nan}, "[sample] 'presence_penalty' must be finite, got nan"),
+        ({"frequency_penalty": math.inf}, "[sample] 'frequency_penalty' must be finite, got inf"),
         ({"seed": -1}, "[sample] 'seed' must be 0 or more, got -1"),
         ({"max_new_tokens": -1}, "[generate] 'max_new_tokens' must be 0 or more, got -1"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,57 @@ import numpy as np
 from tinygpt.model import GPT
 from tinygpt.sampling import Sampler, stream
 from tinygpt.tokenizers.base import Tokenizer
+
+
+def stream_texts(
+    model: GPT, tokenizer: Tokenizer, prompt: str, length: int, sampler: Sampler, count: int
+) -> Iterator[tuple[int, str]]:
+    """Continue `prompt` several times, in one batch, and yield the texts in order, one piece per token.
+
+    Parameters
+    ----------
+    model : GPT
+    tokenizer : Tokenizer
+    prompt : str
+        An empty one stands for the beginning of a document.
+    length : int
+        Tokens to sample for each.
+    sampler : Sampler
+        For a batch of `count`. Each text draws from a generator of its own, so that it does not depend on how many
+        there are, up to the rounding of products of other shapes.
+    count : int
+        Texts.
+
+    Yields
+    ------
+    int, str
+        The text that goes on, from 0, and its piece; empty for a token that only begins a character. The pieces of the
+        first text come as they are sampled, those of a later one once all before it have ended. The last piece of each
+        is what its decoder still held. A document separator ends a text.
+    """
+    ids = tokenizer.encode(prompt) if prompt else np.array([tokenizer.eot_id], np.int32)
+    decoders = [tokenizer.decoder() for _ in range(count)]
+    waiting: list[deque[str]] = [deque() for _ in range(count)]
+    open_texts, shown = set(range(count)), 0
+    for drawn in stream(model, np.repeat(ids[None], count, axis=0), length, sampler):
+        for i in sorted(open_texts):
+            if int(drawn[i]) == tokenizer.eot_id:
+                open_texts.remove(i)
+                waiting[i].append(decoders[i].flush())
+            else:
+                waiting[i].append(decoders[i].feed(drawn[i]))
+        while shown < count:
+            while waiting[shown]:
+                yield shown, waiting[shown].popleft()
+            if shown in open_texts:
+                break
+            shown += 1
+        if not open_texts:
+            return
+    for i in range(shown, count):
+        if i in open_texts:
+            waiting[i].append(decoders[i].flush())
+        yield from ((i, piece) for piece in waiting[i])
 
 
 def stream_text(model: GPT, tokenizer: Tokenizer, prompt: str, length: int, sampler: Sampler) -> Iterator[str]:
@@ -30,13 +82,7 @@ def stream_text(model: GPT, tokenizer: Tokenizer, prompt: str, length: int, samp
     str
         Empty for a token that only begins a character. A document separator ends the text.
     """
-    ids = tokenizer.encode(prompt) if prompt else np.array([tokenizer.eot_id], np.int32)
-    decoder = tokenizer.decoder()
-    for drawn in stream(model, ids[None], length, sampler):
-        if int(drawn[0]) == tokenizer.eot_id:
-            break
-        yield decoder.feed(drawn)
-    yield decoder.flush()
+    return (piece for _, piece in stream_texts(model, tokenizer, prompt, length, sampler, 1))
 
 
 def sample_text(

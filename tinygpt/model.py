@@ -419,6 +419,11 @@ class GPT(Module):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        *,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
     ) -> np.ndarray:
         """Continue token sequences.
 
@@ -436,6 +441,12 @@ class GPT(Module):
             Sample among the most likely that together have this probability.
         seed : int, optional
             Row i draws from a generator of its own, by (seed, i). None: from the system's entropy.
+        min_p : float, optional
+            Sample among those that have this share of the probability of the most likely one.
+        repetition_penalty : float
+            Logits of tokens in the context are divided by it where positive and multiplied where negative. 1: off.
+        presence_penalty, frequency_penalty : float
+            Are subtracted from the logits of tokens in the context: once, and once for each time. 0: off.
 
         Returns
         -------
@@ -445,7 +456,8 @@ class GPT(Module):
 
         given = np.asarray(tokens)
         rows = np.atleast_2d(given)
-        sampler = Sampler(temperature, top_k, top_p, seed, batch=len(rows))
+        penalties = (repetition_penalty, presence_penalty, frequency_penalty)
+        sampler = Sampler(temperature, top_k, top_p, seed, len(rows), min_p, *penalties)
         new = list(stream(self, rows, max_new_tokens, sampler))
         dtype = rows.dtype if rows.dtype.itemsize >= 4 else np.dtype(np.int32)  # new tokens may not fit bytes
         out = np.concatenate([rows.astype(dtype), np.array(new, dtype).reshape(len(new), len(rows)).T], axis=1)

@@ -7,13 +7,15 @@ import inspect
 import io
 import re
 import sys
+import types
 
 import pytest
 from tiny_run import content, flags, tiny
 
 import tinygpt
 from tinygpt import checkpoint, cli, kernels, testing
-from tinygpt.cli import app
+from tinygpt.cli import app, bench
+from tinygpt.core import matmul as compiled
 from tinygpt.data.corpus import encode_documents
 from tinygpt.data.discover import discover
 from tinygpt.data.rules import EXTENSIONS
@@ -122,6 +124,34 @@ def test_topk_1_and_a_tiny_topp_are_greedy(run, capsys):
     assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--topk", "0", "--seed", "1").out != greedy
 
 
+def test_min_p_and_penalties_reach_the_sampler(run, capsys):
+    """Catches a flag that is read and not used."""
+    greedy = generate(capsys, run, "--prompt", "def ", "--temp", "0").out
+    assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--min-p", "1").out == greedy
+    model, tokenizer = tinygpt.load(run)
+    for flag in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        text = "".join(stream_text(model, tokenizer, "def ", 40, Sampler(0.0, **{flag: 30.0})))
+        out = generate(capsys, run, "--prompt", "def ", "--temp", "0", f"--{flag.replace('_', '-')}", "30").out
+        assert out == f"def {text}\n"
+        assert out != greedy
+
+
+def test_several_samples(run, capsys):
+    """Catches samples that are not those of their place, run into each other, or lack header, prompt or count."""
+    options = ("--prompt", "def ", "--seed", "3")
+    first = generate(capsys, run, *options).out
+    three, err = generate(capsys, run, *options, "--num-samples", "3")
+    texts = re.split(r"^--- sample \d of 3 ---\n", three, flags=re.MULTILINE)
+    assert texts[0] == ""
+    assert len(texts) == 4
+    assert texts[1] == first
+    assert all(text.startswith("def ") and text.endswith("\n") for text in texts[1:])
+    assert len(set(texts)) == 4
+    assert int(re.match(r"\[(\d+) tokens", err)[1]) <= 120
+    two = generate(capsys, run, *options, "--num-samples", "2").out
+    assert two.replace("of 2", "of 3") == "".join(three.partition("--- sample 3 of 3")[:1])
+
+
 @pytest.mark.parametrize("prompt", ["def alpha_1(x):\n", "größer 日本\n", "-x", "--topk"])
 def test_a_prompt_may_come_from_anywhere(run, tmp_path, capsys, monkeypatch, prompt):
     """Catches a file, a pipe or a word with a dash that is not read, or read in another encoding."""
@@ -175,6 +205,7 @@ def test_info_shows_the_machine(capsys):
     assert re.fullmatch(r"(gcc|clang) \d+\.\d+\.\d+|another compiler", facts["build"])
     assert facts["threads"].startswith("1  (OpenMP ")
     assert {"python", "processor", "ISA", "build", "OpenMP", "peak", "bandwidth"} <= facts.keys()
+    assert ("emulated" in facts["bfloat16"]) == (not compiled.bfloat16_instructions())
     for op, rungs in kernels.available().items():
         assert facts[op].split() == ["[naive]" if rung == "naive" else rung for rung in rungs]
 
@@ -218,7 +249,29 @@ def test_bench_times_every_rung(capsys, arguments, size):
     cases = out.count(f" {op} ")
     assert cases == len(arguments) - 3 - (op == "softmax")
     for rung in kernels.available()[op]:
-        assert len(re.findall(rf" {rung} ", out)) == cases
+        assert len(re.findall(rf" {rung} +[\d,]+ ", out)) == cases
+
+
+def test_bench_has_bfloat16_for_products_alone(capsys):
+    """Catches a row of bfloat16 that is missing, that stands under another op, or that was held against float32."""
+    out, _ = said(capsys, "bench", "--op", "matmul", "softmax", "--seconds", "0.001", "--threads", "1")
+    matmul, softmax = out.split(" softmax ")
+    assert len(re.findall(r" simd bf16 ", matmul)) == len(compiled.BFLOAT16)
+    assert "bf16" not in softmax
+    out, _ = said(capsys, "bench", "--op", "matmul", "--kernels", "naive", "--seconds", "0.001", "--threads", "1")
+    assert "bf16" not in out
+
+
+def test_bench_measures_against_the_nearer_roof(monkeypatch):
+    """Catches a share of the wrong ceiling, a rate in the wrong unit, and a speed-up that is upside down.
+
+    64 operations and 256 bytes in 2 s: 32 FLOP/s are a fourth of 128, 128 bytes/s are a half of 256.
+    """
+    case = types.SimpleNamespace(flops=64, bytes=256)
+    _, rate, share, ratio = bench._figures(case, 2.0, (128.0, 256.0), 6.0)
+    assert (rate.partition(" ")[2], share, ratio) == ("GB/s", "50 % mem", "3.0 x")
+    _, rate, share, ratio = bench._figures(case, 2.0, (40.0, 256.0), None)
+    assert (rate.partition(" ")[2], share, ratio) == ("GFLOP/s", "80.0 % peak", "")
 
 
 def test_bench_takes_some_rungs(capsys):

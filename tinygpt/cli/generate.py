@@ -6,11 +6,15 @@ import math
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from tinygpt.cli.options import Compute, load_model
+
+if TYPE_CHECKING:
+    from tinygpt.model import GPT
+    from tinygpt.tokenizers.base import Tokenizer
 
 
 @dataclass(kw_only=True)
@@ -31,6 +35,16 @@ class GenerateOptions(Compute):
     """Sample among the k most likely tokens; 0 means all, the default."""
     topp: float | None = None
     """Sample among the most likely tokens that together have this probability; all by default."""
+    min_p: float | None = None
+    """Sample among the tokens that have this share of the probability of the most likely one; all by default."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens in the context if positive, multiplies them if negative; 1 means off."""
+    presence_penalty: float = 0.0
+    """Is subtracted from the logits of tokens in the context; 0 means off."""
+    frequency_penalty: float = 0.0
+    """Is subtracted once for each time that a token is in the context; 0 means off."""
+    num_samples: int = 1
+    """Texts that continue the prompt, sampled as one batch and printed one after the other."""
     seed: int | None = None
     """For the same text again; drawn and printed if it is not given."""
     quiet: bool = False
@@ -44,6 +58,16 @@ class GenerateOptions(Compute):
                 raise ValueError(f"--{name} must be 0 or more, got {value}")
         if self.topp is not None and not 0 < self.topp <= 1:
             raise ValueError(f"--topp must be more than 0 and at most 1, got {self.topp}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"--min-p must be at least 0 and at most 1, got {self.min_p}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(f"--repetition-penalty must be more than 0, got {self.repetition_penalty}")
+        for name in ("presence", "frequency"):
+            value = getattr(self, f"{name}_penalty")
+            if not math.isfinite(value):
+                raise ValueError(f"--{name}-penalty must be finite, got {value}")
+        if self.num_samples < 1:
+            raise ValueError(f"--num-samples must be at least 1, got {self.num_samples}")
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("--prompt and --prompt-file cannot both be given")
 
@@ -52,36 +76,49 @@ def generate(options: Annotated[GenerateOptions, Parameter(name="*")] = Generate
     """Continue a text with a trained model.
 
     The text goes to standard output as it is sampled; seed and speed go to
-    standard error.
+    standard error. Of several samples the first comes as it is sampled, and
+    each other once those before it have ended.
     """
     import secrets
-
-    from tinygpt.cli.console import harmless
-    from tinygpt.generate import stream_text
-    from tinygpt.sampling import Sampler
 
     options.validate()
     options.apply()
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    sampler = Sampler(options.temp, options.topk, options.topp, seed)
     prompt = _prompt(options)
     model, tokenizer = load_model(options.model)
-    shown = harmless if sys.stdout.isatty() else str
-    sys.stdout.write(shown(prompt))
-    start, count = time.perf_counter(), 0
-    try:
-        for piece in stream_text(model, tokenizer, prompt, options.length, sampler):
-            sys.stdout.write(shown(piece))
-            sys.stdout.flush()
-            count += 1
-    finally:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+    start = time.perf_counter()
+    count = _write(model, tokenizer, prompt, seed, options)
     if not options.quiet:
-        count = max(0, count - 1)  # the last piece is what the decoder still held
         rate = count / max(1e-9, time.perf_counter() - start)
         print(f"[{count} tokens, {rate:,.0f} tokens/s, seed {seed}]", file=sys.stderr)
     return 0
+
+
+def _write(model: GPT, tokenizer: Tokenizer, prompt: str, seed: int, options: GenerateOptions) -> int:
+    """Print the texts as they come, each with the prompt before it; several have a header each. Returns the tokens."""
+    from tinygpt.cli.console import harmless
+    from tinygpt.generate import stream_texts
+    from tinygpt.sampling import Sampler
+
+    samples = options.num_samples
+    penalties = (options.repetition_penalty, options.presence_penalty, options.frequency_penalty)
+    sampler = Sampler(options.temp, options.topk, options.topp, seed, samples, options.min_p, *penalties)
+    shown = harmless if sys.stdout.isatty() else str
+    header = f"--- sample {{}} of {samples} ---\n" if samples > 1 else ""
+    sys.stdout.write(shown(header.format(1) + prompt))
+    at, pieces = 0, 0
+    try:
+        for text, piece in stream_texts(model, tokenizer, prompt, options.length, sampler, samples):
+            if text != at:
+                sys.stdout.write(shown(f"\n{header.format(text + 1)}{prompt}"))
+            at = text
+            sys.stdout.write(shown(piece))
+            sys.stdout.flush()
+            pieces += 1
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    return pieces - samples  # the last piece of each is what its decoder still held
 
 
 def _prompt(options: GenerateOptions) -> str:

@@ -1,0 +1,354 @@
+"""Draw the next token from logits: penalties, top-k, top-p, min-p, temperature, in this order, then a draw.
+
+    penalties    of a token that the context holds n times: x = x / r if x > 0, else x r (Keskar et al. 2019, section
+                 4.1); then x = x - presence - n frequency
+    top-k        keep the k largest x, and all that tie with the last of them (Fan et al. 2018)
+    top-p        keep the smallest set of largest p = softmax(x) that sums up to at least top_p, of equals those with
+                 the lowest ids (Holtzman et al. 2020)
+    min-p        keep p >= min_p max(p) (Nguyen et al. 2024)
+    temperature  p = softmax(x / temperature); 0: all for the first of the largest
+    draw         the first token with p[0] + ... + p[token] > u              x: (V,), float32; u in [0, 1)
+
+By hand: p = 0.4, 0.05, 0.25, 0.3. top_k 3 leaves 0.42, 0, 0.26, 0.32; top_p 0.7 leaves ids 0 and 3, which have 0.57 and
+0.43 between them; u = 0.5 draws 0, and u = 0.6 draws 3.
+
+There are no rungs: a row is drawn once for a whole pass through the model, so one way that is not slow is enough.
+
+Design
+- Nothing is sorted. The last value that top-k or top-p keeps is found by parting the values at a pivot and going on in
+  the one part that it lies in: a few times V steps for any logits, where a sort takes V log V. Both ask the same: where
+  does a sum from the largest value downwards reach a target? For top-k every value adds 1, for top-p itself.
+- Before that, most are left out. top-k: at least k values reach the k-th largest of COLUMNS maxima, so what is below it
+  is out. top-p: all values below (1 - top_p) / V together have less than 1 - top_p, so the others are enough.
+- Weights are not divided by their sum: a draw scales u instead, and min-p compares with the largest weight, which is 1.
+- Weights and sums are double. Penalised logits are rounded to float32, like those of a model: one chain reads both.
+- The context of a row is a list of its distinct tokens, searched from the front. Rejected: counts for all V, which for
+  a large vocabulary are mostly zeros, and a hash table: a context is short, and the model reads all of it every step.
+- Rows are drawn one after the other, holding the interpreter's lock, so that contexts need no lock of their own: all of
+  it takes a small part of the time in which the model made the logits.
+"""
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY, NAN, ceil, isfinite
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+cdef extern from "scratch.h" nogil:
+    float* scratch_floats(size_t floats)
+
+cdef extern from "simd/sampling_kernel.h" nogil:
+    int COLUMNS
+    ctypedef struct SamplingKernels:
+        void (*weights)(const float* x, double top, double temperature, double* e, Py_ssize_t n) noexcept nogil
+        double (*sum)(const double* a, Py_ssize_t n) noexcept nogil
+        int (*column_maxima)(const float* x, Py_ssize_t n, float* columns) noexcept nogil
+        float (*largest)(const float* x, Py_ssize_t n) noexcept nogil
+        Py_ssize_t (*at_least)(const float* x, Py_ssize_t n, float low, int* ids) noexcept nogil
+    const SamplingKernels* sampling_kernels(const char* isa)
+    void part_at(double* a, double* low, Py_ssize_t n, double pivot, Py_ssize_t* above, Py_ssize_t* below)
+
+# Weights of a draw are added in blocks first, of which one is then looked at token by token.
+cdef enum:
+    DRAW_BLOCK = 256
+    ALIGNED = 8                         # doubles in a cache line
+
+cdef const SamplingKernels* simd = sampling_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch to an instruction set that `cpu.isas` lists; the results are the same to the bit."""
+    global simd
+    cdef const SamplingKernels* found = sampling_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+# Scratch for one row. Up to n of the V tokens are left: ids (n,) in ascending order, and their weights (n,).
+cdef struct Room:
+    double* weights
+    double* high                        # what a search for a value still looks at,
+    double* low                         # and what it parts that into
+    float* logits                       # penalised
+    float* columns
+    int* ids
+
+
+cdef int make_room(Room* room, Py_ssize_t V) except -1:
+    """Lay the arrays of a Room out in the scratch of this thread."""
+    cdef Py_ssize_t n = (max(V, COLUMNS) + ALIGNED - 1) // ALIGNED * ALIGNED
+    cdef double* start = <double*> scratch_floats(6 * n + 3 * n)
+    if start == NULL:
+        raise MemoryError("[sample] no memory for a row of logits")
+    room.weights, room.high, room.low = start, start + n, start + 2 * n
+    room.logits = <float*> (start + 3 * n)
+    room.columns = room.logits + n
+    room.ids = <int*> (room.columns + n)
+    return 0
+
+
+cdef double pivot_of(const double* a, Py_ssize_t n, uint64_t* state) noexcept nogil:
+    """The median of three random elements; no order of tokens is a bad one for it, as it would be for fixed places."""
+    cdef double x[3]
+    cdef Py_ssize_t i
+    for i in range(3):
+        state[0] = state[0] * 6364136223846793005u + 1442695040888963407u         # Knuth's MMIX generator
+        x[i] = a[<Py_ssize_t> ((state[0] >> 33) % <uint64_t> n)]
+    return max(min(x[0], x[1]), min(max(x[0], x[1]), x[2]))
+
+
+cdef double cut(double* a, double* b, Py_ssize_t n, double target, bint weighed, Py_ssize_t* needed) noexcept nogil:
+    """The value at which the sum of a (n,) from its largest value downwards reaches `target`; n > 0.
+
+    Each value adds itself if `weighed`, else 1: then it is the target-th largest. `needed` gets how many of the values
+    that equal it the sum takes. a and b (n,) are left in disorder.
+    """
+    cdef Py_ssize_t above, below, equal
+    cdef double pivot, part, each, done = 0
+    cdef uint64_t state = 1
+    while True:
+        pivot = pivot_of(a, n, &state)
+        part_at(a, b, n, pivot, &above, &below)
+        part = simd.sum(a, above) if weighed else above
+        if above > 0 and done + part >= target:
+            n = above
+            continue
+        equal, each = n - above - below, pivot if weighed else 1
+        if below == 0 or done + part + equal * each >= target:
+            needed[0] = equal
+            if each > 0:                # rounding must not make it none, or more than there are
+                needed[0] = <Py_ssize_t> max(1, min(equal, ceil((target - done - part) / each)))
+            return pivot
+        done += part + equal * each
+        n = below
+        a, b = b, a
+
+
+cdef Py_ssize_t keep_top_k(const float* x, Py_ssize_t V, Py_ssize_t k, const Room* room) noexcept nogil:
+    """The ids of the k largest, and of their ties; 0 < k < V. Returns how many."""
+    cdef Py_ssize_t i, n, needed, kept = 0
+    cdef float low = -INFINITY
+    if V > COLUMNS and k <= COLUMNS:
+        for i in range(COLUMNS):
+            room.high[i] = room.columns[i]
+        low = <float> cut(room.high, room.low, COLUMNS, k, False, &needed)
+    n = simd.at_least(x, V, low, room.ids)
+    for i in range(n):
+        room.high[i] = x[room.ids[i]]
+    low = <float> cut(room.high, room.low, n, k, False, &needed)
+    for i in range(n):
+        room.ids[kept] = room.ids[i]
+        kept += x[room.ids[i]] >= low
+    return kept
+
+
+cdef Py_ssize_t keep_top_p(Py_ssize_t n, double top_p, const Room* room) noexcept nogil:
+    """Of n tokens the ids and weights of the nucleus; returns how many."""
+    cdef double* e = room.weights
+    cdef double total = simd.sum(e, n)
+    # Half of what was derived above, since both sides of it are rounded.
+    cdef double last, least = 0.5 * (1 - top_p) * total / n
+    cdef Py_ssize_t i, equals, m = 0, kept = 0
+    cdef bint keep
+    for i in range(n):
+        room.high[m] = e[i]
+        m += e[i] >= least
+    last = cut(room.high, room.low, m, top_p * total, True, &equals)
+    for i in range(n):
+        keep = (e[i] > last) | ((e[i] == last) & (equals > 0))
+        equals -= e[i] == last
+        e[kept], room.ids[kept] = e[i], room.ids[i]
+        kept += keep
+    return kept
+
+
+cdef Py_ssize_t keep_min_p(Py_ssize_t n, double min_p, const Room* room) noexcept nogil:
+    """Of n tokens the ids and weights of those that reach min_p times the largest weight, 1; returns how many."""
+    cdef Py_ssize_t i, kept = 0
+    cdef bint keep
+    for i in range(n):
+        keep = room.weights[i] >= min_p
+        room.weights[kept], room.ids[kept] = room.weights[i], room.ids[i]
+        kept += keep
+    return kept
+
+
+cdef void weigh(const float* x, Py_ssize_t V, Py_ssize_t n, double top, double temperature,
+                const Room* room) noexcept nogil:
+    """The weights of the n tokens that are left, the largest 1."""
+    cdef Py_ssize_t i
+    cdef float* chosen = <float*> room.high
+    if n == V:                          # then ids are 0 ... V - 1
+        simd.weights(x, top, temperature, room.weights, V)
+        return
+    for i in range(n):
+        chosen[i] = x[room.ids[i]]
+    simd.weights(chosen, top, temperature, room.weights, n)
+
+
+cdef Py_ssize_t choose(const double* e, Py_ssize_t n, double u) noexcept nogil:
+    """The first i with e[0] + ... + e[i] > u sum(e); never one whose weight is 0."""
+    cdef Py_ssize_t start, i, stop = n
+    cdef double part, target, total = 0, so_far = 0
+    for start from 0 <= start < n by DRAW_BLOCK:
+        total += simd.sum(e + start, min(DRAW_BLOCK, n - start))
+    target = u * total
+    for start from 0 <= start < n by DRAW_BLOCK:
+        stop = min(start + DRAW_BLOCK, n)
+        part = simd.sum(e + start, stop - start)
+        if so_far + part > target:
+            for i in range(start, stop):
+                so_far += e[i]
+                if so_far > target:
+                    return i
+            break
+        so_far += part
+    # Rounding has left the target at the end of a block, or of all: the last of it that has a weight.
+    i = stop - 1
+    while e[i] == 0:
+        i -= 1
+    return i
+
+
+# Of one row: its distinct tokens, in the order in which they came, and how often each is there.
+cdef struct Seen:
+    int64_t token
+    int64_t count
+
+cdef struct Context:
+    Seen* seen
+    Py_ssize_t n, room
+
+
+cdef class Chain:
+    """The settings of a chain and, for penalties, the contexts of its rows.
+
+    Off are top_k 0, top_p 1, min_p 0, repetition 1, presence 0, frequency 0. The caller has checked the values.
+    """
+
+    cdef double _temperature, _top_p, _min_p, _repetition, _presence, _frequency
+    cdef Py_ssize_t _top_k, _rows
+    cdef Context* _contexts
+    cdef readonly bint counts           # whether there are penalties, and contexts to keep
+
+    def __cinit__(self, double temperature, Py_ssize_t top_k, double top_p, double min_p, double repetition,
+                  double presence, double frequency, Py_ssize_t rows):
+        self._temperature, self._top_k, self._top_p, self._min_p = temperature, top_k, top_p, min_p
+        self._repetition, self._presence, self._frequency = repetition, presence, frequency
+        self.counts = repetition != 1 or presence != 0 or frequency != 0
+        if self.counts:
+            self._rows = rows
+            self._contexts = <Context*> calloc(rows + 1, sizeof(Context))
+            if self._contexts == NULL:
+                raise MemoryError("[sample] no memory for the contexts")
+
+    def __dealloc__(self):
+        cdef Py_ssize_t row
+        for row in range(self._rows if self._contexts != NULL else 0):
+            free(self._contexts[row].seen)
+        free(self._contexts)
+
+    def start(self, const int64_t[:, :] tokens):                                                     # IN
+        """Take tokens (B, T) as the whole contexts of the rows. Only with penalties, and for as many rows."""
+        cdef Py_ssize_t row, t
+        for row in range(self._rows):
+            self._contexts[row].n = 0
+            for t in range(tokens.shape[1]):
+                self._count(row, tokens[row, t])
+
+    def draw(self, const float[:, ::1] logits, list numbers, int[::1] tokens):                       # IN, IN, OUT
+        """One token for each row of logits (B, V), from its number in [0, 1), which temperature 0 does not need."""
+        cdef Py_ssize_t row, n, V = logits.shape[1]
+        cdef Room room
+        make_room(&room, V)
+        for row in range(logits.shape[0]):
+            n = self._left(logits, row, row, &room)
+            tokens[row] = room.ids[0 if n == 1 else choose(room.weights, n, numbers[row])]
+        if self.counts:                 # once no row can fail any more
+            for row in range(logits.shape[0]):
+                self._count(row, tokens[row])
+
+    def probabilities(self, const float[:, ::1] logits, Py_ssize_t row, double[::1] out):            # IN, OUT
+        """The distribution (V,) that logits (1, V) would be drawn from in a row."""
+        cdef Py_ssize_t i, n, V = logits.shape[1]
+        cdef double total
+        cdef Room room
+        make_room(&room, V)
+        n = self._left(logits, 0, row, &room)
+        total = simd.sum(room.weights, n)
+        memset(&out[0], 0, V * sizeof(double))
+        for i in range(n):
+            out[room.ids[i]] = room.weights[i] / total
+
+    cdef int _count(self, Py_ssize_t row, int64_t token) except -1:
+        """One more of a token in the context of a row."""
+        cdef Context* context = &self._contexts[row]
+        cdef Seen* more
+        cdef Py_ssize_t i
+        for i in range(context.n):
+            if context.seen[i].token == token:
+                context.seen[i].count += 1
+                return 0
+        if context.n == context.room:
+            more = <Seen*> realloc(context.seen, (2 * context.room + 64) * sizeof(Seen))
+            if more == NULL:
+                raise MemoryError("[sample] no memory for the tokens of a context")
+            context.seen, context.room = more, 2 * context.room + 64
+        context.seen[context.n].token, context.seen[context.n].count = token, 1
+        context.n += 1
+        return 0
+
+    cdef int _penalise(self, float* x, Py_ssize_t V, Py_ssize_t row) except -1:
+        """x (V,), changed for the tokens of the context of a row."""
+        cdef Context* context = &self._contexts[row]
+        cdef Py_ssize_t i
+        cdef int64_t token
+        cdef double value
+        for i in range(context.n):
+            token = context.seen[i].token
+            if not 0 <= token < V:
+                raise IndexError(f"[sample] 'tokens' must be in 0..{V - 1}, got {token}")
+            value = x[token]
+            if isfinite(value):         # what can never be drawn stays so, and what is wrong is told later
+                value = value / self._repetition if value > 0 else value * self._repetition
+                value -= self._presence + context.seen[i].count * self._frequency
+                x[token] = <float> max(-FLT_MAX, min(FLT_MAX, value))
+        return 0
+
+    cdef Py_ssize_t _left(self, const float[:, ::1] logits, Py_ssize_t at, Py_ssize_t row, const Room* room) except -1:
+        """The ids and weights of what may be drawn from logits[at] in a row of the batch; returns how many."""
+        cdef Py_ssize_t V = logits.shape[1]
+        cdef const float* x = &logits[at, 0]
+        cdef float top = -INFINITY
+        if self.counts:
+            memcpy(room.logits, x, V * sizeof(float))
+            self._penalise(room.logits, V, row)
+            x = room.logits
+        top = NAN if simd.column_maxima(x, V, room.columns) else simd.largest(room.columns, min(V, COLUMNS))
+        if not isfinite(top):
+            raise ValueError(f"[sample] 'logits' must be finite at their largest, got {top} in row {row}")
+        return self._filter(x, V, top, room)
+
+    cdef Py_ssize_t _filter(self, const float* x, Py_ssize_t V, float top, const Room* room) noexcept nogil:
+        """The chain after the penalties, for a row whose largest is `top`."""
+        cdef Py_ssize_t i = 0, n = V
+        if self._temperature == 0:
+            while x[i] != top:
+                i += 1
+            room.ids[0], room.weights[0] = <int> i, 1
+            return 1
+        if 0 < self._top_k < V:
+            n = keep_top_k(x, V, self._top_k, room)
+        else:
+            for i in range(V):
+                room.ids[i] = <int> i
+        if self._top_p < 1 or self._min_p > 0:
+            weigh(x, V, n, top, 1, room)
+            if self._top_p < 1:
+                n = keep_top_p(n, self._top_p, room)
+            if self._min_p > 0:
+                n = keep_min_p(n, self._min_p, room)
+            if self._temperature == 1:
+                return n
+        weigh(x, V, n, top, self._temperature, room)
+        return n
