@@ -22,6 +22,7 @@ from tinygpt import ops
 from tinygpt.nn import Embedding, LayerNorm, Linear, Module, RMSNorm
 from tinygpt.ops.attention import Rotation, rotation_tables
 from tinygpt.ops.elementwise import DropoutKey
+from tinygpt.ops.embedding import inside
 from tinygpt.tensor import Tensor, is_recording, no_grad, recording
 
 INIT_STD = 0.02
@@ -479,7 +480,7 @@ class GPT(Module):
             raise ValueError(
                 f"[GPT] 'tokens' must fit the context of {self.config.block_size}, got {held}{tokens.shape[1]}"
             )
-        if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.config.vocab_size):
+        if tokens.size and not inside(tokens, self.config.vocab_size):
             wrong = int(tokens.min()) if int(tokens.min()) < 0 else int(tokens.max())
             raise IndexError(f"[GPT] 'tokens' must be in 0..{self.config.vocab_size - 1}, got {wrong}")
         return np.ascontiguousarray(tokens, np.int32)

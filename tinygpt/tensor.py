@@ -110,6 +110,15 @@ class Tensor:
         out._backward = backward if wanted else None
         return out
 
+    @classmethod
+    def plain(cls, data: np.ndarray) -> Tensor:
+        """The result of an operation that is not recorded: a value and nothing else."""
+        out = Tensor.__new__(Tensor)
+        out._data, out._grad, out._owns_grad = data, None, False
+        out._parents, out._backward, out.requires_grad = (), None, False
+        out._serial = 0  # it stands in no graph, so its place in the order does not matter
+        return out
+
     @property
     def data(self) -> np.ndarray:
         """The values."""

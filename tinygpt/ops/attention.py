@@ -11,7 +11,7 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, is_recording
 
 Rotation = tuple[np.ndarray, np.ndarray]
 
@@ -71,6 +71,8 @@ def attention(
     out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
     work = 4 * B * H * T * S * (D + 5)
     active.attention(q, k, v, out, lse, weights, scale, for_work(work))
+    if not is_recording():
+        return Tensor.plain(out.reshape(B, T, H * D))
 
     def backward(dy: np.ndarray) -> None:
         dqkv = memory.empty(heads.shape)

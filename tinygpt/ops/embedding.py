@@ -69,6 +69,11 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
     return Tensor.from_op(out.reshape(B, T, C), (table, positions), backward)
 
 
+def inside(tokens: np.ndarray, V: int) -> bool:
+    """Whether all of at least one integer are in 0..V-1; a negative one is a very large unsigned one."""
+    return int(tokens.view(f"u{tokens.itemsize}").max()) < V
+
+
 def _checked(tokens: np.ndarray, V: int) -> np.ndarray:
     """`tokens` as int32 (B, T), all of them in 0..V-1."""
     tokens = np.asarray(tokens)
@@ -76,6 +81,6 @@ def _checked(tokens: np.ndarray, V: int) -> np.ndarray:
         raise TypeError(f"[embedding] 'tokens' must be integers, got {tokens.dtype}")
     if tokens.ndim != 2:
         raise ValueError(f"[embedding] 'tokens' must have shape (B, T), got {tokens.shape}")
-    if tokens.size and not (tokens.min() >= 0 and tokens.max() < V):
+    if tokens.size and not inside(tokens, V):
         raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {tokens.min()}..{tokens.max()}")
     return np.ascontiguousarray(tokens, np.int32)  # after the check: nothing can wrap around

@@ -54,9 +54,12 @@ def linear(
     if activation not in ACTIVATIONS:
         raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
     out = memory.empty((R, N))
-    pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
+    recording = is_recording()
+    pre = memory.empty((R, N)) if activation != "none" and recording else None
     r = None if r is None else r.reshape(R, N)
     active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, for_work(2 * R * N * K))
+    if not recording:
+        return Tensor.plain(out.reshape(shape))
 
     def backward(dy: np.ndarray) -> None:
         if residual is not None:

@@ -8,7 +8,7 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect, rows
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, is_recording
 
 
 def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -39,6 +39,8 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
         expect("layernorm", "bias", b, (C,))
     out, mean, rstd = memory.empty((R, C)), np.empty(R, np.float32), np.empty(R, np.float32)
     active.layernorm(X, None, w, b, out, None, mean, rstd, eps, for_work(8 * R * C))
+    if not is_recording():
+        return Tensor.plain(out.reshape(x.shape))
 
     def backward(dy: np.ndarray) -> None:
         arrived = x.take_grad()
@@ -76,6 +78,8 @@ def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     expect("rmsnorm", "weight", weight.data, (C,))
     out, rstd = memory.empty((R, C)), np.empty(R, np.float32)
     active.rmsnorm(X, None, weight.data, out, None, rstd, eps, for_work(5 * X.size))
+    if not is_recording():
+        return Tensor.plain(out.reshape(x.shape))
 
     def backward(dy: np.ndarray) -> None:
         arrived = x.take_grad()
