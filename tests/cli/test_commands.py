@@ -28,6 +28,8 @@ from tinygpt.train.settings import TrainSettings
 OPTIONS = {
     "train": ("tinygpt.train.settings", "TrainSettings"),
     "generate": ("tinygpt.cli.generate", "GenerateOptions"),
+    "visualize": ("tinygpt.cli.visualize", "VisualizeOptions"),
+    "embeddings": ("tinygpt.cli.embeddings", "EmbeddingsOptions"),
     "eval": ("tinygpt.cli.eval", "EvalOptions"),
     "bench": ("tinygpt.cli.bench", "BenchOptions"),
     "info": ("tinygpt.cli.info", "InfoOptions"),

@@ -57,8 +57,7 @@ def attention(
     if cache is not None and qkv.requires_grad:
         raise RuntimeError("[attention] 'cache' must be used under no_grad(): what is cached has no gradient")
     H, G, heads = n_head, n_kv_head, _heads(qkv, n_head, n_kv_head, rotation)
-    B, T, _, D = heads.shape
-    q, k, v = _parts(heads, H, G)
+    (B, T, _, D), (q, k, v) = heads.shape, _parts(heads, H, G)
     if rotation is not None:
         turned = memory.empty((B, T, H + G, D))
         active.rope(heads[:, :, : H + G], turned, *rotation, False, for_work(6 * turned.size))
@@ -68,8 +67,7 @@ def attention(
     S, scale = k.shape[1], 1 / math.sqrt(D)
     if weights is not None:
         expect("attention", "weights", weights, (B, H, T, S))
-    out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
-    work = 4 * B * H * T * S * (D + 5)
+    out, lse, work = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32), 4 * B * H * T * S * (D + 5)
     active.attention(q, k, v, out, lse, weights, scale, for_work(work))
     if not is_recording():
         return Tensor.plain(out.reshape(B, T, H * D))

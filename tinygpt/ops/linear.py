@@ -42,10 +42,9 @@ def linear(
     """
     X, W = rows("linear", "x", x), weight.data
     R, K = X.shape
-    if W.ndim != 2 or W.shape[1] != K:  # a comparison here is cheaper than a call: small models feel it
+    if W.ndim != 2 or W.shape[1] != K:  # asking here first is cheaper than a call: small models feel it
         expect("linear", "weight", W, (None, K))
-    N = W.shape[0]
-    shape = (*x.shape[:-1], N)
+    N, shape = W.shape[0], (*x.shape[:-1], W.shape[0])
     b, r = None if bias is None else bias.data, None if residual is None else residual.data
     if b is not None and b.shape != (N,):
         expect("linear", "bias", b, (N,))
@@ -53,12 +52,11 @@ def linear(
         expect("linear", "residual", r, shape)
     if activation not in ACTIVATIONS:
         raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
-    out = memory.empty((R, N))
-    recording = is_recording()
-    pre = memory.empty((R, N)) if activation != "none" and recording else None
+    out, n_threads = memory.empty((R, N)), for_work(2 * R * N * K)
+    pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
     r = None if r is None else r.reshape(R, N)
-    active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, for_work(2 * R * N * K))
-    if not recording:
+    active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, n_threads)
+    if not is_recording():
         return Tensor.plain(out.reshape(shape))
 
     def backward(dy: np.ndarray) -> None:

@@ -1,0 +1,43 @@
+"""Tokens as labels: whatever a token holds, its label is visible, short of surprises, and one line."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from tinygpt.tokenizers.base import Tokenizer, visible
+
+SYMBOLS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+# Printable by Unicode's word, and yet nothing is seen: fillers of Hangul, the empty Braille cell.
+BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+CIRCLE = "\N{DOTTED CIRCLE}"
+
+
+def label(tokenizer: Tokenizer, token: int) -> str:
+    """A token as a label.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    token : int
+        May lie beyond the tokenizer's vocabulary: a model can have more rows than its tokenizer has tokens.
+
+    Returns
+    -------
+    str
+        Blanks as symbols, other invisible characters as ``[U+202E]``, bytes that are no text as ``<0xE2>``. Never
+        empty.
+    """
+    if token >= tokenizer.vocab_size:
+        return f"<{token}>"
+    shown = tokenizer.token_text(token)
+    text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+    if not text or visible(text) != shown:
+        return shown  # a separator, a byte
+    marked = CIRCLE if unicodedata.category(text[0])[0] == "M" else ""  # an accent alone would sit on its neighbour
+    return marked + "".join(map(_symbol, text))
+
+
+def _symbol(char: str) -> str:
+    if char in SYMBOLS:
+        return SYMBOLS[char]
+    return char if char.isprintable() and char not in BLANK else f"[U+{ord(char):04X}]"

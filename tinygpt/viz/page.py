@@ -1,0 +1,135 @@
+"""The shell of a page: one HTML file that opens from disk, needs no network and runs no script but its own.
+
+What a page shows travels as JSON and reaches the document as text, never as markup. The page's own policy says the same
+to the browser: nothing may be loaded from anywhere, and of scripts and styles only the two whose hashes it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+
+def page(title: str, body: str, data: Any, script: str, style: str) -> str:
+    """A whole page, around what every page has: colours for light and dark, a switch, small helpers.
+
+    Parameters
+    ----------
+    title : str
+        Text.
+    body : str
+        HTML of our own; what comes from elsewhere belongs into `data`.
+    data : JSON-like
+        The script finds it as ``data``.
+    script, style : str
+        Follow ``templates/page.js`` and ``templates/page.css``.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        `data` holds a number that JSON has not (NaN, infinity), or `script` or `style` would end its own element.
+    """
+    code, looks = f"\n{template('page.js')}\n{script}\n", f"\n{template('page.css')}\n{style}\n"
+    for name, text, end in (("script", code, "</script"), ("style", looks, "</style")):
+        if end in text.lower() or "<!--" in text:
+            raise ValueError(f"[page] '{name}' must not hold {end} or <!--")
+    policy = f"default-src 'none'; img-src data:; script-src {_hash(code)}; style-src {_hash(looks)}; base-uri 'none'"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{html.escape(title)}</title>
+<style>{looks}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="data">{embed(data)}</script>
+<script>{code}</script>
+</body>
+</html>
+"""
+
+
+def embed(data: Any) -> str:
+    r"""JSON that may stand in a script element: ASCII, with ``<``, ``>`` and ``&`` as ``\u003c`` and so on.
+
+    Parameters
+    ----------
+    data : JSON-like
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        A number is NaN or infinite.
+    """
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def template(name: str) -> str:
+    """The text of a file in ``tinygpt/viz/templates``."""
+    return (files("tinygpt.viz") / "templates" / name).read_text(encoding="utf-8")
+
+
+def frame(text: str, height: int = 900) -> str:
+    """A page inside another, for notebooks: it can neither reach what is around it nor be reached.
+
+    Parameters
+    ----------
+    text : str
+        The page.
+    height : int
+        In pixels.
+
+    Returns
+    -------
+    str
+    """
+    looks = f"width: 100%; height: {height}px; border: 0"
+    return f'<iframe sandbox="allow-scripts allow-downloads" style="{looks}" srcdoc="{html.escape(text)}"></iframe>'
+
+
+def check_place(path: Path, flag: str) -> None:
+    """Find out before any work whether a page can be written to `path`; folders that are missing may be made.
+
+    Parameters
+    ----------
+    path : Path
+    flag : str
+        The name that an error begins with.
+
+    Raises
+    ------
+    ValueError
+        `path` is a directory, or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"{flag} {path}: is a directory, name a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise ValueError(f"{flag} {path}: cannot write in {folder}")
+
+
+def _hash(text: str) -> str:
+    """The source expression of Content Security Policy (level 2, section 4.2.5) that lets this very text through."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,129 @@
+"use strict";
+// What every page has. Text from the data reaches the document through textContent alone.
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+
+/** An element; properties are set, `aria-...` and `role` as attributes; children are nodes or text. */
+function el(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+const darkSystem = matchMedia("(prefers-color-scheme: dark)");
+const themeListeners = [];
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : darkSystem.matches;
+}
+
+/** Call `listener` whenever the page turns light or dark: canvases do not know by themselves. */
+function onTheme(listener) {
+  themeListeners.push(listener);
+}
+
+function setUpTheme() {
+  const button = el("button", { type: "button", id: "theme" });
+  const show = () => { button.textContent = isDark() ? "Light page" : "Dark page"; };
+  const changed = () => { show(); themeListeners.forEach((listener) => listener()); };
+  button.addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    changed();
+  });
+  darkSystem.addEventListener("change", changed);
+  show();
+  document.querySelector("header").append(button);
+}
+
+/** One tab stop for many elements, arrow keys between them: `columns()` in a row. */
+function roving(items, columns) {
+  items.forEach((item, i) => { item.tabIndex = i ? -1 : 0; });
+  const go = (i) => {
+    items.forEach((item) => { item.tabIndex = -1; });
+    items[i].tabIndex = 0;
+    items[i].focus();
+  };
+  items.forEach((item, i) => item.addEventListener("keydown", (event) => {
+    const last = items.length - 1;
+    const steps = { ArrowLeft: i - 1, ArrowRight: i + 1, ArrowUp: i - columns(), ArrowDown: i + columns(), Home: 0, End: last };
+    const to = steps[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    if (to >= 0 && to <= last) go(to);
+  }));
+}
+
+/** A probability or a weight with six digits. */
+const digits = (x) => (x === 0 ? "0" : x < 1e-4 ? x.toExponential(5) : x.toPrecision(6));
+
+/** The shortest decimal that is this very float32. */
+const float32 = (x) => String(Number(x.toPrecision(9)));
+
+/** A field of a CSV file. A spreadsheet would take a text that begins like a formula for one. */
+function csvField(value) {
+  if (typeof value === "number") return String(value);
+  const text = /^[=+\-@].|^[\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+const csvRow = (fields) => `${fields.map(csvField).join(",")}\r\n`;
+
+/** Let the user save text, given in parts. */
+function saveFile(name, parts) {
+  const address = URL.createObjectURL(new Blob(parts, { type: "text/csv;charset=utf-8" }));
+  const link = el("a", { href: address, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}
+
+/** Fill a table that sorts by any column; of a column: title, help, value(row), show(row), text, fill(row) in 0..1. */
+function sortableTable(table, columns, rows, dress = () => {}) {
+  const body = el("tbody");
+  const lines = rows.map((row) => {
+    const line = el("tr", {}, ...columns.map((column) => tableCell(column, row)));
+    dress(line, row);
+    return { row, line };
+  });
+  const headers = columns.map((column, i) => {
+    const button = el("button", { type: "button", title: column.help || "" }, column.title);
+    const header = el("th", { scope: "col", className: column.text ? "text" : "" }, button);
+    button.addEventListener("click", () => {
+      // Numbers come largest first, as one looks for what stands out.
+      const first = column.text ? "ascending" : "descending";
+      const other = column.text ? "descending" : "ascending";
+      const order = header.getAttribute("aria-sort") === first ? other : first;
+      headers.forEach((one) => one.removeAttribute("aria-sort"));
+      header.setAttribute("aria-sort", order);
+      lines.sort((a, b) => compareCells(columns[i].value(a.row), columns[i].value(b.row), order === "ascending" ? 1 : -1));
+      body.append(...lines.map(({ line }) => line));
+    });
+    return header;
+  });
+  body.append(...lines.map(({ line }) => line));
+  table.append(el("thead", {}, el("tr", {}, ...headers)), body);
+}
+
+function tableCell(column, row) {
+  const shown = column.show ? column.show(row) : String(column.value(row));
+  const cell = el("td", { className: column.text ? "text" : "" }, shown);
+  if (column.fill) {
+    const share = `${100 * Math.min(1, Math.max(0, column.fill(row)))}%`;
+    cell.style.background = `linear-gradient(90deg, var(--bar) ${share}, transparent ${share})`;
+  }
+  return cell;
+}
+
+/** Order of two values; what is missing comes last either way. */
+function compareCells(a, b, sign) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
+}
+
+setUpTheme();
