@@ -37,8 +37,7 @@ def linear(
 
     Notes
     -----
-    With z = x W^T + b and dz = dy activation'(z): dx = dz W, dW = dz^T x, db = sum of the rows of dz, and the gradient
-    of the residual is dy itself. The products add dW where the gradient lives.
+    With z = x W^T + b and dz = dy activation'(z): dx = dz W, dW = dz^T x, added where it lives, db = sum of dz's rows.
     """
     X, W = rows("linear", "x", x), weight.data
     R, K = X.shape
