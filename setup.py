@@ -43,7 +43,13 @@ def openmp_flags(compiler):
 
 
 class BuildKernels(build_ext):
-    """build_ext that adds OpenMP's flags where the compiler has them."""
+    """build_ext that adds OpenMP's flags where the compiler has them, and compiles on all processors."""
+
+    def finalize_options(self):
+        """One extension for each processor at a time, unless --parallel says otherwise."""
+        super().finalize_options()
+        if not self.parallel:
+            self.parallel = os.cpu_count() or 1
 
     def build_extensions(self):
         """Compile every module in csrc, with OpenMP if it works, and say so when it does not."""
