@@ -17,6 +17,7 @@ from tinygpt import __version__
 COMMANDS = {
     "train": "Train a model on source files.",
     "generate": "Continue a text with a trained model.",
+    "visualize": "Show what every head of a model attends to in a prompt.",
     "eval": "Measure how well a model predicts a text.",
     "tokenize": "Show how a text is cut into tokens.",
     "embeddings": "Show a model's embeddings as points.",

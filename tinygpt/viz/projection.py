@@ -1,0 +1,166 @@
+"""Many dimensions to two or three, and who is near whom before that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+CHUNK_BYTES = 64 * 2**20  # of similarities at a time: 50 thousand tokens have 10 GB of them
+FEWEST_FOR_TSNE = 4
+USUAL_PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: between 5 and 50
+
+
+class Components(NamedTuple):
+    """What `pca` gives."""
+
+    points: Floats
+    """(n, dims): coordinates along the directions of largest variance."""
+    shares: npt.NDArray[np.float64]
+    """(min(n, C),): the share of the variance that each direction has, the largest first; they add up to 1."""
+
+
+def pca(vectors: npt.ArrayLike, dims: int = 3) -> Components:
+    """Principal components, by singular value decomposition of the centred matrix.
+
+    Parameters
+    ----------
+    vectors : array, shape (n, C)
+    dims : int
+        Coordinates to keep. Where there are fewer directions, the others are 0.
+
+    Returns
+    -------
+    Components
+
+    Notes
+    -----
+    With X - mean = U S V^T the coordinates are U S = (X - mean) V, and direction k has the variance S_k^2 / (n - 1)
+    (Jolliffe 2002, section 3.5). The sign of a direction means nothing; the largest entry of each is made positive, so
+    that the same vectors give the same picture.
+    """
+    x = np.asarray(vectors, np.float64)
+    x = x - x.mean(0)
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    signs = np.where(np.take_along_axis(vt, np.abs(vt).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)
+    points = np.zeros((len(x), dims))
+    kept = min(dims, s.size)
+    points[:, :kept] = u[:, :kept] * (s * signs)[:kept]
+    variance = s**2
+    return Components(points.astype(np.float32), variance / (variance.sum() or 1.0))
+
+
+def usual_perplexity(n: int) -> float:
+    """The perplexity for n points where none is asked for: 30, or less for few points."""
+    return min(USUAL_PERPLEXITY, max(1.0, (n - 1) / 3))
+
+
+def tsne(vectors: npt.ArrayLike, perplexity: float, seed: int = 0) -> tuple[Floats, float]:
+    """t-SNE in two dimensions (van der Maaten and Hinton 2008), by scikit-learn.
+
+    Parameters
+    ----------
+    vectors : array, shape (n, C)
+        At least FEWEST_FOR_TSNE of them.
+    perplexity : float
+        About how many neighbours count for each point; less than n.
+    seed : int
+
+    Returns
+    -------
+    points : float32 array, shape (n, 2)
+    divergence : float
+        What is left of the Kullback-Leibler divergence between neighbourhoods before and after.
+
+    Raises
+    ------
+    ImportError
+        scikit-learn is not installed; the message names the extra.
+
+    Notes
+    -----
+    It starts from the first two principal components, scaled to a deviation of 1e-4 as in scikit-learn's own start.
+    Equal vectors have no components and start at random places instead.
+    """
+    need_sklearn()
+    from sklearn.manifold import TSNE
+
+    x = np.asarray(vectors, np.float32)
+    start = pca(x, 2).points
+    deviation = float(start[:, 0].std())
+    if deviation > 0:
+        start = start / np.float32(deviation) * np.float32(1e-4)
+    else:
+        start = np.random.default_rng(seed).standard_normal((len(x), 2), np.float32) * np.float32(1e-4)
+    solver = TSNE(n_components=2, perplexity=perplexity, init=start, learning_rate="auto", random_state=seed)
+    points = solver.fit_transform(x)
+    return np.asarray(points, np.float32), float(solver.kl_divergence_)
+
+
+def need_sklearn() -> None:
+    """Raise ImportError, naming the extra, where scikit-learn is missing."""
+    try:
+        import sklearn.manifold  # noqa: F401 - asked for before any work is done
+    except ImportError:
+        raise ImportError("t-SNE needs scikit-learn: pip install 'tinygpt[viz]'") from None
+
+
+def neighbours(
+    vectors: npt.ArrayLike, k: int, progress: Progress | None = None
+) -> tuple[npt.NDArray[np.int32], Floats]:
+    """The k nearest of every vector by cosine, itself left out.
+
+    Parameters
+    ----------
+    vectors : array, shape (n, C)
+    k : int
+        At most n - 1 are given.
+    progress : function (done, n), optional
+        Is called after every chunk of rows.
+
+    Returns
+    -------
+    ids : int32 array, shape (n, min(k, n - 1))
+        The nearest first; of equally near ones the lower id.
+    cosines : float32 array, the same shape
+        A vector of zeros has the cosine 0 with every other.
+    """
+    x = _unit(np.asarray(vectors, np.float32))
+    n = len(x)
+    k = max(0, min(k, n - 1))
+    ids, cosines = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    rows = max(1, CHUNK_BYTES // (4 * max(1, n)))
+    for start in range(0, n if k else 0, rows):
+        stop = min(start + rows, n)
+        near = x[start:stop] @ x.T
+        near[np.arange(stop - start), np.arange(start, stop)] = -np.inf
+        ids[start:stop], cosines[start:stop] = _largest(near, k)
+        if progress is not None:
+            progress(stop, n)
+    return ids, np.clip(cosines, -1, 1)
+
+
+def _unit(x: Floats) -> Floats:
+    """Rows of length 1; rows of zeros stay."""
+    # The largest entry becomes 1 first: the squares of tiny or huge numbers leave the range of float32.
+    largest = np.abs(x).max(1, initial=0, keepdims=True)
+    scaled = x / np.where(largest > 0, largest, np.float32(1))
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return np.asarray(scaled / np.where(length > 0, length, np.float32(1)), np.float32)
+
+
+def _largest(near: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Columns and values of the k largest of every row, the largest first; of equal ones the first column."""
+    n = near.shape[1]
+    # The k-th largest value of a row: all above it are in, and as many that equal it as there is room for.
+    least = np.partition(near, n - k, axis=1)[:, n - k, None]
+    columns = np.empty((len(near), k), np.int64)
+    for row, values in enumerate(near):
+        candidates = np.flatnonzero(values >= least[row])
+        columns[row] = candidates[np.argsort(-values[candidates], kind="stable")[:k]]
+    return columns, np.take_along_axis(near, columns, 1)
