@@ -51,8 +51,6 @@ def column_sum_parallel(const float[:, ::1] x, float[::1] out, bint accumulate, 
         column_total(x, out, c, accumulate)
 
 
-
-
 def column_sum_blocked(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
     """Adds tiles of one cache line: each line of x is read once and used whole."""
     cdef Py_ssize_t k, r, c, width, first, C = x.shape[1]

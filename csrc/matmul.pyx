@@ -221,9 +221,10 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
 # AVX-512). A sliver of b is SIMD_KC x 48 floats = 72 KB in L2, of which each step of the sum needs 192 bytes in 12
 # cycles; a tile of rows of a is SIMD_MC x SIMD_KC floats = 144 KB beside it. A longer block of the sum means fewer
 # visits to out. All of these are multiples of every MR, NR and LANES.
-# Products of at most SKINNY rows read b once. With at most DOT_ROWS of them memory is what they wait for: b is then read
-# along its rows, STREAM of them at a time, so that a page is read to its end. A second thread pays from SIMD_WORK
-# operations on: opening a region costs about as much as a processor does in them.
+# Products of at most SKINNY rows read b once. With at most DOT_ROWS of them memory is what they wait for: b is then
+# read along its rows, STREAM of them at a time, so that a page is read to its end. Columns of b that take at most
+# IN_PLACE floats = 256 KB, and rows of a transposed a for at most FEW slivers of b, are not worth packing. A second
+# thread pays from SIMD_WORK operations on: opening a region costs about as much as a processor does in them.
 cdef enum:
     SIMD_KC = 384
     SIMD_MC = 96
@@ -259,7 +260,8 @@ cdef struct After:                      # what comes after the product; NULL for
     int activation
 
 
-cdef After after(const float[::1] bias, const float[:, ::1] residual, int activation, float[:, ::1] pre) noexcept nogil:
+cdef After after(const float[::1] bias, const float[:, ::1] residual, int activation,
+                 float[:, ::1] pre) noexcept nogil:
     cdef After x
     x.bias, x.residual, x.pre, x.activation = NULL, NULL, NULL, activation
     if bias is not None:
@@ -458,7 +460,7 @@ cdef int multiply(const Product* x, int n_threads) except -1 nogil:
 def matmul_simd(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] out,  # IN, IN, OUT
                 bint trans_a, bint trans_b, bint accumulate, const float[::1] bias,  # IN
                 const float[:, ::1] residual, int activation, float[:, ::1] pre, int n_threads):  # IN, OUT
-    """Adds vectors: the blocked loops around a tile of vector registers, and what comes after the product in its store."""
+    """Adds vectors: the blocked loops around a tile of vector registers, which adds bias and residual itself."""
     cdef Product x = product(float32, a, b, out, trans_a, trans_b, accumulate, after(bias, residual, activation, pre))
     with nogil:
         multiply(&x, n_threads)
