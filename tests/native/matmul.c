@@ -82,7 +82,7 @@ static void check_pack_rows(const char *isa, const char *name, const MatmulKerne
         s->pack(b, 1, n, n, k, s->nr, b_panel);
         for (int q = 0; q < panels; q++)
             s->tile(m - q * s->mr < s->mr ? m - q * s->mr : s->mr, n, words, panel + q * s->mr * k, 1, s->mr, b_panel,
-                    s->nr, c + q * s->mr * n, n, 0);
+                    s->nr, c + q * s->mr * n, n, NULL, NULL);
         for (int i = 0; i < m * n; i++) {
             double wanted = 0, size = 0;
             for (int p = 0; p < k; p++) {
