@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.kernels.conftest import every
 from tinygpt.kernels import isa, registry
 from tinygpt.kernels.spec import OPS
 from tinygpt.testing import make, run
+
+from .conftest import every
 
 # More rows, columns and elements than one chunk or tile of any rung, and multiples of none. Where a sum is cut into
 # partial sums (over rows, over elements), there are more of them than threads.

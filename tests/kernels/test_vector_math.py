@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.kernels.conftest import every
 from tinygpt.kernels import isa, registry
 from tinygpt.testing import check, gelu_backward_case, gelu_case
+
+from .conftest import every
 
 # What math.h promises of exp, in units in the last place. A relative error is at most as many times 2^-23.
 EXP = 1.02
