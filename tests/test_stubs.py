@@ -12,7 +12,8 @@ from tinygpt.kernels import spec
 
 STUBS = Path(tinygpt.__file__).parent / "core"
 KERNELS = sorted({op.module for op in spec.OPS.values()})
-MODULES = sorted(path.stem for path in STUBS.parent.parent.joinpath("csrc").glob("*.pyx"))
+SOURCES = Path(__file__).parents[1] / "csrc"
+MODULES = sorted(path.stem for path in SOURCES.glob("*.pyx"))
 
 
 def stub(module):

@@ -39,7 +39,7 @@ TEMPLATE Bits64 draw(Bits64 seed, Bits64 n) { return mix(seed + (n + 1) * STREAM
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const ActivationKernels *activation_kernels(const char *isa) { return TABLE_FOR(activation_table, isa); }
 
-#else
+#elif defined(ISA)
 #include "simd/math.h"
 
 TEMPLATE void FOR_ISA(gelu_step)(const float *x, float *out, int n) {

@@ -27,7 +27,7 @@ typedef struct {
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const AdamwKernels *adamw_kernels(const char *isa) { return TABLE_FOR(adamw_table, isa); }
 
-#else
+#elif defined(ISA)
 #include "simd/math.h"
 
 /* One vector of each array: one square root, one quotient. Decay and step are taken from param in one subtraction. */

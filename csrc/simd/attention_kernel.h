@@ -56,18 +56,13 @@ static const float LANE[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const AttentionKernels *attention_kernels(const char *isa) { return TABLE_FOR(attention_table, isa); }
 
-#else
+#elif defined(ISA)
 #include "simd/math.h"
 #include "simd/tile.h"
 
 TEMPLATE ptrdiff_t FOR_ISA(least)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 TEMPLATE ptrdiff_t FOR_ISA(most)(ptrdiff_t x, ptrdiff_t y) { return x > y ? x : y; }
 TEMPLATE ptrdiff_t FOR_ISA(whole)(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
-TEMPLATE vec FOR_ISA(load_some)(const float *p, ptrdiff_t n) { return n >= LANES ? vload(p) : vload_part(p, (int)n); }
-TEMPLATE void FOR_ISA(store_some)(float *p, vec x, ptrdiff_t n) {
-    if (n >= LANES) vstore(p, x);
-    else vstore_part(p, x, (int)n);
-}
 
 /* How many columns of n a register tile takes, so that all tiles are about as wide: 64 are 32 + 32, not 48 + 16. */
 static ptrdiff_t FOR_ISA(columns)(ptrdiff_t n) {
@@ -86,7 +81,7 @@ static void FOR_ISA(turn)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t 
                 UNROLL for (int j = 0; j < LANES; j++) y[j] = vload(x + j * row + d);
             } else {
                 UNROLL for (int j = 0; j < LANES; j++)
-                    y[j] = i + j < n ? FOR_ISA(load_some)(x + j * row + d, rest) : vset(0.0f);
+                    y[j] = i + j < n ? FOR_ISA(load_lanes)(x + j * row + d, rest) : vset(0.0f);
             }
             vtranspose(y);
             UNROLL for (int j = 0; j < LANES; j++)
@@ -99,7 +94,7 @@ static void FOR_ISA(turn)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t 
 static void FOR_ISA(pack)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t D, float *packed) {
     const ptrdiff_t wide = FOR_ISA(whole)(D);
     for (ptrdiff_t i = 0; i < n; i++, x += row, packed += wide)
-        for (ptrdiff_t d = 0; d < D; d += LANES) vstore(packed + d, FOR_ISA(load_some)(x + d, D - d));
+        for (ptrdiff_t d = 0; d < D; d += LANES) vstore(packed + d, FOR_ISA(load_lanes)(x + d, D - d));
 }
 
 /* s[r, i] = sum_d x[r, d] panel[d, i] for n keys x, where query i or one that shares its vector sees key r. */
@@ -236,7 +231,7 @@ TEMPLATE void FOR_ISA(weigh_of)(const int v, const float *p, ptrdiff_t n, const 
         }
     }
     UNROLL for (int c = 0; c < v; c++)
-        FOR_ISA(store_some)(out + c * LANES, vmul(vset(factor), vadd(even[c], odd[c])), c + 1 < v ? LANES : last);
+        FOR_ISA(store_lanes)(out + c * LANES, vmul(vset(factor), vadd(even[c], odd[c])), c + 1 < v ? LANES : last);
 }
 
 /* Query t alone: dot products with the keys that it sees, and no other key is touched. p: (whole(S),). */
@@ -292,8 +287,8 @@ static void FOR_ISA(finish_weights)(const AttentionHead *x, ptrdiff_t t0, ptrdif
         const ptrdiff_t seen = x->S - x->T + t + 1;
         float *row = x->weights + t * x->S;
         for (ptrdiff_t j = 0; j < seen; j += LANES) {
-            vec y = FOR_ISA(exp)(vsub(FOR_ISA(load_some)(row + j, seen - j), vset(x->lse[t])));
-            FOR_ISA(store_some)(row + j, y, seen - j);
+            vec y = FOR_ISA(exp)(vsub(FOR_ISA(load_lanes)(row + j, seen - j), vset(x->lse[t])));
+            FOR_ISA(store_lanes)(row + j, y, seen - j);
         }
         for (ptrdiff_t j = seen; j < x->S; j++) row[j] = 0.0f;
     }
@@ -308,8 +303,8 @@ static float FOR_ISA(finish_tile)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_
         const vec factor = vset(1.0f / l[i]);
         float *out = x->out + (t0 + i) * x->out_row;
         for (ptrdiff_t d = 0; d < x->D; d += LANES) {
-            vec y = vmul(factor, FOR_ISA(load_some)(o + d, x->D - d));
-            FOR_ISA(store_some)(out + d, y, x->D - d);
+            vec y = vmul(factor, FOR_ISA(load_lanes)(o + d, x->D - d));
+            FOR_ISA(store_lanes)(out + d, y, x->D - d);
             odd = vadd(odd, vsub(y, y)); /* NaN for infinity and NaN */
         }
         x->lse[t0 + i] = m[i] + logf(l[i]);
@@ -380,7 +375,7 @@ static void FOR_ISA(gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_
     FOR_ISA(pack)(dout, x->dout_row, n, D, dout_rows);
     for (ptrdiff_t i = 0; i < width; i += LANES) {
         const int rows = (int)FOR_ISA(least)(LANES, n - i);
-        vstore(lse + i, FOR_ISA(load_some)(x->lse + t0 + i, n - i));
+        vstore(lse + i, FOR_ISA(load_lanes)(x->lse + t0 + i, n - i));
         if (rows == LANES)
             vstore(delta + i, FOR_ISA(row_dots)(dout + i * x->dout_row, x->dout_row, out + i * x->out_row, x->out_row,
                                                 LANES, D));

@@ -15,8 +15,6 @@ typedef struct {
                      float *dlogits, float scale);
 } CrossEntropyKernels;
 
-static const float LOSS_LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 #define SIMD_KERNEL "simd/cross_entropy_kernel.h"
 #include "simd/foreach_isa.h"
 
@@ -25,26 +23,8 @@ static const CrossEntropyKernels *cross_entropy_kernels(const char *isa) {
     return TABLE_FOR(cross_entropy_table, isa);
 }
 
-#else
-#include "simd/math.h"
-
-/* The first n of LANES floats at p, n >= 1, and `fill` in the lanes that are not there. */
-TEMPLATE vec FOR_ISA(load_or)(const float *p, ptrdiff_t n, vec fill) {
-    if (n >= LANES) return vload(p);
-    return vwhere_less(vload(LOSS_LANES), vset((float)n), vload_part(p, (int)n), fill);
-}
-
-/* The largest of n columns and `top`. A NaN is passed over: it comes back as its own exponential. */
-TEMPLATE float FOR_ISA(top_of)(const float *x, ptrdiff_t n, float top) {
-    const vec known = vset(top);
-    vec most[4] = {known, known, known, known};
-    ptrdiff_t c = 0;
-    for (; c + 4 * LANES <= n; c += 4 * LANES) {
-        UNROLL for (int i = 0; i < 4; i++) most[i] = vmax(vload(x + c + i * LANES), most[i]);
-    }
-    for (; c < n; c += LANES) most[0] = vmax(FOR_ISA(load_or)(x + c, n - c, known), most[0]);
-    return vlargest(vmax(vmax(most[0], most[2]), vmax(most[1], most[3])));
-}
+#elif defined(ISA)
+#include "simd/rows.h"
 
 /* The sum of exp(x - top) over n columns. A lane that is not there is exp(-infinity) = 0. Meanwhile memory has nothing
    to do, so the next block is asked for, line by line; to ask for what is past the end of x does no harm. */
@@ -60,7 +40,7 @@ TEMPLATE float FOR_ISA(powers)(const float *x, ptrdiff_t n, float top) {
     }
     for (; c < n; c += LANES)
         sum[0] = vadd(sum[0], FOR_ISA(exp)(vsub(FOR_ISA(load_or)(x + c, n - c, none), off)));
-    return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3])));
+    return FOR_ISA(join)(sum);
 }
 
 /* One read of a row from memory: each block gives its maximum, then its exponentials while it is in L1. As in the

@@ -14,7 +14,7 @@ typedef struct {
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const EmbeddingKernels *embedding_kernels(const char *isa) { return TABLE_FOR(embedding_table, isa); }
 
-#else
+#elif defined(ISA)
 #include "simd/math.h"
 
 /* out may be a or b. The remaining n % LANES elements are added as the others are. */

@@ -30,36 +30,14 @@ typedef struct {
     void (*add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width, int accumulate);
 } LayernormKernels;
 
-static const float LAYERNORM_LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
-/* `step` for the columns c of a row of C: m vectors of n lanes each, known to the compiler but for the last n. */
-#define LAYERNORM_SWEEP(step)                           \
-    do {                                                \
-        ptrdiff_t c = 0;                                \
-        for (; c + 4 * LANES <= C; c += 4 * LANES) {    \
-            const int m = 4, n = LANES;                 \
-            step;                                       \
-        }                                               \
-        for (; c + LANES <= C; c += LANES) {            \
-            const int m = 1, n = LANES;                 \
-            step;                                       \
-        }                                               \
-        if (c < C) {                                    \
-            const int m = 1, n = (int)(C - c);          \
-            step;                                       \
-        }                                               \
-    } while (0)
-
 #define SIMD_KERNEL "simd/layernorm_kernel.h"
 #include "simd/foreach_isa.h"
 
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const LayernormKernels *layernorm_kernels(const char *isa) { return TABLE_FOR(layernorm_table, isa); }
 
-#else
-#include "simd/math.h"
-
-TEMPLATE float FOR_ISA(join)(const vec *sum) { return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3]))); }
+#elif defined(ISA)
+#include "simd/rows.h"
 
 /* total = x + residual, and its sum; without a residual x is the total. */
 TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *residual, float *total, vec *sum) {
@@ -78,7 +56,7 @@ TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *r
 TEMPLATE void FOR_ISA(deviate)(const int m, int n, const float *z, vec mean, vec *sum, dvec *squares) {
     UNROLL for (int i = 0; i < m; i++) {
         vec d = vsub(FOR_ISA(load_lanes)(z + i * LANES, n), mean);
-        if (n < LANES) d = vwhere_less(vload(LAYERNORM_LANES), vset((float)n), d, vset(0.0f));
+        if (n < LANES) d = FOR_ISA(first_lanes)(d, n, vset(0.0f));
         sum[i] = vadd(sum[i], d);
         squares[i] = dfma(dlow(d), dlow(d), squares[i]);
         squares[i] = dfma(dhigh(d), dhigh(d), squares[i]);
@@ -106,11 +84,11 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         vec sum[4] = {zero, zero, zero, zero}, off[4] = {zero, zero, zero, zero};
         dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
         if (residual) {
-            LAYERNORM_SWEEP(FOR_ISA(add_up)(m, n, x + c, residual + c, total + c, sum));
+            SWEEP(FOR_ISA(add_up)(m, n, x + c, residual + c, total + c, sum));
             z = total;
-        } else LAYERNORM_SWEEP(FOR_ISA(add_up)(m, n, x + c, NULL, NULL, sum));
+        } else SWEEP(FOR_ISA(add_up)(m, n, x + c, NULL, NULL, sum));
         const float mean = FOR_ISA(join)(sum) / (float)C;
-        LAYERNORM_SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
+        SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
         const double shift = (double)FOR_ISA(join)(off) / (double)C;
         const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
         /* Equal elements deviate by rounding errors alone; in a very long row the difference may fall below zero. */
@@ -119,8 +97,8 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         a->rstd[r] = (float)(1 / sqrt(variance + a->eps));
         const vec middle = vset(a->mean[r]), rstd = vset(a->rstd[r]);
         const float *weight = a->weight, *bias = a->bias;
-        if (bias) LAYERNORM_SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, bias + c, out + c));
-        else LAYERNORM_SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, NULL, out + c));
+        if (bias) SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, bias + c, out + c));
+        else SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, NULL, out + c));
     }
 }
 
@@ -165,33 +143,15 @@ static void FOR_ISA(gradient)(const LayernormGradient *a, ptrdiff_t first, ptrdi
         float *dx = a->dx + r * C;
         const vec zero = vset(0.0f), mean = vset(a->mean[r]), rstd = vset(a->rstd[r]);
         vec g[4] = {zero, zero, zero, zero}, g_xhat[4] = {zero, zero, zero, zero};
-        LAYERNORM_SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, mean, rstd, g, g_xhat));
+        SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, mean, rstd, g, g_xhat));
         const float mean_g = FOR_ISA(join)(g) / (float)C, mean_g_xhat = FOR_ISA(join)(g_xhat) / (float)C;
         const FOR_ISA(Row) row = {mean, rstd, vset(mean_g), vset(mean_g_xhat)};
         if (dtotal)
-            LAYERNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, dtotal + c, &row, dx + c, part + c,
+            SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, dtotal + c, &row, dx + c, part + c,
                                                     part + C + c));
         else
-            LAYERNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, NULL, &row, dx + c, part + c,
+            SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, NULL, &row, dx + c, part + c,
                                                     part + C + c));
-    }
-}
-
-/* out[:width] = sum over the chunks k, in order, of part[k * stride:][:width], in doubles. */
-static void FOR_ISA(add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width,
-                                int accumulate) {
-    for (int c = 0; c < width; c += LANES) {
-        const int n = width - c < LANES ? width - c : LANES;
-        dvec low = dset(0.0), high = dset(0.0);
-        double total[LANES];
-        for (ptrdiff_t k = 0; k < chunks; k++) {
-            vec x = FOR_ISA(load_lanes)(part + k * stride + c, n);
-            low = dadd(low, dlow(x));
-            high = dadd(high, dhigh(x));
-        }
-        memcpy(total, &low, sizeof low);
-        memcpy(total + LANES / 2, &high, sizeof high);
-        for (int i = 0; i < n; i++) out[c + i] = (float)(accumulate ? out[c + i] + total[i] : total[i]);
     }
 }
 

@@ -5,11 +5,12 @@
    tests/kernels/test_vector_math.py holds them to that. NaN stays NaN: vmax and vmin give their second argument when
    either is a NaN. */
 
-/* n lanes, 1 <= n <= LANES. Inlined where n is known to be LANES, this is vload and vstore, without a question. */
-TEMPLATE vec FOR_ISA(load_lanes)(const float *p, int n) { return n == LANES ? vload(p) : vload_part(p, n); }
-TEMPLATE void FOR_ISA(store_lanes)(float *p, vec x, int n) {
-    if (n == LANES) vstore(p, x);
-    else vstore_part(p, x, n);
+/* The first n lanes, all if n is LANES or more. Inlined where n is known to be, this is vload and vstore, without a
+   question. */
+TEMPLATE vec FOR_ISA(load_lanes)(const float *p, ptrdiff_t n) { return n >= LANES ? vload(p) : vload_part(p, (int)n); }
+TEMPLATE void FOR_ISA(store_lanes)(float *p, vec x, ptrdiff_t n) {
+    if (n >= LANES) vstore(p, x);
+    else vstore_part(p, x, (int)n);
 }
 
 /* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2 (Cody & Waite 1980): ln 2 is split in two, so that n times

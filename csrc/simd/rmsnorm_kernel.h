@@ -28,32 +28,14 @@ typedef struct {
     void (*add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width, int accumulate);
 } RmsnormKernels;
 
-/* `step` for the columns c of a row of C: m vectors of n lanes each, known to the compiler but for the last n. */
-#define RMSNORM_SWEEP(step)                             \
-    do {                                                \
-        ptrdiff_t c = 0;                                \
-        for (; c + 4 * LANES <= C; c += 4 * LANES) {    \
-            const int m = 4, n = LANES;                 \
-            step;                                       \
-        }                                               \
-        for (; c + LANES <= C; c += LANES) {            \
-            const int m = 1, n = LANES;                 \
-            step;                                       \
-        }                                               \
-        if (c < C) {                                    \
-            const int m = 1, n = (int)(C - c);          \
-            step;                                       \
-        }                                               \
-    } while (0)
-
 #define SIMD_KERNEL "simd/rmsnorm_kernel.h"
 #include "simd/foreach_isa.h"
 
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const RmsnormKernels *rmsnorm_kernels(const char *isa) { return TABLE_FOR(rmsnorm_table, isa); }
 
-#else
-#include "simd/math.h"
+#elif defined(ISA)
+#include "simd/rows.h"
 
 /* total = x + residual, and the sum of its squares in doubles, which no square overflows; without a residual x is the
    total. */
@@ -83,12 +65,12 @@ static void FOR_ISA(rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last) {
         float *total = a->residual ? a->total + r * C : NULL, *out = a->out + r * C;
         dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
         if (residual) {
-            RMSNORM_SWEEP(FOR_ISA(square)(m, n, x + c, residual + c, total + c, squares));
+            SWEEP(FOR_ISA(square)(m, n, x + c, residual + c, total + c, squares));
             z = total;
-        } else RMSNORM_SWEEP(FOR_ISA(square)(m, n, x + c, NULL, NULL, squares));
+        } else SWEEP(FOR_ISA(square)(m, n, x + c, NULL, NULL, squares));
         const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
         a->rstd[r] = (float)(1 / sqrt(square + a->eps));
-        RMSNORM_SWEEP(FOR_ISA(normalise)(m, n, z + c, vset(a->rstd[r]), a->weight + c, out + c));
+        SWEEP(FOR_ISA(normalise)(m, n, z + c, vset(a->rstd[r]), a->weight + c, out + c));
     }
 }
 
@@ -124,31 +106,13 @@ static void FOR_ISA(gradient)(const RmsnormGradient *a, ptrdiff_t first, ptrdiff
         float *dx = a->dx + r * C;
         const vec zero = vset(0.0f), rstd = vset(a->rstd[r]);
         vec sum[4] = {zero, zero, zero, zero};
-        RMSNORM_SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, rstd, sum));
-        const vec mean = vset(vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3]))) / (float)C);
+        SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, rstd, sum));
+        const vec mean = vset(FOR_ISA(join)(sum) / (float)C);
         if (dtotal)
-            RMSNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, dtotal + c, rstd, mean, dx + c,
+            SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, dtotal + c, rstd, mean, dx + c,
                                                   part + c));
         else
-            RMSNORM_SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, NULL, rstd, mean, dx + c, part + c));
-    }
-}
-
-/* out[:width] = sum over the chunks k, in order, of part[k * stride:][:width], in doubles. */
-static void FOR_ISA(add_chunks)(const float *part, ptrdiff_t chunks, ptrdiff_t stride, float *out, int width,
-                                int accumulate) {
-    for (int c = 0; c < width; c += LANES) {
-        const int n = width - c < LANES ? width - c : LANES;
-        dvec low = dset(0.0), high = dset(0.0);
-        double total[LANES];
-        for (ptrdiff_t k = 0; k < chunks; k++) {
-            vec x = FOR_ISA(load_lanes)(part + k * stride + c, n);
-            low = dadd(low, dlow(x));
-            high = dadd(high, dhigh(x));
-        }
-        memcpy(total, &low, sizeof low);
-        memcpy(total + LANES / 2, &high, sizeof high);
-        for (int i = 0; i < n; i++) out[c + i] = (float)(accumulate ? out[c + i] + total[i] : total[i]);
+            SWEEP(FOR_ISA(write_gradient)(m, n, dy + c, x + c, weight + c, NULL, rstd, mean, dx + c, part + c));
     }
 }
 

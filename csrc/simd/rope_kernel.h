@@ -15,7 +15,7 @@ typedef struct {
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const RopeKernels *rope_kernels(const char *isa) { return TABLE_FOR(rope_table, isa); }
 
-#else
+#elif defined(ISA)
 #include "simd/math.h"
 
 /* Pairs (j, j + E) for n values of j. Both numbers of a pair are read before either is written: out may be x. */

@@ -43,7 +43,7 @@ static void part_at(double *a, double *restrict low, ptrdiff_t n, double pivot, 
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const SamplingKernels *sampling_kernels(const char *isa) { return TABLE_FOR(sampling_table, isa); }
 
-#else
+#elif defined(ISA)
 
 /* exp(x) for x <= 0, -inf too. x = n ln 2 + r with |r| <= ln(2) / 2, and exp(x) = 2^n exp(r). The Taylor series up to
    r^13 leaves r^14 / 14! < 5e-18; its terms are added in pairs, pairs of pairs and so on, which do not wait for each

@@ -15,34 +15,14 @@ typedef struct {
     void (*gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *dy, const float *y, float *dx);
 } SoftmaxKernels;
 
-static const float SOFTMAX_LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 #define SIMD_KERNEL "simd/softmax_kernel.h"
 #include "simd/foreach_isa.h"
 
 /* The kernels for an instruction set, NULL if there are none of that name. */
 static const SoftmaxKernels *softmax_kernels(const char *isa) { return TABLE_FOR(softmax_table, isa); }
 
-#else
-#include "simd/math.h"
-
-/* The first n of LANES floats at p, n >= 1, and `fill` in the lanes that are not there. */
-TEMPLATE vec FOR_ISA(load_or)(const float *p, ptrdiff_t n, vec fill) {
-    if (n >= LANES) return vload(p);
-    return vwhere_less(vload(SOFTMAX_LANES), vset((float)n), vload_part(p, (int)n), fill);
-}
-
-/* The largest of n columns and `top`. A NaN is passed over: it comes back as its own exponential. */
-TEMPLATE float FOR_ISA(top_of)(const float *x, ptrdiff_t n, float top) {
-    const vec known = vset(top);
-    vec most[4] = {known, known, known, known};
-    ptrdiff_t c = 0;
-    for (; c + 4 * LANES <= n; c += 4 * LANES) {
-        UNROLL for (int i = 0; i < 4; i++) most[i] = vmax(vload(x + c + i * LANES), most[i]);
-    }
-    for (; c < n; c += LANES) most[0] = vmax(FOR_ISA(load_or)(x + c, n - c, known), most[0]);
-    return vlargest(vmax(vmax(most[0], most[2]), vmax(most[1], most[3])));
-}
+#elif defined(ISA)
+#include "simd/rows.h"
 
 /* out = exp(x - top) for n columns; their sum. A lane that is not there is exp(-infinity) = 0. Meanwhile memory has
    nothing to do, so the next block is asked for, line by line; to ask for what is past the end of x does no harm. */
@@ -64,7 +44,7 @@ TEMPLATE float FOR_ISA(powers)(const float *x, float *out, ptrdiff_t n, float to
         FOR_ISA(store_lanes)(out + c, y, part);
         sum[0] = vadd(sum[0], y);
     }
-    return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3])));
+    return FOR_ISA(join)(sum);
 }
 
 TEMPLATE void FOR_ISA(multiply)(float *x, ptrdiff_t n, float factor) {
@@ -108,7 +88,7 @@ TEMPLATE float FOR_ISA(product)(const float *dy, const float *y, ptrdiff_t n) {
     }
     for (; c + LANES <= n; c += LANES) sum[0] = vfma(vload(y + c), vload(dy + c), sum[0]);
     if (c < n) sum[1] = vfma(vload_part(y + c, (int)(n - c)), vload_part(dy + c, (int)(n - c)), sum[1]);
-    return vsum(vadd(vadd(sum[0], sum[2]), vadd(sum[1], sum[3])));
+    return FOR_ISA(join)(sum);
 }
 
 /* dx = y (dy - sum y dy) */
