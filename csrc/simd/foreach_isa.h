@@ -5,9 +5,9 @@
        #include "simd/foreach_isa.h"
 
    A kernel file has two parts. What is common to all instruction sets (types, the two lines above) stands behind an
-   include guard; the kernels stand behind `#elif defined(ISA)`, which holds while a vocabulary is in force. Their names are
-   FOR_ISA(name), which becomes name_avx2 and so on. That part must not include a system header: it would be compiled for
-   one ISA only and missing for the next.
+   include guard; the kernels stand behind `#elif defined(ISA)`, which holds while a vocabulary is in force. Their names
+   are FOR_ISA(name), which becomes name_avx2 and so on. That part must not include a system header: it would be
+   compiled for one ISA only and missing for the next.
 
    A region between BEGIN_ISA and END_ISA may use instructions that the rest of the program may not. Both compilers
    read such a region, each in its own notation; without them there is the scalar vocabulary alone. */
