@@ -18,6 +18,8 @@ LAYERS = [
     {"kernels", "memory", "tensor"},
     {"ops"},
     {"nn", "optim"},
+    {"config"},
+    {"cache"},
     {"model", "sampling"},
     {"checkpoint", "files"},
     {"generate", "evaluate", "viz"},

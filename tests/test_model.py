@@ -348,3 +348,21 @@ def test_dropout_keys_in_an_array():
     want = model.loss(TOKENS, TARGETS, dropout_key=(7, 3, 2)).item()
     assert model.loss(TOKENS, TARGETS, dropout_key=np.array([7, 3, 2])).item() == want
     assert model.loss(TOKENS.tolist(), TARGETS.tolist(), dropout_key=(7, 3, 2)).item() == want
+
+
+def test_stream_between_the_blocks(model):
+    """Catches a stream that is not what the next block is given, or that lacks the embeddings or the last block."""
+    stream = []
+    with no_grad():
+        out = model.hidden(TOKENS, stream=stream)
+        assert len(stream) == model.config.n_layer + 1
+        np.testing.assert_array_equal(model.norm(stream[-1]).data, out.data)
+        for before, block, after in zip(stream, model.blocks, stream[1:], strict=False):
+            rotation = model._rotation(0, TOKENS.shape[1])
+            np.testing.assert_array_equal(block(before, rotation).data, after.data)
+
+
+def test_a_model_for_a_reader_of_files():
+    """Catches initial weights where none were asked for: norms of 1, or draws that take time and memory."""
+    model = GPT(GPTConfig(vocab_size=11), seed=None)
+    assert not any(parameter.data.any() for parameter in model.parameters())

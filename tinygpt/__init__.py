@@ -13,14 +13,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tinygpt import kernels, nn, ops, optim, tokenizers
     from tinygpt.checkpoint import load, save
+    from tinygpt.config import GPTConfig
     from tinygpt.kernels.threads import get_num_threads, set_num_threads
-    from tinygpt.model import GPT, GPTConfig
+    from tinygpt.model import GPT
     from tinygpt.tensor import Tensor, no_grad
 
 # Public name -> the module it comes from; a name that equals its module's last part is the module itself.
 _PARTS = {
     "GPT": "tinygpt.model",
-    "GPTConfig": "tinygpt.model",
+    "GPTConfig": "tinygpt.config",
     "Tensor": "tinygpt.tensor",
     "no_grad": "tinygpt.tensor",
     "load": "tinygpt.checkpoint",

@@ -82,15 +82,16 @@ class Parameter(Tensor):
         self.start = 0
         self.fresh = False
 
-    def place(self, arena: Arena, start: int, rng: np.random.Generator) -> None:
-        """Move into an arena and draw the initial values."""
+    def place(self, arena: Arena, start: int, rng: np.random.Generator | None) -> None:
+        """Move into an arena and draw the initial values; without a generator they are what the arena holds."""
         shape = self._data.shape
         self._arena, self.start = arena, start
         flat = arena.data[start : start + math.prod(shape)]
-        if self.std:
+        if rng is not None and self.std:
             rng.standard_normal(out=flat, dtype=np.float32)
             flat *= np.float32(self.std)
-        flat += np.float32(self.mean)
+        if rng is not None:
+            flat += np.float32(self.mean)
         self._data = flat.reshape(shape)
         self.fresh = False
 
@@ -207,20 +208,21 @@ class Module:
         for parameter in self.parameters():
             parameter.zero_grad()
 
-    def initialise(self, seed: int = 0) -> Module:
+    def initialise(self, seed: int | None = 0) -> Module:
         """Give all parameters their memory, decayed ones first, and their initial values.
 
         Parameters
         ----------
-        seed : int
-            Every parameter draws from a generator of its own, by (seed, its place in `named_parameters`).
+        seed : int or None
+            Every parameter draws from a generator of its own, by (seed, its place in `named_parameters`). None: all
+            values are 0 and their memory is not touched.
 
         Raises
         ------
         ValueError
             The seed is negative.
         """
-        if seed < 0:
+        if seed is not None and seed < 0:
             raise ValueError(f"[initialise] 'seed' must be 0 or more, got {seed}")
         parameters = self.parameters()
         starts, end = {}, 0
@@ -229,7 +231,7 @@ class Module:
             end += -(-math.prod(parameter.shape) // ALIGN) * ALIGN
         arena = Arena(end)
         for i, parameter in enumerate(parameters):
-            parameter.place(arena, starts[id(parameter)], np.random.default_rng([seed, i]))
+            parameter.place(arena, starts[id(parameter)], None if seed is None else np.random.default_rng([seed, i]))
         return self
 
 

@@ -20,8 +20,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from tinygpt.config import GPTConfig
 from tinygpt.files.strict import Fields, Object, naming, read_object, shown
-from tinygpt.model import GPTConfig
 
 NAME = "config.json"
 FAMILIES = ("gpt2", "llama", "tinygpt")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygpt.config import GPTConfig
 from tinygpt.files import atomic, names, weights
 from tinygpt.files import config as config_file
 from tinygpt.files.strict import StrPath, shown
 from tinygpt.files.weights import TensorFile
-from tinygpt.model import GPT, GPTConfig
+from tinygpt.model import GPT
 
 WEIGHTS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
@@ -79,7 +80,7 @@ def read(directory: StrPath) -> GPT:
         A file is not what it must be. The message is one line with the file's name and what is wrong.
     """
     source = ModelDirectory(directory)
-    model = GPT(source.config)
+    model = GPT(source.config, seed=None)
     assign(model, source.values())
     return model
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tinygpt.model import GPTConfig
+from tinygpt.config import GPTConfig
 
 Shape = tuple[int, ...]
 

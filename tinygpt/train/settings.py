@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from tinygpt.config import GPTConfig
 from tinygpt.data.corpus import HELD_OUT
 from tinygpt.data.rules import parse_extensions
 from tinygpt.kernels import registry
-from tinygpt.model import GPTConfig
 
 OF_A_CALL = ("resume", "config", "quiet", "metrics", "profile")  # settings of one call and not of the run
 
