@@ -18,8 +18,8 @@ Design
   the loops, one for each case.
 - One element of out is summed over p in ascending order, in blocks of KC, whatever the number of threads: the bits do
   not depend on it. Rejected: splitting K over threads, which is faster for small M and N and breaks that rule.
-- bias, activation and residual are one pass over the rows after the product, in every rung here. They are part of the
-  signature so that a rung may fuse them into the store.
+- bias, activation and residual are part of the signature so that a rung may fuse them. naive, parallel and blocked make
+  a pass over the rows of out after the product; simd adds them while a tile is in registers, or in L1 with an activation.
 - accumulate excludes bias, residual and activation: it is for gradients, which have none of them.
 """
 from cython.parallel cimport parallel, prange, threadid

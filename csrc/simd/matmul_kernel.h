@@ -149,12 +149,12 @@ TEMPLATE void FOR_ISA(finish_of)(int m, int n, float *c, float *pre, const float
 }
 
 /* c = activation(c + bias) + residual while the m x n elements are in L1; pre keeps what went into the activation. The
-   rows of c, pre and residual are `row` apart; pre, residual and bias may be NULL. Layers ask for the first three. */
+   rows of c, pre and residual are `row` apart; pre, residual and bias may be NULL. A tile has added the bias itself, so
+   that of a layer's tiles only those before a GELU come here; dot products come with all there is. */
 static void FOR_ISA(finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
                             const float *bias, int activation) {
-    if (bias && !pre && !residual && activation == 0) FOR_ISA(finish_of)(m, n, c, NULL, NULL, row, bias, 0);
-    else if (bias && pre && !residual && activation == 1) FOR_ISA(finish_of)(m, n, c, pre, NULL, row, bias, 1);
-    else if (bias && !pre && residual && activation == 0) FOR_ISA(finish_of)(m, n, c, NULL, residual, row, bias, 0);
+    if (!bias && pre && !residual && activation == 1) FOR_ISA(finish_of)(m, n, c, pre, NULL, row, NULL, 1);
+    else if (!bias && !pre && !residual && activation == 1) FOR_ISA(finish_of)(m, n, c, NULL, NULL, row, NULL, 1);
     else FOR_ISA(finish_of)(m, n, c, pre, residual, row, bias, activation);
 }
 
