@@ -34,7 +34,12 @@ cdef extern from "bpe/tables.h" nogil:
     int NONE, NO_MEMORY
     ctypedef struct PairTable:
         pass
+    ctypedef struct WordTable:
+        int64_t n_words
     uint64_t hash_bytes(const unsigned char* bytes, Py_ssize_t n)
+    int word_table_find(const WordTable* table, const unsigned char* bytes, int64_t length)
+    int word_table_add(WordTable* table, const unsigned char* bytes, int64_t length)
+    void word_table_free(WordTable* table)
     int pair_find(const PairTable* table, int left, int right)
     int pair_add(PairTable* table, int left, int right)
     void pair_table_free(PairTable* table)
@@ -107,16 +112,21 @@ cdef class Cache:
 cdef class Encoder:
     """Turns text into ids.
 
-    `byte_ids` (256,) has the id of each byte, `merges` (M, 3) rows of left id, right id and the id of both together, in
-    the order of rank; a pair stands once.
+    `byte_ids` (256,) has the id of each byte, -1 for one that is left out of a text; `merges` (M, 3) rows of left id,
+    right id and the id of both together, in the order of rank; a pair stands once. `whole` are words that are not
+    merged but have an id of their own, that at the same place in `whole_ids`.
     """
 
     cdef NextWord _next_word
     cdef int _byte_ids[BYTES]
     cdef PairTable _ranks
     cdef int* _merged                    # rank -> id
+    cdef WordTable _whole
+    cdef int* _whole_ids                 # number of a word -> id
+    cdef Py_ssize_t _longest             # in bytes, of these words
 
-    def __cinit__(self, str pattern, const int[::1] byte_ids, const int[:, ::1] merges):
+    def __cinit__(self, str pattern, const int[::1] byte_ids, const int[:, ::1] merges, list whole=None,
+                  const int[::1] whole_ids=None):                                                                 # IN
         cdef Py_ssize_t i
         self._next_word = find_scanner(pattern)
         if byte_ids.shape[0] != BYTES or merges.shape[1] != 3:
@@ -130,10 +140,32 @@ cdef class Encoder:
             self._merged[i] = merges[i, 2]
             if pair_add(&self._ranks, merges[i, 0], merges[i, 1]) != i:
                 raise ValueError(f"[bpe] 'merges' must hold each pair once, row {i} stands there before")
+        self._keep_whole(whole or [], whole_ids)
+
+    cdef _keep_whole(self, list words, const int[::1] ids):
+        cdef const unsigned char[::1] word
+        cdef Py_ssize_t i
+        if len(words) != (0 if ids is None else ids.shape[0]):
+            raise ValueError("[bpe] 'whole' and 'whole_ids' must have the same length")
+        self._whole_ids = <int*>malloc((len(words) + 1) * sizeof(int))
+        if self._whole_ids == NULL:
+            raise MemoryError("[bpe] no memory for the words")
+        for i in range(len(words)):
+            word = words[i]
+            if word.shape[0] == 0:
+                raise ValueError("[bpe] 'whole' must not hold an empty word")
+            if word_table_add(&self._whole, &word[0], word.shape[0]) < 0:
+                raise MemoryError("[bpe] no memory for the words")
+            if self._whole.n_words != i + 1:
+                raise ValueError(f"[bpe] 'whole' must hold each word once, {i} stands there before")
+            self._whole_ids[i] = ids[i]
+            self._longest = max(self._longest, word.shape[0])
 
     def __dealloc__(self):
         pair_table_free(&self._ranks)
         free(self._merged)
+        word_table_free(&self._whole)
+        free(self._whole_ids)
 
     def encode(self, const unsigned char[::1] text, int[::1] out, Cache cache not None):              # IN, OUT, INOUT
         """Write the ids of UTF-8 text to the front of `out`, which has an element for each byte; returns how many."""
@@ -182,10 +214,15 @@ cdef class Encoder:
 
     cdef Py_ssize_t _merge_word(self, Text word, Py_ssize_t n, int* ids) noexcept nogil:
         """A word from its bytes: `ids`, with room for one per byte, is merged in place. Returns how many are left."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, n_ids = 0
+        cdef int found = word_table_find(&self._whole, word, n) if n <= self._longest else NONE
+        if found != NONE:
+            ids[0] = self._whole_ids[found]
+            return 1
         for i in range(n):
-            ids[i] = self._byte_ids[word[i]]
-        return self._merge_short(ids, n) if n <= SHORT else self._merge_long(ids, n)
+            ids[n_ids] = self._byte_ids[word[i]]
+            n_ids += ids[n_ids] >= 0    # a byte without a token is written over by the next
+        return self._merge_short(ids, n_ids) if n_ids <= SHORT else self._merge_long(ids, n_ids)
 
     cdef unsigned int _rank(self, int left, int right) noexcept nogil:
         """The rank of a pair; one that is no merge has NONE, which is the greatest number there is without a sign."""

@@ -1,4 +1,4 @@
-/* Where the words of a text end, for csrc/bpe.pyx: three patterns, each as a scanner over UTF-8.
+/* Where the words of a text end, for csrc/bpe.pyx: five patterns, each as a scanner over UTF-8.
 
    A pattern is a regular expression (tinygpt/tokenizers/patterns.py has them) whose alternatives are tried in order at
    the end of the word before. Each scanner below tries the same alternatives in the same order, so it can be read
@@ -95,13 +95,25 @@ static Text next_gpt2(Text p, Text end) {
     return kind == SPACE ? spaces(p, stop, end) : stop;
 }
 
-/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
-static Text next_gpt4(Text p, Text end) {
+/* \p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+: each number by itself, and what is
+   between two of them as in next_gpt2, for which a number is the end of the text. */
+static Text next_smollm(Text p, Text end) {
+    int width;
+    if (class_at(p, end, &width) == NUMBER) return p + width;
+    if (*p == ' ' && is_class(NUMBER, p + 1, end)) return p + 1;
+    Text stop = next_gpt2(p, end), after = stop;
+    if (is_class(SPACE, p, end)) after = run(SPACE, p, end);
+    return is_class(NUMBER, after, end) ? after : stop;
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+   with up to `digits` for N. */
+static inline Text next_of_gpt4(Text p, Text end, int digits) {
     int width;
     const int short_form = contraction(p, end, 1), kind = class_at(p, end, &width);
     if (short_form) return p + short_form;
     if (kind == LETTER) return run(LETTER, p + width, end);
-    if (kind == NUMBER) return run_of(NUMBER, p, end, 3);
+    if (kind == NUMBER) return run_of(NUMBER, p, end, digits);
     if (*p != '\r' && *p != '\n' && is_class(LETTER, p + width, end)) return run(LETTER, p + width, end);
     Text first = *p == ' ' ? p + 1 : p;
     if (is_class(OTHER, first, end)) return line_breaks(run(OTHER, first, end), end);
@@ -109,6 +121,10 @@ static Text next_gpt4(Text p, Text end) {
     while (last > p && last[-1] != '\r' && last[-1] != '\n') last--;
     return last > p ? last : spaces(p, stop, end); /* \s* gives back what follows the last line break */
 }
+
+static Text next_gpt4(Text p, Text end) { return next_of_gpt4(p, end, 3); }
+
+static Text next_qwen2(Text p, Text end) { return next_of_gpt4(p, end, 1); }
 
 /* [\r\n]+[ \t]*| {2,}|\t+|(?: |[^\s\p{L}\p{N}])?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s */
 static Text next_code(Text p, Text end) {
@@ -133,10 +149,12 @@ typedef Text (*NextWord)(Text p, Text end);
 
 /* The scanner of a pattern, NULL if there is none of that name. */
 static inline NextWord scanner(const char *pattern) {
-    return strcmp(pattern, "gpt2") == 0   ? next_gpt2
-           : strcmp(pattern, "gpt4") == 0 ? next_gpt4
-           : strcmp(pattern, "code") == 0 ? next_code
-                                          : NULL;
+    return strcmp(pattern, "gpt2") == 0     ? next_gpt2
+           : strcmp(pattern, "gpt4") == 0   ? next_gpt4
+           : strcmp(pattern, "code") == 0   ? next_code
+           : strcmp(pattern, "smollm") == 0 ? next_smollm
+           : strcmp(pattern, "qwen2") == 0  ? next_qwen2
+                                            : NULL;
 }
 
 #endif

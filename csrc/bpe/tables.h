@@ -75,6 +75,20 @@ static inline int word_table_grow(WordTable *table) {
     return 0;
 }
 
+/* The number of a word, NONE if it is not there. */
+static inline int32_t word_table_find(const WordTable *table, const uint8_t *bytes, int64_t length) {
+    if (!table->n_slots) return NONE;
+    const uint64_t hash = hash_bytes(bytes, length);
+    int64_t slot = (int64_t)(hash & (uint64_t)(table->n_slots - 1));
+    for (; table->slots[slot] != NONE; slot = (slot + 1) & (table->n_slots - 1)) {
+        const Word *word = &table->words[table->slots[slot]];
+        if (word->hash == hash && word->length == length &&
+            memcmp(table->bytes + word->start, bytes, (size_t)length) == 0)
+            break;
+    }
+    return table->slots[slot];
+}
+
 /* Counts a word once more. */
 static inline int word_table_add(WordTable *table, const uint8_t *bytes, int64_t length) {
     if (2 * table->n_words >= table->n_slots && word_table_grow(table) < 0) return NO_MEMORY;

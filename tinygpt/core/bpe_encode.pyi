@@ -14,5 +14,12 @@ class Cache: ...
 
 @disjoint_base
 class Encoder:
-    def __new__(cls, pattern: str, byte_ids: npt.NDArray[np.int32], merges: npt.NDArray[np.int32]) -> Self: ...
+    def __new__(
+        cls,
+        pattern: str,
+        byte_ids: npt.NDArray[np.int32],
+        merges: npt.NDArray[np.int32],
+        whole: list[bytes] | None = None,
+        whole_ids: npt.NDArray[np.int32] | None = None,
+    ) -> Self: ...
     def encode(self, text: bytes, out: npt.NDArray[np.int32], cache: Cache) -> int: ...

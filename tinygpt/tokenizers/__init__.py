@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     Parameters
     ----------
     path : path
-        A ``tokenizer.json``, or a model directory that holds one.
+        A ``tokenizer.json``, or a model directory that holds one. A ``tokenizer_config.json`` beside it is read too.
 
     Returns
     -------
@@ -47,19 +47,23 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     ValueError
         The file is not a tokenizer that can be read here; the message names the file and what is wrong with it.
     """
-    from tinygpt.tokenizers import json_file
+    from tinygpt.tokenizers import config_file, json_file
+    from tinygpt.tokenizers.special import Roles
 
     file, content = json_file.read(path)
+    byte_level = content.get("pre_tokenizer") is not None
+    # Special tokens of a character tokenizer have no roles: Hugging Face would cut them out of a text.
+    roles = config_file.read(file.parent) if byte_level and file.name == json_file.NAME else Roles()
     with json_file.naming(file):
         model = json_file.section(content, "model")
         # Older files of byte-level BPE do not name it.
-        kind = model.get("type", "BPE" if content.get("pre_tokenizer") is not None else None)
+        kind = model.get("type", "BPE" if byte_level else None)
         if kind != "BPE":
             raise ValueError(f"'model.type' must be 'BPE', got {json_file.shown(kind)}")
-        if content.get("pre_tokenizer") is not None:
+        if byte_level:
             from tinygpt.tokenizers.bpe import BPETokenizer
 
-            return BPETokenizer.from_json(content)
+            return BPETokenizer.from_json(content, roles)
         if model.get("merges") != []:
             raise ValueError("'model.merges' must be an empty list where 'pre_tokenizer' is null")
         from tinygpt.tokenizers.char import CharTokenizer

@@ -52,21 +52,36 @@ class Tokenizer(ABC):
     ----------
     vocab_size : int
         Ids are 0 ... vocab_size - 1.
+    special_tokens : dict
+        Name to id of the tokens that stand for no text, the separator among them. By default their names in a text are
+        text like any other.
     eot_id : int
-        The separator that stands between documents. `encode` never makes it: special tokens in a text are text.
+        The separator that stands between documents.
+    end_ids : frozenset of int
+        What ends a text that is generated: the separator, and the end of a turn in a chat.
+    bos_id : int or None
+        What every document must begin with, if the model asks for something.
+    chat_template : str or None
+        A Jinja template that turns messages into one text.
     """
 
     vocab_size: int
+    special_tokens: dict[str, int]
     eot_id: int
+    end_ids: frozenset[int]
+    bos_id: int | None = None
+    chat_template: str | None = None
 
     @abstractmethod
-    def encode(self, text: str) -> Ids:
+    def encode(self, text: str, special: bool = False) -> Ids:
         """Turn text into ids.
 
         Parameters
         ----------
         text : str
             Any text without lone surrogates.
+        special : bool
+            Whether the name of a special token stands for the token; of two that begin at one place, the longer.
 
         Returns
         -------
@@ -79,6 +94,31 @@ class Tokenizer(ABC):
         ValueError
             `text` holds a lone surrogate, which no UTF-8 stands for.
         """
+
+    def prompt(self, text: str, special: bool = False) -> Ids:
+        """The ids that generation begins with.
+
+        Parameters
+        ----------
+        text : str
+            An empty one stands for the beginning of a document.
+        special : bool
+            As in `encode`.
+
+        Returns
+        -------
+        int32 array, shape (n,)
+            n is at least 1. `bos_id` and the text; for an empty text without a `bos_id` the separator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `encode`.
+        """
+        ids = self.encode(text, special)
+        if self.bos_id is not None:
+            return np.concatenate([np.array([self.bos_id], np.int32), ids])
+        return ids if ids.size else np.array([self.eot_id], np.int32)
 
     @abstractmethod
     def decode(self, ids: npt.ArrayLike) -> str:
@@ -148,7 +188,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes of text that a token stands for; none for the separator.
+        """The UTF-8 bytes of text that a token stands for; none for a special token.
 
         Parameters
         ----------
@@ -163,6 +203,10 @@ class Tokenizer(ABC):
         IndexError
             `token` is not in the vocabulary.
         """
+
+    def config_fields(self) -> dict[str, Any]:
+        """What belongs into a ``tokenizer_config.json`` beside the ``tokenizer.json``: fields with their values."""
+        return {}
 
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> None:

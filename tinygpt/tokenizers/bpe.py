@@ -1,17 +1,22 @@
 """Byte-level byte-pair encoding: common strings are one token, any other text is made of shorter ones.
 
 A text is split into words by a pattern (tinygpt/tokenizers/patterns.py), each word is UTF-8 bytes, and neighbouring
-tokens are merged in the order in which the merges were learnt (csrc/bpe.pyx, csrc/bpe_encode.pyx). All 256 bytes are
-tokens, so every text has ids and the ids give the text back. Bytes that are not valid UTF-8, which a model may well
-sample, become U+FFFD.
+tokens are merged in the order in which the merges were learnt (csrc/bpe.pyx, csrc/bpe_encode.pyx). In what is trained
+here all 256 bytes are tokens, so every text has ids and the ids give the text back. Bytes that are not valid UTF-8,
+which a model may well sample, become U+FFFD.
 
     id                  token of a tokenizer that was trained here
     0 ... 255           the bytes
     256 ... 255 + M     the M merges, in the order in which they were learnt
     256 + M ...         special tokens; the last is the separator <|endoftext|>, unless it was given a place
 
+Tokenizers of other programs have them in any order, and some have no token for bytes that were not seen in training,
+such as most control characters: `missing_bytes`. Those bytes of a text are left out, as Hugging Face ``tokenizers`` and
+llama.cpp leave them out, and do not come back.
+
 Special tokens in a text are text unless they are asked for. Hugging Face ``tokenizers`` cuts them out of a text unless
-its ``encode_special_tokens`` is set.
+its ``encode_special_tokens`` is set. Some files have added tokens that are not special: these are taken for themselves
+in any text, here as there.
 """
 
 from __future__ import annotations
@@ -19,18 +24,21 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinygpt.core import bpe, bpe_encode
 from tinygpt.files import atomic
-from tinygpt.tokenizers import bpe_file, json_file
+from tinygpt.tokenizers import bpe_file, config_file, gpt2_file, json_file
 from tinygpt.tokenizers.base import SEPARATOR, Decoder, Ids, Tokenizer, check_ids, check_utf8, visible
+from tinygpt.tokenizers.bpe_parts import Parts
 from tinygpt.tokenizers.patterns import PATTERNS
+from tinygpt.tokenizers.special import Cutter, Roles
 
 BYTES = 256
 # Merges between two calls of `progress`, and between two looks at whether Ctrl-C was pressed.
@@ -45,13 +53,23 @@ class BPETokenizer(Tokenizer):
     Parameters
     ----------
     vocab : mapping of bytes to int
-        Token to id. All single bytes must be in it, special tokens must not.
+        Token to id. Special tokens must not be in it, the bytes of ASCII text must.
     merges : iterable of (bytes, bytes)
         The pairs of tokens that are merged, those that come first before the others.
     pattern : str
-        What splits a text into words: ``gpt2``, ``gpt4`` or ``code``.
+        What splits a text into words; a name out of `patterns.PATTERNS`.
     special_tokens : mapping of str to int, optional
-        Name to id. The separator ``<|endoftext|>`` must be among them; by default it is the only one and the last id.
+        Name to id. By default the separator ``<|endoftext|>`` is the only one and the last id.
+    ignore_merges : bool
+        Take a word that is a token whole, whatever its merges would make of it. (Llama 3 does.)
+    first : str, optional
+        The special token that every document begins with.
+    plain : collection of str
+        Special tokens whose names stand for them in any text.
+    late : collection of str
+        Special tokens that are looked for in what the others leave of a text.
+    roles : Roles, optional
+        What the special tokens are for. If ``<|endoftext|>`` is none of them, the separator is the `eos_token`.
 
     Attributes
     ----------
@@ -59,15 +77,23 @@ class BPETokenizer(Tokenizer):
         With special tokens.
     eot_id : int
         The separator.
+    end_ids : frozenset of int
+        The separator and the `eos_token`.
+    bos_id : int or None
+        The id of `first`.
     pattern : str
     special_tokens : dict
         Name to id.
+    missing_bytes : bytes
+        Those that have no token.
+    roles : Roles
+        With the separator as `eos_token` if there was none.
 
     Raises
     ------
     ValueError
-        A byte has no token, ids are not 0 ... n - 1, a merge stands twice or is of or makes something that is not a
-        token, or a special token is not text or is written like another token.
+        A byte of ASCII text has no token, ids are not 0 ... n - 1, a merge stands twice or is of or makes something
+        that is not a token, or a special token is not text, is written like another token, or is named but not there.
     """
 
     def __init__(
@@ -76,34 +102,58 @@ class BPETokenizer(Tokenizer):
         merges: Iterable[tuple[bytes, bytes]],
         pattern: str = "gpt2",
         special_tokens: Mapping[str, int] | None = None,
+        ignore_merges: bool = False,
+        first: str | None = None,
+        plain: Collection[str] = (),
+        late: Collection[str] = (),
+        roles: Roles | None = None,
     ):
-        special = {SEPARATOR: len(vocab)} if special_tokens is None else dict(special_tokens)
-        parts = bpe_file.Parts(dict(vocab), [(left, right) for left, right in merges], special, pattern)
+        parts = Parts(
+            vocab=dict(vocab),
+            merges=[(left, right) for left, right in merges],
+            special_tokens={SEPARATOR: len(vocab)} if special_tokens is None else dict(special_tokens),
+            pattern=pattern,
+            ignore_merges=ignore_merges,
+            first=first,
+            plain=frozenset(plain),
+            late=frozenset(late),
+            roles=roles or Roles(),
+        )
         try:
             parts.check()
         except ValueError as error:
             raise ValueError(f"[BPETokenizer] {error}") from None
         self._set(parts)
 
-    def _set(self, parts: bpe_file.Parts) -> None:
+    def _set(self, parts: Parts) -> None:
         """Take parts that were checked."""
+        special = dict(parts.special_tokens)
         self._parts = parts
-        self.pattern = parts.pattern
-        self.special_tokens = dict(parts.special_tokens)
-        self.vocab_size = len(parts.vocab) + len(parts.special_tokens)
-        self.eot_id = parts.special_tokens[SEPARATOR]
-        self._names = {i: name for name, i in parts.special_tokens.items()}  # of special tokens
+        self.pattern, self.special_tokens = parts.pattern, special
+        self.vocab_size = len(parts.vocab) + len(special)
+        self.eot_id = special[parts.separator()]
+        self.roles = replace(parts.roles, eos_token=parts.roles.eos_token or parts.separator())
+        self.end_ids = frozenset([self.eot_id, special[str(self.roles.eos_token)]])
+        self.bos_id = None if parts.first is None else special[parts.first]
+        self.chat_template = parts.roles.chat_template
+        byte_ids = parts.byte_ids()
+        self.missing_bytes = bytes(np.flatnonzero(byte_ids < 0).tolist())
+        self._names = {i: name for name, i in special.items()}
+        self._cutter = Cutter(special, parts.plain, parts.late)
         self._pieces = [b""] * self.vocab_size  # id -> what decode gives
-        for token, i in [*parts.vocab.items(), *((name.encode(), i) for name, i in parts.special_tokens.items())]:
+        for token, i in [*parts.vocab.items(), *((name.encode(), i) for name, i in special.items())]:
             self._pieces[i] = token
         self._joined = b"".join(self._pieces)
         self._starts = np.cumsum([0, *map(len, self._pieces)], dtype=np.int64)  # of each piece in all of them
-        self._encoder = bpe_encode.Encoder(parts.pattern, parts.byte_ids(), parts.merge_ids())
+        whole = list(parts.vocab) if parts.ignore_merges else []
+        whole_ids = np.array([parts.vocab[word] for word in whole], np.int32)
+        self._encoder = bpe_encode.Encoder(parts.pattern, byte_ids, parts.merge_ids(), whole, whole_ids)
         self._caches: list[bpe_encode.Cache] = []  # those that no thread is using now
 
     def __reduce__(self) -> tuple[object, ...]:
         parts = self._parts
-        return type(self), (parts.vocab, parts.merges, parts.pattern, parts.special_tokens)
+        model = (parts.vocab, parts.merges, parts.pattern, parts.special_tokens, parts.ignore_merges)
+        return type(self), (*model, parts.first, parts.plain, parts.late, self.roles)
 
     @classmethod
     def train(
@@ -123,7 +173,7 @@ class BPETokenizer(Tokenizer):
         vocab_size : int
             Tokens in all: 256 bytes, merges, special tokens. There are fewer where no pair of tokens stands twice.
         pattern : str
-            What splits a text into words: ``gpt2``, ``gpt4`` or ``code``.
+            What splits a text into words; a name out of `patterns.PATTERNS`.
         special_tokens : iterable of str
             Their ids come last, in this order, with the separator ``<|endoftext|>`` at the end if it is not among them.
         progress : callable, optional
@@ -183,17 +233,19 @@ class BPETokenizer(Tokenizer):
             A file is not what it must be; the message names it and what is wrong.
         """
         tokenizer = cls.__new__(cls)
-        tokenizer._set(bpe_file.read_gpt2(encoder_json, vocab_bpe))
+        tokenizer._set(gpt2_file.read(encoder_json, vocab_bpe))
         return tokenizer
 
     @classmethod
-    def from_json(cls, content: json_file.Object) -> BPETokenizer:
+    def from_json(cls, content: json_file.Object, roles: Roles = Roles()) -> BPETokenizer:  # noqa: B008
         """Take the content of a ``tokenizer.json``.
 
         Parameters
         ----------
         content : dict
             What `json_file.read` gives.
+        roles : Roles
+            What `config_file.read` gives.
 
         Returns
         -------
@@ -204,54 +256,33 @@ class BPETokenizer(Tokenizer):
         ValueError
             A field is missing, unknown, wrong, or asks for something else than byte-level BPE with a known pattern.
         """
-        parts = bpe_file.from_json(content)
+        return cls.from_parts(bpe_file.from_json(content, roles))
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> BPETokenizer:
+        """Take what a reader of files has found.
+
+        Raises
+        ------
+        ValueError
+            As of the class; the message has the names that `parts` has for its fields.
+        """
         parts.check()
         tokenizer = cls.__new__(cls)
         tokenizer._set(parts)
         return tokenizer
 
-    def encode(self, text: str, allowed_special: str | Iterable[str] = ()) -> Ids:
-        """Turn text into ids; see `Tokenizer.encode`.
+    @property
+    def parts(self) -> Parts:
+        """What the tokenizer is made of, for writers of files."""
+        return self._parts
 
-        Parameters
-        ----------
-        text : str
-        allowed_special : iterable of str, or "all"
-            Special tokens whose names in the text stand for them; of two that begin at one place, the longer. By
-            default there are none and a text is nothing but text.
-
-        Returns
-        -------
-        int32 array, shape (n,)
-
-        Raises
-        ------
-        TypeError
-            `text` is not a str.
-        ValueError
-            `text` holds a lone surrogate, or `allowed_special` something that is not a special token.
-        """
-        allowed = self._allowed(allowed_special)
-        if not allowed:
-            return self._encode(check_utf8("encode", text))
-        check_utf8("encode", text)  # a place in the whole text, if there is a surrogate
-        longest_first = sorted(allowed, key=len, reverse=True)
-        pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
-        ids = [
-            np.array([self.special_tokens[piece]], np.int32) if place % 2 else self._encode(piece.encode())
-            for place, piece in enumerate(pieces)
-        ]
-        return np.concatenate(ids)
-
-    def _allowed(self, asked: str | Iterable[str]) -> set[str]:
-        if isinstance(asked, str):
-            if asked != "all":
-                raise ValueError(f"[encode] 'allowed_special' must be 'all' or a collection of names, got {asked!r}")
-            return set(self.special_tokens)
-        allowed = set(asked)
-        for name in allowed - self.special_tokens.keys():
-            raise ValueError(f"[encode] 'allowed_special' must be names of special tokens, got {name!r}")
-        return allowed
+    def encode(self, text: str, special: bool = False) -> Ids:
+        """Turn text into ids; see `Tokenizer.encode`."""
+        utf8 = check_utf8("encode", text)
+        if not special and not self._parts.plain:
+            return self._encode(utf8)
+        return self._cutter.encode(text, special, lambda piece: self._encode(piece.encode()))
 
     def _encode(self, utf8: bytes) -> Ids:
         try:
@@ -293,14 +324,19 @@ class BPETokenizer(Tokenizer):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; see `Tokenizer.token_bytes`."""
         (known,) = check_ids("token_bytes", token, self.vocab_size).tolist()
-        return b"" if known in self._names else self._pieces[known]
+        special = known in self._names and self._names[known] not in self._parts.plain
+        return b"" if special else self._pieces[known]
+
+    def config_fields(self) -> dict[str, Any]:
+        """Names of the special tokens with a role, and the chat template; see `Tokenizer.config_fields`."""
+        return config_file.fields(self.roles)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``tokenizer.json``; see `Tokenizer.save`."""
         file = Path(path)
         if file.is_dir():
             file = file / json_file.NAME
-        atomic.write_text(file, json.dumps(self._parts.to_json(), ensure_ascii=False, indent=2) + "\n")
+        atomic.write_text(file, json.dumps(bpe_file.to_json(self._parts), ensure_ascii=False, indent=2) + "\n")
 
 
 class _BPEDecoder(Decoder):

@@ -1,169 +1,15 @@
-"""A byte-level BPE vocabulary and its files, none of which is trusted.
-
-In a file a token is written in letters, one for each of its bytes: a byte that prints as a Latin-1 character is that
-character, and the 68 others are the characters from U+0100 on. So a space is U+0120 in GPT-2's files and in a
-``tokenizer.json``.
-"""
+"""A byte-level BPE tokenizer as a Hugging Face ``tokenizer.json``, which is read without trusting it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from tinygpt.files.strict import StrPath, naming, read_object, require_file, shown
+from tinygpt.files.strict import shown
 from tinygpt.tokenizers import json_file
-from tinygpt.tokenizers.base import SEPARATOR
+from tinygpt.tokenizers.bpe_parts import Merge, Names, Parts, from_letters, to_letters
 from tinygpt.tokenizers.patterns import PATTERNS
-
-BYTES = 256
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = [byte for byte in range(BYTES) if byte not in _PRINTABLE]
-LETTERS = {**{byte: chr(byte) for byte in _PRINTABLE}, **{byte: chr(BYTES + i) for i, byte in enumerate(_OTHERS)}}
-_BYTE_OF = {letter: byte for byte, letter in LETTERS.items()}
-
-Merge = tuple[bytes, bytes]
-
-
-def to_letters(token: bytes) -> str:
-    """A token as files have it: a letter for each byte."""
-    return token.decode("latin-1").translate(LETTERS)
-
-
-def from_letters(text: str) -> bytes | None:
-    """The inverse of `to_letters`; None if a character is not one of the 256 letters."""
-    try:
-        return bytes(map(_BYTE_OF.__getitem__, text))
-    except KeyError:
-        return None
-
-
-def _shown_token(token: bytes | str) -> str:
-    return shown(to_letters(token) if isinstance(token, bytes) else token)
-
-
-@dataclass(frozen=True)
-class Names:
-    """What an error calls the parts of a vocabulary: a reader of files gives the names of its fields."""
-
-    vocab: str = "'vocab'"
-    merges: str = "'merges' row"
-    first_merge: int = 0
-    special_tokens: str = "'special_tokens'"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a byte-level BPE tokenizer is made of.
-
-    Parameters
-    ----------
-    vocab : mapping of bytes to int
-        Token to id; special tokens are not in it.
-    merges : list of (bytes, bytes)
-        The pairs that are merged, in the order of rank.
-    special_tokens : mapping of str to int
-        Name to id.
-    pattern : str
-        A name out of `PATTERNS`.
-    names : Names
-        For errors.
-    """
-
-    vocab: Mapping[bytes, int]
-    merges: list[Merge]
-    special_tokens: Mapping[str, int]
-    pattern: str
-    names: Names = field(default_factory=Names)
-
-    def check(self) -> None:
-        """Find what is wrong with the parts.
-
-        Raises
-        ------
-        ValueError
-            A byte has no token, ids are not 0 ... n - 1, a merge stands twice or is of or makes something that is not
-            a token, a special token is not text or is written like another token, or the separator is missing.
-        """
-        if self.pattern not in PATTERNS:
-            raise ValueError(f"'pattern' must be one of {', '.join(PATTERNS)}, got {shown(self.pattern)}")
-        for byte in range(BYTES):
-            if bytes([byte]) not in self.vocab:
-                raise ValueError(f"{self.names.vocab} must have a token for every byte, there is none for 0x{byte:02X}")
-        if b"" in self.vocab:
-            raise ValueError(f"{self.names.vocab} must not have an empty token")
-        self._check_special()
-        self._check_merges()  # before the ids: a token that is missing leaves a gap in them
-        self._check_ids()
-
-    def _check_special(self) -> None:
-        where = self.names.special_tokens
-        for name in self.special_tokens:
-            if not isinstance(name, str) or not name or any("\ud800" <= char <= "\udfff" for char in name):
-                raise ValueError(f"{where} must be text without lone surrogates, got {shown(name)}")
-            # A file has one name for each token, and this one would be written as the other.
-            if from_letters(name) in self.vocab:
-                raise ValueError(f"{where} must not be written like a token of the vocabulary, got {shown(name)}")
-        if SEPARATOR not in self.special_tokens:
-            raise ValueError(f"{where} must have the separator '{SEPARATOR}'")
-
-    def _check_ids(self) -> None:
-        tokens: list[tuple[bytes | str, Any]] = [*self.vocab.items(), *self.special_tokens.items()]
-        holder: dict[int, bytes | str] = {}
-        for token, i in tokens:
-            where = self.names.special_tokens if isinstance(token, str) else self.names.vocab
-            if type(i) is not int or not 0 <= i < len(tokens):
-                ids = f"there are {len(tokens)} tokens, so ids must be 0 ... {len(tokens) - 1}"
-                raise ValueError(f"{where}: {ids}, got {shown(i)} for {_shown_token(token)}")
-            if i in holder:
-                raise ValueError(f"{where} has id {i} twice, for {_shown_token(holder[i])} and {_shown_token(token)}")
-            holder[i] = token
-
-    def _check_merges(self) -> None:
-        seen: set[Merge] = set()
-        for row, (left, right) in enumerate(self.merges, self.names.first_merge):
-            where = f"{self.names.merges} {row}"
-            for token in (left, right, left + right):
-                if token not in self.vocab:
-                    raise ValueError(f"{where} needs {_shown_token(token)}, which is not in the vocabulary")
-            if (left, right) in seen:
-                raise ValueError(f"{where} stands there before: {shown(to_letters(left) + ' ' + to_letters(right))}")
-            seen.add((left, right))
-
-    def byte_ids(self) -> npt.NDArray[np.int32]:
-        """The ids of the bytes, shape (256,)."""
-        return np.array([self.vocab[bytes([byte])] for byte in range(BYTES)], np.int32)
-
-    def merge_ids(self) -> npt.NDArray[np.int32]:
-        """Rows of left id, right id and the id of both together, shape (M, 3), by rank."""
-        rows = [(self.vocab[a], self.vocab[b], self.vocab[a + b]) for a, b in self.merges]
-        return np.array(rows, np.int32).reshape(-1, 3)
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of a ``tokenizer.json``."""
-        ids = {**{to_letters(token): i for token, i in self.vocab.items()}, **self.special_tokens}
-        special = sorted(self.special_tokens.items(), key=lambda one: one[1])
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [{"id": i, "content": name, **_ADDED} for name, i in special],
-            "normalizer": None,
-            "pre_tokenizer": _pre_tokenizer(self.pattern),
-            "post_processor": None,
-            "decoder": _byte_level(True),
-            "model": {
-                "type": "BPE",
-                **_MODEL,
-                "vocab": dict(sorted(ids.items(), key=lambda one: one[1])),
-                "merges": [[to_letters(left), to_letters(right)] for left, right in self.merges],
-            },
-        }
-
+from tinygpt.tokenizers.special import Roles
 
 _ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 _MODEL = {
@@ -175,6 +21,8 @@ _MODEL = {
     "byte_fallback": False,
     "ignore_merges": False,
 }
+_DIGITS = {"type": "Digits", "individual_digits": True}
+_TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 
 
 def _byte_level(use_regex: bool) -> dict[str, Any]:
@@ -186,13 +34,55 @@ def _split(pattern: str) -> dict[str, Any]:
 
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    """ByteLevel alone splits as GPT-2 does; any other pattern is a Split before it."""
+    """ByteLevel alone splits as GPT-2 does; any other pattern is made by what stands before it."""
     if pattern == "gpt2":
         return _byte_level(True)
-    return {"type": "Sequence", "pretokenizers": [_split(pattern), _byte_level(False)]}
+    before = _DIGITS if pattern == "smollm" else _split(pattern)
+    return {"type": "Sequence", "pretokenizers": [before, _byte_level(pattern == "smollm")]}
 
 
-def from_json(content: json_file.Object) -> Parts:
+def _post_processor(first: str | None, special: dict[str, int]) -> dict[str, Any] | None:
+    """A template that puts one token before a text."""
+    if first is None:
+        return None
+    token = {"SpecialToken": {"id": first, "type_id": 0}}
+    second = [{"SpecialToken": {"id": first, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, _TEXT],
+        "pair": [token, _TEXT, *second],
+        "special_tokens": {first: {"id": first, "ids": [special[first]], "tokens": [first]}},
+    }
+
+
+def to_json(parts: Parts) -> json_file.Object:
+    """The content of a ``tokenizer.json``."""
+    ids = {**{to_letters(token): i for token, i in parts.vocab.items()}, **parts.special_tokens}
+    special = dict(sorted(parts.special_tokens.items(), key=lambda one: one[1]))
+    added = [
+        {**_ADDED, "id": i, "content": name, "normalized": name in parts.late, "special": name not in parts.plain}
+        for name, i in special.items()
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": _pre_tokenizer(parts.pattern),
+        "post_processor": _post_processor(parts.first, special),
+        "decoder": _byte_level(True),
+        "model": {
+            "type": "BPE",
+            **_MODEL,
+            "ignore_merges": parts.ignore_merges,
+            "vocab": dict(sorted(ids.items(), key=lambda one: one[1])),
+            "merges": [[to_letters(left), to_letters(right)] for left, right in parts.merges],
+        },
+    }
+
+
+def from_json(content: json_file.Object, roles: Roles = Roles()) -> Parts:  # noqa: B008
     """The parts in the content of a ``tokenizer.json``.
 
     Files of other programs may leave out what has a default, have merges as ``"a b"``, and a ByteLevel post-processor.
@@ -201,6 +91,8 @@ def from_json(content: json_file.Object) -> Parts:
     ----------
     content : dict
         What `json_file.read` gives.
+    roles : Roles
+        What the file beside it says.
 
     Returns
     -------
@@ -214,67 +106,66 @@ def from_json(content: json_file.Object) -> Parts:
     """
     model = json_file.section(content, "model")
     fixed = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None}
-    parts = ("model", "added_tokens", "pre_tokenizer", "post_processor", "decoder")
-    _check_values({"version": None, **_without(content, parts)}, fixed)
-    _check_values(_without(model, ("vocab", "merges")), {"type": "BPE", **_MODEL}, "model.")
+    read_below = ("model", "added_tokens", "pre_tokenizer", "post_processor", "decoder")
+    _check_values({"version": None, **without(content, read_below)}, fixed)
+    ignore_merges = model.get("ignore_merges") is True
+    expected = {"type": "BPE", **_MODEL, "ignore_merges": ignore_merges}
+    _check_values(without(model, ("vocab", "merges")), expected, "model.")
     pattern = _known_pattern(content.get("pre_tokenizer"))
     if _kind(content.get("decoder")) != "ByteLevel":
         raise ValueError(f"'decoder.type' must be 'ByteLevel', got {shown(_kind(content.get('decoder')))}")
-    if _kind(content.get("post_processor")) not in (None, "ByteLevel"):  # that one changes offsets, not ids
-        got = shown(_kind(content["post_processor"]))
-        raise ValueError(f"'post_processor' must be null or of type 'ByteLevel', got {got}")
-    special = _added_tokens(content.get("added_tokens"))
+    special, plain, late = _added_tokens(content.get("added_tokens"))
     written = json_file.section(model, "vocab", "model.")
     for name, i in special.items():
         if written.get(name, i) != i:
-            raise ValueError(f"'added_tokens' has {shown(name)} as id {i}, 'model.vocab' as {shown(written[name])}")
-    vocab = _tokens(_without(written, special), "'model.vocab'")
-    names = Names("'model.vocab'", "'model.merges' entry", 0, "'added_tokens'")
-    merges = model.get("merges")
-    if not isinstance(merges, list):
-        raise ValueError(f"'model.merges' must be a list, got {shown(merges)}")
-    pairs = [_merge(merge, f"{names.merges} {row}") for row, merge in enumerate(merges)]
-    return Parts(vocab, pairs, special, pattern, names)
+            raise ValueError(
+                f"'added_tokens' has {shown(name)} as id {shown(i)}, 'model.vocab' as {shown(written[name])}"
+            )
+    names = Names("'model.vocab'", "'model.merges' entry", 0, "'added_tokens'", "'eos_token' of tokenizer_config.json")
+    return Parts(
+        vocab=read_tokens(without(written, special), "'model.vocab'"),
+        merges=read_merges(model.get("merges"), names.merges, "'model.merges'"),
+        special_tokens=special,
+        pattern=pattern,
+        ignore_merges=ignore_merges,
+        first=_first_token(content.get("post_processor"), special),
+        plain=plain,
+        late=late,
+        roles=roles,
+        names=names,
+    )
 
 
-def read_gpt2(encoder_json: StrPath, vocab_bpe: StrPath) -> Parts:
-    """The parts in GPT-2's two files; see `BPETokenizer.from_gpt2`."""
-    vocab_file, merges_file = Path(encoder_json), Path(vocab_bpe)
-    written = read_object(vocab_file, json_file.MAX_BYTES)
-    lines = _lines(merges_file)
-    first = 1
-    if lines and lines[0].startswith("#version"):
-        lines, first = lines[1:], 2
-    with naming(vocab_file):
-        vocab = _tokens(_without(written, [SEPARATOR]), "the vocabulary")
-        if SEPARATOR not in written:
-            raise ValueError(f"the vocabulary must have the separator '{SEPARATOR}'")
-    names = Names(f"{vocab_file}: the vocabulary", f"{merges_file}: line", first, f"{vocab_file}: the vocabulary")
-    merges = [_merge(line, f"{names.merges} {row}") for row, line in enumerate(lines, first)]
-    parts = Parts(vocab, merges, {SEPARATOR: written[SEPARATOR]}, "gpt2", names)
-    parts.check()
-    made = {left + right for left, right in merges}
-    for token in vocab:
-        if len(token) > 1 and token not in made:  # a list that was cut off at the end of a line
-            raise ValueError(f"{merges_file}: no line makes {shown(to_letters(token))}, a token of {vocab_file.name}")
-    return parts
+def read_tokens(written: json_file.Object, where: str) -> dict[bytes, int]:
+    """Tokens that are written in letters, with their ids as they are."""
+    vocab: dict[bytes, int] = {}
+    for text, i in written.items():
+        token = from_letters(text)
+        if token is None:
+            raise ValueError(f"{where} must have tokens written in the letters of bytes, got {shown(text)}")
+        vocab[token] = i
+    return vocab
 
 
-def _lines(file: Path) -> list[str]:
-    """The lines of a text file without empty ones at its end; other characters than a line feed do not end one."""
-    require_file(file)
-    with naming(file):
-        with open(file, "rb") as stream:
-            data = stream.read(json_file.MAX_BYTES + 1)
-        if len(data) > json_file.MAX_BYTES:
-            raise ValueError(f"must be at most {json_file.MAX_BYTES} bytes long, got {file.stat().st_size}")
-        try:
-            return data.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"must be UTF-8, got byte 0x{data[error.start]:02X} at {error.start}") from None
+def read_merges(found: Any, row_name: str, where: str, first: int = 0) -> list[Merge]:
+    """Merges, each written as ["a", "b"] or as "a b"."""
+    if not isinstance(found, list):
+        raise ValueError(f"{where} must be a list, got {shown(found)}")
+    return [_merge(merge, f"{row_name} {row}") for row, merge in enumerate(found, first)]
 
 
-def _without(content: json_file.Object, names: Iterable[str]) -> json_file.Object:
+def _merge(found: Any, where: str) -> Merge:
+    pair = found.split(" ") if isinstance(found, str) else found
+    if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)):
+        raise ValueError(f"{where} must have two tokens, got {shown(found)}")
+    left, right = from_letters(pair[0]), from_letters(pair[1])
+    if not left or not right:
+        raise ValueError(f"{where} must have two tokens in the letters of bytes, got {shown(' '.join(pair))}")
+    return left, right
+
+
+def without(content: json_file.Object, names: Iterable[str]) -> json_file.Object:
+    """An object without some of its fields."""
     left_out = set(names)
     return {name: value for name, value in content.items() if name not in left_out}
 
@@ -300,23 +191,54 @@ def _known_pattern(found: Any) -> str:
     parts = found.get("pretokenizers") if _kind(found) == "Sequence" else [found]
     if not (isinstance(parts, list) and parts and _kind(parts[-1]) == "ByteLevel"):
         raise ValueError(f"'pre_tokenizer' must be or end with 'ByteLevel', got {shown(_kind(found))}")
-    *splits, last = parts
+    *before, last = parts
     if last.get("add_prefix_space") is not False:
         got = shown(last.get("add_prefix_space"))
         raise ValueError(f"'pre_tokenizer': 'add_prefix_space' of ByteLevel must be false, got {got}")
-    if not splits and last.get("use_regex", True) is True:
-        return "gpt2"
+    use_regex = last.get("use_regex", True)
     for name in PATTERNS:
-        if splits == [_split(name)] and last.get("use_regex") is False:
+        made = _pre_tokenizer(name)
+        *expected, ending = made.get("pretokenizers", [made])
+        if before == expected and use_regex is ending["use_regex"]:
             return name
-    raise ValueError(f"'pre_tokenizer' must split by one of the patterns {', '.join(PATTERNS)}, got another one")
+    got = " and ".join(shown(_kind(part)) for part in parts[:4])
+    raise ValueError(f"'pre_tokenizer' must split by one of the patterns {', '.join(PATTERNS)}, got another {got}")
 
 
-def _added_tokens(found: Any) -> dict[str, int]:
-    """The special tokens of a file, name to id."""
+def _first_token(found: Any, special: dict[str, int]) -> str | None:
+    """The token that a post-processor puts before a text, if it does."""
+    steps = found.get("processors") if _kind(found) == "Sequence" else [] if found is None else [found]
+    if not isinstance(steps, list):
+        raise ValueError(f"'post_processor.processors' must be a list, got {shown(steps)}")
+    templates = [step for step in steps if _kind(step) != "ByteLevel"]  # that one changes offsets, not ids
+    for step in templates:
+        if _kind(step) != "TemplateProcessing" or len(templates) > 1:
+            got = shown(_kind(step))
+            raise ValueError(
+                f"'post_processor' must be null or of type 'ByteLevel' or one 'TemplateProcessing', got {got}"
+            )
+    single = templates[0].get("single") if templates else [_TEXT]
+    if single == [_TEXT]:
+        return None
+    wrong = ValueError("'post_processor.single' must be a text, with at most one of the 'added_tokens' before it")
+    if not (isinstance(single, list) and len(single) == 2 and single[1] == _TEXT and isinstance(single[0], dict)):
+        raise wrong
+    token = single[0].get("SpecialToken")
+    name = token.get("id") if isinstance(token, dict) else None
+    known = templates[0].get("special_tokens")
+    made = known.get(name) if isinstance(known, dict) and isinstance(name, str) else None
+    # The name in the template is a key; what it stands for is said beside it.
+    if not isinstance(made, dict) or name not in special or made.get("ids") != [special[name]]:
+        raise wrong
+    return str(name)
+
+
+def _added_tokens(found: Any) -> tuple[dict[str, int], frozenset[str], frozenset[str]]:
+    """The special tokens of a file, name to id; those found in any text; those looked for after the others."""
     if not isinstance(found, list):
         raise ValueError(f"'added_tokens' must be a list, got {shown(found)}")
     special: dict[str, int] = {}
+    plain, late = set(), set()
     for row, token in enumerate(found):
         where = f"added_tokens[{row}]"
         if not isinstance(token, dict):
@@ -326,29 +248,13 @@ def _added_tokens(found: Any) -> dict[str, int]:
             raise ValueError(f"'{where}.content' must be a string, got {shown(name)}")
         if name in special:
             raise ValueError(f"'{where}.content' stands there before: {shown(name)}")
-        # There is no normalizer, so it makes no difference whether a token is looked for before or after it.
-        rest = _without(token, ("id", "content"))
-        json_file.check_fields({**rest, "normalized": False}, _ADDED, f"{where}.")
+        is_special, normalized = token.get("special") is not False, token.get("normalized") is True
+        expected = {**_ADDED, "special": is_special, "normalized": normalized}
+        json_file.check_fields({"normalized": False, **without(token, ("id", "content"))}, expected, f"{where}.")
         special[name] = token.get("id")  # type: ignore[assignment]  # Parts.check looks at it
-    return special
-
-
-def _tokens(written: json_file.Object, where: str) -> dict[bytes, int]:
-    vocab: dict[bytes, int] = {}
-    for text, i in written.items():
-        token = from_letters(text)
-        if token is None:
-            raise ValueError(f"{where} must have tokens written in the letters of bytes, got {shown(text)}")
-        vocab[token] = i
-    return vocab
-
-
-def _merge(found: Any, where: str) -> Merge:
-    """A merge, which is written as ["a", "b"] or as "a b"."""
-    pair = found.split(" ") if isinstance(found, str) else found
-    if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)):
-        raise ValueError(f"{where} must have two tokens, got {shown(found)}")
-    left, right = from_letters(pair[0]), from_letters(pair[1])
-    if not left or not right:
-        raise ValueError(f"{where} must have two tokens in the letters of bytes, got {shown(' '.join(pair))}")
-    return left, right
+        if not is_special:
+            plain.add(name)
+        if normalized:
+            late.add(name)
+    # There is no normalizer, so all of them are looked for in the same text: where all are late, none is.
+    return special, frozenset(plain), frozenset(late if len(late) < len(special) else ())

@@ -3,17 +3,17 @@
     id                  token
     0 ... 255           the bytes <0x00> ... <0xFF>
     256 ... 255 + N     the N characters of the vocabulary
-    256 + N             the separator <|endoftext|>
+    256 + N ...         special tokens; the last is the separator <|endoftext|>
 
 A character of the vocabulary is one id; any other is the one to four bytes of its UTF-8. So every text has ids, and the
 ids give the text back. Bytes that are not valid UTF-8, which a model may well sample, become U+FFFD.
 
-It does not normalise, it does not split words, and it knows no special tokens in a text: the characters of
-``<|endoftext|>`` are characters.
+It does not normalise, it does not split words, and special tokens in a text are text unless they are asked for: the
+characters of ``<|endoftext|>`` are characters.
 
-In ``tokenizer.json`` it is a BPE model without merges. The separator is in the vocabulary, where no text can reach it
-without a merge, and not among ``added_tokens``, which Hugging Face ``tokenizers`` would cut out of a text. Its name and
-its place, the last id, mark it: ``tokenizers`` refuses a file with a key of our own at the top.
+In ``tokenizer.json`` it is a BPE model without merges. Special tokens are in the vocabulary, where no text can reach
+them without a merge, and not among ``added_tokens``, which Hugging Face ``tokenizers`` would cut out of a text. Their
+length and their place, after the characters, mark them: ``tokenizers`` refuses a file with a key of our own at the top.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy.typing as npt
 from tinygpt.files import atomic
 from tinygpt.tokenizers import json_file
 from tinygpt.tokenizers.base import SEPARATOR, Decoder, Ids, Tokenizer, check_ids, check_text, visible
+from tinygpt.tokenizers.special import Cutter
 
 BYTES = 256
 BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(BYTES)]
@@ -46,38 +47,50 @@ class CharTokenizer(Tokenizer):
     ----------
     characters : str
         The characters of the vocabulary, in the order of their ids; each once.
+    special_tokens : iterable of str
+        Names of special tokens, of two or more characters. Their ids come after those of the characters, in this
+        order; the separator is always there and the last.
 
     Attributes
     ----------
     characters : str
     vocab_size : int
-        ``len(characters) + 257``.
+        With bytes and special tokens.
+    special_tokens : dict
+        Name to id.
     eot_id : int
         The separator: the last id.
 
     Raises
     ------
     TypeError
-        `characters` is not a str.
+        `characters` or a name is not a str.
     ValueError
-        A character stands twice, or is a lone surrogate.
+        A character or a name stands twice, or has a lone surrogate; a name is too short or that of a byte.
     """
 
-    def __init__(self, characters: str):
+    def __init__(self, characters: str, special_tokens: Iterable[str] = ()):
         codes = check_text("CharTokenizer", characters)
         if np.unique(codes).size != codes.size:
             twice = next(char for place, char in enumerate(characters) if char in characters[:place])
             raise ValueError(f"[CharTokenizer] 'characters' must each stand once, got {twice!r} twice")
+        names = _special_names(special_tokens)
         self.characters = characters
-        self.vocab_size = BYTES + len(characters) + 1
+        self.special_tokens = {name: i for i, name in enumerate(names, BYTES + len(characters))}
+        self.vocab_size = BYTES + len(characters) + len(names)
         self.eot_id = self.vocab_size - 1
-        self._tokens = [*characters, SEPARATOR]  # of the ids from 256 on
+        self.end_ids = frozenset([self.eot_id])
+        self._first_special = BYTES + len(characters)
+        self._tokens = [*characters, *names]  # of the ids from 256 on
+        self._cutter = Cutter(self.special_tokens)
         # Code point -> id, -1 where there is none. Codes beyond the largest known one are clipped to the last entry.
         self._ids = np.full(int(codes.max(initial=0)) + 2, -1, np.int32)
         self._ids[codes] = np.arange(BYTES, BYTES + codes.size)
 
     @classmethod
-    def train(cls, text: str | Iterable[str], max_chars: int = 1024) -> CharTokenizer:
+    def train(
+        cls, text: str | Iterable[str], max_chars: int = 1024, special_tokens: Iterable[str] = ()
+    ) -> CharTokenizer:
         """Make the vocabulary of a text.
 
         Parameters
@@ -87,6 +100,8 @@ class CharTokenizer(Tokenizer):
         max_chars : int
             How many characters the vocabulary may have: the most frequent ones; of equally frequent ones those with
             the lower code point.
+        special_tokens : iterable of str
+            As of the class; beyond `max_chars`.
 
         Returns
         -------
@@ -98,7 +113,7 @@ class CharTokenizer(Tokenizer):
         TypeError
             Something is not a str.
         ValueError
-            `max_chars` is negative, or a text holds a lone surrogate.
+            `max_chars` is negative, a special token is wrong, or a text holds a lone surrogate.
         """
         if max_chars < 0:
             raise ValueError(f"[train] 'max_chars' must be at least 0, got {max_chars}")
@@ -108,11 +123,14 @@ class CharTokenizer(Tokenizer):
             counts[: found.size] += found
         codes = np.flatnonzero(counts)
         most_frequent_first = codes[np.argsort(-counts[codes], kind="stable")]
-        return cls("".join(map(chr, np.sort(most_frequent_first[:max_chars]).tolist())))
+        return cls("".join(map(chr, np.sort(most_frequent_first[:max_chars]).tolist())), special_tokens)
 
-    def encode(self, text: str) -> Ids:
+    def encode(self, text: str, special: bool = False) -> Ids:
         """Turn text into ids; see `Tokenizer.encode`."""
         codes = check_text("encode", text)
+        return self._cutter.encode(text, True, self.encode) if special else self._encode(codes)
+
+    def _encode(self, codes: npt.NDArray[np.uint32]) -> Ids:
         ids: Ids = self._ids.take(codes, mode="clip")
         unknown = ids < 0
         if not unknown.any():
@@ -153,14 +171,14 @@ class CharTokenizer(Tokenizer):
         (known,) = check_ids("token_text", token, self.vocab_size).tolist()
         if known < BYTES:
             return BYTE_NAMES[known]
-        return SEPARATOR if known == self.eot_id else visible(self._tokens[known - BYTES])
+        return visible(self._tokens[known - BYTES])
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; see `Tokenizer.token_bytes`."""
         (known,) = check_ids("token_bytes", token, self.vocab_size).tolist()
         if known < BYTES:
             return bytes([known])
-        return b"" if known == self.eot_id else self._tokens[known - BYTES].encode("utf-8")
+        return b"" if known >= self._first_special else self._tokens[known - BYTES].encode("utf-8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``tokenizer.json``; see `Tokenizer.save`."""
@@ -196,7 +214,7 @@ class CharTokenizer(Tokenizer):
         json_file.check_fields({**content, "model": {}}, {**expected, "model": {}})
         rest = {name: value for name, value in model.items() if name != "vocab"}
         json_file.check_fields(rest, {**expected["model"], "merges": []}, "model.")
-        return cls(_characters(vocab))
+        return cls(*_parts(vocab))
 
 
 class _CharDecoder(Decoder):
@@ -253,24 +271,47 @@ def _fields() -> dict[str, Any]:
     }
 
 
-def _characters(vocab: dict[str, Any]) -> str:
-    """The characters of a vocabulary, in the order of their ids, once the layout has been checked."""
-    tokens: list[str | None] = [None] * len(vocab)
-    for token, i in vocab.items():
-        if type(i) is not int or not 0 <= i < len(vocab):
-            got = f"{json_file.shown(i)} for {json_file.shown(token)}"
-            raise ValueError(f"'model.vocab' has {len(vocab)} tokens, so ids must be 0 ... {len(vocab) - 1}, got {got}")
-        if tokens[i] is not None:
-            both = f"{json_file.shown(tokens[i])} and {json_file.shown(token)}"
-            raise ValueError(f"'model.vocab' has id {i} twice, for {both}")
-        tokens[i] = token
+def _special_names(asked: Iterable[str]) -> list[str]:
+    """The special tokens of a vocabulary in the order of their ids, the separator last."""
+    if isinstance(asked, str):
+        raise TypeError(f"[CharTokenizer] 'special_tokens' must be a collection of names, got the str {asked!r}")
+    names = [name for name in asked if name != SEPARATOR]
+    for place, name in enumerate(names):
+        # A file tells special tokens from characters by their length.
+        if check_text("CharTokenizer", name).size < 2 or name in BYTE_NAMES:
+            raise ValueError(f"[CharTokenizer] 'special_tokens' must have two characters or more, got {name!r}")
+        if name in names[:place]:
+            raise ValueError(f"[CharTokenizer] 'special_tokens' must each stand once, got {name!r} twice")
+    return [*names, SEPARATOR]
+
+
+def _parts(vocab: dict[str, Any]) -> tuple[str, list[str]]:
+    """The characters and special tokens of a vocabulary, in the order of their ids; its layout is checked."""
+    tokens = _by_id(vocab)
     for byte, name in enumerate(BYTE_NAMES):
         if vocab.get(name) != byte:
             raise ValueError(f"'model.vocab' must have '{name}' as id {byte}, got {json_file.shown(vocab.get(name))}")
     if len(vocab) == BYTES or tokens[-1] != SEPARATOR:
         raise ValueError(f"'model.vocab' must have '{SEPARATOR}' as its last id, got {json_file.shown(tokens[-1])}")
-    characters = [token or "" for token in tokens[BYTES:-1]]
-    for i, token in enumerate(characters, BYTES):
-        if len(token) != 1 or "\ud800" <= token <= "\udfff":
-            raise ValueError(f"'model.vocab' must have one character as id {i}, got {json_file.shown(token)}")
-    return "".join(characters)
+    first_special = next(i for i in range(BYTES, len(vocab)) if len(tokens[i]) > 1)
+    for i, token in enumerate(tokens[BYTES:], BYTES):
+        if any("\ud800" <= char <= "\udfff" for char in token):
+            raise ValueError(f"'model.vocab' must not have lone surrogates, got {json_file.shown(token)} as id {i}")
+        if len(token) == 0 or (i > first_special and len(token) == 1):
+            must = "a special token" if i > first_special else "one character"
+            raise ValueError(f"'model.vocab' must have {must} as id {i}, got {json_file.shown(token)}")
+    return "".join(tokens[BYTES:first_special]), tokens[first_special:]
+
+
+def _by_id(vocab: dict[str, Any]) -> list[str]:
+    """The tokens in the order of their ids, which must be 0 ... n - 1."""
+    tokens: dict[int, str] = {}
+    for token, i in vocab.items():
+        if type(i) is not int or not 0 <= i < len(vocab):
+            got = f"{json_file.shown(i)} for {json_file.shown(token)}"
+            raise ValueError(f"'model.vocab' has {len(vocab)} tokens, so ids must be 0 ... {len(vocab) - 1}, got {got}")
+        if i in tokens:
+            both = f"{json_file.shown(tokens[i])} and {json_file.shown(token)}"
+            raise ValueError(f"'model.vocab' has id {i} twice, for {both}")
+        tokens[i] = token
+    return [tokens[i] for i in range(len(vocab))]

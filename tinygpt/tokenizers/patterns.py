@@ -9,7 +9,11 @@ scanners in csrc/bpe/split.h, which tests hold equal to these. The letters ``\p{
     English such as ``'ll``. A run of spaces leaves its last one to the word that follows. Other programs know it best.
 ``gpt4``
     That of GPT-4 (cl100k_base): numbers in groups of three digits, line breaks with the marks before them, short forms
-    in any case, and any one mark or blank taken along by the word that follows.
+    in any case, and any one mark or blank taken along by the word that follows. Llama 3 splits in this way too.
+``qwen2``
+    The same with each digit by itself: that of Qwen 2.
+``smollm``
+    Each digit by itself, and what is between them split as by ``gpt2``: that of SmolLM and SmolLM2.
 ``code``
     For source code. A token of its own each: line breaks with the indentation that follows; two or more spaces; tabs.
     A word is letters with the one space or mark before them, so ``_size``, ``.append`` and ``(self`` are words and
@@ -22,5 +26,8 @@ PATTERNS = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt4": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "smollm": r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
     "code": r"[\r\n]+[ \t]*| {2,}|\t+|(?: |[^\s\p{L}\p{N}])?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s",
 }

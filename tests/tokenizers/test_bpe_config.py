@@ -1,0 +1,183 @@
+"""What stands beside a tokenizer.json, and the parts of one that other programs write."""
+
+import json
+
+import pytest
+import tokenizers as peer
+
+import tinygpt.tokenizers
+from tinygpt.tokenizers import BPETokenizer, CharTokenizer
+
+TEXT = "def add(a, b):\n    return a + b  # 1234\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    BPETokenizer.train(TEXT * 4, 300, "gpt4", special_tokens=["<|im_end|>", "<s>"]).save(tmp_path)
+    return tmp_path
+
+
+def with_config(folder, **content):
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    return tinygpt.tokenizers.load(folder)
+
+
+def changed(folder, change):
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    change(content)
+    file.write_text(json.dumps(content))
+    return tinygpt.tokenizers.load(folder)
+
+
+def refused(folder, file, message, call):
+    """It must fail with one line that begins with the file's name."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        call()
+    line = str(caught.value)
+    assert line.startswith(f"{folder / file}: ")
+    assert message in line
+    assert "\n" not in line
+
+
+def test_what_the_config_says(folder):
+    """Catches a role that is not read, in either way to write it, and a template that is not the default one."""
+    plain = tinygpt.tokenizers.load(folder)
+    assert plain.end_ids == {plain.eot_id}
+    token = {"__type": "AddedToken", "content": "<|im_end|>", "special": True}
+    templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
+    tokenizer = with_config(folder, eos_token=token, bos_token="<s>", pad_token=None, chat_template=templates)
+    assert tokenizer.eot_id == plain.eot_id
+    assert tokenizer.end_ids == {plain.eot_id, tokenizer.special_tokens["<|im_end|>"]}
+    assert tokenizer.bos_id is None
+    assert tokenizer.chat_template == "y"
+    assert tokenizer.config_fields() == {"eos_token": "<|im_end|>", "bos_token": "<s>", "chat_template": "y"}
+    (folder / "chat_template.jinja").write_text("z", "utf-8")
+    assert tinygpt.tokenizers.load(folder).chat_template == "z"
+
+
+def test_the_config_of_characters_has_no_roles(tmp_path):
+    """Catches a separator of characters that transformers would be told to cut out of texts."""
+    CharTokenizer("ab").save(tmp_path)
+    assert with_config(tmp_path, eos_token="<e>", chat_template="x").chat_template is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"eos_token": 3}, "'eos_token' must be a string or an object with 'content', got 3"),
+        ({"bos_token": {"content": None}}, "'bos_token' must be a string or an object with 'content', got an object"),
+        ({"chat_template": 7}, "'chat_template' must be a string, got 7"),
+        ({"chat_template": [{"name": "default", "template": 7}]}, "'chat_template' must be a string, got 7"),
+        ({"chat_template": [{"name": "rag", "template": "x"}]}, "one template named 'default', got 0"),
+        ({"chat_template": ["x"]}, "one template named 'default', got 0"),
+        ({"add_prefix_space": True}, "'add_prefix_space' must be false, got true"),
+    ],
+)
+def test_a_wrong_config(folder, content, message):
+    """Catches a traceback, and a field that changes ids and is passed over."""
+    refused(folder, "tokenizer_config.json", message, lambda: with_config(folder, **content))
+
+
+def test_a_config_that_names_what_is_not_there(folder):
+    """Catches a KeyError, and an end of text that would never come."""
+    message = "'added_tokens' must have '<e>', which is named as eos_token"
+    refused(folder, "tokenizer.json", message, lambda: with_config(folder, eos_token="<e>"))
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    refused(folder, "chat_template.jinja", "must be UTF-8, got byte 0xFF at 0", lambda: with_config(folder))
+
+
+def test_a_separator_with_another_name(folder):
+    """Catches a file without <|endoftext|> that is refused although its end is named, or read although it is not."""
+
+    def rename(content):
+        content["added_tokens"][-1]["content"] = "</s>"
+        content["model"]["vocab"]["</s>"] = content["model"]["vocab"].pop("<|endoftext|>")
+
+    message = "must have the separator '<|endoftext|>', or 'eos_token' of tokenizer_config.json name another"
+    refused(folder, "tokenizer.json", message, lambda: changed(folder, rename))
+    tokenizer = with_config(folder, eos_token="</s>")
+    assert tokenizer.eot_id == tokenizer.special_tokens["</s>"]
+    assert tokenizer.end_ids == {tokenizer.eot_id}
+
+
+def template(name="<s>", ids=None, **changes):
+    made = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": ids, "tokens": [name]}},
+    }
+    return {**made, **changes}
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+
+
+def test_post_processors(folder):
+    """Catches a first token that is passed over, or that is taken out of a Sequence without one."""
+    s = tinygpt.tokenizers.load(folder).special_tokens["<s>"]
+    in_sequence = {"type": "Sequence", "processors": [BYTE_LEVEL, template(ids=[s])]}
+    nothing = template(ids=[s], single=[{"Sequence": {"id": "A", "type_id": 0}}])
+    for processor, bos in [(template(ids=[s]), s), (in_sequence, s), (BYTE_LEVEL, None), (nothing, None), (None, None)]:
+        tokenizer = changed(folder, lambda c, processor=processor: c.update(post_processor=processor))
+        assert tokenizer.bos_id == bos
+        theirs = peer.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        assert theirs.encode(TEXT).ids == tokenizer.prompt(TEXT).tolist()
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        template(ids=[0]),
+        template("<x>", ids=[0]),
+        template(ids=None),
+        template(special_tokens=[]),
+        template(single=[{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<s>", "type_id": 0}}]),
+        template(single=7),
+        {"type": "Sequence", "processors": [template(), template()]},
+        {"type": "Sequence", "processors": 7},
+        {"type": "RobertaProcessing"},
+        "ByteLevel",
+    ],
+)
+def test_other_post_processors_are_refused(folder, processor):
+    """Catches a token at the end of a text, and a wrong id, that would be passed over."""
+    refused(
+        folder,
+        "tokenizer.json",
+        "'post_processor",
+        lambda: changed(folder, lambda c: c.update(post_processor=processor)),
+    )
+
+
+@pytest.mark.parametrize("pattern", ["smollm", "qwen2", "gpt4"])
+def test_pre_tokenizers_as_models_have_them(tmp_path, pattern):
+    """Catches a file of a real model that is refused for what makes no difference."""
+    ours = BPETokenizer.train(TEXT * 4, 300, pattern)
+    ours.save(tmp_path)
+
+    def change(content):
+        last = content["pre_tokenizer"]["pretokenizers"][-1]
+        last["trim_offsets"] = False
+
+    assert changed(tmp_path, change).pattern == pattern
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"type": "Digits", "individual_digits": False},
+        {"type": "Punctuation", "behavior": "Isolated"},
+        {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated", "invert": False},
+        {"type": "Split", "pattern": {"Regex": r"\p{N}"}, "behavior": "Removed", "invert": False},
+    ],
+)
+def test_other_pre_tokenizers_are_refused(folder, before):
+    """Catches words that are split otherwise than the file says."""
+
+    def change(content):
+        content["pre_tokenizer"]["pretokenizers"][0] = before
+
+    message = f"got another '{before['type']}' and 'ByteLevel'"
+    refused(folder, "tokenizer.json", message, lambda: changed(folder, change))

@@ -1,0 +1,248 @@
+"""A byte-level BPE tokenizer as the metadata of a GGUF file: the keys ``tokenizer.ggml.*``, in plain Python values.
+
+A GGUF file does not hold the pattern that splits a text. It names one, ``tokenizer.ggml.pre``, that programs such as
+llama.cpp have built in:
+
+    gpt-2       pattern gpt2
+    llama-bpe   pattern gpt4; a word that is a token is taken whole, and unless the file says otherwise a text begins
+                with the token bos_token_id
+    smollm      pattern smollm
+    qwen2       pattern qwen2
+
+What is found in any text (`plain`) is "user defined" there, and "control" are the special tokens that must be asked
+for. Rows of the model that no token stands for are filled up with tokens that are "unused".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygpt.core import bpe_encode
+from tinygpt.files.strict import shown
+from tinygpt.tokenizers.base import Tokenizer
+from tinygpt.tokenizers.bpe import BPETokenizer
+from tinygpt.tokenizers.bpe_file import read_merges, read_tokens
+from tinygpt.tokenizers.bpe_parts import Names, Parts, to_letters
+from tinygpt.tokenizers.special import Roles
+
+PREFIX = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
+MODEL = "gpt2"
+PATTERN_OF = {"gpt-2": "gpt2", "llama-bpe": "gpt4", "smollm": "smollm", "qwen2": "qwen2"}
+# What this one implies: it was made for Llama 3.
+_LLAMA = "llama-bpe"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+# The fields of `Roles`, and the keys of their ids.
+_ROLES = {"eos_token": "eos_token_id", "bos_token": "bos_token_id", "pad_token": "padding_token_id"}
+
+
+class _Token(NamedTuple):
+    text: str
+    id: int
+    kind: int
+
+
+def from_metadata(fields: Mapping[str, Any]) -> BPETokenizer:
+    """The tokenizer of a GGUF file.
+
+    Parameters
+    ----------
+    fields : mapping of str to object
+        Keys and values of the file; others than those of the tokenizer may be there.
+
+    Returns
+    -------
+    BPETokenizer
+        Without the unused tokens at the end of the list, so it may have fewer tokens than the model has rows.
+
+    Raises
+    ------
+    ValueError
+        The tokenizer is of another model or pre-tokenizer, or a field is missing or not what it must be; the message
+        names the field.
+    """
+    model, pre = _text(fields, "model"), _text(fields, "pre")
+    if model != MODEL:
+        raise ValueError(f"'{PREFIX}model' must be '{MODEL}' (byte-level BPE), got {shown(model)}")
+    if pre not in PATTERN_OF:
+        raise ValueError(f"'{PREFIX}pre' must be one of {', '.join(PATTERN_OF)}, got {shown(pre)}")
+    for name in ("add_space_prefix", "add_eos_token", "add_sep_token"):
+        if _flag(fields, name, False):
+            raise ValueError(f"'{PREFIX}{name}' must be false, got true")
+    tokens = _tokens(fields)
+    special = {token.text: token.id for token in tokens if token.kind not in (NORMAL, BYTE)}
+    named = {role: _named(fields, name, tokens, special) for role, name in _ROLES.items()}
+    begins = _flag(fields, "add_bos_token", pre == _LLAMA)
+    if begins and named["bos_token"] is None:
+        raise ValueError(f"'{PREFIX}bos_token_id' is missing, and every text is to begin with this token")
+    merges = f"'{PREFIX}merges'"
+    names = Names(f"'{PREFIX}tokens'", f"{merges} entry", 0, f"'{PREFIX}tokens'", f"'{PREFIX}eos_token_id'")
+    parts = Parts(
+        vocab=read_tokens({token.text: token.id for token in tokens if token.kind in (NORMAL, BYTE)}, names.vocab),
+        merges=read_merges(fields.get(f"{PREFIX}merges"), names.merges, merges),
+        special_tokens=special,
+        pattern=PATTERN_OF[pre],
+        ignore_merges=pre == _LLAMA,
+        first=named["bos_token"] if begins else None,
+        plain=frozenset(token.text for token in tokens if token.kind == USER_DEFINED),
+        roles=Roles(**named, chat_template=_template(fields)),
+        names=names,
+    )
+    return BPETokenizer.from_parts(parts)
+
+
+def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]:
+    """What a GGUF file says about a tokenizer.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    rows : int, optional
+        Of the model's embedding, if it has more than there are tokens: unused tokens then fill up the list, which
+        must be as long.
+
+    Returns
+    -------
+    dict of str to object
+        Strings, booleans, integers, and lists of strings and integers.
+
+    Raises
+    ------
+    ValueError
+        A GGUF file cannot say what the tokenizer does; the message has the reason. Or there are fewer `rows` than
+        tokens.
+    """
+    if not isinstance(tokenizer, BPETokenizer):
+        raise ValueError("[to_metadata] GGUF has no type for a character tokenizer: train with --tokenizer-type bpe")
+    parts, roles = tokenizer.parts, tokenizer.roles
+    pre = next((pre for pre, pattern in PATTERN_OF.items() if pattern == parts.pattern), None)
+    if pre is None:
+        known = ", ".join(PATTERN_OF.values())
+        raise ValueError(
+            f"[to_metadata] GGUF has no name for the split pattern '{parts.pattern}', only for {known}: train with one "
+            "of these as --pattern"
+        )
+    _check_expressible(parts, pre)
+    # Where no token is named, llama.cpp would take the one with id 11.
+    ids = {"bos_token": parts.first or parts.separator(), **roles.names()}
+    tokens, types = _rows(parts, tokenizer.vocab_size if rows is None else rows)
+    fields = {
+        "model": MODEL,
+        "pre": pre,
+        "tokens": tokens,
+        "token_type": types,
+        "merges": [f"{to_letters(left)} {to_letters(right)}" for left, right in parts.merges],
+        **{_ROLES[role]: parts.special_tokens[name] for role, name in ids.items()},
+        "add_bos_token": parts.first is not None,
+        "add_space_prefix": False,
+    }
+    template = {} if roles.chat_template is None else {TEMPLATE: roles.chat_template}
+    return {**{PREFIX + name: value for name, value in fields.items()}, **template}
+
+
+def _rows(parts: Parts, rows: int) -> tuple[list[str], list[int]]:
+    """A token and its type for each row of the model."""
+    used = len(parts.vocab) + len(parts.special_tokens)
+    if rows < used:
+        raise ValueError(f"[to_metadata] 'rows' must be at least {used}, got {rows}")
+    tokens, types = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows
+    for token, i in parts.vocab.items():
+        tokens[i], types[i] = to_letters(token), NORMAL
+    for name, i in parts.special_tokens.items():
+        tokens[i], types[i] = name, USER_DEFINED if name in parts.plain else CONTROL
+    if len(set(tokens)) < rows:
+        raise ValueError("[to_metadata] a token has the name of one that fills up the rows, [PAD...]")
+    return tokens, types
+
+
+def _check_expressible(parts: Parts, pre: str) -> None:
+    """Refuse what would be encoded to other ids by a reader that goes by the name of the pattern."""
+    if not parts.merges:
+        raise ValueError("[to_metadata] a tokenizer without merges cannot be written: GGUF has no empty lists")
+    if parts.late:
+        raise ValueError("[to_metadata] special tokens of two rounds cannot be written: GGUF does not know of rounds")
+    if parts.ignore_merges == (pre == _LLAMA):
+        return
+    # Taking a word that is a token whole makes no difference where its merges make that token anyway.
+    encoder = bpe_encode.Encoder(parts.pattern, parts.byte_ids(), parts.merge_ids())
+    cache = bpe_encode.Cache()
+    for token, i in parts.vocab.items():
+        if len(token) == 1 or len(bpe_encode.word_ends(token, parts.pattern)) > 1:
+            continue
+        ids = np.empty(len(token), np.int32)
+        if encoder.encode(token, ids, cache) != 1 or ids[0] != i:
+            whole = "always" if pre == _LLAMA else "never"
+            raise ValueError(
+                f"[to_metadata] the tokenizer cannot be written: with '{pre}' a word that is a token is {whole} taken "
+                f"whole, which makes a difference for {shown(to_letters(token))}"
+            )
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    found = fields.get(PREFIX + name)
+    if found is None:
+        raise ValueError(f"'{PREFIX}{name}' is missing")
+    if not isinstance(found, str):
+        raise ValueError(f"'{PREFIX}{name}' must be a string, got {_shown(found)}")
+    return found
+
+
+def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
+    found = fields.get(PREFIX + name, default)
+    if not isinstance(found, bool):
+        raise ValueError(f"'{PREFIX}{name}' must be true or false, got {_shown(found)}")
+    return found
+
+
+def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
+    found = fields.get(PREFIX + name)
+    if not isinstance(found, list):
+        raise ValueError(f"'{PREFIX}{name}' must be a list, got {_shown(found)}")
+    return found
+
+
+def _tokens(fields: Mapping[str, Any]) -> list[_Token]:
+    """The tokens by id, without the unused ones at the end."""
+    texts, kinds = _list(fields, "tokens"), _list(fields, "token_type")
+    if len(texts) != len(kinds):
+        raise ValueError(f"'{PREFIX}token_type' must have an entry for each of {len(texts)} tokens, got {len(kinds)}")
+    seen: dict[str, int] = {}
+    for i, (text, kind) in enumerate(zip(texts, kinds, strict=True)):
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"'{PREFIX}tokens' entry {i} must be a string that is not empty, got {_shown(text)}")
+        if type(kind) is not int or not NORMAL <= kind <= BYTE:
+            raise ValueError(f"'{PREFIX}token_type' entry {i} must be {NORMAL} ... {BYTE}, got {_shown(kind)}")
+        if text in seen:
+            raise ValueError(f"'{PREFIX}tokens' has {shown(text)} twice, as {seen[text]} and {i}")
+        seen[text] = i
+    used = next((n for n in range(len(kinds), 0, -1) if kinds[n - 1] != UNUSED), 0)
+    return [_Token(text, i, kind) for i, (text, kind) in enumerate(zip(texts[:used], kinds[:used], strict=True))]
+
+
+def _template(fields: Mapping[str, Any]) -> str | None:
+    found = fields.get(TEMPLATE)
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"'{TEMPLATE}' must be a string, got {_shown(found)}")
+    return found
+
+
+def _named(fields: Mapping[str, Any], name: str, tokens: list[_Token], special: Mapping[str, int]) -> str | None:
+    """The special token whose id a field gives; None without the field."""
+    found = fields.get(PREFIX + name)
+    if found is None:
+        return None
+    if type(found) is not int or not 0 <= found < len(tokens):
+        raise ValueError(f"'{PREFIX}{name}' must be an id in 0 ... {len(tokens) - 1}, got {_shown(found)}")
+    text = tokens[found].text
+    if text not in special:
+        raise ValueError(f"'{PREFIX}{name}' must be the id of a control token, got {found}, {shown(text)}")
+    return text
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; one that JSON does not know, by its type."""
+    known = value is None or isinstance(value, bool | int | float | str | list | dict)
+    return shown(value) if known else type(value).__name__
