@@ -90,7 +90,6 @@ def test_a_directory_of_something_else(tmp_path):
     [
         ("notes.txt", "no such file$"),
         ("pytorch_model.bin", r"pickle.*save_pretrained\(dir, safe_serialization=True\)"),
-        ("model.safetensors.index.json", r"lists several.*save_pretrained\(dir, max_shard_size="),
     ],
 )
 def test_no_weights(make, beside, message):

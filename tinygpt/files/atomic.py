@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 StrPath = str | os.PathLike[str]
@@ -33,16 +35,38 @@ def write_bytes(path: StrPath, data: bytes) -> None:
         The folder is missing or cannot be written, or the disk is full. `path` is then as it was, and no temporary
         file is left.
     """
+    # "x" refuses a name that exists; the permissions are those of any new file under the user's umask.
+    with replacing(path) as temporary, open(temporary, "xb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: StrPath) -> Iterator[Path]:
+    """A name to write a file under, which gets its own name in one step once it is finished.
+
+    Parameters
+    ----------
+    path : path
+        As `write_bytes`.
+
+    Yields
+    ------
+    Path
+        A name in the same folder that is free.
+
+    Raises
+    ------
+    ValueError, OSError
+        As `write_bytes`. Whatever is raised inside, `path` is as it was, and the temporary file is gone.
+    """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise ValueError(f"{path}: cannot be written, it is there and is not a regular file")
     # The same folder: a rename is atomic within one file system only.
     temporary = _beside(target, "tmp")
     try:
-        # "x" refuses a name that exists; the permissions are those of any new file under the user's umask.
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from tinygpt.config import GPTConfig
@@ -82,12 +83,19 @@ def from_json(content: Object) -> tuple[str, GPTConfig]:
     if kind not in readers:
         raise ValueError(f"'model_type' must be one of {', '.join(FAMILIES)}, got {shown(kind)}")
     config = readers[kind](fields)
-    if config.position == "rope" and config.block_size > MAX_ROPE_POSITIONS:
-        raise ValueError(f"the context must be at most {MAX_ROPE_POSITIONS} positions, got {config.block_size}")
+    check_context(config)
     return kind, config
 
 
-def to_bytes(config: GPTConfig, eot_id: int | None = None) -> bytes:
+def check_context(config: GPTConfig) -> None:
+    """Raise ValueError for rotary tables of a size that no tensor in a file accounts for."""
+    if config.position == "rope" and config.block_size > MAX_ROPE_POSITIONS:
+        raise ValueError(f"the context must be at most {MAX_ROPE_POSITIONS} positions, got {config.block_size}")
+
+
+def to_bytes(
+    config: GPTConfig, eot_id: int | None = None, dtype: str = "float32", end_ids: Collection[int] = ()
+) -> bytes:
     """The content of a config.json.
 
     Parameters
@@ -96,6 +104,10 @@ def to_bytes(config: GPTConfig, eot_id: int | None = None) -> bytes:
     eot_id : int, optional
         The tokenizer's separator, which begins and ends a text; without one, null stands there, as transformers would
         else take an id that is not in the vocabulary.
+    dtype : str
+        What the weights are kept in, which transformers then loads them as.
+    end_ids : collection of int
+        What ends a text, if it is not the separator alone.
 
     Returns
     -------
@@ -103,7 +115,11 @@ def to_bytes(config: GPTConfig, eot_id: int | None = None) -> bytes:
     """
     kind = family(config)
     fields = {"gpt2": _to_gpt2, "llama": _to_llama, "tinygpt": _to_own}[kind](config)
+    if "torch_dtype" in fields:
+        fields["torch_dtype"] = dtype
     content = {"model_type": kind, **fields, "bos_token_id": eot_id, "eos_token_id": eot_id}
+    if end_ids:
+        content["eos_token_id"] = sorted(end_ids) if len(end_ids) > 1 else min(end_ids)
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
@@ -198,6 +214,7 @@ def _from_llama(fields: Fields) -> GPTConfig:
     _must(fields, "hidden_act", "silu", "silu", "swish")
     _must(fields, "attention_bias", False, False)
     _must(fields, "mlp_bias", False, False)
+    _must(fields, "rope_interleaved", False, False)
     own = fields.object("tinygpt")
     own.only({"dropout"})
     n_embd, n_head = fields.count("hidden_size"), fields.count("num_attention_heads")

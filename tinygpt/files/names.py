@@ -16,6 +16,10 @@ All but the head have a prefix, ``transformer.`` or ``model.``, in a whole model
 are (out, in) here and in Llama, (in, out) in GPT-2. What is fused here and not in Llama lies in the rows of a
 parameter, one part after the other, so a part is a view and is never copied together.
 
+GGUF has names of its own, the same for both families (`gguf_pieces`), and all its linear weights are (out, in). Its
+Llama turns neighbouring pairs of a head, (0, 1), (2, 3), ..., where Hugging Face and the model here turn (0, D/2),
+(1, D/2 + 1), ...; so in such a file the rows of each query and key head lie in the order 0, D/2, 1, D/2 + 1, ...
+
 Everything is a generator over the config: a config.json that asks for 10^9 layers costs no memory.
 """
 
@@ -23,6 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from tinygpt.config import GPTConfig
 
@@ -44,6 +50,32 @@ _LLAMA = {
     "norm2": "post_attention_layernorm",
     "mlp.down": "mlp.down_proj",
 }
+_GGUF = {
+    "wte.weight": "token_embd.weight",
+    "wpe.weight": "position_embd.weight",
+    "embed_tokens.weight": "token_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "ln_f.weight": "output_norm.weight",
+    "ln_f.bias": "output_norm.bias",
+    HEAD: "output.weight",
+}
+_GGUF_BLOCK = {
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 
 
 class Piece(NamedTuple):
@@ -61,6 +93,8 @@ class Piece(NamedTuple):
         Of the parameter.
     transposed : bool
         The file holds (in, out).
+    heads : int
+        If not 0, the file holds the rows of so many heads in the order of a rotation of neighbours.
     """
 
     name: str
@@ -68,6 +102,21 @@ class Piece(NamedTuple):
     parameter: str | None
     rows: slice = slice(None)
     transposed: bool = False
+    heads: int = 0
+
+    def from_file(self, array: np.ndarray) -> np.ndarray:
+        """What belongs into the parameter's rows, given what the file holds."""
+        if self.heads:
+            pairs = array.reshape(self.heads, -1, 2, *array.shape[1:])
+            return pairs.swapaxes(1, 2).reshape(array.shape)
+        return array.T if self.transposed else array
+
+    def to_file(self, array: np.ndarray) -> np.ndarray:
+        """What the file holds, given the parameter's rows."""
+        if self.heads:
+            halves = array.reshape(self.heads, 2, -1, *array.shape[1:])
+            return halves.swapaxes(1, 2).reshape(array.shape)
+        return array.T if self.transposed else array
 
 
 def parameters(config: GPTConfig) -> Iterator[tuple[str, Shape]]:
@@ -142,6 +191,31 @@ def _gpt2_pieces(config: GPTConfig, prefix: str) -> Iterator[Piece]:
             yield from _with_bias(f"{prefix}h.{i}.{_GPT2[layer]}.{kind}", shape, name, config)
         else:
             yield Piece(prefix + name, shape, name)
+
+
+def gguf_pieces(family: str, config: GPTConfig) -> Iterator[Piece]:
+    """The tensors of a GGUF file, each with its place in the model.
+
+    Parameters
+    ----------
+    family : str
+        gpt2 or llama.
+    config : GPTConfig
+
+    Yields
+    ------
+    Piece
+    """
+    heads = {"attn_q": config.n_head, "attn_k": config.kv_heads}
+    for piece in pieces(family, config, ""):
+        shape = piece.shape[::-1] if piece.transposed else piece.shape
+        if piece.name in _GGUF:
+            yield Piece(_GGUF[piece.name], shape, piece.parameter, piece.rows)
+        else:
+            _, i, inner = piece.name.split(".", 2)
+            layer, kind = inner.rsplit(".", 1)
+            name = _GGUF_BLOCK[layer]
+            yield Piece(f"blk.{i}.{name}.{kind}", shape, piece.parameter, piece.rows, heads=heads.get(name, 0))
 
 
 def _with_bias(target: str, shape: Shape, name: str, config: GPTConfig) -> Iterator[Piece]:

@@ -1,35 +1,127 @@
-"""Tensors in a safetensors file, read without trusting it.
+"""Tensors in safetensors files, read without trusting them.
 
-The safetensors library reads and writes the format, and refuses a file whose header is not well formed or does not
-cover the data from end to end. What it cannot know is checked here: which tensors there must be, in which shapes and
-types, and that every value is finite. One NaN makes every logit NaN, and the file is the last place where its origin
-can be named.
+The safetensors library reads the format, and refuses a file whose header is not well formed or does not cover the data
+from end to end. What it cannot know is checked here: which tensors there must be, in which shapes and types, and that
+every value is finite. One NaN makes every logit NaN, and the file is the last place where its origin can be named.
 
-A tensor is read when it is asked for, as a copy of its own. Rejected: `safetensors.numpy.load_file`, which reads all of
-them before the first is checked and holds every weight twice.
+A tensor is read when it is asked for, as a copy of its own, and converted when it is written. Rejected:
+`safetensors.numpy.load_file`, which reads all of them before the first is checked, and `save_file`, which makes a copy
+of all of them before the first is written; each holds every weight twice.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import stat
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  (importing it teaches NumPy the name bfloat16, which the library asks for)
+import ml_dtypes  # importing it also teaches NumPy the name bfloat16, which the library asks for
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from tinygpt.files.strict import StrPath, one_line, require_file, shown
+from tinygpt.files.strict import Object, StrPath, naming, one_line, read_object, require_file, shown
 
 # Types that weights may have; NumPy makes float32 of each without a rounding.
 WEIGHTS = ("F32", "F16", "BF16")
+# Words of the command line -> name in a file, type of an array.
+DTYPES: dict[str, tuple[str, np.dtype]] = {
+    "float32": ("F32", np.dtype(np.float32)),
+    "float16": ("F16", np.dtype(np.float16)),
+    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
+}
 
 Shape = tuple[int, ...]
 
 
-class TensorFile:
+class Tensors(ABC):
+    """Named tensors whose types and shapes are known before the first value is read.
+
+    Attributes
+    ----------
+    path : Path
+        What an error names.
+    entries : dict of str to (str, tuple of int)
+        Type and shape of every tensor.
+    types : tuple of str
+        Those that `read` makes float32 of.
+    """
+
+    path: Path
+    entries: dict[str, tuple[str, Shape]]
+    types: tuple[str, ...] = WEIGHTS
+
+    @abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor.
+
+        Parameters
+        ----------
+        name : str
+            One of `entries`, of a type in `types`.
+
+        Returns
+        -------
+        float32 array
+            Of the shape in the file, a copy.
+
+        Raises
+        ------
+        ValueError
+            A value is NaN or infinite.
+        """
+
+    def expect(self, wanted: Iterable[tuple[str, Shape]], ignored: Iterable[str] = (), asker: str = "") -> None:
+        """Hold the header against the tensors that must be there.
+
+        Parameters
+        ----------
+        wanted : iterable of (name, shape)
+            May be much longer than the file: it is left at the third name that is missing.
+        ignored : iterable of str
+            Names that may be there as well. Is not read before all of `wanted` has been found.
+        asker : str
+            What asks for the shapes, for the message.
+
+        Raises
+        ------
+        ValueError
+            A tensor is missing, has another shape or a type that is no weight's, or is not wanted.
+        """
+        missing, found = [], set()
+        for name, shape in wanted:
+            if name not in self.entries:
+                missing.append(name)
+                if len(missing) == 3:
+                    break
+                continue
+            found.add(name)
+            dtype, held = self.entries[name]
+            if held != shape:  # of any number of axes, so the message must be cut
+                raise self._error(f"tensor {shown(name)} has shape {one_line(str(held))}, {asker} asks for {shape}")
+            if dtype not in self.types:
+                raise self._error(f"tensor {shown(name)} has dtype {dtype}, it must be {' or '.join(self.types)}")
+        if missing:
+            raise self._error(f"has no tensor {', '.join(map(shown, missing))}, which {asker} asks for")
+        unknown = self.entries.keys() - found
+        if unknown:
+            unknown -= set(ignored)
+        if unknown:
+            first = ", ".join(map(shown, sorted(unknown)[:3]))
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            raise self._error(f"holds tensor {first}{more}, which {asker} has no place for")
+
+    def _check_finite(self, name: str, values: np.ndarray) -> None:
+        if not np.isfinite(values).all():
+            raise self._error(f"tensor {shown(name)} holds values that are NaN or infinite")
+
+    def _error(self, message: str) -> ValueError:
+        return ValueError(f"{self.path}: {message}")
+
+
+class TensorFile(Tensors):
     """A safetensors file with a checked header; values are read when they are asked for.
 
     Parameters
@@ -70,73 +162,74 @@ class TensorFile:
             self.entries[name] = header.get_dtype(), tuple(header.get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor.
-
-        Parameters
-        ----------
-        name : str
-            One of `entries`, of a type in `WEIGHTS`.
-
-        Returns
-        -------
-        float32 array
-            Of the shape in the file, a copy.
-
-        Raises
-        ------
-        ValueError
-            A value is NaN or infinite.
-        """
+        """The values of one tensor; see `Tensors.read`."""
         values = self._file.get_tensor(name).astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise self._error(f"tensor {shown(name)} holds values that are NaN or infinite")
+        self._check_finite(name, values)
         return values
 
-    def expect(self, wanted: Iterable[tuple[str, Shape]], ignored: Iterable[str] = (), asker: str = "") -> None:
-        """Hold the header against the tensors that must be there.
 
-        Parameters
-        ----------
-        wanted : iterable of (name, shape)
-            May be much longer than the file: it is left at the third name that is missing.
-        ignored : iterable of str
-            Names that may be there as well. Is not read before all of `wanted` has been found.
-        asker : str
-            What asks for the shapes, for the message.
+class ShardedFiles(Tensors):
+    """Several safetensors files, listed in an index that says which tensor lies where.
 
-        Raises
-        ------
-        ValueError
-            A tensor is missing, has another shape or a type that is no weight's, or is not wanted.
-        """
-        missing, found = [], set()
-        for name, shape in wanted:
-            if name not in self.entries:
-                missing.append(name)
-                if len(missing) == 3:
-                    break
-                continue
-            found.add(name)
-            dtype, held = self.entries[name]
-            if held != shape:  # of any number of axes, so the message must be cut
-                raise self._error(f"tensor {shown(name)} has shape {one_line(str(held))}, {asker} asks for {shape}")
-            if dtype not in WEIGHTS:
-                raise self._error(f"tensor {shown(name)} has dtype {dtype}, it must be {' or '.join(WEIGHTS)}")
-        if missing:
-            raise self._error(f"has no tensor {', '.join(map(shown, missing))}, which {asker} asks for")
-        unknown = self.entries.keys() - found
-        if unknown:
-            unknown -= set(ignored)
-        if unknown:
-            first = ", ".join(map(shown, sorted(unknown)[:3]))
-            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-            raise self._error(f"holds tensor {first}{more}, which {asker} has no place for")
+    Parameters
+    ----------
+    path : path
+        The ``model.safetensors.index.json``; the files lie beside it.
 
-    def _error(self, message: str) -> ValueError:
-        return ValueError(f"{self.path}: {message}")
+    Attributes
+    ----------
+    path, entries
+        As `Tensors`; those of all files together.
+
+    Raises
+    ------
+    FileNotFoundError
+        The index or a file that it lists is missing.
+    ValueError
+        The index is no index, names a file elsewhere, or disagrees with what the files hold.
+    OSError
+        A file cannot be opened.
+    """
+
+    def __init__(self, path: StrPath):
+        self.path = Path(path)
+        content = read_object(self.path)
+        with naming(self.path):
+            places = _weight_map(content)
+        files = {file: TensorFile(self.path.parent / file) for file in sorted(set(places.values()))}
+        self._places: dict[str, TensorFile] = {}
+        for file, shard in files.items():
+            for name in shard.entries:
+                if places.get(name) != file:
+                    where = shown(places[name]) if name in places else "no file"
+                    raise self._error(f"tensor {shown(name)} lies in {shown(file)}, 'weight_map' says in {where}")
+                self._places[name] = shard
+        for name, file in places.items():
+            if name not in self._places:
+                raise self._error(f"tensor {shown(name)} is not in {shown(file)}, where 'weight_map' says that it lies")
+        self.entries = {name: self._places[name].entries[name] for name in places}
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor; see `Tensors.read`."""
+        return self._places[name].read(name)
 
 
-def write(path: StrPath, tensors: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> None:
+def _weight_map(content: Object) -> dict[str, str]:
+    """Tensor to file, where every file lies in the folder of the index."""
+    found = content.get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"'weight_map' must be an object of tensors and files, got {shown(found)}")
+    places = {}
+    for name, file in found.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
+            raise ValueError(f"'weight_map' must give a .safetensors file beside it, got {shown(file)}")
+        places[name] = file
+    return places
+
+
+def write(
+    path: StrPath, tensors: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str], dtype: str = "float32"
+) -> None:
     """Write a safetensors file and sync it; not atomic, the path is for a temporary.
 
     Parameters
@@ -144,28 +237,56 @@ def write(path: StrPath, tensors: Iterable[tuple[str, np.ndarray]], metadata: Ma
     path : path
         Must not exist.
     tensors : iterable of (name, float32 array)
-        Any strides; those that are not contiguous are copied, and all copies are held until the file is written.
+        Any strides; what must be copied or converted is, one tensor after the other.
+        They lie in the file by name, as the library has them.
     metadata : mapping of str to str
+    dtype : str
+        One of `DTYPES`; float16 and bfloat16 round to nearest, ties to even.
 
     Raises
     ------
     ValueError
-        A value is NaN or infinite: such a file could not be read back. Nothing is written.
+        A value is NaN or infinite, or would be in `dtype`: such a file could not be read back. Nothing is written.
     OSError
         The file cannot be written.
     """
-    # The library writes the memory of an array from its first value on, whatever the strides.
-    held = {name: np.asarray(array, np.float32, order="C") for name, array in tensors}
+    word, kind = DTYPES[dtype]
+    held = {name: np.asarray(array, np.float32) for name, array in sorted(tensors, key=lambda pair: pair[0])}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
     for name, array in held.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"[save] {name!r} must be finite, got NaN or infinity")
+        check_range(name, array, dtype)
+        start, end = end, end + array.size * kind.itemsize
+        header[name] = {"dtype": word, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the data begins where any type may
     file = Path(path)
-    file.touch(exist_ok=False)
-    mode = stat.S_IMODE(file.stat().st_mode)
     try:
-        save_file(held, file, dict(metadata))
-    except SafetensorError as error:
+        with open(file, "xb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for array in held.values():
+                stream.write(_little(array, kind).reshape(-1).view(np.uint8).data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        if error.filename is not None:  # opening it failed, and says which file
+            raise
         raise OSError(f"{file}: cannot be written: {one_line(str(error))}") from None
-    file.chmod(mode)  # the library's own file is for its owner alone, this is what any new file has
-    with open(file, "rb+") as stream:
-        os.fsync(stream.fileno())
+
+
+def check_range(name: str, array: np.ndarray, dtype: str, op: str = "save") -> None:
+    """Raise ValueError for a tensor that has values which are not finite, in float32 or once they are `dtype`."""
+    # NaN wins in both, and neither needs memory, as isfinite does.
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"[{op}] {name!r} must be finite, got NaN or infinity")
+    with np.errstate(over="ignore"):
+        extremes = np.array([low, high], np.float32).astype(DTYPES[dtype][1])
+    if not np.isfinite(extremes.astype(np.float32)).all():
+        raise ValueError(f"[{op}] {name!r} must fit {dtype}, got values up to {max(-low, high):.3g}")
+
+
+def _little(array: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """The values as they lie in a file: one after the other, the lowest byte first."""
+    made = np.asarray(array, kind, order="C")
+    return made if sys.byteorder == "little" else made.byteswap()

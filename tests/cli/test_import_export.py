@@ -1,0 +1,205 @@
+"""`tinygpt import` and `tinygpt export`: what they write, what they say, and bad input."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from tiny_run import content
+
+import tinygpt
+from tinygpt import GPT, GPTConfig, checkpoint, cli
+from tinygpt.tokenizers import BPETokenizer, CharTokenizer
+
+pytest.importorskip("gguf")
+
+TEXT = "def add(a, b):\n    return a + b\n" * 3
+LLAMA = {"vocab_size": 290, "block_size": 16, "n_layer": 1, "n_head": 4, "n_embd": 32, "n_kv_head": 2, "bias": False}
+LLAMA |= {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}
+
+
+def model_of(seed, **options):
+    return GPT(GPTConfig(**{**LLAMA, **options}), seed=seed)
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch):
+    """A current directory with a model, a GGUF file of it, and models and folders that cannot be used."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = BPETokenizer.train(TEXT, vocab_size=280)
+    checkpoint.save("model", model_of(1), tokenizer)
+    assert cli.main(["export", "model", "--to", "gguf", "--out", "model.gguf", "--quiet"]) == 0
+    checkpoint.save("other", model_of(2), tokenizer)
+    checkpoint.save("char", model_of(1), CharTokenizer.train("abc"))
+    checkpoint.save("mute", model_of(1))
+    checkpoint.save("mixed", model_of(1, norm="layernorm"), tokenizer)
+    checkpoint.save("run", model_of(1), tokenizer)
+    (tmp_path / "run" / "run.toml").write_text("")
+    (tmp_path / "prose").mkdir()
+    (tmp_path / "prose" / "notes.txt").write_text("x")
+    (tmp_path / "sentence").mkdir()
+    (tmp_path / "sentence" / "config.json").write_text("{}")
+    (tmp_path / "sentence" / "tokenizer.model").write_bytes(b"x")
+    return tmp_path
+
+
+def said(capsys, *arguments):
+    """The lines that a command prints."""
+    assert cli.main(list(arguments)) == 0, capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.splitlines()
+
+
+def same_weights(one, two):
+    found, wanted = (dict(checkpoint.load(folder)[0].named_parameters()) for folder in (one, two))
+    return all(np.array_equal(found[name].data, wanted[name].data) for name in wanted)
+
+
+@pytest.mark.parametrize("source", ["model", "model.gguf"])
+def test_import(capsys, source):
+    """Catches a model, a tokenizer or a figure that is another's."""
+    lines = said(capsys, "import", source, "--out", "new/model")
+    assert same_weights("new/model", "model")
+    assert tinygpt.load("new/model")[1].encode(TEXT).tolist() == tinygpt.load("model")[1].encode(TEXT).tolist()
+    n = model_of(1).num_parameters()
+    vocab = tinygpt.load("model")[1].vocab_size
+    assert lines == [
+        f"imported  llama, {n:,} parameters, context 16, {vocab} tokens (BPETokenizer), from F32",
+        "written   new/model",
+    ]
+
+
+def test_types_are_told_by_size(capsys):
+    """Catches the type of a norm in the place of that of the model."""
+    said(capsys, "export", "model", "--to", "gguf", "--out", "short.gguf", "--dtype", "q8_0")
+    assert said(capsys, "import", "short.gguf", "--out", "short")[0].endswith(", from Q8_0, F32")
+
+
+@pytest.mark.parametrize(("to", "out"), [("hf", "new/model"), ("gguf", "new/x.gguf")])
+def test_export_and_import_again(capsys, work, to, out):
+    """Catches weights that are lost on a way there and back, and a size that is another file's."""
+    lines = said(capsys, "export", "model", "--to", to, "--out", out)
+    file = work / out / "model.safetensors" if to == "hf" else work / out
+    assert lines == [f"written   {out}, {file.stat().st_size / 1e6:.1f} MB of float32"]
+    said(capsys, "import", out, "--out", "again")
+    assert same_weights("again", "model")
+
+
+def test_a_note_on_rows_that_are_no_blocks(capsys):
+    """Catches a file of another type than was asked for, in silence."""
+    checkpoint.save("odd", model_of(1, n_embd=24, ffn_dim=64), tinygpt.load("model")[1])
+    lines = said(capsys, "export", "odd", "--to", "gguf", "--out", "odd.gguf", "--dtype", "q8_0")
+    # All but the MLP's last product, of rows of 64: the embedding, four products of attention, gate and up.
+    assert lines[0] == "note      7 tensors are F16: their rows are no multiple of 32"
+
+
+def test_the_files_that_gpt2_came_with(capsys, work):
+    """Catches a tokenizer that is there in another form than tokenizer.json, and left behind."""
+    (work / "model" / "tokenizer.json").unlink()
+    letters = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    names = [chr(byte) for byte in letters] + [chr(256 + i) for i in range(68)]
+    vocab = {name: i for i, name in enumerate([*names, "de", "<|endoftext|>"])}
+    (work / "model" / "vocab.json").write_text(json.dumps(vocab))
+    (work / "model" / "merges.txt").write_text("#version: 0.2\nd e\n")
+    said(capsys, "import", "model", "--out", "new")
+    assert tinygpt.load("new")[1].encode("def").tolist() == [256, vocab["f"]]
+
+
+def test_quiet_prints_nothing(capsys, work):
+    """Catches a line that slips past --quiet."""
+    assert said(capsys, "import", "model", "--out", "new", "--quiet") == []
+    assert said(capsys, "export", "new", "--to", "gguf", "--out", "new.gguf", "--quiet") == []
+    assert (work / "new.gguf").exists()
+
+
+@pytest.mark.parametrize("arguments", [["import", "model.gguf"], ["export", "model", "--to", "hf"]])
+def test_force_replaces_a_model_and_nothing_else(capsys, work, arguments):
+    """Catches --force without effect, and one that removes what no model is made of."""
+    (work / "other" / "notes.txt").write_text("x")
+    said(capsys, *arguments, "--out", "other", "--force")
+    assert same_weights("other", "model")
+    assert (work / "other" / "notes.txt").read_text() == "x"
+
+
+def test_force_replaces_a_file(capsys, work):
+    """Catches a file that is written beside the old one, or left."""
+    said(capsys, "export", "other", "--to", "gguf", "--out", "model.gguf", "--force")
+    said(capsys, "import", "model.gguf", "--out", "new")
+    assert same_weights("new", "other")
+
+
+EXPORT = ["export", "model", "--to"]
+WRONG = {
+    "no source": (["import", "nowhere", "--out", "new"], "nowhere: no such file or directory"),
+    "no model": (["import", "prose", "--out", "new"], "prose: is not a model directory"),
+    "no GGUF file": (["import", "prose/notes.txt", "--out", "new"], "prose/notes.txt: ends early"),
+    "SentencePiece": (["import", "sentence", "--out", "new"], "sentence/tokenizer.model: is a SentencePiece model"),
+    "import: in use": (
+        ["import", "model.gguf", "--out", "other"],
+        "--out other: holds a model, which --force replaces",
+    ),
+    "import: no model": (
+        ["import", "model", "--out", "prose", "--force"],
+        "--out prose: the directory is not empty and",
+    ),
+    "import: a run": (["import", "model", "--out", "run", "--force"], "--out run: holds a training run"),
+    "import: itself": (["import", "model", "--out", "model", "--force"], "--out model: holds model"),
+    "import: a file": (["import", "model", "--out", "model.gguf"], "--out model.gguf: model.gguf is a file"),
+    "import: without out": (["import", "model"], "--out"),
+    "export: no model": (["export", "nowhere", "--to", "hf", "--out", "new"], "nowhere: no such directory"),
+    "export: in use": ([*EXPORT, "hf", "--out", "other"], "--out other: holds a model, which --force replaces"),
+    "export: a run": ([*EXPORT, "hf", "--out", "run", "--force"], "--out run: holds a training run"),
+    "export: itself": ([*EXPORT, "hf", "--out", "model", "--force"], "--out model: holds model"),
+    "export: file in use": (
+        [*EXPORT, "gguf", "--out", "model.gguf"],
+        "--out model.gguf: is there, --force replaces it",
+    ),
+    "export: a directory": ([*EXPORT, "gguf", "--out", "other", "--force"], "--out other: is a directory"),
+    "export: its own file": (
+        [*EXPORT, "gguf", "--out", "model/model.safetensors", "--force"],
+        "--out model/model.safetensors: is a file of model",
+    ),
+    "export: below a file": ([*EXPORT, "gguf", "--out", "model.gguf/x"], "--out model.gguf/x: model.gguf is a file"),
+    "export: dtype": (
+        [*EXPORT, "hf", "--out", "new", "--dtype", "q8_0"],
+        "--dtype must be float32 or float16 or bfloat16 with --to hf, got q8_0",
+    ),
+    "export: format": ([*EXPORT, "onnx", "--out", "new"], "--to"),
+    "export: mixed": (
+        ["export", "mixed", "--to", "hf", "--out", "new"],
+        "mixed: the model is neither a GPT-2 (position is rope, activation is swiglu, n_kv_head is 2, not 4) "
+        "nor a Llama (norm is layernorm)",
+    ),
+    "export: characters": (["export", "char", "--to", "gguf", "--out", "new/x.gguf"], "char: GGUF has no type"),
+    "export: mute": (["export", "mute", "--to", "gguf", "--out", "new/x.gguf"], "mute: a GGUF file needs a tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_line(capsys, work, case):
+    """Catches a traceback, another exit status, a message that does not name the place, and what is left behind."""
+    arguments, words = WRONG[case]
+    before, names = content(work), {path.name for path in work.iterdir()}
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"tinygpt: error: .+\n", err), err
+    assert words in err
+    assert content(work) == before
+    assert {path.name for path in work.iterdir()} == names
+
+
+def test_the_missing_extra_is_named(capsys, work, monkeypatch):
+    """Catches an error that does not say what to install, and a file that is left."""
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert cli.main([*EXPORT, "gguf", "--out", "new.gguf"]) == 2
+    assert "pip install 'tinygpt[gguf]'" in capsys.readouterr().err
+    assert not (work / "new.gguf").exists()
+
+
+def test_a_model_without_a_tokenizer(capsys):
+    """Catches a refusal of what needs none, and silence about it."""
+    assert said(capsys, "export", "mute", "--to", "hf", "--out", "new")[0].startswith("note      there is no tokenizer")
+    assert ", no tokenizer, from F32" in said(capsys, "import", "new", "--out", "again")[0]

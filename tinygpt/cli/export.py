@@ -1,0 +1,60 @@
+"""`tinygpt export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+@dataclass(kw_only=True)
+class ExportOptions:
+    """One field per flag."""
+
+    to: Literal["hf", "gguf"]
+    """A directory for transformers, or a file for llama.cpp."""
+    out: str
+    """Directory or file to write."""
+    dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float32"
+    """Of the weights; q8_0, blocks of 8-bit values, is for gguf."""
+    force: bool = False
+    """Replace a model that is at --out."""
+    quiet: bool = False
+    """Print nothing."""
+
+
+def export(
+    model: Annotated[str, Parameter(help="Model directory to read.")],
+    /,
+    options: Annotated[ExportOptions, Parameter(name="*")],
+) -> int:
+    """Take a model out: a Hugging Face directory or a GGUF file.
+
+    Models of the GPT-2 family (learned positions, layer norm, GELU) and of the
+    Llama family (rope, RMS norm, SwiGLU, no biases) can be exported; --to gguf
+    also needs a byte-pair tokenizer.
+    """
+    from rich.console import Console
+
+    from tinygpt.transfer import export_model
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    if options.quiet or not console.is_terminal:
+        notes = export_model(model, options.to, options.out, options.dtype, options.force)
+    else:
+        with console.status("writing"):
+            notes = export_model(model, options.to, options.out, options.dtype, options.force)
+    if not options.quiet:
+        for note in notes:
+            print(f"note      {note}")
+        print(f"written   {options.out}, {_megabytes(Path(options.out)):,.1f} MB of {options.dtype}")
+    return 0
+
+
+def _megabytes(path: Path) -> float:
+    """Of a file, or of the model in a directory."""
+    from tinygpt.files.hf import WEIGHTS
+
+    return (path / WEIGHTS if path.is_dir() else path).stat().st_size / 1e6

@@ -1,0 +1,50 @@
+"""`tinygpt import`; the module has another name because `import` is a word of Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+@dataclass(kw_only=True)
+class ImportOptions:
+    """One field per flag."""
+
+    out: str
+    """Model directory to write."""
+    force: bool = False
+    """Replace a model that is in --out."""
+    quiet: bool = False
+    """Print nothing."""
+
+
+def import_model(
+    source: Annotated[str, Parameter(help="Directory or .gguf file to read.")],
+    /,
+    options: Annotated[ImportOptions, Parameter(name="*")],
+) -> int:
+    """Bring a model in: a Hugging Face directory or a GGUF file.
+
+    Reads GPT-2 and Llama models, with weights in safetensors files (float32,
+    float16, bfloat16) or in a GGUF file (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K,
+    Q6_K), and writes a model directory that every other command takes.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tinygpt.transfer import import_model as bring
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    quiet = options.quiet or not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task("reading", total=None)
+        found = bring(
+            source, options.out, options.force, lambda done, n: progress.update(task, completed=done, total=n)
+        )
+    if not options.quiet:
+        print(f"imported  {found.describe()}")
+        print(f"written   {options.out}")
+    return 0

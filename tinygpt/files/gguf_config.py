@@ -1,0 +1,157 @@
+"""The metadata of a GGUF file: GPTConfig in llama.cpp's words.
+
+    general.architecture        gpt2 or llama, and the first word of the names below
+    block_count, embedding_length, feed_forward_length, context_length, vocab_size
+    attention.head_count, attention.head_count_kv, attention.layer_norm_epsilon or attention.layer_norm_rms_epsilon
+    rope.freq_base, rope.dimension_count
+
+As in config.json, a field that would change the logits must have the one value that the model computes, and a field of
+the architecture that is not known here is refused: it may well be one of those. Whether the head is tied is not among
+the fields; it is where there is no ``output.weight``. ``tinygpt.bias`` is our own, for a GPT-2 without biases, which
+has zeros in the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygpt.config import GPTConfig
+from tinygpt.files import config as config_file
+from tinygpt.files.strict import Fields, shown
+
+ARCHITECTURES = ("gpt2", "llama")
+TOKENS = "tokenizer.ggml.tokens"
+_SIZES = {"block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size"}
+_HEADS = {"attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"}
+_EPSILON = {"gpt2": "attention.layer_norm_epsilon", "llama": "attention.layer_norm_rms_epsilon"}
+# Fields that may only say that there is nothing of the kind.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "rope.scale_linear": (1.0,),
+    "rope.scaling.factor": (1.0,),
+    "rope.scaling.type": ("none",),
+    "tensor_data_layout": ("Meta AI original pth",),
+    "use_parallel_residual": (False,),
+}
+
+
+def from_metadata(content: dict[str, Any], n_rows: int | None, tied: bool) -> tuple[str, GPTConfig]:
+    """The model that the metadata describe.
+
+    Parameters
+    ----------
+    content : dict
+        As `GGUFFile.fields`.
+    n_rows : int or None
+        Of the token embedding, if the file has one.
+    tied : bool
+        The file has no head.
+
+    Returns
+    -------
+    family : str
+        gpt2 or llama.
+    config : GPTConfig
+
+    Raises
+    ------
+    ValueError
+        A field is missing, mistyped, out of range, or asks for something that the model does not compute.
+    """
+    top = Fields(content)
+    kind = top.text("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"'general.architecture' must be {' or '.join(ARCHITECTURES)}, got {shown(kind)}")
+    if top.text("general.type", "model") != "model":
+        raise top.wrong("general.type", "'model'")
+    if top.content.get("split.count", 1) not in (0, 1):
+        raise top.wrong("split.count", "1: put the parts together with llama.cpp's gguf-split --merge")
+    start = kind + "."
+    fields = Fields({name[len(start) :]: value for name, value in content.items() if name.startswith(start)}, start)
+    config = _config(kind, fields, n_rows, tied, top)
+    config_file.check_context(config)
+    return kind, config_file.canonical(config)
+
+
+def _config(kind: str, fields: Fields, n_rows: int | None, tied: bool, top: Fields) -> GPTConfig:
+    _check_known(kind, fields)
+    n_embd, n_head = fields.count("embedding_length"), fields.count("attention.head_count")
+    n_kv_head = fields.optional_count("attention.head_count_kv")
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        if fields.has(name) and fields.count(name) * n_head != n_embd:
+            raise fields.wrong(name, f"'{kind}.embedding_length' / '{kind}.attention.head_count' = {n_embd} / {n_head}")
+    if kind == "gpt2" and n_kv_head not in (None, n_head):
+        raise fields.wrong("attention.head_count_kv", f"'gpt2.attention.head_count' = {n_head}")
+    llama = kind == "llama"
+    return GPTConfig(
+        vocab_size=_vocab_size(fields, top, n_rows),
+        block_size=fields.count("context_length"),
+        n_layer=fields.count("block_count"),
+        n_head=n_head,
+        n_embd=n_embd,
+        n_kv_head=n_kv_head,
+        ffn_dim=fields.count("feed_forward_length"),
+        position="rope" if llama else "learned",
+        norm="rmsnorm" if llama else "layernorm",
+        activation="swiglu" if llama else "gelu",
+        bias=not llama and top.flag("tinygpt.bias", True),
+        tie_embeddings=tied,
+        rope_theta=fields.number("rope.freq_base", config_file.DEFAULT_ROPE_THETA),
+        norm_eps=fields.number(_EPSILON[kind]),
+    )
+
+
+def _check_known(kind: str, fields: Fields) -> None:
+    """Every field must be known, and those that could change what is computed must not."""
+    rope = {"rope.dimension_count", "rope.freq_base"} if kind == "llama" else set()
+    for name, allowed in _NEUTRAL.items():
+        if name in fields.content and fields.content[name] not in allowed:
+            raise fields.wrong(name, " or ".join(map(shown, allowed)))
+    fields.only({*_SIZES, *_HEADS, _EPSILON[kind], *rope, *_NEUTRAL})
+
+
+def _vocab_size(fields: Fields, top: Fields, n_rows: int | None) -> int:
+    """The rows of the embedding, which no token may be beyond."""
+    tokens = top.content.get(TOKENS, [])
+    if not isinstance(tokens, list):
+        raise top.wrong(TOKENS, "a list")
+    if n_rows is None:
+        return max(1, len(tokens))  # the missing embedding is refused with all other tensors
+    if fields.has("vocab_size") and fields.count("vocab_size") != n_rows:
+        raise fields.wrong("vocab_size", f"{n_rows}, the rows of tensor 'token_embd.weight'")
+    if len(tokens) > n_rows:
+        raise ValueError(f"'{TOKENS}' must have at most {n_rows} tokens, the rows of tensor 'token_embd.weight', "
+                         f"got {len(tokens)}")  # fmt: skip
+    return n_rows
+
+
+def to_metadata(config: GPTConfig) -> dict[str, Any]:
+    """The fields of a model; the tokenizer has its own.
+
+    Parameters
+    ----------
+    config : GPTConfig
+        Of family gpt2 or llama.
+
+    Returns
+    -------
+    dict of str to bool, int or float
+    """
+    kind = config_file.family(config)
+    fields: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "context_length": config.block_size,
+        "embedding_length": config.n_embd,
+        "block_count": config.n_layer,
+        "feed_forward_length": config.ffn_width,
+        "attention.head_count": config.n_head,
+        "attention.head_count_kv": config.kv_heads,
+        _EPSILON[kind]: float(config.norm_eps),
+    }
+    if kind == "llama":
+        fields |= {"rope.dimension_count": config.head_dim, "rope.freq_base": float(config.rope_theta)}
+    named = {f"{kind}.{name}": value for name, value in fields.items()}
+    return named if config.bias or kind == "llama" else {**named, "tinygpt.bias": False}

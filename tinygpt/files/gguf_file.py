@@ -1,0 +1,319 @@
+"""Tensors and metadata in a GGUF file, read without trusting it.
+
+    magic "GGUF", version, number of tensors, number of fields
+    fields      name, type, value: numbers, strings, lists of either
+    tensors     name, sizes (the fastest first), type, offset
+    data        each tensor at a multiple of the alignment
+
+Every length is held against the bytes that are left in the file before anything of that length is read, tensors must
+lie inside the file and must not share bytes, and the metadata is limited: so what is allocated is in proportion to the
+file. Rejected: the `gguf` package's own reader, which believes every length, makes an array of NumPy for each element
+of a list, and raises whatever the damage leads to. Its arithmetic is used, to make floats of blocks (`dequantize`).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from tinygpt.files.strict import StrPath, naming, require_file, shown
+from tinygpt.files.weights import Shape, Tensors
+
+
+class Kind(NamedTuple):
+    """How a type of tensor is stored.
+
+    Attributes
+    ----------
+    name : str
+    block : int
+        Values that are stored together.
+    n_bytes : int
+        Of a block.
+    """
+
+    name: str
+    block: int
+    n_bytes: int
+
+
+# The number in the file -> type; ggml.h and ggml-common.h of llama.cpp give numbers and sizes.
+KINDS = {
+    0: Kind("F32", 1, 4),
+    1: Kind("F16", 1, 2),
+    2: Kind("Q4_0", 32, 18),
+    3: Kind("Q4_1", 32, 20),
+    8: Kind("Q8_0", 32, 34),
+    12: Kind("Q4_K", 256, 144),
+    14: Kind("Q6_K", 256, 210),
+    30: Kind("BF16", 1, 2),
+}
+# The types that NumPy reads by itself.
+PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# Types that are known and not read, for a message that names them.
+_OTHERS = {
+    **{6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"},
+    **{18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16"},
+    **{26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"},
+}
+# Types of a field: code of struct; 8 is a string, 9 a list.
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _LIST = 8, 9
+# A field takes at least its name's length, a type and a byte; a tensor a length, four bytes twice, and an offset.
+_LEAST_FIELD, _LEAST_TENSOR = 13, 24
+# The largest vocabularies take some 20 MB.
+MAX_METADATA = 256 * 2**20
+MAX_AXES = 4
+DEFAULT_ALIGNMENT = 32
+# Values that are made into floats at once: the arithmetic takes some ten times the memory of its input.
+CHUNK = 2**18
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies: from the beginning of the file."""
+
+    kind: Kind
+    offset: int
+    n_bytes: int
+
+
+class GGUFFile(Tensors):
+    """A GGUF file whose fields have been read and whose tensors have been found to lie in it.
+
+    Parameters
+    ----------
+    path : path
+
+    Attributes
+    ----------
+    path, entries
+        As `Tensors`; shapes have the slowest axis first, as everywhere here.
+    fields : dict of str to value
+        The metadata: bool, int, float, str, or a list of one of these. A float32 is the shortest decimal that stands
+        for it.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        Not a regular file, or not a GGUF file in which everything lies where it says; a tensor has a type that cannot
+        be read here.
+    ImportError
+        There are tensors in blocks, and the `gguf` package is not installed.
+    OSError
+        It cannot be opened or read.
+    """
+
+    types = tuple(kind.name for kind in KINDS.values())
+
+    def __init__(self, path: StrPath):
+        self.path = Path(path)
+        require_file(self.path)
+        size = self.path.stat().st_size
+        with naming(self.path), open(self.path, "rb") as stream:
+            parser = _Parser(stream, size)
+            n_tensors = parser.preamble()
+            self.fields = parser.fields()
+            tensors = list(parser.tensors(n_tensors))
+            self._places = _placed(tensors, _data_start(self.fields, parser.place), size)
+        self.entries = {name: (kind.name, shape) for name, kind, shape, _ in tensors}
+        if any(kind.name not in PLAIN for _, kind, _, _ in tensors):
+            need_gguf()
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor; see `Tensors.read`."""
+        place, shape = self._places[name], self.entries[name][1]
+        values = np.empty(math.prod(shape), np.float32)
+        make = _maker(place.kind)
+        with open(self.path, "rb") as stream:
+            stream.seek(place.offset)
+            for start in range(0, len(values), CHUNK):
+                part = values[start : start + CHUNK]
+                data = stream.read(len(part) // place.kind.block * place.kind.n_bytes)
+                if len(data) * place.kind.block != len(part) * place.kind.n_bytes:
+                    raise self._error(f"tensor {shown(name)} ends early: the file has become shorter")
+                part[...] = make(data)
+        self._check_finite(name, values)
+        return values.reshape(shape)
+
+
+def need_gguf() -> ModuleType:
+    """The `gguf` package.
+
+    Raises
+    ------
+    ImportError
+        It is not installed; the message names the extra.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise ImportError("GGUF files in blocks (Q8_0 and the like) need gguf: pip install 'tinygpt[gguf]'") from None
+    return gguf
+
+
+def _maker(kind: Kind) -> Callable[[bytes], np.ndarray]:
+    """A function from whole blocks of a type to float32 values."""
+    if kind.name == "BF16":  # the upper half of a float32
+        return lambda data: (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    if kind.name in PLAIN:
+        return lambda data: np.frombuffer(data, PLAIN[kind.name])
+    gguf = need_gguf()
+    number = gguf.GGMLQuantizationType[kind.name]
+
+    def make(data: bytes) -> np.ndarray:
+        # As one row, the package works on all of it at once. A scale may be NaN, which is looked for later.
+        with np.errstate(all="ignore"):
+            return gguf.quants.dequantize(np.frombuffer(data, np.uint8).reshape(1, -1), number)[0]
+
+    return make
+
+
+class _Parser:
+    """Reads what comes before the data, never further than the file goes."""
+
+    def __init__(self, stream: BinaryIO, size: int):
+        self.stream, self.size = stream, size
+        self.place = 0
+
+    def preamble(self) -> int:
+        """Magic, version and counts; gives the number of tensors."""
+        if (magic := self.take(4, "the magic")) != b"GGUF":
+            raise ValueError(f"must begin with 'GGUF', got {shown(magic.decode('latin-1'))}: it is no GGUF file")
+        version = self.number("I", "the version")
+        if version & 0xFFFF == 0:
+            raise ValueError("is for machines with the highest byte first, and cannot be read here")
+        if version not in (2, 3):
+            raise ValueError(f"must be of version 2 or 3, got {version}")
+        n_tensors = self.number("Q", "the number of tensors")
+        self.n_fields = self.number("Q", "the number of fields")
+        self.check_count(n_tensors, _LEAST_TENSOR, "the number of tensors")
+        self.check_count(self.n_fields, _LEAST_FIELD, "the number of fields")
+        return n_tensors
+
+    def fields(self) -> dict[str, Any]:
+        """Name to value."""
+        found: dict[str, Any] = {}
+        for i in range(self.n_fields):
+            name = self.string(f"the name of field {i}")
+            if name in found:
+                raise ValueError(f"field {shown(name)} stands twice")
+            found[name] = self.value(self.number("I", f"the type of field {shown(name)}"), f"field {shown(name)}")
+        return found
+
+    def tensors(self, count: int) -> Iterator[tuple[str, Kind, Shape, int]]:
+        """Name, type, shape and offset of each tensor."""
+        seen: set[str] = set()
+        for i in range(count):
+            name = self.string(f"the name of tensor {i}")
+            what = f"tensor {shown(name)}"
+            if name in seen:
+                raise ValueError(f"{what} stands twice")
+            seen.add(name)
+            axes = self.number("I", f"the number of axes of {what}")
+            if not 1 <= axes <= MAX_AXES:
+                raise ValueError(f"{what} must have 1 to {MAX_AXES} axes, got {axes}")
+            shape = tuple(self.number("Q", f"the shape of {what}") for _ in range(axes))[::-1]
+            number = self.number("I", f"the type of {what}")
+            if number not in KINDS:
+                names = " or ".join(kind.name for kind in KINDS.values())
+                raise ValueError(f"{what} has type {_OTHERS.get(number, number)}, it must be {names}")
+            kind = KINDS[number]
+            if 0 in shape or shape[-1] % kind.block:
+                raise ValueError(f"{what} has shape {shape}, {kind.name} needs rows of a multiple of {kind.block}")
+            yield name, kind, shape, self.number("Q", f"the offset of {what}")
+
+    def value(self, kind: int, what: str) -> Any:
+        """The value of a field of some type."""
+        if kind == _STRING:
+            return self.string(what)
+        if kind == _LIST:
+            inner = self.number("I", f"the type in the list {what}")
+            count = self.number("Q", f"the length of the list {what}")
+            if inner == _STRING:
+                self.check_count(count, 8, f"the length of the list {what}")
+                return [self.string(what) for _ in range(count)]
+            code = self.code(inner, f"the type in the list {what}")
+            self.check_count(count, struct.calcsize(code), f"the length of the list {what}")
+            return _plain(self.take(count * struct.calcsize(code), what), code, what)
+        return _plain(self.take(struct.calcsize(self.code(kind, what)), what), _NUMBERS[kind], what)[0]
+
+    def code(self, kind: int, what: str) -> str:
+        """The code of struct for a type of number."""
+        if kind not in _NUMBERS:
+            raise ValueError(f"{what} must be a type of number, string or list, got {kind}")
+        return "<" + _NUMBERS[kind]
+
+    def string(self, what: str) -> str:
+        """A string: its length, then UTF-8."""
+        length = self.number("Q", f"the length of {what}")
+        self.check_count(length, 1, f"the length of {what}")
+        try:
+            return self.take(length, what).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{what} must be UTF-8, got byte 0x{error.object[error.start]:02X}") from None
+
+    def number(self, code: str, what: str) -> int:
+        """An unsigned number."""
+        return int.from_bytes(self.take(struct.calcsize("<" + code), what), "little")
+
+    def check_count(self, count: int, n_bytes: int, what: str) -> None:
+        """Raise ValueError for a count of things for which there is no room in what is left of the file."""
+        left = self.size - self.place
+        if count * n_bytes > left:
+            raise ValueError(f"{what} must be at most {left // n_bytes}, as {left} bytes are left, got {count}")
+
+    def take(self, count: int, what: str) -> bytes:
+        """The next bytes."""
+        data = b"" if self.place + count > self.size else self.stream.read(count)
+        if len(data) < count:
+            raise ValueError(f"ends early, at byte {self.size}, in {what}")
+        self.place += count
+        if self.place > MAX_METADATA:
+            raise ValueError(f"must have at most {MAX_METADATA} bytes of metadata")
+        return data
+
+
+def _plain(data: bytes, code: str, what: str) -> list[Any]:
+    """Numbers of Python from their bytes."""
+    array = np.frombuffer(data, f"<{'u1' if code[-1] == '?' else code[-1]}")
+    if code[-1] == "?":
+        if (array > 1).any():
+            raise ValueError(f"{what} must be true or false, got byte {array[array > 1][0]}")
+        return array.astype(bool).tolist()
+    if code[-1] == "f":  # 1e-5 and not 9.999999747378752e-06, which is what its nearest float32 is
+        return [float(str(value)) for value in array]
+    return array.tolist()
+
+
+def _data_start(fields: dict[str, Any], end: int) -> int:
+    """Where the data begins: after what has been read, at a multiple of the alignment."""
+    alignment = fields.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
+        raise ValueError(f"'general.alignment' must be a power of two up to 2^20, got {shown(alignment)}")
+    return -(-end // alignment) * alignment
+
+
+def _placed(tensors: list[tuple[str, Kind, Shape, int]], start: int, size: int) -> dict[str, _Place]:
+    """Where each tensor lies, in the file and apart from all others."""
+    places = {}
+    for name, kind, shape, offset in tensors:
+        n_bytes = math.prod(shape) // kind.block * kind.n_bytes
+        if start + offset + n_bytes > size:
+            raise ValueError(f"tensor {shown(name)} must end in the file, at most at {size}, "
+                             f"got {start + offset + n_bytes}")  # fmt: skip
+        places[name] = _Place(kind, start + offset, n_bytes)
+    # Shared bytes would let a small file ask for a large model.
+    end, before = 0, ""
+    for name, place in sorted(places.items(), key=lambda item: item[1].offset):
+        if place.offset < end:
+            raise ValueError(f"tensors {shown(before)} and {shown(name)} must not share bytes")
+        end, before = place.offset + place.n_bytes, name
+    return places

@@ -1,0 +1,231 @@
+"""Models in from elsewhere, and out: Hugging Face directories and GGUF files.
+
+Both ways go through one GPT in memory, filled or read tensor by tensor, so the most that is held is the model and one
+tensor. What comes in is written as a model directory like any other (tinygpt/checkpoint.py), in float32.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tinygpt import checkpoint, tokenizers
+from tinygpt.config import GPTConfig
+from tinygpt.files import config as config_file
+from tinygpt.files import gguf, hf
+from tinygpt.files.strict import StrPath, naming
+from tinygpt.tokenizers import BPETokenizer, Tokenizer
+
+# What a training run has beside a model, see tinygpt/train/directory.py.
+_RUN = "run.toml"
+DTYPES = {"hf": ("float32", "float16", "bfloat16"), "gguf": tuple(gguf.DTYPES)}
+
+Progress = Callable[[int, int], object]
+
+
+class Imported(NamedTuple):
+    """What has been imported.
+
+    Attributes
+    ----------
+    family : str
+    config : GPTConfig
+    parameters : int
+    types : list of str
+        Those of the tensors in the file, most values first.
+    tokenizer : Tokenizer or None
+    """
+
+    family: str
+    config: GPTConfig
+    parameters: int
+    types: list[str]
+    tokenizer: Tokenizer | None
+
+    def describe(self) -> str:
+        """One line."""
+        tokens = "no tokenizer"
+        if self.tokenizer is not None:
+            tokens = f"{self.tokenizer.vocab_size:,} tokens ({type(self.tokenizer).__name__})"
+        return (
+            f"{self.family}, {self.parameters:,} parameters, context {self.config.block_size:,}, {tokens}, "
+            f"from {', '.join(self.types)}"
+        )
+
+
+def import_model(source: StrPath, out: StrPath, force: bool = False, progress: Progress | None = None) -> Imported:
+    """Make a model directory of a model from elsewhere.
+
+    Parameters
+    ----------
+    source : path
+        A Hugging Face directory of a GPT-2 or a Llama, its weights in one safetensors file or several, or a GGUF file
+        of architecture gpt2 or llama.
+    out : path
+        Where to. Must be empty or missing.
+    force : bool
+        A model in `out` is replaced; other files stay.
+    progress : callable, optional
+        Is called with the number of values read and that of all.
+
+    Returns
+    -------
+    Imported
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        `source` is missing, damaged or asks for something that is not computed here; or `out` is in use. The message
+        is one line with the file's name and what is wrong. Nothing has been written.
+    ImportError
+        `source` is a GGUF file in blocks and the `gguf` package is not installed.
+    OSError
+        A file cannot be read or written.
+    """
+    origin, folder = Path(source), Path(out)
+    check_directory(folder, force, origin)
+    opened, tokenizer = _open(origin)
+    if tokenizer is not None and tokenizer.vocab_size > opened.config.vocab_size:
+        n_rows = opened.config.vocab_size
+        raise ValueError(f"{origin}: the tokenizer must have at most the model's {n_rows} tokens, "
+                         f"got {tokenizer.vocab_size}")  # fmt: skip
+    model = hf.build(opened, progress)
+    checkpoint.save(folder, model, tokenizer)
+    sizes: Counter[str] = Counter()
+    for piece in opened.pieces:
+        sizes[opened.file.entries[piece.name][0]] += math.prod(piece.shape)
+    types = [kind for kind, _ in sizes.most_common()]
+    return Imported(opened.family, opened.config, model.num_parameters(), types, tokenizer)
+
+
+def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
+    """A source and its tokenizer."""
+    if not origin.exists():
+        raise FileNotFoundError(f"{origin}: no such file or directory")
+    if origin.is_dir():
+        tokenizer = _tokenizer(origin)
+        return hf.ModelDirectory(origin), tokenizer
+    model = gguf.GGUFModel(origin)
+    return model, model.tokenizer()
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a directory: tokenizer.json, or the two files that GPT-2 came with."""
+    if (folder / checkpoint.TOKENIZER).exists():
+        return tokenizers.load(folder)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
+    for name in ("tokenizer.model", "spiece.model"):
+        if (folder / name).exists():
+            raise ValueError(f"{folder / name}: is a SentencePiece model, and only byte-level BPE can be read: "
+                             f"there must be a {checkpoint.TOKENIZER} of it")  # fmt: skip
+    return None
+
+
+def export_model(directory: StrPath, to: str, out: StrPath, dtype: str = "float32", force: bool = False) -> list[str]:
+    """Write a model for other programs.
+
+    Parameters
+    ----------
+    directory : path
+        Model directory, of the GPT-2 or the Llama family.
+    to : str
+        ``hf`` for a directory that transformers reads, ``gguf`` for a file that llama.cpp reads.
+    out : path
+        The directory or the file.
+    dtype : str
+        One of `DTYPES`: float32, float16 or bfloat16, and for gguf q8_0.
+    force : bool
+        What is at `out` is replaced: a file, or the model in a directory, whose other files stay.
+
+    Returns
+    -------
+    list of str
+        Remarks on what was written otherwise than asked.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such model, it has no form in the other format, or `out` is in use. Nothing has been written.
+    ImportError
+        The `gguf` package is not installed.
+    OSError
+        A file cannot be written.
+    """
+    if dtype not in DTYPES[to]:
+        raise ValueError(f"--dtype must be {' or '.join(DTYPES[to])} with --to {to}, got {dtype}")
+    origin, target = Path(directory), Path(out)
+    _, config = config_file.read(origin)
+    with naming(origin):
+        gguf.check_family(config)
+    if to == "hf":
+        check_directory(target, force, origin)
+    else:
+        _check_file(target, force, origin)
+    model, tokenizer = checkpoint.load(origin)
+    with naming(origin):
+        if to == "hf":
+            checkpoint.save(target, model, tokenizer, dtype)
+            return [] if tokenizer else ["there is no tokenizer.json, so none was written"]
+        gguf.tokenizer_metadata(tokenizer, config.vocab_size)  # before a folder is made
+        target.parent.mkdir(parents=True, exist_ok=True)
+        short = gguf.write(target, model, tokenizer, dtype, origin.resolve().name)
+    return [f"{len(short)} tensors are F16: their rows are no multiple of {gguf.BLOCK}"] if short else []
+
+
+def check_directory(out: Path, force: bool, origin: Path) -> None:
+    """Raise ValueError, before any work is done, if a model must not or cannot be written to `out`.
+
+    Parameters
+    ----------
+    out : Path
+        Model directory.
+    force : bool
+        Whether a model that is there may be replaced.
+    origin : Path
+        What is read, and must stay.
+    """
+    existing = _existing(out)
+    if not existing.is_dir():
+        raise ValueError(f"--out {out}: {existing} is a file, choose a directory")
+    _check_writable(out, existing)
+    if existing != out or not any(out.iterdir()):
+        return
+    if origin.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out}: holds {origin}, choose another")
+    if (out / _RUN).exists():
+        raise ValueError(f"--out {out}: holds a training run, choose another")
+    if not (out / config_file.NAME).exists():
+        raise ValueError(f"--out {out}: the directory is not empty and holds no model, choose another")
+    if not force:
+        raise ValueError(f"--out {out}: holds a model, which --force replaces")
+
+
+def _check_file(out: Path, force: bool, origin: Path) -> None:
+    """As `check_directory`, for a file."""
+    if out.is_dir():
+        raise ValueError(f"--out {out}: is a directory, choose a file")
+    if out.exists() and out.resolve().parent == origin.resolve():
+        raise ValueError(f"--out {out}: is a file of {origin}, choose another")
+    if out.exists() and not force:
+        raise ValueError(f"--out {out}: is there, --force replaces it")
+    existing = _existing(out.parent)
+    if not existing.is_dir():
+        raise ValueError(f"--out {out}: {existing} is a file")
+    _check_writable(out, existing)
+
+
+def _existing(path: Path) -> Path:
+    """The first of a path and its parents that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _check_writable(out: Path, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: no permission to write in {folder}")
