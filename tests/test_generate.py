@@ -1,10 +1,16 @@
 """From a prompt to text: what the model is given, and what comes out piece by piece."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.generate import sample_text, stream_text, stream_texts
+from tinygpt.data.infilling import NAMES
+from tinygpt.generate import StopStrings, gap, sample_text, stream_pieces, stream_text, stream_texts
 from tinygpt.sampling import Sampler
 from tinygpt.tokenizers import CharTokenizer
 
@@ -28,7 +34,7 @@ class Written:
         assert last
         self.given.append(tokens.tolist())
         cache.length += tokens.shape[1]
-        logits = np.zeros((len(tokens), 1, TOKENIZER.vocab_size), np.float32)
+        logits = np.zeros((len(tokens), 1, self.config.vocab_size), np.float32)
         for row, ids in enumerate(self.ids):
             logits[row, 0, ids.pop(0)] = 1
         return type("Logits", (), {"data": logits})
@@ -172,3 +178,156 @@ def test_a_text_does_not_depend_on_how_many_there_are():
     assert texts[1] == texts[5][:1]
     assert texts[2] == texts[5][:2]
     assert len(set(texts[5])) == 5
+
+
+def up_to_stop(text, strings):
+    """The formula: character by character, until the text ends with a stop string; the longest of them is cut off."""
+    for n in range(len(text) + 1):
+        found = [one for one in strings if text[:n].endswith(one)]
+        if found:
+            return text[: n - max(map(len, found))], True
+    return text, False
+
+
+ab = st.text("ab", max_size=12)
+
+
+@settings(deadline=None)
+@given(ab, st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.lists(st.integers(0, 12), max_size=6))
+@example("aabab", ["abab"], [1, 2, 3])
+@example("abbb", ["abbbb", "bb"], [1, 2, 3])
+@example("abab", ["abb", "ba"], [])
+def test_stop_strings_do_not_depend_on_tokens(text, strings, cuts):
+    """Catches a stop string across tokens, a beginning of one that is lost, and an end that pieces decide on."""
+    stop = StopStrings(strings)
+    borders = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    passed = "".join(stop.feed(text[a:b]) for a, b in pairwise(borders))
+    want, stopped = up_to_stop(text, strings)
+    assert stop.stopped == stopped
+    assert want.startswith(passed)
+    held = want[len(passed) :]
+    assert held == "" or any(one.startswith(held) for one in strings)  # no more is held back than must be
+    assert passed + stop.flush() == want
+
+
+@pytest.mark.parametrize("stop", ["ab", [""], ["a", ""]])
+def test_stop_strings_that_cannot_be(stop):
+    """Catches a str that is taken for its letters, and a text that ends before it begins."""
+    with pytest.raises((TypeError, ValueError), match="'stop' must"):
+        StopStrings(stop)
+
+
+def test_a_text_ends_before_a_stop_string():
+    """Catches a stop string that is shown, looked for in the prompt, or that ends other texts too."""
+    ids = TOKENIZER.encode("abcabc")
+    assert "".join(stream_text(Written(ids), TOKENIZER, "ca", 6, Sampler(0), stop=["ca"])) == "ab"
+    assert "".join(stream_text(Written(ids), TOKENIZER, "", 6, Sampler(0), stop=["é", "cb"])) == "abcabc"
+    model = Written(TOKENIZER.encode("abcab"), TOKENIZER.encode("bbbbb"))
+    got = list(stream_texts(model, TOKENIZER, "", 5, Sampler(0), 2, stop=["ca"]))
+    texts = ["".join(piece for i, piece in got if i == text) for text in (0, 1)]
+    assert texts == ["ab", "bbbbb"]
+    model = Written(ids)
+    list(stream_text(model, TOKENIZER, "", 6, Sampler(0), stop=["bc"]))
+    assert len(model.given) == 3  # and the model stops
+
+
+def test_what_may_become_a_stop_string_waits():
+    """Catches text that cannot be taken back, and text that is held back without need."""
+    pieces = list(stream_text(Written(TOKENIZER.encode("abcab")), TOKENIZER, "", 5, Sampler(0), stop=["bcc", "x"]))
+    assert pieces == ["a", "", "", "bca", "", "b"]
+
+
+def test_logprobs_are_those_of_the_model():
+    """Catches probabilities after temperature, cuts or penalties, of another token, or in another order."""
+    model = GPT(GPTConfig(TOKENIZER.vocab_size, CONTEXT, 1, 2, 16), seed=2)
+    for sampler in (Sampler(0.7, top_k=50, seed=1), Sampler(0, presence_penalty=2.0)):
+        ids = TOKENIZER.prompt("ab")
+        pieces = list(stream_pieces(model, TOKENIZER, ids[None], 5, sampler, top=3))
+        seen = ids.tolist()
+        for piece in pieces[:-1]:
+            logits = model(np.array([seen])).data[0, -1].astype(np.float64)
+            logits -= math.log(np.exp(logits).sum())
+            assert piece.logprob == pytest.approx(logits[piece.token], abs=1e-5)
+            assert [value for _, value in piece.top] == pytest.approx(sorted(logits)[:-4:-1], abs=1e-5)
+            assert [value for _, value in piece.top] == pytest.approx(
+                [logits[token] for token, _ in piece.top], abs=1e-5
+            )
+            seen.append(piece.token)
+        assert (pieces[-1].token, pieces[-1].logprob) == (None, None)
+    assert all(piece.logprob is None for piece in stream_pieces(model, TOKENIZER, ids[None], 5, sampler))
+    with pytest.raises(ValueError, match="'top' must be 0 or more, got -1"):
+        next(stream_pieces(model, TOKENIZER, ids[None], 5, sampler, top=-1))
+
+
+class Chatty(CharTokenizer):
+    """A tokenizer whose texts also end with "c", and begin with "b"."""
+
+    def __init__(self):
+        super().__init__("abc")
+        self.end_ids = frozenset([self.eot_id, int(self.encode("c")[0])])
+        self.bos_id = int(self.encode("b")[0])
+
+
+def test_any_end_ends_a_text():
+    """Catches a text that ends at the separator alone, and a prompt without what documents begin with."""
+    tokenizer, model = Chatty(), Written(TOKENIZER.encode("abcab"))
+    assert "".join(stream_text(model, tokenizer, "a", 5, Sampler(0))) == "ab"
+    assert model.given[0] == [tokenizer.encode("ba").tolist()]
+
+
+def test_forgetting_is_told():
+    """Catches a context that shrinks in silence: 8 positions, the ninth token keeps four and adds itself."""
+    model = Written(TOKENIZER.encode("abc" * 7))
+    pieces = list(stream_pieces(model, TOKENIZER, TOKENIZER.encode("ab")[None], 17, Sampler(0)))
+    assert [piece.forgot for piece in pieces] == [0] * 7 + [5] + [0] * 4 + [5] + [0] * 4 + [0]
+
+
+FILLING = CharTokenizer("abcdefgh", NAMES)
+PRE, SUF, MID = (FILLING.special_tokens[name] for name in NAMES)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")])
+def test_a_gap_is_written_as_in_training(names):
+    """Catches parts in another order, markers that are text, and names of other models that are not known."""
+    tokenizer = CharTokenizer("abcdefgh", names)
+    asked = gap(tokenizer, "ab", "cd", 5, 20)
+    pre, suf, mid = (tokenizer.special_tokens[name] for name in names)
+    assert asked.ids.tolist() == [pre, *tokenizer.encode("ab"), suf, *tokenizer.encode("cd"), mid]
+    assert asked.ids.dtype == np.int32
+    assert (asked.room, asked.cut) == (14, 0)
+    assert gap(tokenizer, names[0], "", 5, 99).ids.tolist().count(pre) == 1
+
+
+def test_what_is_near_the_gap_stays():
+    """Catches a long prefix that pushes the suffix or the markers out, and the wrong end that is cut."""
+    encode = FILLING.encode
+    asked = gap(FILLING, "abcdefgh", "hgfedcba", 4, 16)  # three markers, and three tokens that are read again
+    assert asked.ids.tolist() == [PRE, *encode("defgh"), SUF, *encode("hgfed"), MID]
+    assert (asked.room, asked.cut) == (4, 6)
+    assert gap(FILLING, "ab", "hgfedcba", 4, 16).ids.tolist() == [PRE, *encode("ab"), SUF, *encode("hgfedcba"), MID]
+    assert gap(FILLING, "abcdefgh", "h", 4, 16).ids.tolist() == [PRE, *encode("abcdefgh"), SUF, *encode("h"), MID]
+    assert len(gap(FILLING, "abcdefgh" * 9, "hgfedcba" * 9, 999, 16).ids) == 9  # half is left to the middle
+    with pytest.raises(ValueError, match="a context of 2 has no room for the three markers"):
+        gap(FILLING, "a", "b", 4, 2)
+
+
+def test_markers_are_never_drawn():
+    """Catches names of markers in a text, and a token that was drawn another way where they are likely."""
+
+    class Marked(Written):
+        def __call__(self, tokens, cache, last):
+            logits = super().__call__(tokens, cache, last).data
+            logits[..., [PRE, SUF, MID]] = 9
+            return type("Logits", (), {"data": logits})
+
+    model = Marked(FILLING.encode("abc"))
+    model.config = GPTConfig(FILLING.vocab_size, CONTEXT, 1, 1, 8)
+    pieces = list(stream_pieces(model, FILLING, FILLING.encode("a")[None], 3, Sampler(0), top=1))
+    assert "".join(piece.piece for piece in pieces) == "abc"
+    assert pieces[0].top[0][0] == PRE  # what the model says stays what it says
+
+
+def test_without_markers_the_flag_is_named():
+    """Catches a model that is asked for what it never learnt."""
+    with pytest.raises(ValueError, match=r"no tokens for fill-in-the-middle .*--fim-rate 0\.5"):
+        gap(TOKENIZER, "a", "b", 4, 16)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinygpt import GPT, GPTConfig
-from tinygpt.sampling import Sampler, stream
+from tinygpt.sampling import Sampler, logprobs, most_likely, steps, stream
 
 CONFIG = GPTConfig(vocab_size=23, block_size=6, n_layer=1, n_head=2, n_embd=8)
 LOGITS = np.log(np.array([0.4, 0.05, 0.25, 0.3], np.float32))
@@ -255,3 +255,49 @@ def test_impossible_tokens(temperature):
     sampler = Sampler(temperature, seed=0)
     logits = np.array([[-np.inf, 0, -np.inf, 0.5]], np.float32)
     assert {int(sampler.draw(logits)[0]) for _ in range(50)} <= {1, 3}
+
+
+def test_rows_may_have_numbers():
+    """Catches a row that draws by its place in a batch where it has a number of its own."""
+    logits = np.zeros((3, 50), np.float32)
+    rows = [Sampler(seed=4, batch=9).draw(np.zeros((9, 50), np.float32))[i] for i in (7, 0, 2)]
+    np.testing.assert_array_equal(Sampler(seed=4, batch=[7, 0, 2]).draw(logits), rows)
+    with pytest.raises(ValueError, match="'batch' must be numbers of rows, 0 or more, got -1"):
+        Sampler(batch=[0, -1])
+
+
+def test_logprobs_by_hand():
+    """Catches a logarithm of another base, a sum that overflows, and ties in disorder."""
+    np.testing.assert_allclose(logprobs(LOGITS), np.log([0.4, 0.05, 0.25, 0.3]), rtol=1e-6)
+    np.testing.assert_allclose(logprobs(np.array([1e30, 1e30, -np.inf])), [-math.log(2), -math.log(2), -np.inf])
+    assert [token for token, _ in most_likely(LOGITS, 3)] == [0, 3, 2]
+    assert [token for token, _ in most_likely(np.array([1, 3, 2, 3, 2, 2.0]), 4)] == [1, 3, 2, 4]
+    assert len(most_likely(LOGITS, 9)) == 4
+    assert most_likely(LOGITS, 0) == []
+
+
+def test_a_cache_may_hold_the_beginning(model):
+    """Catches tokens that are read twice, at a wrong place, or not at all, and penalties that forget them."""
+    tokens = np.array([[1, 2, 3, 4]])
+    for penalty in (0.0, 3.0):
+        want = list(stream(model, tokens, 2, Sampler(0, frequency_penalty=penalty)))
+        cache = model.new_cache(1)
+        list(steps(model, tokens[:, :2], 1, Sampler(0), cache))
+        assert cache.length == 2
+        got = list(steps(model, tokens, 2, Sampler(0, frequency_penalty=penalty), cache))
+        assert [step.tokens.tolist() for step in got] == [one.tolist() for one in want]
+        assert cache.length == 5  # the last token was drawn and not read
+    for wrong in (tokens[:, :2], np.arange(7)[None]):
+        cache.length = 2
+        with pytest.raises(
+            ValueError, match="'tokens' must be more than the 2 in the cache and at most the context of 6"
+        ):
+            next(steps(model, wrong, 1, Sampler(0), cache))
+
+
+def test_logits_come_with_the_tokens(model):
+    """Catches logits of another step, or after the penalties."""
+    seen = [1, 2]
+    for step in steps(model, np.array([seen]), 4, Sampler(0, presence_penalty=5.0)):
+        np.testing.assert_allclose(step.logits[0], model(np.array([seen])).data[0, -1], rtol=1e-4, atol=1e-4)
+        seen.append(int(step.tokens[0]))

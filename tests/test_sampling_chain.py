@@ -127,6 +127,19 @@ def test_the_exponential(each_isa):
     np.testing.assert_allclose(Sampler(seed=0).probabilities(x), want / want.sum(), rtol=4e-15, atol=1e-323)
 
 
+def test_it_follows_the_switch(monkeypatch):
+    """Catches a module that keeps the instruction set that it found, for samplers that are there already."""
+    told = []
+    monkeypatch.setattr(compiled, "set_isa", told.append)
+    Sampler()
+    assert told == []
+    isa.use(isa.get())
+    assert told == [isa.get()]
+    isa.follow(compiled)
+    isa.use(isa.get())
+    assert len(told) == 2, "it is told once"
+
+
 def test_an_unknown_isa_is_refused():
     """Catches a null pointer in place of kernels."""
     with pytest.raises(ValueError, match=r"^\[set_isa\] 'name' must be an instruction set of this build, got 'x'$"):

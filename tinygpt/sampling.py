@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ from tinygpt.kernels import isa
 from tinygpt.tensor import no_grad
 
 if TYPE_CHECKING:
+    from tinygpt.cache import KVCache
     from tinygpt.model import GPT
+
+isa.follow(compiled)
 
 
 class Sampler:
@@ -30,8 +33,8 @@ class Sampler:
         Keep the most likely tokens until together they have this probability (Holtzman et al. 2020); at least one.
     seed : int, optional
         Row i of a batch has a generator of its own, by (seed, i). None: entropy of the system.
-    batch : int
-        Rows.
+    batch : int or sequence of int
+        Rows; or the number i of each of them, for rows that are a part of something larger.
     min_p : float, optional
         Keep the tokens that have this share of the probability of the most likely one (Nguyen et al. 2024). None or
         0: all.
@@ -60,7 +63,7 @@ class Sampler:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        batch: int = 1,
+        batch: int | Sequence[int] = 1,
         min_p: float | None = None,
         repetition_penalty: float = 1.0,
         presence_penalty: float = 0.0,
@@ -82,9 +85,11 @@ class Sampler:
         if seed is not None and seed < 0:
             raise ValueError(f"[sample] 'seed' must be 0 or more, got {seed}")
         self.temperature, self.top_k, self.top_p, self.min_p = temperature, top_k or None, top_p, min_p or None
-        self.generators = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(batch)]
+        entropy = np.random.SeedSequence(seed).entropy
+        # What SeedSequence.spawn gives as its child i.
+        children = (np.random.SeedSequence(entropy, spawn_key=(i,)) for i in _numbers(batch))
+        self.generators = [np.random.default_rng(child) for child in children]
         penalties = (repetition_penalty, presence_penalty, frequency_penalty)
-        compiled.set_isa(isa.get())
         self._chain = compiled.Chain(
             temperature, top_k or 0, 1 if top_p is None else top_p, min_p or 0, *penalties, len(self.generators)
         )
@@ -164,6 +169,73 @@ class Sampler:
         return tokens
 
 
+def _numbers(batch: int | Sequence[int]) -> Sequence[int]:
+    """The number of each row."""
+    numbers = range(int(batch)) if isinstance(batch, (int, np.integer)) else batch
+    if any(i < 0 for i in numbers):
+        raise ValueError(f"[sample] 'batch' must be numbers of rows, 0 or more, got {min(numbers)}")
+    return numbers
+
+
+def most_likely(logits: np.ndarray, n: int) -> list[tuple[int, float]]:
+    """The tokens with the highest probabilities, and the logarithms of these.
+
+    Parameters
+    ----------
+    logits : float array, shape (V,)
+    n : int
+        How many; all for more than there are.
+
+    Returns
+    -------
+    list of (int, float)
+        The most likely first, of equals the one with the lower id.
+    """
+    n = min(n, len(logits))
+    if n < 1:
+        return []
+    values = logprobs(logits)
+    # Not all that equal the last one may fit: the lower ids go first.
+    least = np.partition(values, values.size - n)[values.size - n]
+    ids = np.flatnonzero(values >= least)
+    chosen = ids[np.argsort(-values[ids], kind="stable")][:n]
+    return [(int(i), float(values[i])) for i in chosen]
+
+
+def logprobs(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities that a model gives: temperature 1, no penalties, nothing cut.
+
+    Parameters
+    ----------
+    logits : float array, shape (V,)
+
+    Returns
+    -------
+    float64 array, shape (V,)
+        logits - log(sum(exp(logits))).
+    """
+    values = np.asarray(logits, np.float64)
+    values = values - values.max()
+    return values - math.log(np.exp(values).sum())
+
+
+class Step(NamedTuple):
+    """One token for every row.
+
+    Parameters
+    ----------
+    tokens : int32 array, shape (B,)
+    logits : float32 array, shape (B, V)
+        What the model said, before penalties and all that follows.
+    forgot : int
+        Tokens that were left out of the context just before this step, since it was full.
+    """
+
+    tokens: np.ndarray
+    logits: np.ndarray
+    forgot: int
+
+
 def stream(model: GPT, tokens: np.ndarray, count: int, sampler: Sampler) -> Iterator[np.ndarray]:
     """Yield `count` new tokens for each row of `tokens`, one step at a time.
 
@@ -185,29 +257,76 @@ def stream(model: GPT, tokens: np.ndarray, count: int, sampler: Sampler) -> Iter
     -----
     Once the context is full, its newest half is kept and goes through the model again with an empty cache.
     """
+    return (step.tokens for step in steps(model, tokens, count, sampler))
+
+
+def steps(
+    model: GPT,
+    tokens: np.ndarray,
+    count: int,
+    sampler: Sampler,
+    cache: KVCache | None = None,
+    never: Sequence[int] = (),
+) -> Iterator[Step]:
+    """As `stream`, with the logits of every step.
+
+    Parameters
+    ----------
+    model : GPT
+    tokens : int array, shape (B, T)
+    count : int
+    sampler : Sampler
+    cache : KVCache, optional
+        Holds keys and values of the first `cache.length` tokens, fewer than T, which are not computed again; T is then
+        at most the context. Is extended: of the tokens that were drawn all but the last come to be in it.
+    never : sequence of int
+        Tokens that are not drawn.
+
+    Yields
+    ------
+    Step
+    """
+    _check_given(tokens, count, cache, model.config.block_size)
+    context = model.config.block_size
+    given = tokens[:, -context:]  # as given: the model says so if one is not in the vocabulary
+    forgot = 0
+    rows, length = given.shape
+    seen = np.empty((rows, context + 1), np.int32)
+    seen[:, :length] = given
+    cache = model.new_cache(rows) if cache is None else cache
+    new = given[:, cache.length :]
+    sampler.start(given)
+    for _ in range(count):
+        if length > context:
+            forgot, length = length, max(1, context // 2)
+            forgot -= length
+            seen[:, :length] = seen[:, -length:]
+            new, cache.length = seen[:, :length], 0
+            sampler.start(new)
+        with no_grad():
+            logits = model(new, cache, last=True).data[:, 0]
+        allowed = logits
+        if never:
+            allowed = logits.copy()
+            allowed[:, list(never)] = -np.inf
+        drawn = sampler.draw(allowed)
+        new = seen[:, length : length + 1]
+        new[:, 0] = drawn
+        length += 1
+        yield Step(drawn, logits, forgot)
+        forgot = 0
+
+
+def _check_given(tokens: np.ndarray, count: int, cache: KVCache | None, context: int) -> None:
+    """Raise what `steps` raises before it begins."""
     if tokens.size and tokens.dtype.kind not in "iu":
         raise TypeError(f"[generate] 'tokens' must be integers, got {tokens.dtype}")
     if tokens.ndim != 2 or tokens.shape[1] < 1:
         raise ValueError(f"[generate] 'tokens' must hold at least one token per row, got shape {tokens.shape}")
     if count < 0:
         raise ValueError(f"[generate] 'max_new_tokens' must be 0 or more, got {count}")
-    context = model.config.block_size
-    new = tokens[:, -context:]  # as given: the model says so if one is not in the vocabulary
-    rows, length = new.shape
-    seen = np.empty((rows, context + 1), np.int32)
-    seen[:, :length] = new
-    cache = model.new_cache(rows)
-    sampler.start(new)
-    for _ in range(count):
-        if length > context:
-            length = max(1, context // 2)
-            seen[:, :length] = seen[:, -length:]
-            new, cache.length = seen[:, :length], 0
-            sampler.start(new)
-        with no_grad():
-            logits = model(new, cache, last=True).data[:, 0]
-        drawn = sampler.draw(logits)
-        new = seen[:, length : length + 1]
-        new[:, 0] = drawn
-        length += 1
-        yield drawn
+    if cache is not None and not cache.length < tokens.shape[1] <= context:
+        raise ValueError(
+            f"[generate] 'tokens' must be more than the {cache.length} in the cache and at most the context of "
+            f"{context}, got {tokens.shape[1]}"
+        )

@@ -2,74 +2,116 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tinygpt.cli.options import Compute, load_model
+from tinygpt.cli.options import Sampling, load_model
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from tinygpt.generate import Piece
     from tinygpt.model import GPT
     from tinygpt.tokenizers.base import Tokenizer
 
+SHARED = 8  # prompts of one length that go through the model together
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+COLUMNS = (24, 9)  # of a table: token, log-probability
+SOURCES = (("prompt",), ("prompt_file",), ("prompts",), ("prefix", "prefix_file", "suffix", "suffix_file"))
+
 
 @dataclass(kw_only=True)
-class GenerateOptions(Compute):
+class GenerateOptions(Sampling):
     """One field per flag."""
 
     model: str = "runs/tiny"
     """Model directory."""
+    weights: str = "float32"
+    """How weights are kept in memory: float32, or rounded to bfloat16 or to int8 blocks, which is faster."""
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Text to continue; - reads standard input. Without one, a new document begins."""
     prompt_file: str | None = None
     """File with the text to continue."""
+    prompts: str | None = None
+    """File with many texts to continue: one per line, or in a .jsonl file lines such as {"prompt": "def "}."""
+    prefix: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Text before a gap that is to be filled, by a model that has learnt it: see train --fim-rate."""
+    prefix_file: str | None = None
+    """File with the text before the gap."""
+    suffix: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Text after the gap."""
+    suffix_file: str | None = None
+    """File with the text after the gap."""
+    whole: bool = False
+    """Print what stands around the gap too."""
     length: int = 200
     """Tokens to sample; the end of a document ends the text earlier."""
-    temp: float = 0.8
-    """Temperature; 0 always takes the most likely token."""
-    topk: int | None = None
-    """Sample among the k most likely tokens; 0 means all, the default."""
-    topp: float | None = None
-    """Sample among the most likely tokens that together have this probability; all by default."""
-    min_p: float | None = None
-    """Sample among the tokens that have this share of the probability of the most likely one; all by default."""
-    repetition_penalty: float = 1.0
-    """Divides the logits of tokens in the context if positive, multiplies them if negative; 1 means off."""
-    presence_penalty: float = 0.0
-    """Is subtracted from the logits of tokens in the context; 0 means off."""
-    frequency_penalty: float = 0.0
-    """Is subtracted once for each time that a token is in the context; 0 means off."""
+    stop: list[str] | None = None
+    r"""A text ends before the first of these strings; \n, \t, \r, \xHH, \uHHHH and \\ are understood."""
     num_samples: int = 1
     """Texts that continue the prompt, sampled as one batch and printed one after the other."""
-    seed: int | None = None
-    """For the same text again; drawn and printed if it is not given."""
+    logprobs: int | None = None
+    """Print a table instead: each token with its log-probability and so many of the most likely ones."""
+    json: bool = False
+    """Print a line of JSON for each text."""
     quiet: bool = False
     """Print the text only."""
 
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
-        for name in ("length", "temp", "topk", "seed"):
+        for name in ("length", "logprobs"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and value < 0:
                 raise ValueError(f"--{name} must be 0 or more, got {value}")
-        if self.topp is not None and not 0 < self.topp <= 1:
-            raise ValueError(f"--topp must be more than 0 and at most 1, got {self.topp}")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"--min-p must be at least 0 and at most 1, got {self.min_p}")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ValueError(f"--repetition-penalty must be more than 0, got {self.repetition_penalty}")
-        for name in ("presence", "frequency"):
-            value = getattr(self, f"{name}_penalty")
-            if not math.isfinite(value):
-                raise ValueError(f"--{name}-penalty must be finite, got {value}")
+        self.validate_sampling()
         if self.num_samples < 1:
             raise ValueError(f"--num-samples must be at least 1, got {self.num_samples}")
-        if self.prompt is not None and self.prompt_file is not None:
-            raise ValueError("--prompt and --prompt-file cannot both be given")
+        given = [names for names in SOURCES if any(getattr(self, name) is not None for name in names)]
+        pairs = (
+            [(given[0], given[1])]
+            if len(given) > 1
+            else [((side,), (f"{side}_file",)) for side in ("prefix", "suffix")]
+        )
+        for first, second in pairs:
+            a, b = (next((n for n in names if getattr(self, n) is not None), None) for names in (first, second))
+            if a and b:
+                raise ValueError(f"{_flag(a)} and {_flag(b)} cannot both be given")
+        if self.whole and not self.fills_a_gap:
+            raise ValueError("--whole needs --prefix or --suffix")
+        self.stops()
+
+    @property
+    def fills_a_gap(self) -> bool:
+        """Whether there is a text before or after a gap."""
+        return any(getattr(self, name) is not None for name in SOURCES[-1])
+
+    def stops(self) -> list[str]:
+        """The stop strings, as they stand in a text."""
+        strings = [unescaped(text) for text in self.stop or []]
+        if "" in strings:
+            raise ValueError("--stop must not be empty")
+        return strings
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What one text continues."""
+
+    number: int
+    text: str
+    ids: np.ndarray
+    length: int  # tokens to sample
+    after: str = ""  # what is printed behind the continuation
 
 
 def generate(options: Annotated[GenerateOptions, Parameter(name="*")] = GenerateOptions()) -> int:  # noqa: B008
@@ -84,51 +126,267 @@ def generate(options: Annotated[GenerateOptions, Parameter(name="*")] = Generate
     options.validate()
     options.apply()
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    prompt = _prompt(options)
-    model, tokenizer = load_model(options.model)
+    texts = _texts(options)
+    model, tokenizer = load_model(options.model, options.weights)
+    notes = _Notes(model)
+    prompts = list(_prompts(options, texts, tokenizer, notes))
     start = time.perf_counter()
-    count = _write(model, tokenizer, prompt, seed, options)
+    count = _write(model, tokenizer, prompts, seed, options, notes)
     if not options.quiet:
         rate = count / max(1e-9, time.perf_counter() - start)
+        notes.print()
         print(f"[{count} tokens, {rate:,.0f} tokens/s, seed {seed}]", file=sys.stderr)
     return 0
 
 
-def _write(model: GPT, tokenizer: Tokenizer, prompt: str, seed: int, options: GenerateOptions) -> int:
-    """Print the texts as they come, each with the prompt before it; several have a header each. Returns the tokens."""
-    from tinygpt.cli.console import harmless
-    from tinygpt.generate import stream_texts
-    from tinygpt.sampling import Sampler
+class _Notes:
+    """What the reader of a text should know, each thing once."""
 
-    samples = options.num_samples
-    penalties = (options.repetition_penalty, options.presence_penalty, options.frequency_penalty)
-    sampler = Sampler(options.temp, options.topk, options.topp, seed, samples, options.min_p, *penalties)
-    shown = harmless if sys.stdout.isatty() else str
-    header = f"--- sample {{}} of {samples} ---\n" if samples > 1 else ""
-    sys.stdout.write(shown(header.format(1) + prompt))
-    at, pieces = 0, 0
+    def __init__(self, model: GPT):
+        self.context = model.config.block_size
+        self.notes: dict[str, str] = {}
+
+    def cut(self, n: int, where: str) -> None:
+        """Some of what was given is more than the model can see."""
+        self.notes.setdefault("cut", f"{n:,} tokens {where} are out of sight: the context has {self.context:,}")
+
+    def forgot(self) -> None:
+        """The context was full."""
+        kept = max(1, self.context // 2)
+        text = f"the context of {self.context:,} was full: the text goes on from its newest {kept:,} tokens, each time"
+        self.notes.setdefault("forgot", text)
+
+    def print(self) -> None:
+        """To standard error, behind the text."""
+        for note in self.notes.values():
+            print(f"[{note}]", file=sys.stderr)
+
+
+def _prompts(options: GenerateOptions, texts: Sequence[str], tokenizer: Tokenizer, notes: _Notes) -> Iterator[Prompt]:
+    """What the texts continue, as tokens."""
+    context = notes.context
+    if not options.fills_a_gap:
+        for number, text in enumerate(texts):
+            ids = tokenizer.prompt(text)
+            if len(ids) > context:
+                notes.cut(len(ids) - context, "at the beginning of a prompt")
+            yield Prompt(number, text, ids, options.length)
+        return
+    from tinygpt.generate import gap
+
+    prefix, suffix = texts
     try:
-        for text, piece in stream_texts(model, tokenizer, prompt, options.length, sampler, samples):
-            if text != at:
-                sys.stdout.write(shown(f"\n{header.format(text + 1)}{prompt}"))
-            at = text
-            sys.stdout.write(shown(piece))
-            sys.stdout.flush()
-            pieces += 1
-    finally:
-        sys.stdout.write("\n")
+        asked = gap(tokenizer, prefix, suffix, options.length, context)
+    except ValueError as error:
+        raise ValueError(f"{options.model}: {error}") from None
+    if asked.cut:
+        notes.cut(asked.cut, "of what is far from the gap")
+    before, after = (prefix, suffix) if options.whole or options.json else ("", "")
+    yield Prompt(0, before, asked.ids, min(options.length, asked.room), after)
+
+
+def _write(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], seed: int, options: GenerateOptions, notes: _Notes
+) -> int:
+    """Sample and print all texts, those of prompts of one length together. Returns the tokens."""
+    import numpy as np
+
+    from tinygpt.generate import stream_pieces
+
+    count, samples, stop = 0, options.num_samples, options.stops()
+    writer = _Json(options, tokenizer, seed) if options.json else _Plain(options, tokenizer, len(prompts))
+    with writer:
+        for _, same in groupby(prompts, key=lambda one: (len(one.ids), one.number // SHARED)):
+            batch = list(same)
+            rows = [(prompt, sample) for prompt in batch for sample in range(samples)]
+            sampler = options.sampler(seed, [prompt.number * samples + sample for prompt, sample in rows])
+            ids = np.stack([prompt.ids for prompt, _ in rows])
+            pieces = stream_pieces(model, tokenizer, ids, batch[0].length, sampler, stop=stop, top=options.logprobs)
+            for row, of_text in groupby(pieces, key=lambda piece: piece.text):
+                writer.begin(*rows[row])
+                for piece in of_text:
+                    if piece.forgot:
+                        notes.forgot()
+                    writer.piece(piece)
+                    count += piece.token is not None and piece.token not in tokenizer.end_ids
+                writer.end()
+    return count
+
+
+class _Plain:
+    """Texts as they come, each with the prompt before it and, if there are several, a header; or tables."""
+
+    def __init__(self, options: GenerateOptions, tokenizer: Tokenizer, n_prompts: int):
+        from tinygpt.cli.console import harmless
+
+        self.samples, self.table, self.tokenizer = options.num_samples, options.logprobs is not None, tokenizer
+        self.n_prompts = n_prompts
+        self.shown = harmless if sys.stdout.isatty() else str
+        self.after, self.line_open = "", False
+
+    def __enter__(self) -> _Plain:
+        return self
+
+    def begin(self, prompt: Prompt, sample: int) -> None:
+        """Print what stands before a text."""
+        names = [("prompt", prompt.number + 1, self.n_prompts), ("sample", sample + 1, self.samples)]
+        several = [f"{name} {i} of {n}" for name, i, n in names if n > 1]
+        header = f"--- {', '.join(several)} ---\n" if several else ""
+        self.after = prompt.after
+        if self.table:
+            title = f"{'token':<{COLUMNS[0]}}{'logprob':>{COLUMNS[1]}}  most likely\n"
+            sys.stdout.write(header + title)
+        else:
+            sys.stdout.write(self.shown(header + prompt.text))
+            self.line_open = True
+
+    def piece(self, piece: Piece) -> None:
+        """Print what one token adds."""
+        if not self.table:
+            sys.stdout.write(self.shown(piece.piece))
+        elif piece.token is not None:
+            name = self.tokenizer.token_text
+            likely = "  ".join(f"{name(token)} {value:.3f}" for token, value in piece.top)
+            sys.stdout.write(
+                f"{name(piece.token):<{COLUMNS[0]}}{piece.logprob:>{COLUMNS[1]}.3f}  {likely}".rstrip() + "\n"
+            )
         sys.stdout.flush()
-    return pieces - samples  # the last piece of each is what its decoder still held
+
+    def end(self) -> None:
+        """Print what stands behind a text."""
+        if self.line_open:
+            sys.stdout.write(self.shown(self.after) + "\n")
+            self.line_open = False
+
+    def __exit__(self, *error: object) -> None:
+        if self.line_open:  # interrupted
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+class _Json:
+    """A line for each text."""
+
+    def __init__(self, options: GenerateOptions, tokenizer: Tokenizer, seed: int):
+        self.logprobs, self.tokenizer, self.seed = options.logprobs is not None, tokenizer, seed
+        self.line: dict[str, Any] = {}
+        self.pieces: list[str] = []
+        self.tokens: list[dict[str, Any]] = []
+        self.after, self.fills_a_gap = "", options.fills_a_gap
+
+    def __enter__(self) -> _Json:
+        return self
+
+    def begin(self, prompt: Prompt, sample: int) -> None:
+        """Begin a line."""
+        names = {"index": prompt.number, "sample": sample, "seed": self.seed}
+        self.line, self.pieces, self.tokens = {**names, "prompt": prompt.text}, [], []
+        self.after = prompt.after
+
+    def piece(self, piece: Piece) -> None:
+        """Keep what one token adds."""
+        self.pieces.append(piece.piece)
+        if piece.token is not None and piece.logprob is not None:
+            top = [self._token(*one) for one in piece.top]
+            self.tokens.append(self._token(piece.token, piece.logprob) | {"top": top})
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        value = round(logprob, 6) if math.isfinite(logprob) else None  # JSON knows no infinity
+        return {"id": token, "token": self.tokenizer.token_text(token), "logprob": value}
+
+    def end(self) -> None:
+        """Print the line."""
+        self.line["text"] = "".join(self.pieces)
+        if self.fills_a_gap:
+            self.line["suffix"] = self.after
+        if self.logprobs:
+            self.line["tokens"] = self.tokens
+        print(json.dumps(self.line, ensure_ascii=False), flush=True)
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def unescaped(text: str) -> str:
+    r"""Text with its escapes replaced: \n, \t, \r, \xHH, \uHHHH and two backslashes for one.
+
+    Raises
+    ------
+    ValueError
+        Another character, or none, stands behind a backslash; or the code is that of half a character.
+    """
+
+    def replaced(found: re.Match[str]) -> str:
+        code = found[1] or found[2]
+        if code is None and found[3] not in ESCAPES:
+            raise ValueError(f"--stop {text}: {found[0]} is no escape; a backslash is written \\\\")
+        return chr(int(code, 16)) if code else ESCAPES[found[3]]
+
+    made = re.sub(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.?))", replaced, text, flags=re.DOTALL)
+    try:
+        made.encode()
+    except UnicodeError:
+        raise ValueError(f"--stop {text.encode(errors='backslashreplace').decode()}: not UTF-8") from None
+    return made
+
+
+def _texts(options: GenerateOptions) -> list[str]:
+    """The prompts; or what stands before a gap and after it."""
+    if options.prompts is not None:
+        return _read_prompts(options.prompts)
+    if not options.fills_a_gap:
+        return [_prompt(options)]
+    return [_given(options, side) for side in ("prefix", "suffix")]
 
 
 def _prompt(options: GenerateOptions) -> str:
-    source = options.prompt_file or ("standard input" if options.prompt == "-" else "--prompt")
+    """The text of --prompt or --prompt-file."""
+    return _given(options, "prompt")
+
+
+def _given(options: GenerateOptions, name: str) -> str:
+    """The text of a flag, or that of its file."""
+    text, file = getattr(options, name), getattr(options, f"{name}_file")
+    source = file or ("standard input" if name == "prompt" and text == "-" else f"--{name}")
     try:
-        if options.prompt_file is not None:
-            with open(options.prompt_file, encoding="utf-8") as file:
-                return file.read()
-        text = sys.stdin.read() if options.prompt == "-" else options.prompt or ""
+        if file is not None:
+            return Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read() if source == "standard input" else text or ""
         text.encode()  # Python hands on bytes that are not UTF-8 as lone surrogates
         return text
     except UnicodeError as error:
         raise ValueError(f"{source}: not UTF-8: {getattr(error, 'reason', error)}") from None
+
+
+def _read_prompts(name: str) -> list[str]:
+    """A prompt for each line that is not empty."""
+    try:
+        # Lines end at newlines alone: a form feed or U+2028 may be part of a prompt.
+        lines = [line.removesuffix("\r") for line in Path(name).read_bytes().decode("utf-8").split("\n")]
+    except UnicodeError as error:
+        raise ValueError(f"{name}: not UTF-8: {getattr(error, 'reason', error)}") from None
+    prompts = [_line_prompt(name, i, line) for i, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise ValueError(f"{name}: there is no prompt")
+    return prompts
+
+
+def _line_prompt(name: str, number: int, line: str) -> str:
+    """The prompt in one line of a file."""
+    if not name.endswith(".jsonl"):
+        return line
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: line {number}: not JSON: {error}") from None
+    prompt = found.get("prompt") if isinstance(found, dict) else None
+    if not isinstance(prompt, str):
+        raise ValueError(f"{name}: line {number}: must be an object with a string 'prompt'")
+    try:
+        prompt.encode()
+    except UnicodeError:
+        raise ValueError(f"{name}: line {number}: 'prompt' has a lone surrogate") from None
+    return prompt
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tinygpt.sampling import Sampler
 
 
 @dataclass(kw_only=True)
@@ -25,17 +31,66 @@ class Compute:
             threads.set_num_threads(self.threads)
 
 
+@dataclass(kw_only=True)
+class Sampling(Compute):
+    """How to draw tokens."""
+
+    temp: float = 0.8
+    """Temperature; 0 always takes the most likely token."""
+    topk: int | None = None
+    """Sample among the k most likely tokens; 0 means all, the default."""
+    topp: float | None = None
+    """Sample among the most likely tokens that together have this probability; all by default."""
+    min_p: float | None = None
+    """Sample among the tokens that have this share of the probability of the most likely one; all by default."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens in the context if positive, multiplies them if negative; 1 means off."""
+    presence_penalty: float = 0.0
+    """Is subtracted from the logits of tokens in the context; 0 means off."""
+    frequency_penalty: float = 0.0
+    """Is subtracted once for each time that a token is in the context; 0 means off."""
+    seed: int | None = None
+    """For the same text again; drawn and printed if it is not given."""
+
+    def validate_sampling(self) -> None:
+        """Raise ValueError, naming the flag, for a value out of range."""
+        for name in ("temp", "topk", "seed"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"--{name} must be 0 or more, got {value}")
+        if self.topp is not None and not 0 < self.topp <= 1:
+            raise ValueError(f"--topp must be more than 0 and at most 1, got {self.topp}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"--min-p must be at least 0 and at most 1, got {self.min_p}")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(f"--repetition-penalty must be more than 0, got {self.repetition_penalty}")
+        for name in ("presence", "frequency"):
+            value = getattr(self, f"{name}_penalty")
+            if not math.isfinite(value):
+                raise ValueError(f"--{name}-penalty must be finite, got {value}")
+
+    def sampler(self, seed: int, rows: int | Sequence[int] = 1) -> Sampler:
+        """What draws for a batch of so many rows, or of rows with these numbers."""
+        from tinygpt.sampling import Sampler
+
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return Sampler(self.temp, self.topk, self.topp, seed, rows, self.min_p, *penalties)
+
+
 def check_threads(n: int | None) -> None:
     """Raise ValueError for a number of threads that cannot be."""
     if n is not None and n < 1:
         raise ValueError(f"--threads must be at least 1, got {n}")
 
 
-def load_model(directory: str):
-    """The model and the tokenizer of a directory; both must be there."""
+def load_model(directory: str, weights: str = "float32"):
+    """The model and the tokenizer of a directory; both must be there. `weights` is what --weights says."""
     from tinygpt import checkpoint
+    from tinygpt.packed import KINDS
 
-    model, tokenizer = checkpoint.load(directory)
+    if weights not in KINDS:
+        raise ValueError(f"--weights must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {weights}")
+    model, tokenizer = checkpoint.load(directory, weights)
     if tokenizer is None:
         raise ValueError(f"{directory}: there is no tokenizer.json, so text cannot be turned into tokens")
     return model, tokenizer

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.data.discover import Document
+from tinygpt.data.infilling import Infilling
 from tinygpt.tokenizers.base import Tokenizer
 
 HELD_OUT = 0.1  # of the characters
@@ -53,7 +54,7 @@ class Corpus:
     held_out_files: int
 
     @classmethod
-    def encode(cls, parts: Split, tokenizer: Tokenizer, block_size: int) -> Corpus:
+    def encode(cls, parts: Split, tokenizer: Tokenizer, block_size: int, infilling: Infilling | None = None) -> Corpus:
         """Turn both parts into tokens.
 
         Parameters
@@ -62,6 +63,8 @@ class Corpus:
         tokenizer : Tokenizer
         block_size : int
             Context length of the model; each part must have one token more, since targets are inputs moved by one.
+        infilling : Infilling, optional
+            Rewrites the part to train on. What is held out stays as it is, so that its loss means the same.
 
         Returns
         -------
@@ -72,7 +75,7 @@ class Corpus:
         ValueError
             A part is shorter than one context.
         """
-        train, held_out = _tokens(parts.train, tokenizer), _tokens(parts.held_out, tokenizer)
+        train, held_out = _tokens(parts.train, tokenizer, infilling), _tokens(parts.held_out, tokenizer)
         _check_length(train.size, held_out.size, block_size)
         return cls(
             train=train,
@@ -157,12 +160,15 @@ def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> tup
     return _tokens(documents, tokenizer), _utf8_bytes(documents)
 
 
-def _tokens(documents: Sequence[Document], tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
-    """All documents in a row, shape (n,), the separator between them."""
+def _tokens(
+    documents: Sequence[Document], tokenizer: Tokenizer, infilling: Infilling | None = None
+) -> npt.NDArray[np.int32]:
+    """All documents in a row, shape (n,), the separator between them and between the parts that one was cut into."""
     separator = np.array([tokenizer.eot_id], np.int32)
     pieces = [np.empty(0, np.int32)]
     for document in documents:
-        pieces += [tokenizer.encode(document.text), separator]
+        for part in [tokenizer.encode(document.text)] if infilling is None else infilling.encode(document):
+            pieces += [part, separator]
     return np.concatenate(pieces[:-1] if documents else pieces)
 
 

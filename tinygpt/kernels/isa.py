@@ -42,6 +42,19 @@ def use(name: str) -> None:
     _name = name
 
 
+def follow(module: ModuleType) -> None:
+    """Switch one more module, now and with the others from now on.
+
+    Parameters
+    ----------
+    module : module
+        One with a function `set_isa`, outside the registry of kernels.
+    """
+    if module not in _modules:
+        module.set_isa(_name)
+        _modules.append(module)
+
+
 def start(modules: list[ModuleType]) -> None:
     """Take the modules that can be switched, and choose: what ``TINYGPT_ISA`` says, or the widest."""
     _modules[:] = [module for module in modules if hasattr(module, "set_isa")]

@@ -1,0 +1,1 @@
+"""Conversations with models that carry a chat template."""

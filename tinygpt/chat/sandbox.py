@@ -1,0 +1,260 @@
+"""Jinja's sandbox with limits, for templates that nobody vouches for.
+
+The sandbox keeps a template away from Python's internals. A few characters can still ask for as much time or memory as
+they like; a template for a chat is far from these limits:
+
+    steps                   STEPS: items that loops and filters look at, calls, operators
+    characters              SIZE in any text or list that is made, with all that it holds, and in all that is written
+    numbers                 BITS in any product or power
+    filters, text methods   those in FILTERS and METHODS; others pad or format to any width
+
+Design
+- While a template is parsed, every ``for``, every literal list and every ``~`` gets a filter that counts: Jinja has
+  hooks for calls, operators, filters and what is written, and with these nothing else can grow. A list counts with all
+  that it holds as often as it holds it, or a list of two lists of two lists would be small.
+- Rejected: a process of its own with limits of the operating system, which takes longer to start than most answers take
+  to begin and which not every system has; a signal after some seconds, which only the main thread gets and which does
+  not limit memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import ext, nodes, parser, sandbox
+from jinja2.visitor import NodeTransformer
+
+STEPS = 100_000
+WRITTEN = 100_000_000  # characters of a template that all steps together may write
+SIZE = 1_000_000
+BITS = 4096
+FILTERS = (
+    "abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby",
+    "int", "items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "safe",
+    "select", "selectattr", "sort", "string", "title", "trim", "unique", "upper",
+)  # fmt: skip
+METHODS = (
+    "capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit",
+    "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "join", "lower", "lstrip",
+    "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip",
+    "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
+)  # fmt: skip
+
+
+class TooMuch(Exception):
+    """A template has reached a limit."""
+
+
+class Environment(sandbox.ImmutableSandboxedEnvironment):
+    """What templates are compiled and rendered in: as in ``transformers``, with limits."""
+
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols, _Generation], finalize=self.write
+        )
+        filters: dict[str, Callable[..., Any]] = {name: self.filters[name] for name in FILTERS}
+        filters |= {"tojson": _tojson, "replace": _replaced, "join": _join_filter, "sum": _sum_filter}
+        filters |= {_MEASURED: lambda value: value, _JOINED: _joined}
+        self.filters = {name: self._limited(function) for name, function in filters.items()}
+        self.filters[_COUNTED] = self.counted
+        self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace")}
+        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        self.left = self.room = 0
+
+    def start(self, template_size: int) -> None:
+        """Begin to count anew, for a template of so many characters, each of which a step may write."""
+        self.left, self.room = min(STEPS, WRITTEN // max(1, template_size)), SIZE
+
+    def spend(self, steps: int = 1) -> None:
+        """Count steps."""
+        self.left -= steps
+        if self.left < 0:
+            raise TooMuch("takes too many steps")
+
+    def write(self, value: Any) -> Any:
+        """Count what is written; Jinja calls this for the value of every expression that is."""
+        self.room -= measure(value)
+        check_size(SIZE - self.room)
+        return value
+
+    def counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The items of a loop."""
+        for item in items:
+            self.spend()
+            yield item
+
+    def _limited(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that measures what it is given."""
+
+        @functools.wraps(function)  # with what Jinja has noted on it
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            self._measure_all(args, kwargs)
+            return function(*args, **kwargs)
+
+        return limited
+
+    def _measure_all(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
+        given = [*args, *kwargs.values()]
+        self.spend(1 + sum(len(one) for one in given if isinstance(one, (list, tuple, dict, range))))
+        check_size(sum(map(measure, given)))
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return _Limits().visit(super()._parse(source, name, filename))
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        """A call in a template."""
+        __self._measure_all(args, kwargs)
+        owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        if isinstance(owner, str) and method in ("replace", "join"):
+            return _replaced(owner, *args[:3]) if method == "replace" else _joined(args[0] if args else (), owner)
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """An operator in a template."""
+        self.spend()
+        _check_operation(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may have an attribute."""
+        known = attr in METHODS if isinstance(obj, str) else not isinstance(obj, (bytes, int, float))
+        return known and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No method that formats: `is_safe_attribute` refuses it then."""
+
+
+_COUNTED, _MEASURED, _JOINED = "tinygpt_counted", "tinygpt_measured", "tinygpt_joined"
+
+
+class _Limits(NodeTransformer):
+    """Puts the filters that count into a template."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - a name that the visitor looks for
+        self.generic_visit(node)  # which changes the node itself
+        node.iter = _filter(node.iter, _COUNTED)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(nodes.List(node.nodes, lineno=node.lineno), _JOINED)
+
+    def visit_List(self, node: nodes.List | nodes.Dict) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(node, _MEASURED)
+
+    visit_Dict = visit_List  # noqa: N815
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(node, _MEASURED) if node.ctx == "load" else node
+
+
+def _filter(node: Any, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+class _Generation(ext.Extension):
+    """``{% generation %}`` marks what the model says, which matters to training alone."""
+
+    tags = {"generation"}  # noqa: RUF012 - as in the base class
+
+    def parse(self, parser: parser.Parser) -> nodes.Node:
+        """Leave the marks out."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def measure(value: Any) -> int:
+    """Characters and items of a value, with all that it holds; at most a little more than SIZE.
+
+    Raises
+    ------
+    TooMuch
+        There are more.
+    """
+    size, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        size += len(one) if isinstance(one, (str, list, tuple, dict, range)) else 1
+        check_size(size)
+        if isinstance(one, (list, tuple)):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += [*one.keys(), *one.values()]
+    return size
+
+
+def check_size(size: int) -> None:
+    """Raise TooMuch for more than SIZE."""
+    if size > SIZE:
+        raise TooMuch(f"makes more than {SIZE:,} characters")
+
+
+def _check_operation(operator: str, left: Any, right: Any) -> None:
+    """Refuse what becomes too large before it is made."""
+    if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * max(0, right) if operator == "**" else left.bit_length() + right.bit_length()
+        if bits > BITS:
+            raise TooMuch(f"makes a number of more than {BITS} bits")
+    elif operator == "%" and isinstance(left, str):
+        raise ValueError("the operator % does not format text in chat templates")
+    elif operator == "+":
+        check_size(measure(left) + measure(right))
+    elif operator == "*":
+        for held, n in ((left, right), (right, left)):
+            check_size(measure(held) * n if isinstance(n, int) else 0)
+
+
+def _joined(parts: Iterable[Any], between: str = "") -> str:
+    """The text of all parts, measured before it is made."""
+    texts = [str(part) for part in parts]
+    check_size(sum(map(len, texts)) + len(between) * len(texts))
+    return between.join(texts)
+
+
+def _replaced(text: Any, old: str, new: str, count: int | None = None) -> str:
+    """str.replace, measured before it is done."""
+    text, found = str(text), str(text).count(old)
+    found = found if count is None or count < 0 else min(count, found)
+    check_size(len(text) + found * (len(new) - len(old)))
+    return text.replace(old, new, found)
+
+
+def _join_filter(value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
+    if attribute is not None:
+        raise ValueError("the filter 'join' takes no attribute in chat templates")
+    return _joined(value, d)
+
+
+def _sum_filter(value: Iterable[Any], attribute: str | None = None, start: float = 0) -> float:
+    numbers = [start, *(item if attribute is None else item[attribute] for item in value)]
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("the filter 'sum' adds nothing but numbers in chat templates")
+    return sum(numbers)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """As in transformers: Jinja's own filter writes characters of HTML as escapes."""
+    if not (indent is None or (isinstance(indent, int) and indent <= 16)):
+        raise ValueError("the filter 'tojson' indents by at most 16 in chat templates")
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: object) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def _strftime_now(form: str) -> str:
+    if len(form) > 100 or any(character.isdigit() for character in form):  # %9999d would pad
+        raise ValueError("strftime_now takes a short format without widths")
+    return datetime.now().strftime(form)
