@@ -7,8 +7,10 @@ import pytest
 
 from tinygpt import GPT, GPTConfig
 from tinygpt import evaluate as module
-from tinygpt.evaluate import Score, evaluate
+from tinygpt.data.discover import Document
+from tinygpt.evaluate import Score, TokenText, evaluate, evaluate_files, score_tokens, usual_window
 from tinygpt.tensor import no_grad
+from tinygpt.tokenizers import CharTokenizer
 
 CONTEXT, VOCABULARY = 5, 11
 
@@ -26,11 +28,13 @@ def text(n, seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, n).astype(np.int32)
 
 
-def losses(model, tokens):
-    """The loss of every token but the first, by the formula: each seen from its own context of CONTEXT tokens."""
-    found = []
+def losses(model, tokens, window=CONTEXT, stride=None):
+    """The loss of every token but the first, by the formula: each seen from the first window that it is a target of."""
+    found, stride = [], stride or window
     for place in range(1, len(tokens)):
-        start = (place - 1) // CONTEXT * CONTEXT
+        start = 0
+        while start + window < place:
+            start += stride
         with no_grad():
             logits = model(tokens[None, start:place]).data[0, -1].astype(np.float64)
         found.append(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[tokens[place]])
@@ -116,3 +120,116 @@ def test_one_token_predicts_nothing(model):
     """Catches a division by zero where a line should say what is missing."""
     with pytest.raises(ValueError, match="at least 2 long"):
         evaluate(model, text(1), 1)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(5, 5), (5, 2), (5, 1), (4, 3), (3, None), (1, 1)])
+@pytest.mark.parametrize("n", [2, 5, 6, 7, 40])
+def test_windows_may_overlap(model, monkeypatch, window, stride, n):
+    """Catches a token that two windows count, one that sees too little or too much, and losses out of order."""
+    monkeypatch.setattr(module, "BATCH_TOKENS", 3 * window)
+    tokens = text(n)
+    wanted = losses(model, tokens, window, stride)
+    np.testing.assert_allclose(score_tokens(model, tokens, window, stride), wanted, rtol=1e-4, atol=1e-5)
+    score = evaluate(model, tokens, n, window=window, stride=stride)
+    assert score.tokens == n - 1
+    assert score.loss == pytest.approx(wanted.mean(), rel=1e-5)
+
+
+def test_a_part_of_overlapping_windows_is_about_as_large_as_asked(model):
+    """Catches a limit that counts what every window sees instead of what it predicts."""
+    tokens = text(102)  # 5 targets, and 48 times 2
+    part = evaluate(model, tokens, len(tokens), 30, window=5, stride=2)
+    assert part.tokens == 15 * 2 + 3  # 15 windows of 2, and 3 more in the very first
+
+
+def test_few_logits_exist_at_a_time(model, monkeypatch):
+    """Catches logits of a whole batch at once, which for 50 thousand tokens are gigabytes, and a row lost at a cut."""
+    whole, seen, plain = score_tokens(model, text(64)), [], module.head_logits
+    monkeypatch.setattr(module, "LOGIT_BYTES", 4 * VOCABULARY * 7)
+    monkeypatch.setattr(module, "head_logits", lambda model, x: seen.append(len(x)) or plain(model, x))
+    np.testing.assert_allclose(score_tokens(model, text(64)), whole, rtol=1e-6)
+    assert (max(seen), sum(seen)) == (7, 63)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": 0}, "'window' must be in 1..5, the context of the model, got 0"),
+        ({"window": 6}, "'window' must be in 1..5, the context of the model, got 6"),
+        ({"stride": 0}, "'stride' must be in 1..5, the window, got 0"),
+        ({"window": 3, "stride": 4}, "'stride' must be in 1..3, the window, got 4"),
+    ],
+)
+def test_windows_out_of_range_are_refused(model, options, words):
+    """Catches positions that the model does not have, and windows that leave tokens out."""
+    with pytest.raises(ValueError, match=r"^\[evaluate\] ") as caught:
+        score_tokens(model, text(9), **options)
+    assert words in str(caught.value)
+
+
+def test_the_usual_window_is_the_context_unless_that_is_huge():
+    """Catches another evaluation for models of ordinary size, and hours for one that could read a book."""
+    for context, window in ((5, 5), (2048, 2048), (8192, 2048)):
+        config = GPTConfig(VOCABULARY, context, 1, 2, 8, position="rope")
+        assert usual_window(GPT(config)) == window
+
+
+DOCUMENTS = [Document("a.py", "abcabcabd"), Document("b.py", "d"), Document("c.py", "aaaaé\n")]
+
+
+@pytest.mark.parametrize("bos", [None, "separator", "its own"])
+def test_files_make_up_the_total(bos):
+    """Catches a token that is counted for no file or two, a separator for the file after it, and an order by name."""
+    tokenizer = CharTokenizer.train("".join(document.text for document in DOCUMENTS))
+    tokenizer.bos_id = {None: None, "separator": tokenizer.eot_id, "its own": 3}[bos]
+    model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)
+    for parameter in model.parameters():
+        parameter.data *= 20
+    text = TokenText.encode(DOCUMENTS, tokenizer)
+    total, files = evaluate_files(model, text, window=4, stride=2)
+    every = score_tokens(model, text.tokens, 4, 2)
+    # Laid out by hand: what begins a document, its text, and the separator to the next.
+    owners = []
+    for i, document in enumerate(DOCUMENTS):
+        begins = int(bos == "its own" or (bos == "separator" and i == 0))
+        owners += [i] * (begins + len(tokenizer.encode(document.text)) + (i + 1 < len(DOCUMENTS)))
+    assert len(owners) == len(text.tokens)
+    for name, score in files:
+        mine = [i for i, owner in enumerate(owners) if DOCUMENTS[owner].path == name]
+        assert score.tokens == len([i for i in mine if i])
+        assert score.loss == pytest.approx(every[[i - 1 for i in mine if i]].mean(), rel=1e-6)
+    assert sum(score.tokens for _, score in files) == total.tokens == len(text.tokens) - 1
+    assert sum(score.tokens * score.loss for _, score in files) == pytest.approx(total.tokens * total.loss, rel=1e-6)
+    worst = [score.bits_per_byte for _, score in files]
+    assert worst == sorted(worst, reverse=True)
+    assert sorted(name for name, _ in files) == ["a.py", "b.py", "c.py"]
+    assert total == evaluate(model, text.tokens, text.n_bytes, window=4, stride=2, lead=text.lead)
+
+
+def test_a_document_begins_as_the_tokenizer_says():
+    """Catches a text without its first token, bytes per token that count it, and one that own models do not know."""
+    tokenizer = CharTokenizer.train("ab")
+    a, b = tokenizer.encode("ab").tolist()
+    documents = [Document("1", "ab"), Document("2", "b")]
+    plain = TokenText.encode(documents, tokenizer)
+    assert (plain.tokens.tolist(), plain.lead) == ([a, b, tokenizer.eot_id, b], 0)
+    tokenizer.bos_id = 7
+    begun = TokenText.encode(documents, tokenizer)
+    assert (begun.tokens.tolist(), begun.lead) == ([7, a, b, tokenizer.eot_id, 7, b], 1)
+    one = TokenText.encode(documents[:1], tokenizer)
+    model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)
+    for score in (evaluate_files(model, one)[0], evaluate_files(model, one)[1][0][1]):
+        # Both bytes are predicted: bits per byte are the sum over the two by 2.
+        assert score.bits_per_byte == pytest.approx(score_tokens(model, one.tokens).sum() / math.log(2) / 2)
+    tokenizer.bos_id = tokenizer.eot_id
+    assert TokenText.encode(documents, tokenizer).tokens.tolist() == [tokenizer.eot_id, a, b, tokenizer.eot_id, b]
+
+
+def test_a_file_of_which_nothing_was_predicted_is_left_out():
+    """Catches a line of NaN where --max-tokens has passed over a file."""
+    tokenizer = CharTokenizer.train("ab")
+    text = TokenText.encode([Document(str(i), "ab" * 20) for i in range(5)], tokenizer)
+    model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)
+    total, files = evaluate_files(model, text, CONTEXT)
+    assert total.tokens == CONTEXT
+    assert [name for name, _ in files] == ["0"]

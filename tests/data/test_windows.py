@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tinygpt.data.windows import Windows, evaluation_windows
+from tinygpt.data.windows import StridedWindows, Windows, evaluation_windows
 
 LENGTHS = st.integers(2, 200)
 CONTEXTS = st.integers(1, 40)
@@ -149,3 +149,46 @@ def test_wrong_arguments(call, error, message):
     """Catches an index error deep in NumPy, or an endless batch of nothing, in place of one line."""
     with pytest.raises(error, match="^" + message):
         call()
+
+
+@patient
+@given(LENGTHS, CONTEXTS, st.data())
+def test_strided_windows_predict_every_token_but_the_first_once(n, window, data):
+    """Catches a token that two windows count or none does, one with too little before it, and places that are off."""
+    stride = data.draw(st.integers(1, window))
+    tokens = np.arange(100, 100 + n)
+    windows = StridedWindows(tokens, window, stride)
+    inputs, targets, places = windows.batch(np.arange(windows.n_windows))
+    assert inputs.shape == targets.shape == places.shape == (windows.n_windows, windows.width)
+    assert inputs.dtype == targets.dtype == np.int32
+    assert windows.width <= window
+    counted = targets >= 0
+    assert np.array_equal(targets[counted], tokens[places[counted]])
+    assert np.array_equal(np.sort(places[counted]), np.arange(1, n))
+    assert np.array_equal(inputs[counted], tokens[places[counted] - 1])
+    before = np.broadcast_to(np.arange(1, windows.width + 1), targets.shape)[counted]
+    wanted = np.where(places[counted] <= window, places[counted], window - stride + 1)
+    assert (before >= wanted).all()
+    # What stands before a target is what the text has there.
+    row, column = (int(index[-1]) for index in np.nonzero(counted))
+    assert np.array_equal(inputs[row, : column + 1], tokens[places[row, column] - column - 1 : places[row, column]])
+
+
+@patient
+@given(LENGTHS, CONTEXTS)
+def test_a_stride_of_a_window_is_side_by_side(n, block_size):
+    """Catches an evaluation whose numbers move when it learns to stride."""
+    windows = StridedWindows(np.arange(n), block_size)
+    inputs, targets, _ = windows.batch(np.arange(windows.n_windows))
+    plain_inputs, plain_targets = evaluation_windows(np.arange(n), block_size)
+    width = windows.width
+    assert (plain_targets[:, width:] == -1).all()
+    assert np.array_equal(targets, plain_targets[:, :width])
+    assert np.array_equal(inputs[targets >= 0], plain_inputs[:, :width][targets >= 0])
+
+
+@pytest.mark.parametrize("stride", [0, -1, 5])
+def test_a_stride_out_of_range_is_refused(stride):
+    """Catches windows that never move on, and tokens that are left out between two."""
+    with pytest.raises(ValueError, match=r"^\[StridedWindows\] 'stride' must be in 1..4, got"):
+        StridedWindows(np.arange(9), 4, stride)

@@ -132,6 +132,67 @@ def evaluation_windows(tokens: npt.ArrayLike, block_size: int) -> tuple[Tokens, 
     return inputs.reshape(rows, block_size), targets.reshape(rows, block_size)
 
 
+class StridedWindows:
+    """Windows over a text that may overlap: every token but the first is a target of exactly one.
+
+    Window r takes the tokens from r * stride on as inputs. Its targets are those that no window before it has: all of
+    them in window 0, the last `stride` in the others, where at least window - stride + 1 tokens stand before each. With
+    a stride of a whole window they are those of `evaluation_windows`.
+
+    Parameters
+    ----------
+    tokens : int array, shape (n,)
+        At least 2.
+    window : int
+        How many tokens a prediction may look back over.
+    stride : int, optional
+        From one window to the next; at most `window`, which is the default.
+
+    Attributes
+    ----------
+    n_windows : int
+    width : int
+        Inputs of a window: `window`, or n - 1 if the text is shorter.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Windows`; also for a stride out of range.
+    """
+
+    def __init__(self, tokens: npt.ArrayLike, window: int, stride: int | None = None):
+        self.tokens = _check_tokens("StridedWindows", tokens, window, 2)
+        self.stride = window if stride is None else stride
+        if not 1 <= self.stride <= window:
+            raise ValueError(f"[StridedWindows] 'stride' must be in 1..{window}, got {stride}")
+        self.width = min(window, self.tokens.size - 1)
+        self.n_windows = 1 + -(-(self.tokens.size - 1 - self.width) // self.stride)
+
+    def batch(self, numbers: npt.ArrayLike) -> tuple[Tokens, Tokens, npt.NDArray[np.int64]]:
+        """Some windows.
+
+        Parameters
+        ----------
+        numbers : int array, shape (B,)
+            Each in 0 ... n_windows - 1.
+
+        Returns
+        -------
+        inputs, targets : int32 arrays, shape (B, width)
+            Where a target is another window's, or none, it is -1; inputs beyond the end are 0.
+        places : int64 array, shape (B, width)
+            Where the targets stand among the tokens.
+        """
+        rows = np.asarray(numbers, np.int64)[:, None]
+        at = rows * self.stride + np.arange(self.width)
+        there = at + 1 < self.tokens.size
+        known = np.where(there, at, 0)
+        inputs = np.where(there, self.tokens[known], 0)
+        ours = there & ((rows == 0) | (np.arange(self.width) >= self.width - self.stride))
+        targets = np.where(ours, self.tokens[np.where(ours, at + 1, 0)], IGNORED)
+        return inputs.astype(np.int32, copy=False), targets.astype(np.int32, copy=False), at + 1
+
+
 def _check_tokens(op: str, tokens: npt.ArrayLike, block_size: int, at_least: int) -> Tokens:
     """Tokens as an int32 array, with room for what is to be done with them."""
     if block_size < 1:

@@ -37,6 +37,29 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     return marked + "".join(map(_symbol, text))
 
 
+def lines(tokenizer: Tokenizer, token: int) -> list[str]:
+    """A token as it stands in a text, a string for each line that it touches.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+    token : int
+
+    Returns
+    -------
+    list of str
+        As `label`, except that spaces and tabs stay what they are and that newlines are where it is cut.
+    """
+    name, text = label(tokenizer, token), ""
+    if token < tokenizer.vocab_size:
+        text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+    if not text or name.removeprefix(CIRCLE) != "".join(map(_symbol, text)).removeprefix(CIRCLE):
+        return [name]  # no text
+    mark = CIRCLE if name.startswith(CIRCLE) and not text.startswith(CIRCLE) else ""
+    shown = [char if char in " \t\n" else _symbol(char) for char in text]
+    return (mark + "".join(shown)).split("\n")
+
+
 def _symbol(char: str) -> str:
     if char in SYMBOLS:
         return SYMBOLS[char]

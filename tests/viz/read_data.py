@@ -1,0 +1,44 @@
+"""A model and a text for the tests of the page of a file, and the way back from a page to its data."""
+
+import base64
+import json
+import re
+
+import numpy as np
+
+from tinygpt import GPT, GPTConfig
+from tinygpt.tokenizers import BPETokenizer
+
+from .attention_data import HOSTILE
+
+CODE = "def main(x):\n    if x:\n\n        return main(x)\n\treturn '␣ ↵'\n"
+TEXT = CODE + HOSTILE + "日本 \U0001f600\n" + CODE
+# Learnt from what harms, too: whole tags become tokens.
+TOKENIZER = BPETokenizer.train((HOSTILE + CODE) * 3, 330, "code")
+
+
+def spread(**changes):
+    """A model whose predictions differ from token to token and from layer to layer."""
+    options = {"vocab_size": TOKENIZER.vocab_size, "block_size": 48, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    model = GPT(GPTConfig(**options | changes), seed=1)
+    rng = np.random.default_rng(1)
+    for parameter in model.parameters():
+        parameter.data = parameter.mean + 0.4 * rng.standard_normal(parameter.shape)
+    return model
+
+
+def read_back(text):
+    """The data of a page, numbers as arrays: (M,), (M, best), and for the lens (K, M)."""
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    floats, lens = ("losses", "p"), data["lens"]
+    for owner, names in (
+        (data, ("tokens", "line", "column", "losses", "ranks", "context", "best", "p")),
+        (lens, ("losses", "ranks", "top", "p")),
+    ):
+        for name in names:
+            owner[name] = np.frombuffer(base64.b64decode(owner[name]), "<f4" if name in floats else "<i4")
+    M = len(data["losses"])
+    data["best"], data["p"] = data["best"].reshape(M, -1), data["p"].reshape(M, -1)
+    for name in ("losses", "ranks", "top", "p"):
+        lens[name] = lens[name].reshape(len(lens["layers"]), M)
+    return data

@@ -1,0 +1,181 @@
+// The numbers, the colours, and the text with a colour for every token.
+const bitsOf = (nats) => nats / Math.LN2;
+const tokens = decode(data.tokens, Int32Array), N = tokens.length, M = N - 1;
+const lineOf = decode(data.line, Int32Array), columnOf = decode(data.column, Int32Array);
+const losses = decode(data.losses, Float32Array), ranks = decode(data.ranks, Int32Array);
+const context = decode(data.context, Int32Array);
+const best = decode(data.best, Int32Array), bestP = decode(data.p, Float32Array), BEST = bestP.length / M;
+const lens = {
+  layers: data.lens.layers, losses: decode(data.lens.losses, Float32Array), ranks: decode(data.lens.ranks, Int32Array),
+  top: decode(data.lens.top, Int32Array), p: decode(data.lens.p, Float32Array),
+};
+const K = lens.layers.length;
+const guessing = Math.log2(data.vocab); // bits of a token that was guessed
+const view = { active: -1, held: -1, layer: -1 }; // layer: a place among those of the lens, -1 is the model itself
+const layerListeners = [], spans = Array.from({ length: N }, () => []), lineRows = [];
+
+/** Numbers out of base64, little-endian. */
+function decode(text, Kind) {
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
+  if (new Uint8Array(Uint16Array.of(1).buffer)[0] === 1) return new Kind(bytes.buffer);
+  const words = new DataView(bytes.buffer);
+  const read = Kind === Float32Array ? "getFloat32" : "getInt32";
+  return Kind.from({ length: bytes.length / 4 }, (_, i) => words[read](4 * i, true));
+}
+
+/** Token `i` as a label. */
+const labelOf = (i) => data.labels[tokens[i]];
+
+/** Surprisal of token `i`, not the first, by a layer of the lens or by the model. */
+const bitsAt = (i, layer = view.layer) => bitsOf(layer < 0 ? losses[i - 1] : lens.losses[layer * M + i - 1]);
+
+/** A layer of the lens in words. */
+function layerName(k) {
+  const passed = lens.layers[k];
+  return passed === 0 ? "embeddings" : passed === data.depth ? `layer ${passed - 1}, last` : `layer ${passed - 1}`;
+}
+
+/** A token in a frame of its own, for use in a sentence or a table. */
+const tokenBox = (text, mark = "") => el("span", { className: `token ${mark}`, title: text }, text);
+
+// One hue, ever darker (or lighter, on a dark page): in grey the order is the same.
+const LIGHT = [[255, 255, 255], [255, 236, 196], [252, 186, 104], [228, 116, 48], [158, 44, 16]];
+const DARK = [[20, 23, 28], [66, 42, 24], [130, 70, 22], [216, 132, 52], [255, 218, 150]];
+
+/** Background and foreground of a share of the scale. */
+function colours(share) {
+  const stops = isDark() ? DARK : LIGHT;
+  const at = Math.min(1, Math.max(0, share)) * (stops.length - 1);
+  const low = Math.min(Math.floor(at), stops.length - 2);
+  const rgb = stops[low].map((value, c) => Math.round(value + (at - low) * (stops[low + 1][c] - value)));
+  const [r, g, b] = rgb.map((value) => ((value / 255 + 0.055) / 1.055) ** 2.4);
+  const light = 0.2126 * r + 0.7152 * g + 0.0722 * b; // WCAG 2.2, relative luminance; black and white tie at 0.179
+  return [`rgb(${rgb.join(" ")})`, light > 0.179 ? "#000000" : "#ffffff"];
+}
+
+function paintLegend() {
+  const canvas = byId("legend"), pen = canvas.getContext("2d");
+  for (let x = 0; x < canvas.width; x++) {
+    [pen.fillStyle] = colours(x / (canvas.width - 1));
+    pen.fillRect(x, 0, 1, 1);
+  }
+  byId("legend-high").textContent = `${guessing.toFixed(1)} bits and more: guessing`;
+}
+
+/** A span for a part of a token on one line: blanks are elements, so that they can be shown. */
+function tokenPart(i, text, ends) {
+  const span = el("span", {});
+  span.dataset.i = i;
+  for (const part of text.split(/([ \t]+)/)) {
+    if (!part) continue;
+    if (!/^[ \t]/.test(part)) span.append(part);
+    else for (const char of part) span.append(el("span", { className: char === "\t" ? "tab" : "space" }, char));
+  }
+  if (ends) span.classList.add("end");
+  spans[i].push(span);
+  return span;
+}
+
+function addLine(place) {
+  const bar = el("i"), code = el("code", { role: "none" });
+  const row = el("div", { className: "line", role: "none" },
+    el("span", { className: "number", "aria-hidden": "true" }, String(lineRows.length + 1)),
+    el("span", { className: "bar", "aria-hidden": "true" }, bar), code);
+  place.append(row);
+  lineRows.push({ row, bar, code, first: -1, last: -1 });
+  return lineRows.at(-1);
+}
+
+function setUpText() {
+  const place = document.createDocumentFragment();
+  let line = addLine(place);
+  for (let i = 0; i < N; i++) {
+    data.pieces[tokens[i]].forEach((text, part, all) => {
+      if (part) line = addLine(place);
+      const ends = part < all.length - 1;
+      if (text || ends || all.length === 1) line.code.append(tokenPart(i, text, ends));
+    });
+    const home = lineRows[lineOf[i] - 1]; // where the token begins
+    if (home.first < 0) home.first = i;
+    home.last = i;
+    const [first] = spans[i];
+    first.id = `t${i}`;
+    first.setAttribute("role", "option");
+  }
+  const { first, code } = lineRows.at(-1);
+  if (first < 0 && lineRows.length > 1 && !code.childNodes.length) lineRows.pop().row.remove(); // after the last newline
+  spans[0].forEach((span) => span.classList.add("first"));
+  byId("text").append(place);
+}
+
+/** The tokens that begin in a line, the first of the file left out. */
+function tokensOfLine({ first, last }) {
+  const found = [];
+  for (let i = Math.max(1, first); i <= last && first >= 0; i++) found.push(i);
+  return found;
+}
+
+function colourText() {
+  for (let i = 1; i < N; i++) {
+    const [back, fore] = colours(bitsAt(i) / guessing);
+    for (const span of spans[i]) {
+      span.style.background = back;
+      span.style.color = fore;
+    }
+  }
+  const mean = byId("bars").value === "mean";
+  const sums = lineRows.map((line) => {
+    const inside = tokensOfLine(line);
+    const sum = inside.reduce((total, i) => total + bitsAt(i), 0);
+    return { count: inside.length, sum, value: mean ? sum / Math.max(1, inside.length) : sum };
+  });
+  const most = sums.reduce((found, { value }) => Math.max(found, value), 1e-9);
+  lineRows.forEach(({ row, bar }, n) => {
+    const { count, sum, value } = sums[n];
+    bar.style.width = `${(100 * value) / most}%`;
+    bar.style.visibility = count ? "visible" : "hidden";
+    row.dataset.bits = String(sum);
+    bar.parentNode.title = `line ${n + 1}: ${sum.toFixed(1)} bits, ${count} token${count === 1 ? "" : "s"}`;
+  });
+  const all = sums.reduce((total, { sum }) => total + sum, 0);
+  byId("mean").textContent = `${view.layer < 0 ? "The model" : `After ${layerName(view.layer)}`}: `
+    + `${all.toFixed(1)} bits in all, ${(all / M).toFixed(3)} bits per token.`;
+}
+
+function setUpLayers() {
+  const menu = byId("layer");
+  menu.append(el("option", { value: "-1" }, "the model"));
+  for (let k = 0; k < K; k++) menu.append(el("option", { value: String(k) }, layerName(k)));
+  menu.addEventListener("change", () => chooseLayer(Number(menu.value)));
+}
+
+/** Colour the text by a layer of the lens, or by the model. */
+function chooseLayer(k) {
+  view.layer = k;
+  byId("layer").value = String(k);
+  colourText();
+  layerListeners.forEach((listener) => listener());
+}
+
+function setUpFacts() {
+  const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+  byId("title").textContent = `${data.file}, as ${data.name} reads it`;
+  byId("facts").textContent = `${plural(N, "token")} in ${plural(lineRows.length, "line")}; loss ${data.loss.toFixed(4)}, `
+    + `perplexity ${data.perplexity.toFixed(3)}, ${data.bitsPerByte.toFixed(4)} bits per byte. `
+    + `A prediction looks back over at most ${plural(data.window, "token")}`
+    + (data.window < M ? `; a new window every ${plural(data.stride, "token")}.` : ".");
+  if (!data.dropped) return;
+  byId("cut").hidden = false;
+  byId("cut").textContent = `The file has ${plural(N + data.dropped, "token")}; the page shows the first `
+    + `${N.toLocaleString("en")}. A larger --max-tokens shows more.`;
+}
+
+setUpText();
+setUpFacts();
+setUpLayers();
+paintLegend();
+colourText();
+onTheme(() => { paintLegend(); colourText(); });
+byId("bars").addEventListener("change", colourText);
+byId("blanks").addEventListener("change", (event) => byId("text").classList.toggle("blanks", event.target.checked));
