@@ -290,6 +290,24 @@ def test_only_some_parameters_may_be_trained(tmp_path):
     assert bits(other, again) == bits(model, optimizer)
 
 
+def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
+    """Catches a reader that makes a second model, changes the first before all is checked, or takes another shape."""
+    tinygpt.save(tmp_path / "one", filled(1))
+    model = filled(2)
+    parameters = model.parameters()
+    checkpoint.load_weights(tmp_path / "one", model)
+    assert bits(model) == bits(filled(1))
+    assert model.parameters() == parameters
+    tinygpt.save(tmp_path / "other", filled(3, n_layer=2))
+    with pytest.raises(ValueError, match=r"config\.json: belongs to another model: n_layer is 2, this one has 1"):
+        checkpoint.load_weights(tmp_path / "other", model)
+    not_finite(tmp_path / "one" / "model.safetensors", "transformer.ln_f.bias")
+    before = bits(model)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        checkpoint.load_weights(tmp_path / "one", model)
+    assert bits(model) == before
+
+
 def test_loading_does_not_keep_what_it_reads(run, monkeypatch):
     """Catches values that are kept from the check to the use: the memory of a second model and a second optimizer."""
     folder, model, optimizer = run

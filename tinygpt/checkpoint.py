@@ -5,6 +5,7 @@
     run/checkpoints/step-N/                                 the same, and what it takes to go on:
         optimizer.safetensors                                   m.<parameter>, v.<parameter>; class and steps
         state.json                                              step, losses, ...: whatever the training loop keeps
+        adapter/                                                instead of the model, where adapters alone are trained
 
 Design
 - A run directory holds more than the model (metrics, checkpoints), so it cannot be replaced as a whole: the files of a
@@ -22,14 +23,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinygpt import tokenizers
+from tinygpt import lora, tokenizers
 from tinygpt.files import atomic, hf, weights
 from tinygpt.files import config as config_file
 from tinygpt.files.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
@@ -48,7 +49,7 @@ _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 _TEMPORARY = re.compile(r"\.(model|step-[0-9]+)\.[0-9a-f]{8}\.(tmp|old)")
 
 
-def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None) -> None:
+def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None, dtype: str = "float32") -> None:
     """Write a model directory.
 
     Parameters
@@ -56,13 +57,17 @@ def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None) -> 
     directory : path
         Is made if it is not there. A model in it is replaced; other files stay.
     model : GPT
+        With adapters, what is written is the model that they make, and in a folder ``adapter`` they themselves.
     tokenizer : Tokenizer, optional
+    dtype : str
+        Of the weights in the file: float32, float16 or bfloat16.
 
     Raises
     ------
     ValueError
-        A weight is NaN or infinite; the tokenizer has more tokens than the model; or none is given and the directory
-        holds one from an earlier save, which nothing says fits this model. The directory is then as it was.
+        A weight is NaN or infinite, or too large for `dtype`; the tokenizer has more tokens than the model; or none is
+        given and the directory holds one from an earlier save, which nothing says fits this model. The directory is
+        then as it was.
     OSError
         A file cannot be written.
     """
@@ -72,20 +77,25 @@ def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None) -> 
     _check_vocabulary("[save] 'tokenizer'", model, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     with _temporary(folder / "model") as temporary:  # the name that `prune_checkpoints` knows
-        _write_model(temporary, model, tokenizer)
+        with lora.merged_weights(model):
+            _write_model(temporary, model, tokenizer, dtype)
         # The config first: a new one beside old weights of another shape is refused by name, not misread.
         for name in (config_file.NAME, TOKENIZER_CONFIG, TOKENIZER, hf.WEIGHTS):
             if (temporary / name).exists():
                 os.replace(temporary / name, folder / name)
         atomic.sync_folder(folder)
+    if lora.of(model) is not None:
+        lora.save(folder / lora.FOLDER, model)
 
 
-def load(directory: StrPath) -> tuple[GPT, Tokenizer | None]:
+def load(directory: StrPath, weights: str = "float32") -> tuple[GPT, Tokenizer | None]:
     """Read a model directory.
 
     Parameters
     ----------
     directory : path
+    weights : str
+        ``float32``; or ``bfloat16`` or ``int8``: weights then take 2 or 1.06 bytes each, and the model only runs.
 
     Returns
     -------
@@ -98,10 +108,11 @@ def load(directory: StrPath) -> tuple[GPT, Tokenizer | None]:
     FileNotFoundError
         The directory or one of its files is missing.
     ValueError
-        A file is not what it must be. The message is one line with the file's name and what is wrong.
+        A file is not what it must be. The message is one line with the file's name and what is wrong. Or `weights` is
+        none of these.
     """
     folder = Path(directory)
-    model = hf.read(folder)
+    model = hf.read(folder, weights)
     if not (folder / TOKENIZER).exists():
         return model, None
     tokenizer = tokenizers.load(folder / TOKENIZER)
@@ -124,6 +135,7 @@ def save_checkpoint(
     directory : path
         Of this checkpoint, see `checkpoint_directory`; is made, with its parents. One of that name is replaced.
     model : GPT
+        With adapters, they alone are written: they are all that is trained.
     tokenizer : Tokenizer or None
     optimizer : Optimizer
         Of parameters of the model.
@@ -144,7 +156,11 @@ def save_checkpoint(
     _check_vocabulary("[save_checkpoint] 'tokenizer'", model, tokenizer)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target) as temporary:
-        _write_model(temporary, model, tokenizer)
+        if lora.of(model) is None:
+            _write_model(temporary, model, tokenizer)
+        else:
+            (temporary / lora.FOLDER).mkdir()
+            lora.write(temporary / lora.FOLDER, model)
         metadata = {"format": "pt", "optimizer": type(optimizer).__name__, "steps": str(optimizer.steps)}
         weights.write(temporary / OPTIMIZER, tensors.items(), metadata)
         atomic.write_text(temporary / STATE, text)
@@ -159,7 +175,7 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
     directory : path
         Of the checkpoint.
     model : GPT
-        Of the same config. Is given the weights.
+        Of the same config. Is given the weights; or, where there are adapters, those, over the same base.
     optimizer : Optimizer
         Of the same class and of the same parameters. Is given its state and its count of steps; the learning rate and
         other settings are the caller's.
@@ -177,23 +193,52 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
         A file is not what it must be, or belongs to another model or optimizer. Neither has then been changed.
     """
     folder = Path(directory)
-    source = hf.ModelDirectory(folder)
-    _check_config(folder / config_file.NAME, source, model)
+    assign = _open_model(folder, model) if lora.of(model) is None else _open_adapters(folder, model)
     state = read_object(folder / STATE)
     with naming(folder / STATE):
         _check_state(state)
     held = _optimizer_tensors("load_checkpoint", model, optimizer)
     moments, steps = _open_optimizer(folder / OPTIMIZER, held, type(optimizer).__name__)
-    # Kept from the check to the use, the values would take the memory of a second model and optimizer.
-    for _ in source.values():
-        pass
-    for name in held:
+    for name in held:  # kept from the check to the use, the values would take the memory of a second optimizer
         moments.read(name)
-    hf.assign(model, source.values())
+    assign()
     for name, array in held.items():
         array[...] = moments.read(name)
     optimizer.steps = steps
     return state
+
+
+def load_weights(directory: StrPath, model: GPT) -> None:
+    """Give a model the weights of a model directory of the same config, without making a second model.
+
+    Parameters
+    ----------
+    directory : path
+    model : GPT
+        Without adapters.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load`, or the directory holds another model. The model is then as it was.
+    """
+    _open_model(Path(directory), model)()
+
+
+def _open_model(folder: Path, model: GPT) -> Callable[[], None]:
+    """Check every tensor of a model directory; what is returned copies them into the model."""
+    source = hf.ModelDirectory(folder)
+    _check_config(folder / config_file.NAME, source, model)
+    for _ in source.values():  # kept until they are used, the values would take the memory of a second model
+        pass
+    return lambda: hf.assign(model, source.values())
+
+
+def _open_adapters(folder: Path, model: GPT) -> Callable[[], None]:
+    """The same for the adapters of a checkpoint."""
+    source = lora.AdapterFiles(folder / lora.FOLDER)
+    source.check(model)
+    return lambda: source.assign(model)
 
 
 def latest_checkpoint(run_directory: StrPath) -> Path | None:
@@ -268,12 +313,15 @@ def _temporary(target: Path) -> Iterator[Path]:
             shutil.rmtree(made)
 
 
-def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> None:
-    hf.write(folder, model, None if tokenizer is None else tokenizer.eot_id)
-    if tokenizer is not None:
+def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer | None, dtype: str = "float32") -> None:
+    if tokenizer is None:
+        hf.write(folder, model, dtype=dtype)
+    else:
+        hf.write(folder, model, tokenizer.eot_id, dtype, tokenizer.end_ids)
         tokenizer.save(folder / TOKENIZER)
         # By model_type alone, AutoTokenizer would take GPT-2's own class, which splits and drops spaces.
         facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size}
+        facts.update(tokenizer.config_fields())
         atomic.write_text(folder / TOKENIZER_CONFIG, json.dumps(facts, indent=2) + "\n")
 
 

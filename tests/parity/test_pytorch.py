@@ -168,10 +168,11 @@ def peers_rate(step):
     return FINAL + (PEAK - FINAL) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def twenty_steps(model, peer, peers_loss):
+def twenty_steps(model, peer, peers_loss, parameters=None):
     """Losses and gradient norms of both sides, trained alike on the same batches; `peers_loss(tokens, targets)`."""
     schedule = optim.cosine(PEAK, STEPS, WARMUP, FINAL)
-    optimizer, peers = optim.AdamW(model.parameters(), PEAK, (0.9, 0.95), 1e-8, 0.1), peers_optimizer(peer)
+    parameters = model.parameters() if parameters is None else parameters
+    optimizer, peers = optim.AdamW(parameters, PEAK, (0.9, 0.95), 1e-8, 0.1), peers_optimizer(peer)
     losses, norms, others, others_norms = [], [], [], []
     for step in range(STEPS):
         tokens, targets = batch(step)

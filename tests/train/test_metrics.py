@@ -1,12 +1,17 @@
-"""metrics.jsonl: lines that are there, lines that a killed run has left, lines that are wrong."""
+"""metrics.jsonl and what else hears of a step: lines that are there, lines that are wrong, the page, TensorBoard."""
 
 import json
 import math
+import sys
 
 import pytest
+from tiny_run import Listening, content, tiny
 
 from tinygpt.train import metrics
+from tinygpt.train.interrupt import Interrupt
+from tinygpt.train.loop import Interrupted, train
 from tinygpt.train.metrics import MetricsLog, read_metrics
+from tinygpt.train.sinks import SCALARS, TensorBoard
 
 RECORDS = [{"step": 0, "loss": 5.5}, {"step": 1, "loss": 5.25}, {"step": 1, "val_loss": 5.0}, {"step": 2, "loss": 4.5}]
 
@@ -39,13 +44,13 @@ def test_a_torn_last_line_is_dropped(path):
 
 
 @pytest.mark.parametrize(
-    "line", ['{"step": 1', "5", "[]", "{}", '{"step": "1"}', '{"loss": 1.0}', "x", '{"step": 1.5}']
+    "line", ['{"step": 1', "5", "[]", "{}", '{"step": "1"}', '{"loss": 1.0}', "x", '{"step": 1.5}', '{"step": -2}']
 )
 def test_a_wrong_line_in_the_middle_is_named(path, line):
     """Catches lines that are skipped in silence, and an error that does not say where."""
     lines = path.read_text().split("\n")
     path.write_text("\n".join([*lines[:1], line, *lines[1:]]))
-    with pytest.raises(ValueError, match=r"line 2 ") as error:
+    with pytest.raises(ValueError, match=r"line 2: ") as error:
         read_metrics(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -57,6 +62,13 @@ def test_a_file_that_is_no_text_is_named(path):
     with pytest.raises(ValueError, match="not UTF-8") as error:
         read_metrics(path)
     assert str(path) in str(error.value)
+
+
+def test_the_score_of_a_given_model_is_read(path):
+    """Catches a reader that knows no evaluation before the first step, which a run with --from begins with."""
+    given = {"step": -1, "val_loss": 5.0}
+    path.write_text(json.dumps(given) + "\n" + path.read_text())
+    assert read_metrics(path) == [given, *RECORDS]
 
 
 def test_a_run_that_goes_on_drops_what_it_does_again(path):
@@ -92,3 +104,109 @@ def test_what_json_cannot_say_is_refused(tmp_path, value):
     log.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
     assert log.records == []
+
+
+def events(folder):
+    """(tag, step) -> value of all event files, by the format itself: length, its checksum, a message, its checksum.
+
+    tensorboardX has the messages; a later file with a session log of START takes back the steps from its own on.
+    """
+    proto = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = {}
+    for path in sorted(folder.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        data, place = path.read_bytes(), 0
+        while place < len(data):
+            size = int.from_bytes(data[place : place + 8], "little")
+            event = proto.Event.FromString(data[place + 12 : place + 12 + size])
+            place += 12 + size + 4
+            if event.HasField("session_log"):
+                found = {(tag, step): value for (tag, step), value in found.items() if step < event.step}
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+    return found
+
+
+def test_tensorboard_has_the_records(sources, tmp_path):
+    """Catches a figure that is missing, under another name, at another step, or of another value."""
+    pytest.importorskip("tensorboardX")
+    train(tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board")))
+    records = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    expected = {(SCALARS[name], r["step"]): value for r in records for name, value in r.items() if name != "step"}
+    found = events(tmp_path / "board")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-6), key
+
+
+def test_tensorboard_goes_on(sources, tmp_path):
+    """Catches steps that stand there twice after a run went on from an earlier checkpoint."""
+    pytest.importorskip("tensorboardX")
+    settings = tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board"))
+
+    def die():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(settings, Listening(step7=die))
+    settings.resume = True
+    train(settings)
+    steps = sorted(step for tag, step in events(tmp_path / "board") if tag == "loss/train")
+    assert steps == list(range(12))
+
+
+def test_a_missing_tensorboard_is_told_before_anything_is_done(sources, tmp_path, monkeypatch):
+    """Catches an hour of training before the error, and a name that pip does not know."""
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"--tensorboard needs tensorboardX: pip install 'tinygpt\[tensorboard\]'"):
+        train(tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board")))
+    assert content(tmp_path) == {}
+
+
+def test_a_place_for_no_events_is_refused(tmp_path):
+    """Catches an error that comes with the first step."""
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"^--tensorboard .*file: is a file, name a directory$"):
+        TensorBoard(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"^--tensorboard .*: cannot write in "):
+        TensorBoard(tmp_path / "file" / "below")
+
+
+def page_of(path):
+    """State, steps and score of a page."""
+    text = path.read_text(encoding="utf-8")
+    start = text.index('<script id="data" type="application/json">') + len('<script id="data" type="application/json">')
+    data = json.JSONDecoder().raw_decode(text, start)[0]
+    (run,) = data["runs"]
+    return run["state"], run["facts"]["steps"], run["facts"]["score"], data["live"]
+
+
+def test_the_page_is_complete_at_the_end(sources, tmp_path):
+    """Catches a page that still waits for steps, one without the last of them, and one that is missing at first."""
+    pytest.importorskip("plotly")
+    page, seen = tmp_path / "page.html", []
+    score = train(
+        tiny(sources, tmp_path / "out", metrics=str(page)), Listening(step0=lambda: seen.append(page_of(page)))
+    )
+    state, steps, _, live = seen[0]
+    assert (state, steps) == ("running", 0)
+    assert live["seconds"] > 0
+    assert page_of(page) == ("complete", 12, score.loss, None)
+
+
+def test_a_stopped_run_says_so_in_its_page(sources, tmp_path, monkeypatch):
+    """Catches a page that waits for ever after Ctrl-C, and a hint that forgets what else was asked for."""
+    pytest.importorskip("plotly")
+    page, board = tmp_path / "page.html", tmp_path / "board"
+    wanted = []
+    monkeypatch.setattr(Interrupt, "__enter__", lambda self: wanted.append(self) or self)
+
+    def stop():
+        wanted[-1].wanted = True
+
+    asked = {"watch": "weights", "watch_every": 3}
+    settings = tiny(sources, tmp_path / "out", metrics=str(page), **asked)
+    with pytest.raises(Interrupted, match=rf"--metrics {page} --watch weights --watch-every 3$"):
+        train(settings, Listening(step4=stop))
+    assert page_of(page)[:2] == ("stopped", 5)
+    assert not board.exists()

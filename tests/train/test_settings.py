@@ -18,6 +18,7 @@ WRONG = [
     *((name, -1) for name in FROM_ZERO),
     *((name, value) for name in ("lr", "min_lr", "weight_decay", "clip") for value in (math.inf, math.nan, -1e-9)),
     *(("epochs", value) for value in (0.0, -1.0, math.inf, math.nan)),
+    *(("fim_rate", value) for value in (-0.1, 1.1, math.nan)),
     *(("held_out", value) for value in (0.0, 1.0, -0.1, math.nan)),
     *((name, value) for name in ("dropout", "momentum") for value in (1.0, -0.1, math.nan)),
     *(("betas", value) for value in ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, math.nan))),
@@ -32,7 +33,7 @@ WRONG = [
     ("ext", ","),
 ]
 # What belongs to one call and not to the run.
-OF_A_CALL = {"resume", "config", "quiet", "metrics", "profile"}
+OF_A_CALL = {"resume", "config", "quiet", "metrics", "profile", "tensorboard", "watch", "watch_every"}
 # A value for every other setting that is not its default.
 OTHERS = {
     "data": ["one", "tw o/*.py"],
@@ -54,6 +55,7 @@ OTHERS = {
     "tokenizer_type": "bpe",
     "max_chars": 77,
     "vocab_size": 600,
+    "fim_rate": 0.5,
     "pattern": "gpt4",
     "steps": 5,
     "epochs": 1.5,
@@ -79,6 +81,10 @@ OTHERS = {
     "precision": "float32",
     "threads": 1,
 }
+# What only a run that starts from a model has; flags of the shape are not among its settings.
+FURTHER = {"from_": "a model", "lora_rank": 3, "lora_alpha": 1 / 3, "lora_targets": ["out", "down"]}
+SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
+         "max_chars", "vocab_size", "pattern")  # fmt: skip
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ def test_every_setting_reaches_the_model():
 @pytest.mark.parametrize("left_out", ["epochs", "steps"])
 def test_a_table_read_back_is_the_same(tmp_path, monkeypatch, told, left_out):
     """Catches a setting that the table lacks, rounds, or writes under a name or in a form that is not read."""
-    assert OTHERS.keys() | OF_A_CALL == {field.name for field in dataclasses.fields(TrainSettings)}
+    assert OTHERS.keys() | FURTHER.keys() | OF_A_CALL == {field.name for field in dataclasses.fields(TrainSettings)}
     settings = TrainSettings(**{name: value for name, value in OTHERS.items() if name != left_out})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.toml").write_text(tomli_w.dumps(settings.table()))
@@ -144,9 +150,69 @@ def test_a_table_read_back_is_the_same(tmp_path, monkeypatch, told, left_out):
     assert told == [dataclasses.replace(settings, data=data, config="run.toml")]
 
 
+def test_a_table_of_a_run_from_a_model_read_back_is_the_same(tmp_path, monkeypatch, told):
+    """Catches a run that goes on without its adapters, and a table that gives the model a shape."""
+    rest = {name: value for name, value in OTHERS.items() if name not in (*SHAPE, "epochs")}
+    settings = TrainSettings(**rest, **FURTHER)
+    settings.validate()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(settings.table()))
+    assert not settings.table().keys() & {name.replace("_", "-") for name in SHAPE}
+    assert cli.main(["train", "--config", "run.toml"]) == 0
+    data = [str(tmp_path / name) for name in settings.data]
+    from_ = str(tmp_path / "a model")
+    assert told == [dataclasses.replace(settings, data=data, from_=from_, config="run.toml")]
+
+
+@pytest.mark.parametrize("name", SHAPE)
+def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, capsys):
+    """Catches a flag of the shape that is passed over: given as a value, as a default, in a file, to a run again."""
+    default = TrainSettings.__dataclass_fields__[name].default
+    words = f"{flag(name)} cannot be given with --from"
+    with pytest.raises(ValueError, match=words):
+        TrainSettings(from_="model", **{name: OTHERS[name]}).validate()
+    monkeypatch.chdir(tmp_path)
+    typed = [flag(name)] if default in (True, False) else [flag(name), str(default or 2)]
+    given = tomli_w.dumps({name: 2 if default is None else default})
+    (tmp_path / "one.toml").write_text(given)
+    (tmp_path / "two.toml").write_text(given + 'from = "model"\n')
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.toml").write_text('from = "model"\n')
+    calls = [["--from", "model", *typed], ["--from=model", "--config", "one.toml"], ["--config", "two.toml"]]
+    calls.append(["--resume", "--out", "out", *typed])
+    if default in (True, False):
+        calls.append(["--from", "model", flag("no_" + name)])
+    for call in calls:
+        assert cli.main(["train", *call]) == 2, call
+        assert words in capsys.readouterr().err
+    assert told == []
+    assert cli.main(["train", *typed]) == 0
+    assert cli.main(["train", "--from", "model"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lora_rank": 4}, "--lora-rank needs --from"),
+        ({"from_": "m", "lora_alpha": 4.0}, "--lora-alpha needs --lora-rank"),
+        ({"from_": "m", "lora_targets": ["qkv"]}, "--lora-targets needs --lora-rank"),
+        ({"from_": "m", "lora_rank": 0}, "--lora-rank must be at least 1, got 0"),
+        *(({"from_": "m", "lora_rank": 1, "lora_alpha": x}, "--lora-alpha must") for x in (0.0, math.inf, math.nan)),
+        ({"from_": "m", "lora_rank": 1, "lora_targets": ["q"]}, "--lora-targets must be among qkv, .*, down, got q"),
+        ({"from_": "m", "lora_rank": 1, "lora_targets": []}, "--lora-targets must"),
+    ],
+)
+def test_adapters_that_cannot_be_are_named(settings, words):
+    """Catches adapters on a model from scratch, which would train noise, and a flag without effect."""
+    with pytest.raises(ValueError, match=words) as error:
+        TrainSettings(**settings).validate()
+    assert "\n" not in str(error.value)
+
+
 def test_a_table_leaves_out_what_belongs_to_a_call():
     """Catches a run.toml that would resume, or write a page, each time it is given as --config."""
-    settings = TrainSettings(resume=True, config="x", quiet=True, metrics="x", profile=True)
+    call = {"resume": True, "config": "x", "quiet": True, "metrics": "x", "profile": True}
+    settings = TrainSettings(**call, tensorboard="x", watch="weights", watch_every=5)
     assert not settings.table().keys() & OF_A_CALL
 
 

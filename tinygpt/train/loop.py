@@ -16,18 +16,21 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tinygpt import checkpoint, optim
+from tinygpt import checkpoint, lora, optim
 from tinygpt.evaluate import Score, evaluate
 from tinygpt.generate import sample_text
 from tinygpt.kernels import registry, threads
 from tinygpt.kernels.peak import read_bandwidth
 from tinygpt.kernels.profile import Profile
+from tinygpt.model import GPT
 from tinygpt.train import directory
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.metrics import MetricsLog
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings, use_kernels
-from tinygpt.train.setup import Run, prepare
+from tinygpt.train.setup import Run, flops_per_token, prepare
+from tinygpt.train.sinks import RunData, TensorBoard, run_data, tensorboard
+from tinygpt.train.watch import Watch, interval, kinds_of
 
 KEEP_CHECKPOINTS = 2
 
@@ -67,11 +70,13 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
     settings.validate()
     out = Path(settings.out)
     directory.check_writable(out, settings.resume)
-    page = _metrics_page(settings)
+    if settings.from_ is not None and Path(settings.from_).expanduser().resolve() == out.resolve():
+        raise ValueError(f"--out {out}: is the model that --from names, choose another directory")
+    page, board = _metrics_page(settings), tensorboard(settings.tensorboard)
     with _compute(settings):
         resumed = _last_checkpoint(out) if settings.resume else None
-        run = prepare(settings, report, checkpoint.load(resumed)[1] if resumed else None)
-        trainer = Trainer(run, out, report, page)
+        run = prepare(settings, report, resumed)
+        trainer = Trainer(run, out, report, page, board)
         trainer.begin(resumed)
         try:
             return trainer.run_to_end()
@@ -95,9 +100,9 @@ def _metrics_page(settings: TrainSettings):
     """The function that writes the page, found before training starts: a missing extra must not cost a run."""
     if settings.metrics is None:
         return None
-    from tinygpt.viz.metrics import writer
+    from tinygpt.viz.metrics import LivePage
 
-    return writer(Path(settings.metrics))
+    return LivePage(Path(settings.metrics))
 
 
 def _last_checkpoint(out: Path) -> Path:
@@ -105,6 +110,11 @@ def _last_checkpoint(out: Path) -> Path:
     if latest is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
     return latest
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether all values are finite, without a second array: NaN wins in both."""
+    return math.isfinite(array.min()) and math.isfinite(array.max())
 
 
 class Trainer:
@@ -117,13 +127,17 @@ class Trainer:
         Run directory.
     report : Report
     page : callable, optional
-        Is given the records to write a page of.
+        Is given the records after every step, the state of the run and what describes it, to write a page of them.
+    board : TensorBoard, optional
     """
 
     log: MetricsLog
 
-    def __init__(self, run: Run, out: Path, report: Report, page=None):
-        self.run, self.out, self.report, self.page = run, out, report, page
+    def __init__(self, run: Run, out: Path, report: Report, page=None, board: TensorBoard | None = None):
+        self.run, self.out, self.report, self.page, self.board = run, out, report, page, board
+        self.watch: Watch | None = None
+        self.score: float | None = None  # of the best model on all that is held out, at the end
+        self.flops_per_token = flops_per_token(run.settings, run.model)
         self.step = 0
         self.best = math.inf
         self.seconds = 0.0  # spent on training before this process
@@ -142,10 +156,30 @@ class Trainer:
         else:
             self._take_up(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
         self.log = MetricsLog(self.out / "metrics.jsonl", self.step)
+        self._open_sinks()
         if resumed is None:
+            if settings.from_ is not None:
+                self._score_given()
             self.save_checkpoint()  # whatever becomes of the first steps, there is a good state
         else:
             directory.write_settings(self.out, settings.table())
+
+    def _open_sinks(self) -> None:
+        """Begin what goes besides metrics.jsonl."""
+        run, settings = self.run, self.run.settings
+        if self.board is not None:
+            self.board.open(self.step)
+        if settings.watch is not None:
+            kinds, every = kinds_of(settings.watch), interval(run.total_steps, settings.watch_every)
+            where = self.out / "watch.jsonl"
+            self.watch = Watch(where, kinds, run.model, every, run.total_steps, self.step, self.report.note)
+        self._write_page("running")
+
+    def _score_given(self) -> None:
+        """Score the model before the first step: what training must beat, and the best model so far."""
+        self.evaluate()
+        windows = f"windows of {self.run.settings.seq} tokens, here and below"
+        self.report.fact("given", f"held-out loss {self.best:.4f}  ({windows})")
 
     def _take_up(self, state: dict[str, Any], resumed: Path) -> None:
         """Go on with what `save_checkpoint` has written."""
@@ -162,6 +196,10 @@ class Trainer:
         """Close what is open, and tell what was measured, however the run ended."""
         self.report.stop()
         self.log.close()
+        for sink in (self.watch, self.board):
+            if sink is not None:
+                sink.close()
+        self._write_page("complete" if self.step == self.run.total_steps else "stopped")
         if self.profile is not None:
             self.report.profile(self.profile.lines(self.run.peak, self.bandwidth), self.profile.steps)
 
@@ -175,16 +213,17 @@ class Trainer:
             while self.step < total:
                 with measured:
                     record = self.one_step()
-                measured = self.profile or nullcontext()
+                measured = nullcontext() if self._looks(self.step + 1) else self.profile or nullcontext()
                 if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
                     self._fail(f"loss {record['loss']:.3g}, gradient norm {record['grad_norm']:.3g}")
-                self.log.write(record)
+                self._record(record)
                 self.report.step(record)
                 self.step += 1
                 if self.step % settings.eval_every == 0 or self.step == total:
                     self.evaluate()
                 if self.step % settings.checkpoint_every == 0 or self.step == total:
                     self.save_checkpoint()
+                self._write_page("running")
                 if interrupt.wanted and self.step < total:
                     self._interrupted()
         return self.finish()
@@ -209,11 +248,13 @@ class Trainer:
             mean.backward(1 / settings.grad_accum)
         norm = optimizer.grad_norm()
         if math.isfinite(loss) and math.isfinite(norm):
+            began += self._look(x)
             optimizer.step(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
+            began += self._look()
         seconds = time.perf_counter() - began
         self.seconds += seconds
-        tokens = run.sequences_per_step * settings.seq
-        flops = tokens * model.config.flops_per_token() / seconds
+        tokens = run.sequences_per_step * settings.length
+        flops = tokens * self.flops_per_token / seconds
         return {
             "step": step,
             "epoch": round(first / run.windows.n_windows, 4),
@@ -230,17 +271,17 @@ class Trainer:
         """Score the held-out part; a model that is better than all before is saved."""
         run, limit = self.run, self.run.settings.eval_tokens
         self._check_weights()
-        score = evaluate(run.model, run.corpus.held_out, run.corpus.held_out_bytes, limit or None)
+        corpus, window = run.corpus, run.settings.seq
+        score = evaluate(run.model, corpus.held_out, corpus.held_out_bytes, limit or None, window=window)
         if not math.isfinite(score.loss):
             self._fail(f"held-out loss {score.loss:.3g}")
         record = {"step": self.step - 1, "val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
-        self.log.write(record)
+        self._record(record)
         better = score.loss < self.best
         if better:
             self.best = score.loss
             checkpoint.save(self.out, run.model, run.tokenizer)
         self.report.evaluation(record, better)
-        self._write_page()
 
     def save_checkpoint(self) -> None:
         """Write the whole state, and remove the oldest checkpoints."""
@@ -262,9 +303,10 @@ class Trainer:
         """Score the best model on all that is held out, and print samples from it."""
         run, settings = self.run, self.run.settings
         self.report.stop()
-        best = checkpoint.load(self.out)[0]
-        corpus = run.corpus
-        score = evaluate(best, corpus.held_out, corpus.held_out_bytes, progress=self.report.evaluating)
+        best, corpus = self._best(), run.corpus
+        progress = self.report.evaluating
+        score = evaluate(best, corpus.held_out, corpus.held_out_bytes, progress=progress, window=settings.seq)
+        self.score = score.loss
         self.report.fact(
             "held out",
             f"loss {score.loss:.4f}  perplexity {score.perplexity:.2f}  bits per byte {score.bits_per_byte:.3f}  "
@@ -276,10 +318,20 @@ class Trainer:
             self.report.sample(i + 1, text)
         return score
 
+    def _best(self) -> GPT:
+        """The model as it is in the run directory, in the memory of the one that was trained."""
+        model = self.run.model
+        if lora.of(model) is None:
+            checkpoint.load_weights(self.out, model)
+        else:
+            lora.load(self.out / lora.FOLDER, model)
+            lora.merge(model)
+        return model
+
     def _check_weights(self) -> None:
         """Fail if the last update left a weight or a moment that is no finite number: nothing of it may be saved."""
         optimizer = self.run.optimizer
-        if not all(np.isfinite(array).all() for array in (optimizer.arena.data, *optimizer.state.values())):
+        if not all(_is_finite(array) for array in (optimizer.arena.data, *optimizer.state.values())):
             self._fail("a weight or a moment of the optimizer is infinite or NaN")
 
     def _fail(self, what: str) -> NoReturn:
@@ -291,9 +343,31 @@ class Trainer:
         advice = f"try a lower --lr (now {settings.peak_lr:.2g}), a longer --warmup or {clip}"
         raise TrainingFailed(f"step {self.step}: {what}: {advice}; {good}")
 
-    def _write_page(self) -> None:
+    def _record(self, record: dict[str, Any]) -> None:
+        self.log.write(record)
+        if self.board is not None:
+            self.board.write(record)
+
+    def _looks(self, step: int) -> bool:
+        return self.watch is not None and self.watch.due(step)
+
+    def _look(self, tokens: np.ndarray | None = None) -> float:
+        """Let `watch` see the step before the update, with its tokens, or after it; the seconds that took."""
+        began = time.perf_counter()
+        if self.watch is not None and self.watch.due(self.step):
+            if tokens is not None:
+                self.watch.before_update(self.step, tokens)
+            else:
+                self.watch.after_update()
+        return time.perf_counter() - began
+
+    def _describe(self) -> RunData:
+        """The run as a page shows it."""
+        return run_data(self.run, self.out, [] if self.watch is None else self.watch.records, self.score)
+
+    def _write_page(self, state: str) -> None:
         if self.page is not None:
-            self.page(self.log.records, self.run.settings.table(), self.run.model.config.vocab_size)
+            self.page(self.log.records, state, self._describe)
 
     def _interrupted(self) -> None:
         """Save everything and leave."""
@@ -301,10 +375,15 @@ class Trainer:
             self.save_checkpoint()
         if math.isinf(self.best):
             checkpoint.save(self.out, self.run.model, self.run.tokenizer)
-        self._write_page()
         again = ["tinygpt", "train", "--resume", "--out", str(self.out)]
         if self.run.settings.metrics is not None:
             again += ["--metrics", self.run.settings.metrics]
+        if self.run.settings.tensorboard is not None:
+            again += ["--tensorboard", self.run.settings.tensorboard]
+        if self.run.settings.watch is not None:
+            again += ["--watch", self.run.settings.watch]
+        if self.run.settings.watch_every is not None:
+            again += ["--watch-every", str(self.run.settings.watch_every)]
         if self.profile is not None:
             again.append("--profile")
         raise Interrupted(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 from tinygpt.files.atomic import write_text
+from tinygpt.files.records import Record, line, read_records
 
 FLUSH_SECONDS = 1.0
 
@@ -24,14 +23,14 @@ class MetricsLog:
 
     def __init__(self, path: Path, keep_until: int = 0):
         kept = [record for record in read_metrics(path) if record["step"] < keep_until] if path.exists() else []
-        write_text(path, "".join(map(_line, kept)))
-        self.records: list[dict[str, Any]] = kept
+        write_text(path, "".join(map(line, kept)))
+        self.records: list[Record] = kept
         self._file = path.open("a", encoding="utf-8")
         self._flushed = time.monotonic()
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Append one record. It reaches the file with the first write a second later, or with `flush`."""
-        self._file.write(_line(record))
+        self._file.write(line(record))
         self.records.append(record)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
@@ -46,11 +45,7 @@ class MetricsLog:
         self._file.close()
 
 
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Record]:
     """The records of a metrics.jsonl.
 
     Parameters
@@ -67,21 +62,4 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     ValueError
         The file is not UTF-8, or another line is no JSON object with a step.
     """
-    records = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}: line {number} is not JSON: {error.msg}") from None
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(f"{path}: line {number} must be an object with a step")
-        records.append(record)
-    return records
+    return read_records(path).records

@@ -12,7 +12,13 @@ from tinygpt.data.corpus import HELD_OUT
 from tinygpt.data.rules import parse_extensions
 from tinygpt.kernels import registry
 
-OF_A_CALL = ("resume", "config", "quiet", "metrics", "profile")  # settings of one call and not of the run
+Target = Literal["qkv", "out", "up", "down"]
+SEQ = 64  # tokens, of a model from scratch
+# What --from takes from the model and its tokenizer.
+SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
+         "max_chars", "vocab_size", "pattern")  # fmt: skip
+# Settings of one call and not of the run.
+OF_A_CALL = ("resume", "config", "quiet", "metrics", "profile", "tensorboard", "watch", "watch_every")
 
 
 @dataclass(kw_only=True)
@@ -28,14 +34,23 @@ class TrainSettings:
     held_out: float = HELD_OUT
     """Share of the text that is kept for evaluation: whole files, or the end of a single one."""
 
+    from_: str | None = None
+    """Model directory to train further: its weights, shape and tokenizer are taken, and flags of these refused."""
+    lora_rank: int | None = None
+    """With --from: keep the weights and train low-rank adapters with so many columns, which takes far less memory."""
+    lora_alpha: float | None = None
+    """What the adapters learn is multiplied by alpha / rank; 2 x rank by default."""
+    lora_targets: list[Target] | None = None
+    """Layers of each block that have adapters: of attention qkv and out, of the MLP up and down; all by default."""
+
     layers: int = 2
     """Blocks."""
     embed: int = 64
     """Width of the model."""
     heads: int = 2
     """Attention heads; --embed must be a multiple."""
-    seq: int = 64
-    """Context in tokens."""
+    seq: int | None = None
+    """Context in tokens; 64 by default. With --from the length of sequences: 256 or the model's context, if shorter."""
     kv_heads: int | None = None
     """Key/value heads, fewer for grouped-query attention; as many as --heads by default."""
     ffn: int | None = None
@@ -50,16 +65,18 @@ class TrainSettings:
     """Biases in linear layers and layer norms."""
     tie: bool = True
     """The output layer uses the token embedding."""
-    dropout: float = 0.0
-    """Probability of dropping an element on the residual branches."""
+    dropout: float | None = None
+    """Probability of dropping an element on the residual branches; 0 by default, with --from that of the model."""
     tokenizer_type: Literal["char", "bpe"] = "char"
     """Kind of tokenizer: one token per character, or byte pairs that are learnt from the training part."""
     max_chars: int = 1024
     """Of char: characters in the vocabulary at most; rarer ones are written as bytes."""
     vocab_size: int = 512
     """Of bpe: tokens in all, 256 bytes and a separator among them."""
-    pattern: Literal["code", "gpt2", "gpt4"] = "code"
+    pattern: Literal["code", "gpt2", "gpt4", "qwen2", "smollm"] = "code"
     """Of bpe: what splits a text into words, which no token crosses; code keeps runs of spaces and tabs whole."""
+    fim_rate: float = 0.0
+    """Share of the training text that is rewritten for fill-in-the-middle; 0.5 is usual. See generate --prefix."""
 
     steps: int = 2000
     """Optimizer steps."""
@@ -72,7 +89,7 @@ class TrainSettings:
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimizer; weight decay applies to adamw, momentum to sgd."""
     lr: float | None = None
-    """Highest learning rate; by default 0.2 / --embed, as wider models need smaller steps."""
+    """Highest learning rate; by default 0.2 / width of the model, with --from 0.06 / width, with adapters 0.6."""
     min_lr: float | None = None
     """Learning rate at the end; a tenth of --lr by default."""
     warmup: int = 100
@@ -101,7 +118,13 @@ class TrainSettings:
     sample_length: int = 200
     """Tokens in each."""
     metrics: str | None = None
-    """Write a page of the loss and the learning rate to this HTML file (extra: viz)."""
+    """Write a page of loss, learning rate, gradient and speed to this HTML file, again and again (extra: viz)."""
+    tensorboard: str | None = None
+    """Write the same figures for TensorBoard into this directory (extra: tensorboard)."""
+    watch: str | None = None
+    """Look at some of weights,gradients,activations of every layer now and then: watch.jsonl, and the page."""
+    watch_every: int | None = None
+    """Of --watch: steps between two looks; by default a hundredth of the run."""
 
     recompute: bool = False
     """Compute every block again for its gradient instead of keeping it: less memory, up to a third more time."""
@@ -121,6 +144,11 @@ class TrainSettings:
     """Print errors only."""
 
     @property
+    def length(self) -> int:
+        """Tokens in a sequence."""
+        return self.seq or SEQ
+
+    @property
     def peak_lr(self) -> float:
         """The highest learning rate.
 
@@ -132,7 +160,7 @@ class TrainSettings:
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
         positive = ("layers", "embed", "heads", "seq", "batch", "grad_accum", "eval_every", "checkpoint_every")
-        for name in (*positive, "kv_heads", "ffn", "threads", "max_chars"):
+        for name in (*positive, "kv_heads", "ffn", "threads", "max_chars", "lora_rank", "watch_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{flag(name)} must be at least 1, got {value}")
@@ -145,9 +173,12 @@ class TrainSettings:
                 raise ValueError(f"{flag(name)} must be 0 or more, got {value}")
         if self.epochs is not None and not (math.isfinite(self.epochs) and self.epochs > 0):
             raise ValueError(f"--epochs must be more than 0, got {self.epochs}")
+        if not 0 <= self.fim_rate <= 1:
+            raise ValueError(f"--fim-rate must be at least 0 and at most 1, got {self.fim_rate}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out must be more than 0 and less than 1, got {self.held_out}")
-        fractions = [("dropout", self.dropout), ("momentum", self.momentum), *(("betas", beta) for beta in self.betas)]
+        fractions = [("dropout", self.dropout or 0.0), ("momentum", self.momentum)]
+        fractions += [("betas", beta) for beta in self.betas]
         for name, value in fractions:
             if not 0 <= value < 1:
                 raise ValueError(f"{flag(name)} must be at least 0 and less than 1, got {value}")
@@ -165,7 +196,29 @@ class TrainSettings:
                 parse_extensions(self.ext)
             except ValueError as error:
                 raise ValueError(f"--ext: {error}") from None
+        if self.watch is not None:
+            from tinygpt.train.watch import kinds_of  # the model and all below it, which help does not need
+
+            kinds_of(self.watch)
+        if self.watch_every is not None and self.watch is None:
+            raise ValueError("--watch-every needs --watch")
         self._validate_shape()
+        self._validate_from()
+
+    def _validate_from(self) -> None:
+        for name in SHAPE if self.from_ is not None else ():
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(refused_with_from(name))
+        if self.lora_rank is not None and self.from_ is None:
+            raise ValueError("--lora-rank needs --from: adapters learn what is to be changed in a model that is there")
+        for name in ("lora_alpha", "lora_targets"):
+            if getattr(self, name) is not None and self.lora_rank is None:
+                raise ValueError(f"{flag(name)} needs --lora-rank")
+        if self.lora_alpha is not None and not (math.isfinite(self.lora_alpha) and self.lora_alpha > 0):
+            raise ValueError(f"--lora-alpha must be more than 0, got {self.lora_alpha}")
+        targets = get_args(Target)
+        if self.lora_targets is not None and not (self.lora_targets and set(self.lora_targets) <= set(targets)):
+            raise ValueError(f"--lora-targets must be among {', '.join(targets)}, got {' '.join(self.lora_targets)}")
 
     def _validate_shape(self) -> None:
         if self.embed % self.heads:
@@ -179,7 +232,7 @@ class TrainSettings:
         """The model that these settings describe."""
         return GPTConfig(
             vocab_size=vocab_size,
-            block_size=self.seq,
+            block_size=self.length,
             n_layer=self.layers,
             n_head=self.heads,
             n_embd=self.embed,
@@ -190,23 +243,36 @@ class TrainSettings:
             activation="swiglu" if self.swiglu else "gelu",
             bias=self.bias,
             tie_embeddings=self.tie,
-            dropout=self.dropout,
+            dropout=self.dropout or 0.0,
         )
 
     def table(self) -> dict[str, Any]:
         """The settings as a TOML table under the names of the flags; what belongs to one call only is left out."""
-        settings = {name.replace("_", "-"): value for name, value in asdict(self).items() if value is not None}
-        for name in (*OF_A_CALL, *(["steps"] if self.epochs is not None else [])):
-            settings.pop(name, None)
+        settings = {key(name): value for name, value in asdict(self).items() if value is not None}
+        of_the_model = SHAPE if self.from_ is not None else ()
+        for name in (*OF_A_CALL, *of_the_model, *(["steps"] if self.epochs is not None else [])):
+            settings.pop(key(name), None)
         settings["betas"] = list(settings["betas"])
         # The run may go on from another folder.
         settings["data"] = [str(Path(one).expanduser().absolute()) for one in settings["data"]]
+        if self.from_ is not None:
+            settings["from"] = str(Path(self.from_).expanduser().absolute())
         return settings
+
+
+def key(name: str) -> str:
+    """The key of a field in a TOML table; `from_`, which Python cannot have without its last character, is from."""
+    return name.strip("_").replace("_", "-")
 
 
 def flag(name: str) -> str:
     """The flag of a field."""
-    return "--" + name.replace("_", "-")
+    return "--" + key(name)
+
+
+def refused_with_from(name: str) -> str:
+    """Why a flag of the shape cannot be given together with --from."""
+    return f"{flag(name)} cannot be given with --from: the model has its own shape and tokenizer"
 
 
 def use_kernels(text: str) -> registry.Choice:

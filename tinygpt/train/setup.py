@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from tinygpt import optim
+from tinygpt import lora, optim
 from tinygpt.data.corpus import Corpus, split
 from tinygpt.data.discover import discover
+from tinygpt.data.infilling import NAMES, Infilling
 from tinygpt.data.rules import EXTENSIONS, parse_extensions
 from tinygpt.data.windows import Windows
 from tinygpt.kernels import isa, registry, threads
@@ -18,6 +21,7 @@ from tinygpt.tokenizers import BPETokenizer, CharTokenizer
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
+from tinygpt.train.start import begin_from
 
 
 @dataclass
@@ -44,8 +48,8 @@ class Run:
         return hashlib.sha256(self.corpus.train.tobytes()).hexdigest()[:16]
 
 
-def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None = None) -> Run:
-    """Read the sources, train the tokenizer, build the model.
+def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None) -> Run:
+    """Read the sources, train the tokenizer, build the model; or read both.
 
     Parameters
     ----------
@@ -53,8 +57,8 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
         Valid ones.
     report : Report
         Is told what was found.
-    tokenizer : Tokenizer, optional
-        That of a run that goes on; otherwise one is trained on the training part.
+    resumed : Path, optional
+        Checkpoint of a run that goes on.
 
     Returns
     -------
@@ -65,28 +69,25 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
     ValueError, FileNotFoundError
         Nothing to read, or too little.
     """
+    start = begin_from(settings, resumed)
+    settings, tokenizer = start.settings, start.tokenizer
     extensions = parse_extensions(settings.ext) if settings.ext else EXTENSIONS
     documents, summary = discover(settings.data, extensions)
     report.fact("source", summary.describe())
     parts = split(documents, settings.seed, settings.held_out)
     if tokenizer is None:
         tokenizer = _tokenizer(settings, (document.text for document in parts.train), report)
-    corpus = Corpus.encode(parts, tokenizer, settings.seq)
+    corpus = Corpus.encode(parts, tokenizer, settings.length, _infilling(settings, tokenizer))
     held = f"{_count(corpus.held_out_files, 'file')}, " if len(documents) > 1 else ""
     report.fact(
         "tokens",
         f"{len(corpus.train):,} to learn from, vocabulary {tokenizer.vocab_size}   "
         f"held out: {held}{len(corpus.held_out):,} tokens",
     )
-    model = GPT(settings.model_config(tokenizer.vocab_size), settings.seed)
+    model = start.model or GPT(settings.model_config(tokenizer.vocab_size), settings.seed)
     model.recompute = settings.recompute
-    report.fact(
-        "model",
-        f"{_count(settings.layers, 'layer')}, {settings.embed} wide, {_count(settings.heads, 'head')}, "
-        f"context {settings.seq}: "
-        f"{model.num_parameters():,} parameters",
-    )
-    windows = Windows(corpus.train, settings.seq, settings.seed)
+    _tell_model(settings, model, report)
+    windows = Windows(corpus.train, settings.length, settings.seed)
     peak = _machine(report)
     total = settings.steps
     if settings.epochs is not None:
@@ -97,9 +98,15 @@ def prepare(settings: TrainSettings, report: Report, tokenizer: Tokenizer | None
 
 def _tokenizer(settings: TrainSettings, texts: Iterable[str], report: Report) -> Tokenizer:
     """A tokenizer of the kind that is asked for, trained on `texts`."""
+    special = NAMES if settings.fim_rate else ()
     if settings.tokenizer_type == "char":
-        return CharTokenizer.train(texts, settings.max_chars)
-    return BPETokenizer.train(texts, settings.vocab_size, settings.pattern, progress=report.merging)
+        return CharTokenizer.train(texts, settings.max_chars, special)
+    return BPETokenizer.train(texts, settings.vocab_size, settings.pattern, special, report.merging)
+
+
+def _infilling(settings: TrainSettings, tokenizer: Tokenizer) -> Infilling | None:
+    """What rewrites the training part, if that is asked for."""
+    return Infilling(tokenizer, settings.fim_rate, settings.length, settings.seed) if settings.fim_rate else None
 
 
 def _machine(report: Report) -> float:
@@ -127,8 +134,38 @@ def _kernels() -> str:
     return ", ".join([rung, *others[rung]])
 
 
+def _tell_model(settings: TrainSettings, model: GPT, report: Report) -> None:
+    config, trained = model.config, lora.parameters(model)
+    n_trained = sum(parameter.data.size for parameter in trained)
+    seq = f", in sequences of {settings.seq}" if settings.seq != config.block_size else ""
+    report.fact(
+        "model",
+        f"{_count(config.n_layer, 'layer')}, {config.n_embd} wide, {_count(config.n_head, 'head')}, "
+        f"context {config.block_size}{seq}: "
+        f"{model.num_parameters() - n_trained:,} parameters",
+    )
+    if settings.from_ is not None:
+        report.fact("from", settings.from_)
+    if trained:
+        targets = ", ".join(settings.lora_targets or [])
+        adapters = f"rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, on {targets}"
+        report.fact("adapters", f"{adapters}: {n_trained:,} parameters, which alone are trained")
+
+
+def flops_per_token(settings: TrainSettings, model: GPT) -> int:
+    """Floating-point operations of a step for one token of a sequence.
+
+    Forward, and in backward as much for the gradients of activations and of weights each; frozen weights have none.
+    """
+    config = dataclasses.replace(model.config, block_size=settings.length)
+    trained = lora.parameters(model)
+    if not trained:
+        return config.flops_per_token()
+    return 2 * config.flops_per_token(backward=False) + 6 * sum(parameter.data.size for parameter in trained)
+
+
 def _optimizer(settings: TrainSettings, model: GPT) -> optim.Optimizer:
-    parameters = model.parameters()
+    parameters = lora.parameters(model) or model.parameters()
     if settings.optimizer == "sgd":
         return optim.SGD(parameters, settings.peak_lr, settings.momentum)
     if settings.optimizer == "adam":

@@ -1,0 +1,265 @@
+"""--watch: the figures are those of the model, warnings come once, and nothing about the run changes."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import Listening, content, state, tiny, without_clock
+
+from tinygpt import GPT, GPTConfig
+from tinygpt.tensor import no_grad
+from tinygpt.train import watch as module
+from tinygpt.train.loop import train
+from tinygpt.train.metrics import read_metrics
+from tinygpt.train.watch import Watch, activations, figures, interval, kinds_of, matrices, ratio, rms, spread
+from tinygpt.viz.runs import KINDS, QUANTILES, read_run
+from tinygpt.viz.watched import HEALTHY, place
+
+ALL = ",".join(KINDS)
+TOKENS = np.random.default_rng(0).integers(0, 20, (3, 8)).astype(np.int32)
+
+
+def model_of(**changes):
+    shape = {"vocab_size": 20, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    return GPT(GPTConfig(**{**shape, **changes}), seed=1)
+
+
+def watched(out):
+    return read_metrics(out / "watch.jsonl")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dropout": 0.2, "grad_accum": 2}, {"recompute": True, "swiglu": True, "rope": True}]
+)
+def test_a_watched_run_learns_the_same(sources, tmp_path, changes):
+    """Catches a look that draws, writes or rounds anything: weights, moments and losses must be the same bits."""
+    train(tiny(sources, tmp_path / "plain", **changes))
+    train(tiny(sources, tmp_path / "watched", watch=ALL, watch_every=1, **changes))
+    plain, seen = (without_clock(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("plain", "watched"))
+    assert plain == seen
+    for part in ("", "checkpoints/step-10", "checkpoints/step-12"):
+        assert state(tmp_path / "plain" / part) == state(tmp_path / "watched" / part)
+    extra = content(tmp_path / "watched").keys() - content(tmp_path / "plain").keys()
+    assert extra == {"watch.jsonl"}
+
+
+def test_a_resumed_run_sees_the_same(sources, tmp_path):
+    """Catches a look that depends on the process, lines that stand twice, and a resume that watching disturbs."""
+    train(tiny(sources, tmp_path / "whole", watch=ALL, watch_every=2))
+    settings = tiny(sources, tmp_path / "again", watch=ALL, watch_every=2)
+
+    def die():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(settings, Listening(step8=die))
+    settings.resume = True
+    train(settings)
+    assert watched(tmp_path / "again") == watched(tmp_path / "whole")
+    assert [line["step"] for line in watched(tmp_path / "again")] == [0, 2, 4, 6, 8, 10, 11]
+
+
+def test_a_run_that_is_resumed_without_watching_keeps_its_lines(sources, tmp_path):
+    """Catches a file that is emptied by a run that does not write it."""
+    settings = tiny(sources, tmp_path / "out", watch="weights", watch_every=1)
+
+    def die():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(settings, Listening(step6=die))
+    settings.resume, settings.watch, settings.watch_every = True, None, None
+    train(settings)
+    assert [line["step"] for line in watched(tmp_path / "out")] == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [("weights", KINDS[:1]), ("activations,weights", ("weights", "activations")), (" gradients , weights", KINDS[:2])],
+)
+def test_some_kinds_are_watched(sources, tmp_path, text, kinds):
+    """Catches a kind that nobody asked for, and one that is left out."""
+    assert kinds_of(text) == kinds
+    train(tiny(sources, tmp_path / "out", watch=text, watch_every=6))
+    for line in watched(tmp_path / "out"):
+        assert line.keys() == {"step", *kinds}
+
+
+@pytest.mark.parametrize("text", ["", "weight", "weights,", "weights;gradients"])
+def test_an_unknown_kind_is_named(sources, tmp_path, text):
+    """Catches a word that is passed over in silence."""
+    with pytest.raises(ValueError, match=r"^--watch must name some of weights,gradients,activations, got '"):
+        train(tiny(sources, tmp_path / "out", watch=text))
+    assert content(tmp_path) == {}
+
+
+def test_watch_every_needs_watch(sources, tmp_path):
+    """Catches a flag without effect."""
+    with pytest.raises(ValueError, match="--watch-every needs --watch"):
+        train(tiny(sources, tmp_path / "out", watch_every=2))
+    with pytest.raises(ValueError, match="--watch-every must be at least 1, got 0"):
+        train(tiny(sources, tmp_path / "out", watch="weights", watch_every=0))
+
+
+def test_a_run_has_about_a_hundred_looks():
+    """Catches a short run that is never looked at, and a long one that is looked at all the time."""
+    assert [interval(total, None) for total in (1, 99, 100, 250, 100_000)] == [1, 1, 1, 2, 1000]
+    assert interval(100_000, 7) == 7
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 5), (300, 64)])
+def test_figures_are_those_of_numpy(shape):
+    """Catches a variance that cancels, a maximum without its sign, zeros that are not counted, and other quantiles."""
+    values = np.random.default_rng(2).standard_normal(shape).astype(np.float32) + np.float32(3)
+    values.reshape(-1)[::3] = 0
+    values.reshape(-1)[-1] = -9
+    found = figures(values)
+    wide = values.astype(np.float64)
+    expected = {"mean": wide.mean(), "std": wide.std(), "max": 9.0, "zeros": (wide == 0).mean()}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    if values.size > 100:
+        np.testing.assert_allclose(found["q"], np.quantile(spread(values, module.MOST_SORTED), QUANTILES), atol=0.02)
+    assert found["q"] == sorted(found["q"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_figure(value):
+    """Catches NaN in a file of JSON, where it would end the run."""
+    with np.errstate(all="ignore"):
+        found = figures(np.array([[1.0, value]], np.float32))
+    assert found["mean"] is None
+    assert found["std"] is None
+    assert ratio(1.0, 0.0) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (64, 64), (300, 64), (1000, 48)])
+def test_a_part_of_a_tensor_meets_all_columns(shape):
+    """Catches a part that is too large, and one that has the same few columns of every row."""
+    columns = np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape).copy()
+    part = spread(columns, 500)
+    assert len(part) <= 500
+    assert len(part) == columns.size or columns.size > 500
+    assert len(np.unique(part)) == min(shape[1], len(part))
+
+
+def test_only_matrices_are_watched():
+    """Catches a matrix that is forgotten, a tied one that stands twice, and vectors."""
+    names = [f"blocks.{i}.{part}" for i in (0, 1) for part in ("attn.qkv", "attn.out", "mlp.up", "mlp.down")]
+    assert list(matrices(model_of())) == ["wte", "wpe", *names]
+    assert list(matrices(model_of(tie_embeddings=False, position="rope"))) == ["wte", *names, "head"]
+
+
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_activations_are_those_of_the_forward_pass(activation, position, monkeypatch):
+    """Catches the inside of another block's MLP, one that lacks attention or its norm, and other dead units.
+
+    What the activation of the real forward pass returns is kept on its way.
+    """
+    model = model_of(activation=activation, position=position)
+    for block in model.blocks:  # some units that nothing turns on
+        block.mlp.up.bias.data[:5] = -100
+    kept, widen = [], type(model.blocks[0].mlp).widen
+    with monkeypatch.context() as patch, no_grad():
+        patch.setattr(
+            type(model.blocks[0].mlp), "widen", lambda self, x: kept.append((x, widen(self, x))) or kept[-1][1]
+        )
+        model(TOKENS)
+    found = activations(model, TOKENS)
+    for i, (block, (x, wide)) in enumerate(zip(model.blocks, kept, strict=True)):
+        statistics = dict(found[f"blocks.{i}.mlp"])
+        with no_grad():
+            on = (block.mlp.up(x).data[..., : wide.shape[-1]] > 0).reshape(-1, wide.shape[-1]).any(0)
+        dead = statistics.pop("dead")
+        assert dead == pytest.approx(1 - on.mean(), rel=1e-4)
+        assert dead >= 5 / wide.shape[-1] - 1e-4
+        assert statistics == figures(wide.data)
+    stream = []
+    with no_grad():
+        model.hidden(TOKENS, stream=stream)
+    assert found["embeddings"] == figures(stream[0].data)
+    assert found["blocks.1.stream"] == figures(stream[2].data)
+
+
+def test_ratios_are_those_of_the_step(tmp_path):
+    """Catches a change that is measured against the weights after it, and a gradient after clipping."""
+    model = model_of()
+    look = Watch(tmp_path / "watch.jsonl", KINDS, model, 1, 10, 0, lambda text: None)
+    model.loss(TOKENS, TOKENS).backward()
+    before = {name: p.data.copy() for name, p in matrices(model).items()}
+    look.before_update(0, TOKENS)
+    for p in matrices(model).values():
+        p.data = p.data * 1.5
+    look.after_update()
+    look.close()
+    (line,) = read_metrics(tmp_path / "watch.jsonl")
+    for name, p in matrices(model).items():
+        assert line["weights"][name]["update"] == pytest.approx(0.5, rel=1e-4)
+        assert line["weights"][name]["std"] == pytest.approx(p.data.std(), rel=1e-3)
+        wanted = rms(p.grad) / rms(before[name])
+        assert line["gradients"][name]["ratio"] == pytest.approx(wanted, rel=1e-3)
+        assert rms(p.grad) == pytest.approx(math.sqrt(np.mean(p.grad.astype(np.float64) ** 2)), rel=1e-5)
+
+
+def test_a_warning_comes_once_per_layer(sources, tmp_path):
+    """Catches a warning at every look, none at all, and one that does not say where to read on."""
+    heard = Listening()
+    train(tiny(sources, tmp_path / "out", watch="weights", watch_every=1, lr=0.3, warmup=0, layers=2), heard)
+    warnings = [note for note in heard.notes if "update-to-weight" in note]
+    layers = [place(re.search(r" ratio of (\S+) is ", note)[1])[0] for note in warnings]
+    assert sorted(layers) == ["block 0", "block 1", "embeddings"]
+    for note in warnings:
+        assert "above 0.5" in note
+        assert module.GUIDE in note
+        assert "\n" not in note
+
+
+def test_a_healthy_run_is_not_warned(sources, tmp_path):
+    """Catches ranges that a run with the usual settings leaves."""
+    heard = Listening()
+    train(tiny(sources, tmp_path / "out", watch=ALL, watch_every=1, steps=60, embed=32), heard)
+    assert heard.notes == []
+
+
+def test_what_begins_at_nothing_is_not_judged(tmp_path):
+    """Catches a warning about every adapter, whose first steps are large against weights of nearly 0."""
+    said, model = [], model_of()
+    model.blocks[0].mlp.up.weight.data[:] = 0
+    look = Watch(tmp_path / "watch.jsonl", KINDS, model, 1, 10, 0, said.append)
+    for name in ("blocks.0.mlp.up", "blocks.1.mlp.up"):
+        look.record = {"step": 3, "weights": {name: {"update": 1.5}}}
+        look._judge(HEALTHY[0])
+    look.close()
+    assert [re.search(r" of (\S+) is ", text)[1] for text in said] == ["blocks.1.mlp.up"]
+
+
+def test_every_range_warns(tmp_path):
+    """Catches a statistic that is never judged, and a bound that is read the wrong way round."""
+    for one in HEALTHY:
+        for value in (one.low / 2, one.high * 2):
+            said = []
+            look = Watch(tmp_path / "watch.jsonl", KINDS, model_of(), 1, 10, 0, said.append)
+            look.record = {"step": 3, one.kind: {"blocks.0.mlp.up": {one.statistic: value}}}
+            look._judge(one)
+            look._judge(one)
+            look.close()
+            assert len(said) == (value > 0), (one, value)
+            assert all(one.title in text for text in said)
+
+
+def test_the_files_of_a_watched_run_are_read_back(sources, tmp_path):
+    """Catches a writer and a reader of watch.jsonl that mean different things."""
+    train(tiny(sources, tmp_path / "out", watch=ALL, watch_every=5))
+    found = read_run(tmp_path / "out")
+    assert [line["step"] for line in found.watch] == [0, 5, 10, 11]
+    assert found.watch == watched(tmp_path / "out")
+
+
+def test_the_guide_is_there():
+    """Catches a warning that leads to a section that nobody wrote."""
+    page, _, section = module.GUIDE.partition(", ")
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    assert f"\n## {section.strip(chr(39))}\n" in text
