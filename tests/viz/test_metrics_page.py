@@ -1,139 +1,336 @@
-"""The page of a training run: one file, its data inside, nothing from elsewhere."""
+"""The page of training runs: one file, its data inside, and what is read back from the files of a run."""
 
 import json
-import math
 import re
 import sys
-from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from tinygpt.viz import metrics
-from tinygpt.viz.metrics import page, writer
+from tinygpt import GPT, checkpoint
+from tinygpt.viz import curves, metrics
+from tinygpt.viz.metrics import LivePage, page
+from tinygpt.viz.runs import RunData, read_run
+from tinygpt.viz.watched import MOST_OF_ALL, MOST_SAMPLES, watched
 
-SETTINGS = {"data": ["src", "lib"], "lr": 0.001, "rope": True}
-
-
-def records(steps=60, every=20):
-    """Lines of a run whose losses are easy to find again."""
-    found = []
-    for step in range(steps):
-        found.append({"step": step, "loss": 5 - step / 64, "lr": 0.001 + step / 1024, "seconds": step / 2})
-        if step % every == every - 1:
-            found.append({"step": step, "val_loss": 6 - step / 32, "val_bits_per_byte": 7.0})
-    return found
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes, and the text of every table cell."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.cells, self.open = [], [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.open = tag
-
-    def handle_data(self, data):
-        if self.open in ("th", "td") and data.strip():
-            self.cells.append(data)
-
-
-def traces(text):
-    """What the page hands to plotly: the lines of the figure by name, and its layout."""
-    start = text.index("Plotly.newPlot(")
-    decoder, place, found = json.JSONDecoder(), text.index("[", start), []
-    for opening in "[{":
-        place = text.index(opening, place)
-        value, place = decoder.raw_decode(text, place)
-        found.append(value)
-    return {trace["name"]: trace for trace in found[0]}, found[1]
+from .metrics_data import SETTINGS, WICKED, Tags, data_of, guessing, records, run, step, watch, write_run
 
 
 def test_the_page_loads_nothing():
     """Catches a script, a style sheet or a font from the network: the page must work without one."""
-    tags = Tags(page(records(), SETTINGS, 100)).tags
+    text = page(run()).html
+    tags = Tags(text).tags
     assert {"html", "body", "script", "table"} <= {tag for tag, _ in tags}
     for tag, attributes in tags:
         assert tag not in ("iframe", "img", "object", "embed", "base")
-        for name in ("src", "href", "data", "srcset", "poster", "action"):
+        for name in ("src", "data", "srcset", "poster", "action"):
             assert name not in attributes, (tag, attributes)
-    style = re.search(r"<style>(.*?)</style>", page([], {}, 2), re.DOTALL)[1]
+        assert attributes.get("href", "data:,") == "data:,"
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert "url(" not in style
     assert "@import" not in style
+    assert "default-src 'none'" in text
 
 
 def test_the_data_is_inside():
-    """Catches a line that is missing, cut, or of other values, and learning rates among the losses."""
-    lines, _ = traces(page(records(), SETTINGS, 100))
+    """Catches a line that is missing, cut, or of other values, and a smooth curve of another window."""
+    (one,) = data_of(page(run()).html)["runs"]
     steps = [record for record in records() if "loss" in record]
     evaluations = [record for record in records() if "val_loss" in record]
-    assert lines["training loss"]["x"] == [record["step"] for record in steps]
-    assert lines["training loss"]["y"] == [record["loss"] for record in steps]
-    assert lines["held-out loss"]["x"] == [19, 39, 59]
-    assert lines["held-out loss"]["y"] == [record["val_loss"] for record in evaluations]
-    assert lines["learning rate"]["y"] == [record["lr"] for record in steps]
-    assert lines["learning rate"]["yaxis"] != lines["training loss"].get("yaxis", "y")
-    smooth = lines[f"mean of {metrics.SMOOTHING} steps"]["y"]
-    for place in (0, 10, 49, 59):
-        window = [record["loss"] for record in steps[max(0, place + 1 - metrics.SMOOTHING) : place + 1]]
-        assert smooth[place] == pytest.approx(sum(window) / len(window))
+    for name in metrics.CURVES:
+        assert one["curves"][name]["step"] == [record["step"] for record in steps]
+        assert one["curves"][name]["seconds"] == [record["seconds"] for record in steps]
+        np.testing.assert_allclose(one["curves"][name]["y"], [record[name] for record in steps], rtol=1e-6)
+    assert one["curves"]["val"]["step"] == [19, 39, 59]
+    assert one["curves"]["val"]["seconds"] == [10.0, 20.0, 30.0]
+    assert one["curves"]["val"]["y"] == [record["val_loss"] for record in evaluations]
+    assert one["guessing"] == pytest.approx(guessing())
+    assert one["clip"] == 1.0
+    assert one["schedule"] == {"kind": "cosine", "warmup": 6, "seconds": 3.5}
+    smooth, width = one["curves"]["loss_smooth"]["y"], data_of(page(run()).html)["window"]
+    for place in (0, 3, 49, 59):
+        window = [record["loss"] for record in steps[max(0, place + 1 - width) : place + 1]]
+        assert smooth[place] == pytest.approx(sum(window) / len(window), rel=1e-6)
 
 
-def test_guessing_has_its_line():
-    """Catches a loss that nothing can be compared with."""
-    _, layout = traces(page(records(), SETTINGS, 100))
-    (line,) = layout["shapes"]
-    assert line["y0"] == line["y1"] == pytest.approx(math.log(100))
-    assert [note["text"] for note in layout["annotations"]] == ["guessing: ln 100 = 4.61"]
+def test_the_facts_are_those_of_the_run():
+    """Catches figures of another place in the run, and a mean that evaluations or thinning disturb."""
+    (one,) = data_of(page(run(steps=50)).html)["runs"]
+    losses = [record["loss"] for record in records(50) if "loss" in record]
+    facts = one["facts"]
+    assert (facts["steps"], facts["total"], facts["tokens"]) == (50, 60, 50 * 4 * 2 * 16)
+    assert (facts["parameters"], facts["seconds"]) == (12345, 25.0)
+    assert (facts["first"], facts["final"], facts["lowest"], facts["lowestStep"]) == (5, losses[-1], losses[-1], 49)
+    assert facts["average"] == pytest.approx(sum(losses) / 50)
+    assert (facts["best"], facts["bestStep"], facts["val"]) == (6 - 39 / 32, 39, 6 - 39 / 32)
+    assert (facts["rate"], facts["peak"]) == (1024.5, 0.25)
 
 
-def test_a_long_run_stays_light_and_keeps_its_end():
-    """Catches a page that grows with the run, and a last point that thinning drops."""
-    for count in (metrics.MOST_POINTS, metrics.MOST_POINTS + 1, 2 * metrics.MOST_POINTS - 1, 7 * metrics.MOST_POINTS):
-        x = list(range(count))
-        kept, values = metrics._thinned(x, [2 * one for one in x])
-        assert metrics.MOST_POINTS / 2 <= len(kept) <= metrics.MOST_POINTS + 1
-        assert values == [2 * one for one in kept]
-        assert (kept[0], kept[-1]) == (0, count - 1)
-        assert kept == sorted(set(kept))
+@pytest.mark.parametrize("count", [1, 2, 4, 9, 10, 11, 999, 1000])
+def test_thinning_keeps_peaks_and_ends(count):
+    """Catches a page that grows with the run, a last point or a peak that is dropped, and points out of order."""
+    values = np.random.default_rng(0).standard_normal(count)
+    values[count // 3] = 50.0
+    values[count // 2] = -50.0 if count > 4 else values[count // 2]
+    keep = curves.thinned(values, 10)
+    assert len(keep) <= 10
+    assert keep.tolist() == sorted(set(keep.tolist()))
+    assert (keep[0], keep[-1]) == (0, count - 1)
+    assert values[keep].max() == values.max()
+    assert values[keep].min() == values.min()
+    assert len(keep) == count or count > 10
+
+
+def test_a_long_run_stays_light_and_says_so():
+    """Catches a page of a hundred thousand points, an average of the points that are left, and a cut in silence."""
+    losses = np.ones(20_000)
+    losses[12_345] = 7.0
+    lines = [step(i, loss=float(loss)) for i, loss in enumerate(losses)]
+    data = data_of(page(run(records=lines)).html)
+    (one,) = data["runs"]
+    for curve in one["curves"].values():
+        assert len(curve["y"]) <= metrics.MOST_POINTS
+    assert max(one["curves"]["loss"]["y"]) == 7.0
+    assert one["facts"]["average"] == pytest.approx(losses.mean())
+    assert max(one["curves"]["loss_smooth"]["y"]) == pytest.approx(1 + 6 / data["window"], rel=1e-6)
+    assert any("at most 2,000 points" in note for note in data["notes"])
+    assert not any("points" in note for note in data_of(page(run()).html)["notes"])
 
 
 @pytest.mark.parametrize("found", [[], records(1), records(1, 1), [records(1, 1)[1]]])
 def test_a_run_that_has_just_begun_has_a_page(found):
     """Catches an empty list that is asked for its last, a single point, and an evaluation without steps."""
-    text = page(found, SETTINGS, 100)
-    assert ("No step has been made yet." in text) == (not any("loss" in record for record in found))
-    assert traces(text)[0].keys() >= {"training loss", "held-out loss", "learning rate"}
-
-
-def test_the_summary_is_that_of_the_run():
-    """Catches figures of another place in the run."""
-    text = page(records(), SETTINGS, 100)
-    assert "60 steps in 30 s. Loss 5.000 at first, 4.078 at last. Best loss on held-out text: 4.1562." in text
+    data = data_of(page(RunData("new", found)).html)
+    assert ("No step has been made yet." in data["notes"]) == (not any("loss" in record for record in found))
 
 
 def test_settings_are_text():
-    """Catches a file name that is taken for a part of the page."""
-    wicked = '<script>alert("1")</script>'
-    text = page([], {"data": [wicked, "b & c"], wicked: True}, 2)
-    assert wicked not in text
-    cells = Tags(text).cells
-    assert cells == ["data", f"{wicked}, b & c", wicked, "True"]
+    """Catches a path, a name or a note that is taken for a part of the page, and placeholders that are filled again."""
+    clean, wicked = run(), run(WICKED, settings={WICKED: [WICKED]}, notes=[WICKED])
+    assert [tag for tag, _ in Tags(page(wicked).html).tags] == [tag for tag, _ in Tags(page(clean).html).tags]
+    data = data_of(page(wicked).html)
+    assert data["runs"][0]["settings"] == [[WICKED, WICKED]]
+    assert (data["runs"][0]["name"], data["notes"]) == (WICKED, [WICKED])
 
 
-def test_a_page_is_written_and_replaced(tmp_path):
-    """Catches a folder that must be there beforehand, a page that grows, and another encoding."""
+def test_only_settings_that_differ_are_compared():
+    """Catches a column that says the same of all runs, a setting that one run lacks, and the name of the directory."""
+    other = SETTINGS | {"lr": 0.002, "out": "b", "new": [1, 2]}
+    del other["rope"]
+    data = data_of(page([run("a", settings=SETTINGS | {"out": "a"}), run("b", settings=other)]).html)
+    assert data["differing"] == [
+        {"name": "lr", "values": ["0.001", "0.002"]},
+        {"name": "rope", "values": ["on", ""]},
+        {"name": "new", "values": ["", "1, 2"]},
+    ]
+
+
+def test_a_run_is_read_from_its_directory_or_its_file(tmp_path):
+    """Catches a run without its settings or its size, parameters that are not those of the model, and other totals."""
+    folder = write_run(tmp_path / "run", 'schedule = "linear"')
+    for path in (folder, folder / "metrics.jsonl", str(folder)):
+        found = read_run(path)
+        assert found.records == records()
+        assert (found.vocab_size, found.total_steps, found.warmup, found.tokens_per_step) == (100, 60, 6, 64)
+        assert found.notes == []
+    model = GPT(found_config(folder))
+    assert found.parameters == model.num_parameters()
+
+
+def found_config(folder):
+    from tinygpt.files import config
+
+    return config.read(folder)[1]
+
+
+def test_a_file_alone_is_a_run(tmp_path):
+    """Catches a page that cannot do without what lies beside the file."""
+    path = tmp_path / "copy.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in records()))
+    found = read_run(path)
+    assert (found.settings, found.parameters, found.total_steps, found.warmup) == ({}, None, None, 0)
+    assert data_of(page(path).html)["runs"][0]["guessing"] is None
+
+
+def test_epochs_tell_the_length(tmp_path):
+    """Catches a run by --epochs whose length and warm-up nobody knows: a step is 0.01 epochs here."""
+    folder = write_run(tmp_path / "run")
+    (folder / "run.toml").write_text("epochs = 2.0\nwarmup = 3")
+    assert (read_run(folder).total_steps, read_run(folder).warmup) == (200, 3)
+
+
+def test_a_torn_last_line_is_told(tmp_path):
+    """Catches a killed run without a page, and a line that is lost in silence."""
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "lo')
+    found = read_run(folder)
+    assert found.records == records()
+    (note,) = found.notes
+    assert "metrics.jsonl: line 64 was never finished" in note
+    assert note in data_of(page(found).html)["notes"]
+
+
+HOSTILE = {
+    "no JSON": "{",
+    "NaN": '{"step": 1, "loss": NaN}',
+    "infinite": '{"step": 1, "loss": 1e999}',
+    "huge": '{"step": 1, "loss": 1' + "0" * 400 + "}",
+    "text": '{"step": 1, "loss": "</script>"}',
+    "truth": '{"step": 1, "loss": true}',
+    "list": '{"step": 1, "loss": 2.0, "lr": [1]}',
+    "no loss": '{"step": 1}',
+    "negative step": '{"step": -2, "loss": 1.0}',
+    "large step": '{"step": 1' + "0" * 20 + ', "loss": 1.0}',
+    "deep": '{"step": 1, "loss": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "twice": '{"step": 1, "loss": 1.0, "loss": 2.0}',
+    "many digits": '{"step": 1' + "0" * 5000 + "}",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_line_is_named(tmp_path, case):
+    """Catches a traceback, a message of many lines or without file and line, and a value that the page cannot draw."""
+    folder = write_run(tmp_path / "run", config=False)
+    lines = (folder / "metrics.jsonl").read_text().split("\n")
+    (folder / "metrics.jsonl").write_text("\n".join([*lines[:2], HOSTILE[case], *lines[2:]]))
+    with pytest.raises(ValueError, match=r"line 3: ") as error:
+        read_run(folder)
+    assert str(error.value).startswith(str(folder / "metrics.jsonl"))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(folder))
+
+
+def test_steps_that_go_back_are_refused(tmp_path):
+    """Catches two runs in one file, whose curve would go to and fro."""
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: step 0 comes after step 59"):
+        read_run(write_run(tmp_path / "run", lines=records() + records()))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"step": 0, "weights": [1]}, "'weights' must be an object"),
+        ({"step": 0, "weights": {"wte": 5}}, "'wte' must be an object"),
+        ({"step": 0, "weights": {"wte": {"step": 5}}}, "'wte.step' is not known here"),
+        ({"step": 0, "weights": {"wte": {"q": 5}}}, "'wte.q' must be a list of 7"),
+        ({"step": 0, "weights": {"wte": {"q": [1, 2]}}}, "'wte.q' must be a list of 7"),
+        ({"step": 0, "weights": {"wte": {"mean": "x"}}}, "'wte.mean' must be finite numbers"),
+    ],
+)
+def test_a_hostile_watch_file_is_named(tmp_path, line, words):
+    """Catches a figure of watch.jsonl that would break the page or reach it as something else than a number."""
+    folder = write_run(tmp_path / "run")
+    (folder / "watch.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"watch\.jsonl: line 1: ") as error:
+        read_run(folder)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "empty"])
+def test_a_missing_run_is_named(tmp_path, where):
+    """Catches an empty page, and a message that does not say what is missing."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / where)):
+        page(tmp_path / where)
+
+
+def test_bad_settings_are_named(tmp_path):
+    """Catches a traceback for a broken run.toml."""
+    folder = write_run(tmp_path / "run", "[[[")
+    with pytest.raises(ValueError, match=r"run\.toml: not a TOML file"):
+        page(folder)
+
+
+def test_a_checkpoint_tells_the_size_of_a_young_run(tmp_path):
+    """Catches a run before its first evaluation, whose model is in its checkpoint alone."""
+    folder = write_run(tmp_path / "run", config=False)
+    assert read_run(folder).vocab_size is None
+    where = checkpoint.checkpoint_directory(folder, 0)
+    where.mkdir(parents=True)
+    (write_run(tmp_path / "other") / "config.json").rename(where / "config.json")
+    assert read_run(folder).vocab_size == 100
+
+
+def test_what_was_watched_is_inside():
+    """Catches a tensor under another layer, a figure of another step, and a last look that thinning drops."""
+    series = watched(watch(), {i: i / 2 for i in range(60)})
+    assert {(one["kind"], one["layer"], one["part"]) for one in series} == {
+        ("weights", "embeddings", "wte"),
+        *(("weights", f"block {k}", part) for k in (0, 1) for part in ("attn.qkv", "mlp.up")),
+        *(("activations", f"block {k}", "mlp") for k in (0, 1)),
+    }
+    (one,) = [one for one in series if (one["kind"], one["layer"]) == ("activations", "block 1")]
+    assert one["step"] == [0, 10, 20, 30, 40, 50]
+    assert one["seconds"] == [0, 5, 10, 15, 20, 25]
+    assert one["dead"] == [0.125] * 6
+    np.testing.assert_allclose(one["std"], [0.25 + i / 64 for i in one["step"]])
+    np.testing.assert_allclose(one["q"][-1], watch()[-1]["activations"]["blocks.1.mlp"]["q"], rtol=1e-6)
+    long = watched(watch(10_000, 1), {})
+    assert all(len(one["step"]) <= MOST_SAMPLES for one in long)
+    assert sum(len(one["step"]) for one in long) <= MOST_OF_ALL
+    assert all(one["step"][-1] == 9999 for one in long)
+
+
+def test_a_page_shows_itself_in_a_notebook():
+    """Catches a page of a notebook that reads the notebook, or loads itself again."""
+    shown = metrics.MetricsPage([run(state="running")], 3.0)._repr_html_()
+    assert shown.startswith('<iframe sandbox="allow-scripts allow-downloads"')
+    assert "&quot;live&quot;:null" in shown
+
+
+@pytest.mark.parametrize("count", [0, metrics.MOST_RUNS + 1])
+def test_too_few_or_many_runs_are_refused(count):
+    """Catches a page of nothing, and one in which no two runs can be told apart."""
+    with pytest.raises(ValueError, match=r"^\[page\] 'runs' must be 1 to "):
+        page([run()] * count)
+
+
+def test_many_runs_stay_light():
+    """Catches a page that grows with the number of runs as it does with their length."""
+    lines = [step(i) for i in range(3000)]
+    data = data_of(page([run(str(i), records=lines) for i in range(metrics.MOST_RUNS)]).html)
+    points = sum(len(one["curves"]["loss"]["y"]) for one in data["runs"])
+    assert points <= metrics.MOST_POINTS_OF_ALL
+
+
+def test_a_live_page_is_written_and_replaced(tmp_path, monkeypatch):
+    """Catches a folder that must be there beforehand, a page after every step, and one that never says it has ended."""
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
     path = tmp_path / "new" / "page.html"
-    write = writer(path)
+    write = LivePage(path)
     assert not path.parent.exists()
-    for data in ("é", "日"):
-        write(records(), {"data": data}, 100)
-        assert path.read_text(encoding="utf-8").count("<html") == 1
-        assert data in path.read_text(encoding="utf-8")
+
+    def shown(records, state):
+        write(records, state, lambda: run(data="é日"))
+        return data_of(path.read_text(encoding="utf-8"))
+
+    data = shown([], "running")
+    assert data["live"]["seconds"] == metrics.LIVE_SECONDS[0]
+    assert data["runs"][0]["state"] == "running"
+    assert shown(records(), "running")["runs"][0]["facts"]["steps"] == 0  # too early
+    now[0] = metrics.LIVE_SECONDS[0]
+    assert shown(records(), "running")["runs"][0]["facts"]["steps"] == 60
+    data = shown(records(10), "complete")  # the last page comes whenever it comes
+    assert (data["live"], data["runs"][0]["state"], data["runs"][0]["facts"]["steps"]) == (None, "complete", 10)
+    now[0] = 1e6
+    assert shown(records(), "running")["live"]["seconds"] == metrics.LIVE_SECONDS[1]
+
+
+def test_a_costly_page_is_written_seldom(tmp_path, monkeypatch):
+    """Catches a page that takes more than its share of the time of a run."""
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+
+    def costly():
+        now[0] += 1.0
+        return run()
+
+    write = LivePage(tmp_path / "page.html")
+    write([], "running", costly)
+    assert write.next == pytest.approx(1 + 1 / metrics.LIVE_SHARE)
+    assert metrics.LIVE_SHARE <= 0.02
 
 
 @pytest.mark.parametrize("where", ["folder", "file/page.html"])
@@ -142,13 +339,12 @@ def test_a_place_for_no_page_is_refused_at_once(tmp_path, where):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"^--metrics ") as error:
-        writer(tmp_path / where)
+        LivePage(tmp_path / where)
     assert str(tmp_path / where) in str(error.value)
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     """Catches a name that pip does not know."""
-    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    with pytest.raises(ImportError, match=r"pip install 'tinygpt\[viz\]'"):
-        writer(tmp_path / "page.html")
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ImportError, match=r"--metrics needs plotly: pip install 'tinygpt\[viz\]'"):
+        LivePage(tmp_path / "page.html")

@@ -1,25 +1,136 @@
-"""The page of a training run: loss and learning rate over the steps."""
+"""The page of training runs: loss, learning rate, gradient, speed, and what was watched, over steps or time.
+
+Design
+- A curve of a long run is thinned here, so that the page stays light: of every stretch the lowest and the highest point
+  stay, and with them every peak. The smooth curve is made of all steps before it is thinned.
+- While a run goes on, its page loads itself again: a page that was opened from disk may not read another file, so new
+  figures can come with a new page alone. What was chosen in it is kept by the browser.
+- What a page costs is bounded by its share of the time of the run, not by a number of steps: steps may take
+  microseconds or minutes.
+- Settings and file names are text that nobody vouches for, as in the page of embeddings, whose skeleton this follows.
+"""
 
 from __future__ import annotations
 
-import html
 import math
 import os
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinygpt.files.atomic import write_text
+from tinygpt.files.records import Record
+from tinygpt.viz import curves
+from tinygpt.viz.embeddings import plotly_script
+from tinygpt.viz.page import check_place, embed, frame, template
+from tinygpt.viz.runs import QUANTILES, RunData, StrPath, as_text, differences, read_run
+from tinygpt.viz.watched import healthy, watched
 
-Records = list[dict[str, Any]]
-Writer = Callable[[Records, dict[str, Any], int], None]
+MOST_POINTS = 2000  # of one curve: more are invisible and make the page heavy
+MOST_POINTS_OF_ALL = 8000  # of one kind of curve in all runs together
+FEWEST_POINTS = 200
+MOST_RUNS = 24  # more cannot be told apart by colour and dash
+LIVE_SECONDS = (3.0, 30.0)  # between two pages of a run that goes on: a fiftieth of the time so far, within these
+LIVE_SHARE = 0.02  # of the time of a run that writing its page may take
 
-MOST_POINTS = 2000  # of one line: more are invisible and make the page heavy
-SMOOTHING = 50  # steps whose mean the smooth line shows
+CURVES = {"loss": True, "lr": False, "grad_norm": True, "tokens_per_s": True, "peak_share": True}  # whether smoothed
 
 
-def writer(path: Path) -> Writer:
-    """A function that writes the page to `path`.
+@dataclass(frozen=True, eq=False)
+class MetricsPage:
+    """What `page` gives: in a notebook it shows itself.
+
+    Attributes
+    ----------
+    runs : list of RunData
+    live : float or None
+        Seconds after which a page that is open loads itself again; None: never.
+    """
+
+    runs: list[RunData]
+    live: float | None = None
+
+    @cached_property
+    def html(self) -> str:
+        """The whole page.
+
+        Raises
+        ------
+        ImportError
+            plotly is not installed; the message names the extra.
+        """
+        scripts = ("page.js", "metrics.js", "metrics_charts.js", "metrics_watch.js", "metrics_live.js")
+        parts = {
+            "style": template("page.css") + template("metrics.css"),
+            "script": "\n".join(map(template, scripts)),
+            "plotly": plotly_script(),
+            "data": embed(self._data()),
+        }
+        # One pass: what is put in is not searched for places again.
+        return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template("metrics_page.html"))
+
+    def save(self, path: StrPath) -> None:
+        """Write the page; folders that are missing are made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.html)
+
+    def _data(self) -> dict[str, Any]:
+        most = max(FEWEST_POINTS, min(MOST_POINTS, MOST_POINTS_OF_ALL // len(self.runs)))
+        width = curves.window(max(len(run.steps) for run in self.runs))
+        names = differences(self.runs)
+        settings = [{name: as_text(run.settings.get(name)) for name in names} for run in self.runs]
+        return {
+            "runs": [_run(run, most, width) for run in self.runs],
+            "window": width,
+            "differing": [{"name": name, "values": [one[name] for one in settings]} for name in names],
+            "notes": _notes(self.runs, most),
+            "quantiles": QUANTILES,
+            "healthy": healthy(),
+            "live": None if self.live is None else {"seconds": self.live, "written": time.time()},
+        }
+
+    def _repr_html_(self) -> str:
+        return frame(replace(self, live=None).html, 900)
+
+    def __repr__(self) -> str:
+        return f"<MetricsPage: {', '.join(f'{run.name}, {len(run.steps)} steps' for run in self.runs)}>"
+
+
+def page(runs: StrPath | RunData | Sequence[StrPath | RunData]) -> MetricsPage:
+    """The page of one run, or of several laid over each other.
+
+    Parameters
+    ----------
+    runs : path, RunData, or sequence of them
+        Run directories or files of the form of metrics.jsonl.
+
+    Returns
+    -------
+    MetricsPage
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        A run is missing, or a file of it cannot be read; also none, or more than MOST_RUNS.
+    """
+    several = [runs] if isinstance(runs, (str, os.PathLike, RunData)) else list(runs)
+    if not 1 <= len(several) <= MOST_RUNS:
+        raise ValueError(f"[page] 'runs' must be 1 to {MOST_RUNS} runs, got {len(several)}")
+    return MetricsPage([run if isinstance(run, RunData) else read_run(run) for run in several])
+
+
+class LivePage:
+    """The page of a run that goes on, written again and again.
+
+    Parameters
+    ----------
+    path : Path
 
     Raises
     ------
@@ -28,130 +139,128 @@ def writer(path: Path) -> Writer:
     ValueError
         The page cannot be written there. Folders that are missing are made with the first page.
     """
-    try:
-        import plotly.graph_objects  # noqa: F401 - found missing here rather than after an hour of training
-    except ImportError:
-        raise ImportError("--metrics needs plotly: pip install 'tinygpt[viz]'") from None
-    if path.is_dir():
-        raise ValueError(f"--metrics {path}: is a directory, name a file")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ValueError(f"--metrics {path}: cannot write in {folder}")
 
-    def write(records: Records, settings: dict[str, Any], vocab_size: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page(records, settings, vocab_size))
+    def __init__(self, path: Path):
+        try:
+            import plotly.offline  # noqa: F401 - found missing here rather than after an hour of training
+        except ImportError:
+            raise ImportError("--metrics needs plotly: pip install 'tinygpt[viz]'") from None
+        check_place(path, "--metrics")
+        self.path = path
+        self.began = time.monotonic()
+        self.cost = 0.0  # of the page before
+        self.next = 0.0  # not to be written sooner
 
-    return write
+    def __call__(self, records: list[Record], state: str, describe: Callable[[], RunData]) -> None:
+        """Write the page, if it is old enough or the run has ended.
 
-
-def page(records: Records, settings: dict[str, Any], vocab_size: int) -> str:
-    """The page as HTML, with everything it needs inside.
-
-    Parameters
-    ----------
-    records : list of dict
-        Lines of metrics.jsonl.
-    settings : dict
-        Of the run; shown as a table.
-    vocab_size : int
-        ln(vocab_size) is the loss of pure guessing.
-
-    Returns
-    -------
-    str
-    """
-    figure = _figure(records, vocab_size)
-    chart = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True})
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(_shown(v))}</td></tr>" for k, v in settings.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>tinygpt: training metrics</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 1rem; color: #222; }}
-table {{ border-collapse: collapse; font-size: 13px; }}
-th {{ text-align: left; font-weight: 500; padding: 2px 1.5em 2px 0; color: #555; }}
-</style>
-</head>
-<body>
-<h1>Training metrics</h1>
-<p>{html.escape(_summary(records))}</p>
-{chart}
-<h2>Settings</h2>
-<table>{rows}</table>
-</body>
-</html>
-"""
+        Parameters
+        ----------
+        records : list of dict
+            Of the run so far.
+        state : str
+            ``running``, ``complete`` or ``stopped``.
+        describe : function
+            Gives the rest of the run.
+        """
+        began = time.monotonic()
+        if state == "running" and began < self.next:
+            return
+        low, high = LIVE_SECONDS
+        wait = max(min(max((began - self.began) / 50, low), high), self.cost / LIVE_SHARE)
+        live = wait if state == "running" else None
+        MetricsPage([replace(describe(), records=records, state=state)], live).save(self.path)
+        now = time.monotonic()
+        self.cost = now - began
+        self.next = now + max(wait, self.cost / LIVE_SHARE)
 
 
-def _figure(records: Records, vocab_size: int):
-    from plotly.graph_objects import Figure, Scatter
-    from plotly.subplots import make_subplots
-
-    steps = [record for record in records if "loss" in record]
-    evaluations = [record for record in records if "val_loss" in record]
-    figure: Figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.7, 0.3], vertical_spacing=0.06)
-    x, loss = _thinned([r["step"] for r in steps], [r["loss"] for r in steps])
-    _, smooth = _thinned([r["step"] for r in steps], _running_mean([r["loss"] for r in steps]))
-    faint = {"color": "rgba(70, 130, 180, 0.35)", "width": 1}
-    figure.add_trace(Scatter(x=x, y=loss, name="training loss", line=faint), 1, 1)
-    figure.add_trace(Scatter(x=x, y=smooth, name=f"mean of {SMOOTHING} steps", line={"color": "steelblue"}), 1, 1)
-    held = {"color": "darkorange"}
-    figure.add_trace(
-        Scatter(
-            x=[r["step"] for r in evaluations],
-            y=[r["val_loss"] for r in evaluations],
-            name="held-out loss",
-            mode="lines+markers",
-            line=held,
-        ),
-        1,
-        1,
-    )
-    guessing = math.log(vocab_size)
-    text = f"guessing: ln {vocab_size} = {guessing:.2f}"
-    figure.add_hline(guessing, line_dash="dot", annotation_text=text, row=1, col=1)
-    x, rates = _thinned([r["step"] for r in steps], [r["lr"] for r in steps])
-    figure.add_trace(Scatter(x=x, y=rates, name="learning rate", line={"color": "seagreen"}), 2, 1)
-    figure.update_yaxes(title_text="loss (nats per token)", row=1, col=1)
-    figure.update_yaxes(title_text="learning rate", row=2, col=1)
-    figure.update_xaxes(title_text="step", row=2, col=1)
-    figure.update_layout(
-        height=640, template="plotly_white", legend={"orientation": "h", "y": -0.12}, margin={"t": 30, "r": 20, "l": 60}
-    )
-    return figure
+def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
+    """One run as the script of the page reads it."""
+    steps, evaluations = run.steps, run.evaluations
+    seconds = {record["step"]: record["seconds"] for record in steps if record.get("seconds") is not None}
+    made: dict[str, Any] = {"val": _evaluations(evaluations, seconds, most)}
+    for name, smoothed in CURVES.items():
+        found = [record for record in steps if record.get(name) is not None]
+        x = np.array([record["step"] for record in found], np.float64)
+        t = np.array([record.get("seconds") or 0.0 for record in found], np.float64)
+        y = np.array([record[name] for record in found], np.float64)
+        made[name] = curves.curve(x, t, y, most)
+        if smoothed:
+            made[f"{name}_smooth"] = curves.curve(x, t, curves.running_mean(y, width), most)
+    return {
+        "name": run.name,
+        "state": run.state,
+        "facts": _facts(run, width),
+        "settings": [[name, as_text(value)] for name, value in run.settings.items()],
+        "guessing": math.log(run.vocab_size) if run.vocab_size else None,
+        "vocab": run.vocab_size,
+        "clip": run.clip,
+        "schedule": _schedule(run, seconds),
+        "curves": made,
+        "watch": watched(run.watch, seconds),
+    }
 
 
-def _thinned(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
-    """At most about MOST_POINTS points, the last one among them."""
-    stride = max(1, -(-len(x) // MOST_POINTS))
-    keep = [*range(0, len(x) - 1, stride), len(x) - 1] if x else []
-    return [x[i] for i in keep], [y[i] for i in keep]
+def _evaluations(evaluations: list[Record], seconds: dict[int, float], most: int) -> dict[str, list[Any]]:
+    x = np.array([record["step"] for record in evaluations], np.float64)
+    t = np.array([seconds.get(record["step"], 0.0) for record in evaluations], np.float64)
+    losses = np.array([record["val_loss"] for record in evaluations], np.float64)
+    made = curves.curve(x, t, losses, most)
+    bits = {record["step"]: record.get("val_bits_per_byte") for record in evaluations}
+    made["bits"] = [bits[step] for step in made["step"]]
+    return made
 
 
-def _running_mean(values: list[float]) -> list[float]:
-    """The mean of the last SMOOTHING values at every place."""
-    total, means = 0.0, []
-    for i, value in enumerate(values):
-        total += value - (values[i - SMOOTHING] if i >= SMOOTHING else 0.0)
-        means.append(total / min(i + 1, SMOOTHING))
-    return means
+def _schedule(run: RunData, seconds: dict[int, float]) -> dict[str, Any]:
+    """Where warm-up ends, if the run came so far, and what follows it."""
+    return {
+        "kind": as_text(run.settings.get("schedule")),
+        "warmup": run.warmup,
+        "seconds": seconds.get(run.warmup),
+    }
 
 
-def _summary(records: Records) -> str:
-    steps = [record for record in records if "loss" in record]
-    evaluations = [record["val_loss"] for record in records if "val_loss" in record]
-    if not steps:
-        return "No step has been made yet."
-    text = f"{steps[-1]['step'] + 1:,} steps in {steps[-1]['seconds']:.0f} s. Loss {steps[0]['loss']:.3f} at first, "
-    text += f"{steps[-1]['loss']:.3f} at last."
-    if evaluations:
-        text += f" Best loss on held-out text: {min(evaluations):.4f}."
-    return text
+def _facts(run: RunData, width: int) -> dict[str, Any]:
+    """Figures of a run; None where they are not known."""
+    steps = run.steps
+    losses = [record["loss"] for record in steps]
+    rates = [record["tokens_per_s"] for record in steps if record.get("tokens_per_s") is not None]
+    shares = [record["peak_share"] for record in steps if record.get("peak_share") is not None]
+    evaluations = [(record["val_loss"], record["step"]) for record in run.evaluations]
+    best = min(evaluations, default=None)
+    lowest = min(zip(losses, (record["step"] for record in steps), strict=True), default=None)
+    made = steps[-1]["step"] + 1 if steps else 0
+    return {
+        "steps": made,
+        "total": run.total_steps,
+        "tokens": run.tokens_per_step * made if run.tokens_per_step else None,
+        "parameters": run.parameters,
+        "seconds": steps[-1].get("seconds") if steps else None,
+        "first": losses[0] if steps else None,
+        "final": losses[-1] if steps else None,
+        "smooth": float(np.mean(losses[-width:])) if steps else None,
+        "lowest": lowest and lowest[0],
+        "lowestStep": lowest and lowest[1],
+        "average": float(np.mean(losses)) if steps else None,
+        "val": evaluations[-1][0] if evaluations else None,
+        "best": best and best[0],
+        "bestStep": best and best[1],
+        "score": run.score,
+        # Medians: a step that another program held up says little about the run.
+        "rate": float(np.median(rates)) if rates else None,
+        "peak": float(np.median(shares)) if shares else None,
+    }
 
 
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _notes(runs: list[RunData], most: int) -> list[str]:
+    """What is not as a reader would think."""
+    notes = [note for run in runs for note in run.notes]
+    if max(len(run.steps) for run in runs) > most:
+        notes.append(
+            f"Long curves are drawn through at most {most:,} points: of every stretch the lowest and the highest. "
+            "Averages are those of all steps."
+        )
+    if not any(run.steps for run in runs):
+        notes.append("No step has been made yet.")
+    return notes

@@ -1,0 +1,55 @@
+"""`tinygpt metrics`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+@dataclass(kw_only=True)
+class MetricsOptions:
+    """One field per flag."""
+
+    out: str = "metrics.html"
+    """Page to write; one that is there is replaced."""
+    quiet: bool = False
+    """Print nothing."""
+
+
+def metrics(
+    runs: Annotated[list[str], Parameter(help="Run directories, or files of the form of metrics.jsonl.")],
+    /,
+    options: Annotated[MetricsOptions, Parameter(name="*")] = MetricsOptions(),  # noqa: B008
+) -> int:
+    """Show the curves of training runs, laid over each other.
+
+    Writes one HTML file that needs no network: losses, learning rate, gradient and
+    speed over steps or time, what --watch saw, and for several runs a table of the
+    settings in which they differ. A run may still be going on.
+    """
+    from tinygpt.cli.console import harmless
+    from tinygpt.viz import metrics as viz
+    from tinygpt.viz.page import check_place
+
+    check_place(Path(options.out), "--out")
+    if len(runs) > viz.MOST_RUNS:
+        raise ValueError(f"at most {viz.MOST_RUNS} runs fit one page, got {len(runs)}")
+    viz.plotly_script()  # what is missing is told before any work is done
+    page = viz.page(runs)
+    page.save(options.out)
+    if options.quiet:
+        return 0
+    for run in page.runs:
+        steps, evaluations = run.steps, [record["val_loss"] for record in run.evaluations]
+        text = f"{len(steps):,} step{'s' * (len(steps) != 1)}" + (
+            f", loss {steps[-1]['loss']:.4f} at last" if steps else ""
+        )
+        text += f", held out {min(evaluations):.4f} at best" if evaluations else ""
+        print(f"{'run':<10}{harmless(run.name)}: {text}")
+        for note in run.notes:
+            print(f"{'note':<10}{harmless(note)}")
+    print(f"written   {options.out}, {Path(options.out).stat().st_size / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,239 @@
+"""What a training run has left behind: its records, settings and size, read back for a page or handed over by a run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinygpt import checkpoint
+from tinygpt.config import GPTConfig
+from tinygpt.files import config as config_file
+from tinygpt.files.records import Record, check_numbers, is_number, read_records
+from tinygpt.files.strict import is_count, require_file, shown
+from tinygpt.model import GPT
+
+METRICS, WATCH, SETTINGS = "metrics.jsonl", "watch.jsonl", "run.toml"
+STATISTICS = ("mean", "std", "max", "zeros", "q", "update", "ratio", "dead")  # of a tensor in watch.jsonl
+NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "gflops", "peak_share", "seconds", "epoch")
+EVALUATION = ("val_loss", "val_bits_per_byte")
+KINDS = ("weights", "gradients", "activations")  # what can be watched
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of which a line of watch.jsonl has the values
+MAX_SETTINGS_BYTES = 2**20
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(eq=False)
+class RunData:
+    """One run, as a page shows it.
+
+    Attributes
+    ----------
+    name : str
+        What the page calls it.
+    records : list of dict
+        Lines of metrics.jsonl.
+    settings : dict
+        The table of run.toml; empty if there is none.
+    vocab_size, parameters, total_steps : int or None
+        None where nothing tells.
+    watch : list of dict
+        Lines of watch.jsonl.
+    state : str
+        ``running``, ``complete``, ``stopped``, or nothing where only files are known.
+    score : float or None
+        Loss of the best model on everything that is held out.
+    notes : list of str
+        What a reader of the page should know about the files.
+    """
+
+    name: str
+    records: list[Record]
+    settings: dict[str, Any] = field(default_factory=dict)
+    vocab_size: int | None = None
+    parameters: int | None = None
+    total_steps: int | None = None
+    watch: list[Record] = field(default_factory=list)
+    state: str = ""
+    score: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[Record]:
+        """The records of steps."""
+        return [record for record in self.records if record.get("loss") is not None]
+
+    @property
+    def evaluations(self) -> list[Record]:
+        """The records of evaluations."""
+        return [record for record in self.records if record.get("val_loss") is not None]
+
+    @property
+    def tokens_per_step(self) -> int | None:
+        """Tokens that a step learns from."""
+        sizes = [_count(self.settings.get(name)) for name in ("batch", "grad-accum", "seq")]
+        return math.prod(sizes) or None
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up, as `tinygpt.train.setup` makes the schedule."""
+        if self.total_steps is None or self.settings.get("schedule") == "constant":
+            return 0
+        return min(_count(self.settings.get("warmup")), self.total_steps // 10)
+
+    @property
+    def clip(self) -> float | None:
+        """The norm to which gradients are clipped."""
+        return _positive(self.settings.get("clip"))
+
+
+def read_run(path: StrPath) -> RunData:
+    """A run from its directory, or from its metrics.jsonl and what lies beside it.
+
+    Parameters
+    ----------
+    path : path
+        A run directory or a file of the form of metrics.jsonl.
+
+    Returns
+    -------
+    RunData
+        A last line that was never finished is left out, and a note says so.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such run.
+    ValueError
+        A file that nobody could have written in a run; the message names it, and the line.
+    """
+    given = Path(path)
+    if not given.exists():
+        raise FileNotFoundError(f"{path}: no such run")
+    folder, file = (given, given / METRICS) if given.is_dir() else (given.parent, given)
+    if not file.exists():
+        raise FileNotFoundError(f"{path}: is no run, there is no {METRICS} in it")
+    run = RunData(str(path), [])
+    run.records = _read(file, _check_metrics, run.notes)
+    run.settings = _settings(folder / SETTINGS)
+    if (folder / WATCH).exists():
+        run.watch = _read(folder / WATCH, _check_watch, run.notes)
+    config = _config(folder)
+    if config is not None:
+        run.vocab_size = config.vocab_size
+        run.parameters = GPT(config, None).num_parameters()
+    run.total_steps = _total(run)
+    return run
+
+
+def _count(value: Any) -> int:
+    """A count of the settings; 0 for anything else."""
+    return int(value) if is_count(value) else 0
+
+
+def _positive(value: Any) -> float | None:
+    """A positive number of the settings; None for anything else."""
+    return float(value) if is_number(value) and value > 0 else None
+
+
+def _read(file: Path, check: Any, notes: list[str]) -> list[Record]:
+    found = read_records(file, check)
+    if found.torn is not None:
+        notes.append(f"{file}: line {found.torn} was never finished and is left out: the run was cut off.")
+    for before, after in itertools.pairwise(found.records):
+        if after["step"] < before["step"]:
+            raise ValueError(f"{file}: step {after['step']} comes after step {before['step']}")
+    return found.records
+
+
+def _check_metrics(record: Record) -> None:
+    kind = next((name for name in ("loss", "val_loss") if record.get(name) is not None), None)
+    if kind is None:
+        raise ValueError("must have a loss or a val_loss")
+    check_numbers(record, (*NUMBERS, *EVALUATION))
+
+
+def _check_watch(record: Record) -> None:
+    for kind in KINDS:
+        tensors = record.get(kind, {})
+        if not isinstance(tensors, dict):
+            raise ValueError(f"'{kind}' must be an object, got {shown(tensors)}")
+        for name, statistics in tensors.items():
+            if not isinstance(statistics, dict):
+                raise ValueError(f"{shown(name)} must be an object, got {shown(statistics)}")
+            for key, value in statistics.items():
+                if key not in STATISTICS:
+                    raise ValueError(f"{shown(f'{name}.{key}')} is not known here")
+                form = f"a list of {len(QUANTILES)}" if key == "q" else "a number"
+                if isinstance(value, list) != (key == "q") or (key == "q" and len(value) != len(QUANTILES)):
+                    raise ValueError(f"{shown(f'{name}.{key}')} must be {form}, got {shown(value)}")
+                several = value if isinstance(value, list) else [value]
+                if not all(one is None or is_number(one) for one in several):
+                    raise ValueError(f"{shown(f'{name}.{key}')} must be finite numbers, got {shown(value)}")
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    require_file(file)
+    if file.stat().st_size > MAX_SETTINGS_BYTES:
+        raise ValueError(f"{file}: must be at most {MAX_SETTINGS_BYTES} bytes long, got {file.stat().st_size}")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not a TOML file: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: must be TOML of a reasonable depth") from None
+
+
+def _config(folder: Path) -> GPTConfig | None:
+    """The shape of the run's model; a run that was never evaluated has it in its first checkpoint alone."""
+    places = [folder, checkpoint.latest_checkpoint(folder) if folder.is_dir() else None]
+    for place in places:
+        if place is not None and (place / config_file.NAME).exists():
+            return config_file.read(place)[1]
+    return None
+
+
+def _total(run: RunData) -> int | None:
+    """Steps that were asked for; with --epochs what the steps made so far say about the length of one."""
+    steps, epochs = _count(run.settings.get("steps")), _positive(run.settings.get("epochs"))
+    if steps or epochs is None:
+        return steps or None
+    # A step's epoch is its step x sequences / windows; the last is the least rounded.
+    made = [record for record in run.steps if is_number(record.get("epoch")) and record["epoch"] > 0]
+    if not made:
+        return None
+    last = made[-1]
+    return max(last["step"] + 1, round(epochs * last["step"] / last["epoch"]))
+
+
+def differences(runs: Sequence[RunData]) -> list[str]:
+    """Names of the settings in which runs differ, in the order in which they stand in run.toml.
+
+    Parameters
+    ----------
+    runs : sequence of RunData
+
+    Returns
+    -------
+    list of str
+        Without `out`, which always differs.
+    """
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    return [name for name in names if name != "out" and len({as_text(run.settings.get(name)) for run in runs}) > 1]
+
+
+def as_text(value: Any) -> str:
+    """A value of a setting as a reader sees it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(as_text, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,80 @@
+// Follows metrics_watch.js. Sets the page up; while the run goes on, it loads itself again and keeps what was chosen.
+const LONGEST = 60;  // seconds between two loads of a page that does not change
+
+function drawAll() {
+  return Promise.all([drawCharts(), drawWatch()]);
+}
+
+function choice(box, name, options, chosen, pick) {
+  for (const [value, text] of options) {
+    const input = el("input", { type: "radio", name, value, checked: value === chosen });
+    input.addEventListener("change", () => { pick(value); remember(); });
+    box.append(el("label", {}, input, el("span", {}, text)));
+  }
+}
+
+function listen() {
+  byId("raw").addEventListener("click", () => { state.raw = !state.raw; pressRaw(); drawCharts(); remember(); });
+  byId("all").addEventListener("click", () => setRange(null));
+  byId("csv").addEventListener("click", save);
+  onTheme(() => { showLegend(); drawAll(); remember(); });
+  addEventListener("pagehide", remember);
+}
+
+const pressRaw = () => byId("raw").setAttribute("aria-pressed", String(state.raw));
+
+/** Load the page again after a while: sooner if it is fresh, later if the run writes no more. Not under a user's hands. */
+function stayFresh() {
+  if (!data.live) return;
+  const button = byId("pause"), text = stateText(data.runs[0]);
+  let held = false, timer = 0;
+  addEventListener("pointerdown", () => { held = true; });
+  for (const name of ["pointerup", "pointercancel", "blur"]) addEventListener(name, () => { held = false; });
+  const age = () => Math.max(0, Date.now() / 1000 - data.live.written);
+  const wait = () => Math.min(LONGEST, Math.max(data.live.seconds, age() / 4));
+  const busy = () => held || document.hidden || document.activeElement?.tagName === "SELECT";
+  const tick = () => {
+    const silent = age() > 10 * data.live.seconds + 60 ? `; nothing new for ${clock(age())}, it may have ended` : "";
+    byId("state").textContent = `${text}${state.paused ? "; this page is paused" : ""}${silent}`;
+  };
+  const again = () => {
+    clearTimeout(timer);
+    if (state.paused) return;
+    timer = setTimeout(() => {
+      if (busy()) return again();
+      remember();
+      location.reload();
+    }, 1000 * wait());
+  };
+  const show = () => { button.textContent = state.paused ? "Follow the run" : "Pause"; tick(); };
+  button.hidden = false;
+  button.title = "While the run goes on, this page loads itself again";
+  button.addEventListener("click", () => { state.paused = !state.paused; remember(); show(); again(); });
+  setInterval(tick, 5000);
+  show();
+  again();
+}
+
+function start() {
+  if (data.live) history.scrollRestoration = "manual";
+  if (data.live && state.theme && state.theme !== (isDark() ? "dark" : "light")) byId("theme").click();
+  showHead();
+  showSummary();
+  showCompared();
+  showSettings();
+  showEvaluations();
+  for (const id of state.open) byId(id).open = true;
+  choice(byId("axis"), "axis", [["step", "Steps"], ["time", "Time"]], state.axis, (value) => { state.axis = value; setRange(null); });
+  choice(byId("scale"), "scale", [["linear", "Linear loss"], ["log", "Log loss"]], state.scale, (value) => { state.scale = value; drawCharts(); });
+  pressRaw();
+  showLegend();
+  startWatch();
+  return drawAll().then(() => {
+    listen();
+    if (data.live) scrollTo(0, state.scroll);
+    stayFresh();
+    document.body.dataset.ready = "yes";
+  });
+}
+
+start();

@@ -1,0 +1,102 @@
+"""What `train --watch` records, as the page of a run shows it: which layer, which part, what is healthy."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tinygpt.files.records import Record
+from tinygpt.viz.curves import short
+from tinygpt.viz.runs import KINDS
+
+MOST_SAMPLES = 200  # of one series
+FEWEST_SAMPLES = 20
+MOST_OF_ALL = 12_000  # samples of all series: with about 15 figures each, about two megabytes
+
+
+class Range(NamedTuple):
+    """Where a statistic is healthy."""
+
+    kind: str
+    statistic: str
+    low: float
+    high: float
+    title: str  # for people
+    hint: str  # what leaving the range may mean
+
+
+# Wide on purpose: a warning about a run that learns well teaches people not to read warnings. A new matrix has values
+# of 0.02 and less, and AdamW moves each by about the learning rate: a small model moves them by a third in a step.
+HEALTHY = (
+    Range("weights", "update", 1e-6, 0.5, "update-to-weight ratio", "the learning rate does not fit this layer"),
+    Range("weights", "std", 1e-4, 5.0, "standard deviation of the weights", "the weights vanish or run away"),
+    Range("gradients", "ratio", 1e-9, 1e3, "gradient-to-weight ratio", "the gradient vanishes or explodes"),
+    Range("activations", "std", 1e-4, 1e3, "standard deviation of the activations", "signals vanish or explode"),
+    Range("activations", "dead", 0.0, 0.8, "share of dead units", "much of the MLP passes nothing on"),
+)
+
+
+def healthy() -> dict[str, list[float]]:
+    """Statistic of a kind to the bounds of its range."""
+    return {f"{one.kind}.{one.statistic}": [one.low, one.high] for one in HEALTHY}
+
+
+def place(name: str) -> tuple[str, str]:
+    """The layer of a tensor and its part within it, as in ``block 3`` and ``mlp.up``."""
+    head, _, rest = name.partition(".")
+    if head == "blocks":
+        index, _, part = rest.partition(".")
+        return f"block {index}", part
+    return ("embeddings" if head in ("wte", "wpe", "embeddings") else head), name
+
+
+def watched(records: list[Record], seconds: dict[int, float]) -> list[dict[str, Any]]:
+    """Every tensor that was watched, with its figures over the steps.
+
+    Parameters
+    ----------
+    records : list of dict
+        Lines of watch.jsonl.
+    seconds : dict of int to float
+        Step to the time at its end.
+
+    Returns
+    -------
+    list of dict
+        ``kind``, ``layer``, ``part``, then lists of equal length: ``step``, ``seconds`` and one for each statistic.
+    """
+    names = {(kind, name) for record in records for kind in KINDS for name in record.get(kind, {})}
+    most = max(FEWEST_SAMPLES, min(MOST_SAMPLES, MOST_OF_ALL // max(1, len(names))))
+    stride = -(-len(records) // most) or 1
+    kept = records[::-1][::stride][::-1]  # the last one always
+    series: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in kept:
+        for kind in KINDS:
+            for name, statistics in record.get(kind, {}).items():
+                if (kind, name) not in series:
+                    layer, part = place(name)
+                    series[kind, name] = {
+                        "kind": kind,
+                        "layer": layer,
+                        "part": part,
+                        "step": [],
+                        "seconds": [],
+                        "of": [],
+                    }
+                one = series[kind, name]
+                one["step"].append(record["step"])
+                one["seconds"].append(round(seconds.get(record["step"], 0.0), 3))
+                one["of"].append(statistics)
+    return [_columns(one) for one in series.values()]
+
+
+def _columns(series: dict[str, Any]) -> dict[str, Any]:
+    """A list of figures for each statistic instead of a list of statistics."""
+    samples = series.pop("of")
+    names = dict.fromkeys(name for sample in samples for name in sample)
+    return series | {name: [_short(sample.get(name)) for sample in samples] for name in names}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_short(one) for one in value]
+    return None if value is None else short(value)
