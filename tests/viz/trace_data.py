@@ -1,0 +1,22 @@
+"""The way back from a page of steps to its numbers."""
+
+import base64
+import json
+import re
+
+import numpy as np
+
+
+def read_back(text):
+    """The data of a page, and for each step its numbers, and its gradients if it has any, as (heads, rows, columns)."""
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    numbers = np.frombuffer(base64.b64decode(data["numbers"]), "<f4" if data["width"] == 4 else "<f2")
+    found = {}
+    for station in data["stations"]:
+        shape = station["heads"], station["rows"], station["columns"]
+        for key in ("values", "gradient"):
+            if key in station:
+                start, exponent = station[key]
+                part = numbers[start : start + int(np.prod(shape))].astype(np.float64)
+                found[station["name"], key] = part.reshape(shape) * 2.0**exponent
+    return data, found

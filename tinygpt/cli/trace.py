@@ -1,0 +1,264 @@
+"""`tinygpt trace`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from cyclopts import Parameter
+
+from tinygpt.cli.generate import GenerateOptions, _prompt
+from tinygpt.cli.options import Compute, load_model
+
+if TYPE_CHECKING:
+    from tinygpt.model import GPT
+    from tinygpt.tracing import Step, Trace
+    from tinygpt.viz.trace import TracePage
+
+WHOLE = 12  # rows and columns up to which a step is printed whole
+BEST = 6  # tokens of a distribution
+ENDS = 4  # of a larger one the first and the last so many
+
+
+@dataclass(kw_only=True)
+class TraceOptions(Compute):
+    """One field per flag."""
+
+    model: str = "runs/tiny"
+    """Model directory."""
+    prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Text to follow through the model; - reads standard input."""
+    prompt_file: str | None = None
+    """File with the text."""
+    step: str | None = None
+    """Print the numbers of one step, as in attn.softmax, norm or blocks.0.residual1."""
+    layer: int | None = None
+    """Layer of the step, from 0; without --step, list the steps of this layer only."""
+    head: int | None = None
+    """Head of the step, from 0; all heads by default."""
+    backward: bool = False
+    """Also the gradients of the mean loss of the prompt's own next tokens."""
+    out: str | None = None
+    """Page to write; one that is there is replaced."""
+    save: str | None = None
+    """File for the arrays (.npz); one that is there is replaced."""
+    max_tokens: int = 32
+    """Tokens to follow; of a longer prompt the first ones."""
+    quiet: bool = False
+    """Print neither the table nor what was written; the numbers of --step are printed."""
+
+
+def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()) -> int:  # noqa: B008
+    """Show every intermediate value of a forward pass.
+
+    Lists the steps from tokens to the next-token distribution, each with its
+    formula, shape and statistics; prints one as numbers; writes them as arrays,
+    or as a page on which one walks from step to step.
+    """
+    from tinygpt.viz.attention import check_length
+    from tinygpt.viz.page import check_place
+    from tinygpt.viz.trace import trace_page
+
+    options.apply()
+    for flag, path in (("--out", options.out), ("--save", options.save)):
+        if path is not None:
+            check_place(Path(path), flag)
+    prompt = _text(options)
+    model, tokenizer = load_model(options.model)
+    _check_numbers(options, model)
+    n = len(tokenizer.prompt(prompt))
+    kept = check_length(model, n, options.max_tokens, ("", "--prompt", "--max-tokens"))
+    if options.backward and kept < 2:
+        raise ValueError("--backward must have at least two tokens: the loss is that of the next ones")
+    name = Path(options.model).resolve().name
+    page = trace_page(model, tokenizer, prompt, options.max_tokens, options.backward, head=options.head or 0, name=name)
+    step = None if options.step is None else _find(page.steps, options.step, options.layer, model)
+    if step is not None and options.head is not None:
+        _check_head(step, options.head)
+    _write(page, options, step)
+    if page.dropped and not options.quiet:
+        print(
+            f"note      the prompt has {n} tokens, the first {len(page.ids)} are followed (--max-tokens)",
+            file=sys.stderr,
+        )
+    if step is not None:
+        _print_step(page, step, options)
+    elif not options.quiet:
+        _print_table(page.steps, options.layer)
+    return 0
+
+
+def _text(options: TraceOptions) -> str:
+    """The prompt, which must not be empty."""
+    if options.prompt is not None and options.prompt_file is not None:
+        raise ValueError("--prompt and --prompt-file cannot both be given")
+    prompt = _prompt(GenerateOptions(prompt=options.prompt, prompt_file=options.prompt_file))
+    if not prompt:
+        file = options.prompt_file
+        raise ValueError("--prompt must not be empty" if file is None else f"--prompt-file {file}: is empty")
+    return prompt
+
+
+def _check_numbers(options: TraceOptions, model: GPT) -> None:
+    """Raise ValueError for a layer or a head that the model has not."""
+    for flag, value, count in (
+        ("--layer", options.layer, model.config.n_layer),
+        ("--head", options.head, model.config.n_head),
+    ):
+        if value is not None and not 0 <= value < count:
+            raise ValueError(f"{flag} must be in 0..{count - 1}, got {value}")
+    if options.head is not None and options.step is None and options.out is None:
+        raise ValueError("--head must go with --step or --out")
+
+
+def _find(steps: Trace, name: str, layer: int | None, model: GPT) -> Step:
+    """The step of this name, or of this name in a block; without a layer in the first."""
+    if name in steps:
+        step = steps[name]
+        if layer is not None and step.block != layer:
+            raise ValueError(f"--layer must go with a step of a block, got --step {name}")
+        return step
+    inside = f"blocks.{layer or 0}.{name}"
+    if inside in steps:
+        return steps[inside]
+    outside = [key for key, step in steps.items() if step.block is None]
+    own = [step.local for step in steps.values() if step.block == 0]
+    layers = f"in each of {model.config.n_layer} layers {', '.join(own)}"
+    raise ValueError(f"--step {name}: there is no such step; there are {', '.join(outside)} and {layers}")
+
+
+def _check_head(step: Step, head: int) -> None:
+    """Raise ValueError if the step has no such head."""
+    axes = step.axes.split()
+    found = [letter for letter in ("H", "G") if letter in axes]
+    if not found:
+        raise ValueError(f"--head must go with a step that has heads, got --step {step.local}")
+    count = step.shape[axes.index(found[0])]
+    if head >= count:
+        raise ValueError(f"--head must be in 0..{count - 1} for {step.local}, got {head}")
+
+
+def _write(page: TracePage, options: TraceOptions, step: Step | None) -> None:
+    """The page and the arrays, as far as they are asked for."""
+    from dataclasses import replace
+
+    if options.out is not None:
+        out = Path(options.out)
+        replace(page, first=None if step is None else step.name).save(out)
+        if not options.quiet:
+            print(
+                f"page      {out}  {out.stat().st_size / 1e6:.1f} MB: {len(page.ids)} tokens, {len(page.steps)} steps"
+            )
+    if options.save is not None:
+        path = Path(options.save)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page.steps.save(path)
+        if not options.quiet:
+            print(f"arrays    {path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _print_table(steps: Trace, layer: int | None) -> None:
+    """One line per step; on a terminal without the columns for which there is no room."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tinygpt.tracing import COLUMNS
+
+    console = Console(highlight=False, soft_wrap=True)
+    rows = [row for row, step in zip(steps.rows(), steps.values(), strict=True) if layer in (None, step.block)]
+    for dropped in (
+        (),
+        ("source",),
+        ("source", "axes"),
+        ("source", "axes", "formula"),
+        ("source", "axes", "formula", "mean"),
+    ):
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        names = [name for name in COLUMNS if name not in dropped]
+        for name in names:
+            figure = name in ("min", "max", "mean", "std")
+            table.add_column(name, justify="right" if figure else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(row[name]) for name in names))
+        wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        if wide <= console.width or not console.is_terminal:
+            break
+    (console if console.is_terminal else Console(file=console.file, width=wide)).print(table, highlight=False)
+
+
+def _print_step(page: TracePage, step: Step, options: TraceOptions) -> None:
+    """What the step is, and its numbers; gradients follow if they were asked for."""
+    from tinygpt.tracing import number
+    from tinygpt.viz.trace import as_maps
+
+    stats = step.stats
+    print(f"{step.name} = {step.formula}")
+    shape = f"({', '.join(step.axes.split())}) = {step.shape}" if step.shape else "one number"
+    print(f"{shape}, {step.dtype}; computed by {step.source} for {step.caller}")
+    figures = "  ".join(f"{key} {number(getattr(stats, key))}" for key in ("min", "max", "mean", "std"))
+    shares = "".join(f"  {100 * value:.3g} % {word}" for value, word in _shares(step) if value)
+    print(figures + shares)
+    for title, array in (("", step.array if step.kept else None), ("gradient", step.gradient)):
+        if array is None:
+            continue
+        maps = as_maps(step, array)
+        for head in range(len(maps)) if options.head is None else [options.head]:
+            named = [title] if title else []
+            named += [f"head {head}"] if len(maps) > 1 else []
+            print()
+            if named:
+                print(", ".join(named))
+            if step.axes.endswith("V"):
+                _print_best(page, maps[head])
+            else:
+                _print_map(page, step, maps[head])
+
+
+def _shares(step: Step) -> list[tuple[float, str]]:
+    return [(step.stats.zeros, "zeros"), (step.stats.nan, "NaN"), (step.stats.infinite, "infinite")]
+
+
+def _print_map(page: TracePage, step: Step, values: np.ndarray) -> None:
+    """A table of numbers with the tokens beside them; of a large one the ends."""
+    from tinygpt.cli.console import harmless
+    from tinygpt.tracing import number
+
+    tokens, columns = values.shape
+    rows = _ends(tokens)
+    picked = _ends(columns)
+    labels = [harmless(text) for text in page.labels]
+    keys = step.axes.endswith("S")
+    lines = [["", *(("..." if c is None else labels[c] if keys else str(c)) for c in picked)]]
+    for r in rows:
+        if r is None:
+            lines.append(["..."] + [""] * len(picked))
+            continue
+        named = f"{r} {labels[r]}" if tokens == len(labels) else ""
+        lines.append([named, *("..." if c is None else number(float(values[r, c])) for c in picked)])
+    wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        first = f"{line[0]:<{wide[0]}}"
+        print("  ".join([first, *(f"{text:>{wide[i]}}" for i, text in enumerate(line[1:], 1))]).rstrip())
+
+
+def _print_best(page: TracePage, values: np.ndarray) -> None:
+    """The largest values of each position with their tokens: a vocabulary is too wide for a table."""
+    from tinygpt.cli.console import harmless
+    from tinygpt.tracing import number
+
+    for t in _ends(len(values)):
+        if t is None:
+            print("...")
+            continue
+        best = np.argsort(-values[t], kind="stable")[:BEST].tolist()
+        found = (f"{harmless(page.label(token))} {number(float(values[t, token]))}" for token in best)
+        print(f"{t} {harmless(page.labels[t])}:  {'   '.join(found)}")
+
+
+def _ends(n: int) -> list[int | None]:
+    """All of 0..n-1, or the first and the last with None between them."""
+    return [*range(n)] if n <= WHOLE else [*range(ENDS), None, *range(n - ENDS, n)]

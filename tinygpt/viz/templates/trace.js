@@ -1,0 +1,91 @@
+// The numbers of the stations, what is chosen, and colours.
+const T = data.tokens.length;
+const numbers = decodeNumbers(data.numbers, data.width);
+// The first station is made of no computation: the tokens themselves.
+const stations = [{
+  name: "tokens", block: null, formula: "tokenizer.encode(prompt)", words: "The text is cut into tokens; a model sees their numbers and nothing else.",
+  axes: "B T", shape: [1, T], dtype: "int32", source: "", caller: "", stats: null, heads: 1, rows: T, columns: 1, every: 1,
+}, ...data.stations];
+const chosen = { station: 0, head: data.head, position: T - 1, show: "values", column: -1, row: -1 };
+const tokenBox = (label, mark = "") => el("span", { className: `token ${mark}`, title: label }, label);
+const current = () => stations[chosen.station];
+
+function decodeNumbers(text, width) {
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
+  const view = new DataView(bytes.buffer), count = bytes.length / width;
+  return Float32Array.from({ length: count }, (_, i) => (width === 4 ? view.getFloat32(4 * i, true) : half(view.getUint16(2 * i, true))));
+}
+
+/** A number of half precision (IEEE 754) from its bits. */
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
+}
+
+/** Which of the heads of a station is shown: a key head serves several query heads. */
+function headOf(station) {
+  const most = Math.max(...data.stations.map((one) => one.heads));
+  return Math.floor((chosen.head * station.heads) / most);
+}
+
+/** A value of the station that is shown. */
+function valueAt(row, column, station = current(), head = headOf(station)) {
+  const [start, exponent] = station[chosen.show] ?? station.values;
+  return numbers[start + (head * station.rows + row) * station.columns + column] * 2 ** exponent;
+}
+
+const isShare = (station) => chosen.show === "values" && /softmax|probabilities/.test(station.name);
+const lastAxis = (station) => station.axes.split(" ").at(-1);
+
+/** A number as the page shows it: as many digits as were kept. */
+function shown(x) {
+  if (x === null || Number.isNaN(x)) return x === null ? "–" : "NaN";
+  if (!Number.isFinite(x)) return x < 0 ? "−∞" : "∞";
+  const digit = data.width === 4 ? 5 : 3;
+  const size = Math.abs(x);
+  return x === 0 ? "0" : (size < 1e-4 || size >= 1e6 ? x.toExponential(digit - 1) : String(Number(x.toPrecision(digit)))).replace("-", "−");
+}
+
+/** What a column is called. */
+function columnName(station, column) {
+  if (lastAxis(station) === "S") return data.tokens[column];
+  if (lastAxis(station) === "V") return data.vocabulary[column];
+  return `column ${column * station.every}`;
+}
+
+const stops = {
+  share: [[[250, 251, 253], [176, 208, 240], [62, 135, 204], [8, 48, 107]], [[24, 29, 36], [27, 74, 122], [72, 155, 226], [240, 247, 255]]],
+  signed: [[[150, 60, 10], [228, 140, 88], [250, 250, 250], [98, 158, 214], [8, 60, 125]], [[255, 190, 130], [190, 96, 40], [28, 33, 40], [40, 105, 170], [150, 205, 255]]],
+};
+
+/** 256 colours: from nothing to all of it for shares, from negative over zero to positive for the rest. */
+function ramp(station) {
+  const points = stops[isShare(station) ? "share" : "signed"][isDark() ? 1 : 0];
+  return Array.from({ length: 256 }, (_, i) => {
+    const at = (i / 255) * (points.length - 1);
+    const low = Math.min(Math.floor(at), points.length - 2);
+    return points[low].map((value, c) => Math.round(value + (at - low) * (points[low + 1][c] - value)));
+  });
+}
+
+/** The size at which colours end: a few values that stand out would leave all others pale. */
+function reach(station) {
+  if (isShare(station)) return 1;
+  const sizes = [];
+  for (let r = 0; r < station.rows; r++) {
+    for (let c = 0; c < station.columns; c++) {
+      const size = Math.abs(valueAt(r, c, station));
+      if (Number.isFinite(size)) sizes.push(size);
+    }
+  }
+  sizes.sort((a, b) => a - b);
+  return sizes[Math.min(sizes.length - 1, Math.floor(0.99 * sizes.length))] || sizes.at(-1) || 1;
+}
+
+/** A shade in 0 ... 255. */
+function shade(x, end, station) {
+  const share = isShare(station) ? Math.sqrt(x) : 0.5 + 0.5 * Math.sign(x) * Math.sqrt(Math.min(1, Math.abs(x) / end));
+  return Math.max(0, Math.min(255, Math.round(255 * share)));
+}
