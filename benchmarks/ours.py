@@ -101,6 +101,30 @@ def decode(contender: str, task: dict[str, Any], threads: int) -> Built:
     return Built(write, check, read)
 
 
+def small_weights(contender: str, task: dict[str, Any], threads: int) -> Built:
+    """The most likely token, again and again, from a model directory whose weights are kept as the task says."""
+    gpt, _ = tinygpt.load(task["directory"], weights=task["weights"])
+    tokens, state = np.array([task["prompt"]]), {}
+
+    def step(tokens: np.ndarray) -> np.ndarray:
+        with tinygpt.no_grad():
+            return gpt(tokens, state["cache"], last=True).data[0, 0]
+
+    def read() -> None:
+        state["cache"] = gpt.new_cache(1)
+        state["logits"] = step(tokens)
+
+    def write() -> None:
+        logits = state["logits"]
+        for _ in range(task["new_tokens"]):
+            logits = step(np.array([[logits.argmax()]]))
+
+    read()
+    check = sample(state["logits"])
+    write()
+    return Built(write, check, read)
+
+
 def prefill(contender: str, task: dict[str, Any], threads: int) -> Built:
     """Read a prompt: the logits of its last position, and the cache."""
     sizes = Model(**task["model"])
@@ -186,6 +210,7 @@ BUILDERS = {
     "train": train,
     "decode": decode,
     "prefill": prefill,
+    "small weights": small_weights,
     "product": product,
     "attention": attention,
     "rowwise": rowwise,

@@ -38,8 +38,9 @@ MODULES = {
     "torch bfloat16 from float32": "peers",
     "transformers": "peers_transformers",
     "jax": "peers_jax",
+    "llama.cpp": "peers_llama",
 }
-LIBRARIES = {"torch", "transformers", "jax", "jaxlib"}  # those that may be missing
+LIBRARIES = {"torch", "transformers", "jax", "jaxlib", "llama_cpp"}  # those that may be missing
 MOST_CALLS = 20_000  # in one repetition
 MEMORY_STEPS = 3
 

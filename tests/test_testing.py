@@ -16,6 +16,8 @@ from tinygpt.testing.rounding import Rounded, contract, exact, gamma, scalar
 
 # A small call of every op, with its optional outputs.
 SMALL = {
+    "matmul_bfloat16": {"M": 5, "N": 7, "K": 9, "bias": True, "residual": True, "activation": 1},
+    "matmul_int8": {"M": 5, "N": 7, "K": 41, "bias": True, "residual": True, "activation": 1},
     "matmul": {"M": 5, "N": 7, "K": 9, "bias": True, "residual": True, "activation": 1, "pre": True},
     "column_sum": {"R": 9, "C": 5},
     "softmax": {"R": 3, "C": 9},

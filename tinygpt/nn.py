@@ -7,11 +7,12 @@ contiguous array, those with weight decay first, so that an optimizer step is on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from tinygpt import ops
+from tinygpt.packed import KINDS, PackedWeight, check_kind
 from tinygpt.tensor import Tensor
 
 ALIGN = 16  # floats: every parameter starts on a cache line, and no two share one
@@ -195,13 +196,63 @@ class Module:
                     if isinstance(item, Module):
                         yield from item._walk(f"{prefix}{name}.{i}.")
 
+    def named_packed(self, prefix: str = "") -> Iterator[tuple[str, PackedWeight]]:
+        """Every packed weight once, with its dotted name; they are no parameters."""
+        seen = set()
+        for name, module in self._modules(prefix):
+            for key, value in vars(module).items():
+                if isinstance(value, PackedWeight) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{name}{key}", value
+
+    def _modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """The module itself and all inside it, each with the prefix of its names."""
+        yield prefix, self
+        for name, value in vars(self).items():
+            for key, item in enumerate(value) if isinstance(value, list) else ((None, value),):
+                if isinstance(item, Module):
+                    yield from item._modules(f"{prefix}{name}." if key is None else f"{prefix}{name}.{key}.")
+
+    def pack(self, kind: str, keep: Iterable[Module | None] = (), values: bool = True) -> None:
+        """Keep the weights of all products and tables as numbers of 16 or 8 bits; nothing here can be trained after it.
+
+        Parameters
+        ----------
+        kind : str
+            ``bfloat16`` or ``int8``.
+        keep : iterable of Module
+            Their weights stay float32.
+        values : bool
+            Take the values along. Otherwise they are all 0, for a reader of files, and no float32 is touched.
+
+        Raises
+        ------
+        ValueError
+            Another kind, or a value is out of its range.
+        """
+        check_kind("pack", "kind", kind, KINDS[1:])
+        kept = {id(module) for module in keep}
+        for _, module in self._modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(module, (Linear, Embedding)) and isinstance(weight, Parameter) and id(module) not in kept:
+                packed = PackedWeight.of(weight.data, kind) if values else PackedWeight(weight.shape, kind)
+                vars(module)["weight"] = packed  # declared a Parameter, as it is for whoever trains
+        rest = self.parameters()
+        held = [parameter.data.copy() if values else None for parameter in rest]
+        self.initialise(None)  # an arena without those that were packed: the old one is freed
+        for parameter, data in zip(rest, held, strict=True):
+            parameter.requires_grad = False
+            if data is not None:
+                parameter.data = data
+
     def parameters(self) -> list[Parameter]:
         """Every parameter once."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def num_parameters(self) -> int:
-        """The number of trained values; a tied weight counts once."""
-        return sum(math.prod(parameter.shape) for parameter in self.parameters())
+        """The number of values; a tied weight counts once, a packed one as if it were not."""
+        shapes = [parameter.shape for parameter in self.parameters()] + [held.shape for _, held in self.named_packed()]
+        return sum(math.prod(shape) for shape in shapes)
 
     def zero_grad(self) -> None:
         """Mark all gradients stale."""

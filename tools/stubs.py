@@ -38,7 +38,7 @@ FLAGS = {"trans_a", "trans_b", "accumulate", "accumulate_positions", "inverse"}
 def argument(arg: spec.Arg) -> str:
     """One argument of a stub: arrays, flags, whole numbers or numbers."""
     if arg.shape:
-        kind = "_Int32" if arg.dtype == "int32" else "_Float32"
+        kind = f"_{arg.dtype.capitalize()}"
         return f"{arg.name}: {kind}{' | None' if arg.optional else ''}"
     return f"{arg.name}: {'bool' if arg.name in FLAGS else SCALARS.get(arg.name, 'float')}"
 
@@ -61,7 +61,7 @@ def stub(module: str) -> str:
     imports = "from collections.abc import Callable\nfrom typing import Any, TypeAlias\n\n"
     imports += "import numpy as np\nimport numpy.typing as npt\n"
     # Private, since the modules themselves have no such names.
-    names = [name for name in ("float32", "int32") if f"_{name.capitalize()}" in body]
+    names = [name for name in ("float32", "int32", "int8", "uint16") if f"_{name.capitalize()}" in body]
     aliases = "".join(f"_{name.capitalize()}: TypeAlias = npt.NDArray[np.{name}]\n" for name in names)
     return f"{HEADER}{imports}\n{aliases}\n{body}\n"
 

@@ -9,6 +9,13 @@
 static const int32_t WINDOW_AVX2[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 TEMPLATE __m256i first_avx2(int n) { return _mm256_loadu_si256((const __m256i *)(WINDOW_AVX2 + 8 - n)); }
 
+TEMPLATE __m256 load_bf16_avx2(const uint16_t *p) {
+    __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+}
+TEMPLATE __m256 load_int8_avx2(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 /* 2^n from its bits, and x 2^n in two factors, since 2^128 and 2^-127 are no floats of that form. */
 TEMPLATE __m256 power_avx2(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
@@ -58,6 +65,8 @@ TEMPLATE void transpose_avx2(__m256 *x) {
 #define vstore(p, x) _mm256_storeu_ps(p, x)
 #define vload_part(p, n) _mm256_maskload_ps(p, first_avx2(n))
 #define vstore_part(p, x, n) _mm256_maskstore_ps(p, first_avx2(n), x)
+#define vload_bf16(p) load_bf16_avx2(p)
+#define vload_int8(p) load_int8_avx2(p)
 #define vadd(x, y) _mm256_add_ps(x, y)
 #define vsub(x, y) _mm256_sub_ps(x, y)
 #define vmul(x, y) _mm256_mul_ps(x, y)

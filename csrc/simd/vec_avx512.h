@@ -7,6 +7,13 @@
 #define TINYGPT_VEC_AVX512_H
 TEMPLATE __mmask16 first_avx512(int n) { return (__mmask16)((1u << n) - 1); }
 
+TEMPLATE __m512 load_bf16_avx512(const uint16_t *p) {
+    __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+TEMPLATE __m512 load_int8_avx512(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 TEMPLATE float sum_avx512(__m512 x) {
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
     __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -59,6 +66,8 @@ TEMPLATE void transpose_avx512(__m512 *x) {
 #define vstore(p, x) _mm512_storeu_ps(p, x)
 #define vload_part(p, n) _mm512_maskz_loadu_ps(first_avx512(n), p)
 #define vstore_part(p, x, n) _mm512_mask_storeu_ps(p, first_avx512(n), x)
+#define vload_bf16(p) load_bf16_avx512(p)
+#define vload_int8(p) load_int8_avx512(p)
 #define vadd(x, y) _mm512_add_ps(x, y)
 #define vsub(x, y) _mm512_sub_ps(x, y)
 #define vmul(x, y) _mm512_mul_ps(x, y)

@@ -8,6 +8,8 @@
 #undef vstore
 #undef vload_part
 #undef vstore_part
+#undef vload_bf16
+#undef vload_int8
 #undef vadd
 #undef vsub
 #undef vmul

@@ -15,6 +15,12 @@ TEMPLATE void store_part_neon(float *p, float32x4_t lanes, int n) {
     vst1q_f32(x, lanes);
     for (int i = 0; i < n; i++) p[i] = x[i];
 }
+TEMPLATE float32x4_t load_int8_neon(const int8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
 /* 2^n from its bits, and x 2^n in two factors, since 2^128 and 2^-127 are no floats of that form. */
 TEMPLATE float32x4_t power_neon(int32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
@@ -43,6 +49,8 @@ TEMPLATE void transpose_neon(float32x4_t *x) {
 #define vstore(p, x) vst1q_f32(p, x)
 #define vload_part(p, n) load_part_neon(p, n)
 #define vstore_part(p, x, n) store_part_neon(p, x, n)
+#define vload_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define vload_int8(p) load_int8_neon(p)
 #define vadd(x, y) vaddq_f32(x, y)
 #define vsub(x, y) vsubq_f32(x, y)
 #define vmul(x, y) vmulq_f32(x, y)

@@ -6,6 +6,8 @@
    vload(p), vstore(p, x)        LANES floats from or to any address
    vload_part(p, n)              lanes 0..n-1 from memory, the others 0; nothing past p[n - 1] is touched; 0 <= n < LANES
    vstore_part(p, x, n)          lanes 0..n-1 to memory, nothing past them
+   vload_bf16(p), vload_int8(p)  LANES numbers of 16 or 8 bits from any address as floats: bfloat16 (the upper half of a
+                                 float, in a uint16_t), int8_t
    vadd vsub vmul vdiv vsqrt     lane by lane
    vmax(x, y), vmin(x, y)        lane by lane; y where x or y is a NaN (or the NaN, on NEON)
    vfma(x, y, z)                 x y + z: one rounding where the machine has it, two in this file
@@ -42,6 +44,14 @@ TEMPLATE vec_scalar load_part_scalar(const float *p, int n) {
 }
 TEMPLATE void store_part_scalar(float *p, vec_scalar x, int n) {
     for (int i = 0; i < n; i++) p[i] = x[i];
+}
+TEMPLATE vec_scalar load_bf16_scalar(const uint16_t *p) {
+    bits_scalar x = {p[0], p[1], p[2], p[3]};
+    return (vec_scalar)(x << 16);
+}
+TEMPLATE vec_scalar load_int8_scalar(const int8_t *p) {
+    bits_scalar x = {p[0], p[1], p[2], p[3]};
+    return __builtin_convertvector(x, vec_scalar);
 }
 TEMPLATE vec_scalar select_scalar(bits_scalar mask, vec_scalar yes, vec_scalar no) {
     return (vec_scalar)(((bits_scalar)yes & mask) | ((bits_scalar)no & ~mask));
@@ -84,6 +94,8 @@ TEMPLATE void transpose_scalar(vec_scalar *x) {
 #define vstore(p, x) store_scalar(p, x)
 #define vload_part(p, n) load_part_scalar(p, n)
 #define vstore_part(p, x, n) store_part_scalar(p, x, n)
+#define vload_bf16(p) load_bf16_scalar(p)
+#define vload_int8(p) load_int8_scalar(p)
 #define vadd(x, y) ((x) + (y))
 #define vsub(x, y) ((x) - (y))
 #define vmul(x, y) ((x) * (y))

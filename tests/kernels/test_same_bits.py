@@ -13,6 +13,8 @@ from .conftest import every
 # partial sums (over rows, over elements), there are more of them than threads.
 SIZES = {
     "matmul": {"M": 203, "N": 521, "K": 523, "trans_b": True, "bias": True, "residual": True, "activation": 1},
+    "matmul_bfloat16": {"M": 19, "N": 521, "K": 523, "bias": True, "residual": True, "activation": 1},
+    "matmul_int8": {"M": 3, "N": 1021, "K": 523, "bias": True, "residual": True, "activation": 1},
     "column_sum": {"R": 301, "C": 131},
     "softmax": {"R": 23, "C": 4099},
     "softmax_backward": {"R": 23, "C": 4099},

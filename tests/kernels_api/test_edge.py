@@ -8,6 +8,7 @@ import pytest
 
 from tinygpt import kernels, reference
 from tinygpt.kernels import edge
+from tinygpt.packed import to_bfloat16, to_int8
 
 
 def draw(*shape, seed=0):
@@ -29,6 +30,7 @@ def dropout(x, residual=None):
 
 TOKENS = np.array([[1, 0, 3], [3, 3, 2]], np.int32)
 ROTATION = {"cos": np.cos(draw(3, 2)), "sin": np.sin(draw(3, 2))}
+HALVES, BLOCKS = to_bfloat16(draw(4, 5)), to_int8(draw(4, 40))
 # Name -> (call of arrays, reference of the same arrays, arrays)
 CALLS = {
     "matmul": (kernels.matmul, lambda a, b: reference.matmul(a, b)[0], {"a": draw(3, 5), "b": draw(5, 4)}),
@@ -36,6 +38,16 @@ CALLS = {
         functools.partial(kernels.matmul, trans_a=True, trans_b=True, activation="gelu"),
         lambda a, b, bias, residual: reference.matmul(a, b, True, True, bias, residual, 1)[0],
         {"a": draw(5, 3), "b": draw(4, 5), "bias": draw(4), "residual": draw(3, 4)},
+    ),
+    "matmul_bfloat16": (
+        lambda a, bias: kernels.matmul_bfloat16(a, HALVES, bias=bias, activation="gelu"),
+        lambda a, bias: reference.matmul_bfloat16(a, HALVES, bias, activation=1),
+        {"a": draw(3, 5), "bias": draw(4)},
+    ),
+    "matmul_int8": (
+        lambda a, residual: kernels.matmul_int8(a, *BLOCKS, residual=residual),
+        lambda a, residual: reference.matmul_int8(a, *BLOCKS, None, residual),
+        {"a": draw(3, 40), "residual": draw(3, 4)},
     ),
     "column_sum": (kernels.column_sum, lambda x: x.astype(float).sum((0, 1)), {"x": draw(2, 3, 5)}),
     "softmax": (kernels.softmax, lambda x: reference.softmax(x.reshape(-1, 5)).reshape(x.shape), {"x": draw(2, 3, 5)}),

@@ -88,6 +88,18 @@ int *whole(ptrdiff_t n, int low, int high) {
     return x;
 }
 
+uint16_t *halfwords(ptrdiff_t n) {
+    uint16_t *x = take((size_t)n * sizeof(uint16_t));
+    for (ptrdiff_t i = 0; i < n; i++) x[i] = (uint16_t)(65536 * random_number());
+    return x;
+}
+
+int8_t *octets(ptrdiff_t n) {
+    int8_t *x = take((size_t)n);
+    for (ptrdiff_t i = 0; i < n; i++) x[i] = (int8_t)(256 * random_number() - 128);
+    return x;
+}
+
 void begin(const char *isa, const char *kernel) {
     snprintf(kernel_name, sizeof kernel_name, "%-8s%-28s", isa, kernel);
     case_name[0] = 0;

@@ -21,6 +21,8 @@ float *blank(ptrdiff_t n);                              /* NaN: outputs, not to 
 float *uniform(ptrdiff_t n, float low, float high);
 float *copy(const float *x, ptrdiff_t n);
 int *whole(ptrdiff_t n, int low, int high);             /* low <= x < high */
+uint16_t *halfwords(ptrdiff_t n);                       /* any bits */
+int8_t *octets(ptrdiff_t n);
 void give_back(void);                                   /* every array so far */
 
 void begin(const char *isa, const char *kernel);

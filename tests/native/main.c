@@ -11,6 +11,7 @@
 
 void check_vocabulary(const char *isa);
 void check_matmul(const char *isa);
+void check_packed_matmul(const char *isa);
 void check_column_sum(const char *isa);
 void check_softmax(const char *isa);
 void check_cross_entropy(const char *isa);
@@ -25,6 +26,7 @@ void check_attention(const char *isa);
 static void check_all(const char *isa) {
     check_vocabulary(isa);
     check_matmul(isa);
+    check_packed_matmul(isa);
     check_column_sum(isa);
     check_softmax(isa);
     check_cross_entropy(isa);

@@ -122,6 +122,30 @@ static void check_part(const char *isa, const Vocabulary *v) {
     finish();
 }
 
+/* Every pattern of 16 and of 8 bits, in every lane: infinities and NaN are bfloat16 too. */
+static void check_small(const char *isa, const Vocabulary *v) {
+    const int n = v->lanes;
+    begin(isa, "vload_bf16 vload_int8");
+    for (int first = 0; first < 65536; first += n) {
+        uint16_t *halves = halfwords(n);
+        int8_t *bytes = octets(n);
+        float *wide = blank(n), *narrow = blank(n);
+        for (int i = 0; i < n; i++) halves[i] = (uint16_t)(first + i), bytes[i] = (int8_t)(first + i);
+        v->load_bf16(halves, wide);
+        v->load_int8(bytes, narrow);
+        for (int i = 0; i < n; i++) {
+            const uint32_t bits = (uint32_t)(first + i) << 16;
+            float wanted;
+            memcpy(&wanted, &bits, sizeof wanted);
+            at("bits %04x, lane %d", first + i, i);
+            expect(wide[i], wanted, 0);
+            expect(narrow[i], bytes[i], 0);
+        }
+        give_back();
+    }
+    finish();
+}
+
 static void check_lanes(const char *isa, const Vocabulary *v) {
     const int n = v->lanes;
     for (int k = 0; k < 2; k++) {
@@ -200,6 +224,7 @@ void check_vocabulary(const char *isa) {
     check_scale(isa, v);
     check_nan(isa, v);
     check_part(isa, v);
+    check_small(isa, v);
     check_lanes(isa, v);
     check_halves(isa, v);
     check_exp(isa, v);

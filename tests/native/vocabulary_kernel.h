@@ -14,6 +14,8 @@ typedef struct {
     void (*load_part)(const float *x, int n, float *out);  /* n floats to LANES */
     void (*store_part)(const float *x, int n, float *out); /* LANES floats to n */
     void (*transpose)(const float *x, float *out);
+    void (*load_bf16)(const uint16_t *x, float *out);      /* LANES each */
+    void (*load_int8)(const int8_t *x, float *out);
 } Vocabulary;
 
 #define SIMD_KERNEL "vocabulary_kernel.h"
@@ -75,11 +77,13 @@ static void FOR_ISA(word_transpose)(const float *x, float *out) {
     vtranspose(a);
     for (int i = 0; i < LANES; i++) vstore(out + i * LANES, a[i]);
 }
+static void FOR_ISA(word_load_bf16)(const uint16_t *x, float *out) { vstore(out, vload_bf16(x)); }
+static void FOR_ISA(word_load_int8)(const int8_t *x, float *out) { vstore(out, vload_int8(x)); }
 
 static const Vocabulary FOR_ISA(vocabulary_table) = {
     LANES, REGISTERS, FOR_ISA(word_set), FOR_ISA(word_copy), FOR_ISA(word_add), FOR_ISA(word_sub), FOR_ISA(word_mul),
     FOR_ISA(word_div), FOR_ISA(word_fma), FOR_ISA(word_max), FOR_ISA(word_min), FOR_ISA(word_root),
     FOR_ISA(word_round), FOR_ISA(word_scale), FOR_ISA(word_less), FOR_ISA(word_exp), FOR_ISA(word_sigmoid),
     FOR_ISA(word_sum), FOR_ISA(word_largest), FOR_ISA(word_halves), FOR_ISA(word_dsum), FOR_ISA(word_load_part),
-    FOR_ISA(word_store_part), FOR_ISA(word_transpose)};
+    FOR_ISA(word_store_part), FOR_ISA(word_transpose), FOR_ISA(word_load_bf16), FOR_ISA(word_load_int8)};
 #endif

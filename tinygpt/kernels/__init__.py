@@ -17,7 +17,7 @@ from tinygpt.kernels.gradients import (
     rmsnorm_backward,
     swiglu_backward,
 )
-from tinygpt.kernels.products import column_sum, matmul
+from tinygpt.kernels.products import column_sum, matmul, matmul_bfloat16, matmul_int8
 from tinygpt.kernels.registry import active, available, register, selection, unregister, use, use_text
 from tinygpt.kernels.rowwise import (
     add,
@@ -55,6 +55,8 @@ __all__ = [
     "layernorm",
     "layernorm_backward",
     "matmul",
+    "matmul_bfloat16",
+    "matmul_int8",
     "register",
     "rmsnorm",
     "rmsnorm_backward",

@@ -64,6 +64,18 @@ def matmul(a, b, out, trans_a, trans_b, accumulate, bias, residual, activation, 
         out += residual
 
 
+def matmul_bfloat16(a, b, out, bias, residual, activation, n_threads):
+    """The product with the floats whose upper halves are b."""
+    w = (b.astype(np.uint32) << 16).view(np.float32)
+    matmul(a, w, out, False, True, False, bias, residual, activation, None, n_threads)
+
+
+def matmul_int8(a, b, scales, out, bias, residual, activation, n_threads):
+    """The product with b, each block of 32 times its scale."""
+    w = np.repeat(scales.view(np.float16).astype(np.float32), 32, axis=1)[:, : b.shape[1]] * b
+    matmul(a, w, out, False, True, False, bias, residual, activation, None, n_threads)
+
+
 def column_sum(x, out, accumulate, n_threads):
     """out[c] = sum over r of x[r, c]."""
     _write(out, x.sum(0), accumulate)
@@ -305,6 +317,8 @@ FUNCTIONS = {
     fn.__name__: fn
     for fn in (
         matmul,
+        matmul_bfloat16,
+        matmul_int8,
         column_sum,
         softmax,
         softmax_backward,

@@ -53,8 +53,7 @@ def matmul(
     ValueError
         Shapes do not fit, options exclude each other, or `out` overlaps an input.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"[matmul] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
+    code = _activation("matmul", activation)
     if accumulate and out is None:
         raise ValueError("[matmul] 'out' must be given with accumulate=True")
     if accumulate and (bias is not None or residual is not None or activation != "none"):
@@ -63,8 +62,74 @@ def matmul(
     if out is not None:
         given["out"] = writable("matmul", out, a=a, b=b, bias=bias, residual=residual)
     flags = {"trans_a": bool(trans_a), "trans_b": bool(trans_b), "accumulate": bool(accumulate)}
-    code = ACTIVATIONS[activation]
     return run("matmul", (), a=a, b=b, bias=bias, residual=residual, activation=code, **flags, **given)["out"]
+
+
+def matmul_bfloat16(
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    activation: str = "none",
+) -> np.ndarray:
+    """activation(a w^T + bias) + residual, where the bits of b are the upper halves of the floats w.
+
+    Parameters
+    ----------
+    a : array, shape (M, K), float32
+    b : array, shape (N, K), uint16
+    bias : array, shape (N,), optional
+    residual : array, shape (M, N), optional
+    activation : str
+        ``none`` or ``gelu``.
+
+    Returns
+    -------
+    array, shape (M, N), float32
+    """
+    code = _activation("matmul_bfloat16", activation)
+    return run("matmul_bfloat16", a=a, b=b, bias=bias, residual=residual, activation=code)["out"]
+
+
+def matmul_int8(
+    a: np.ndarray,
+    b: np.ndarray,
+    scales: np.ndarray,
+    *,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    activation: str = "none",
+) -> np.ndarray:
+    """activation(a w^T + bias) + residual with w[j, p] = scales[j, p // 32] b[j, p].
+
+    Parameters
+    ----------
+    a : array, shape (M, K), float32
+    b : array, shape (N, K), int8
+    scales : array, shape (N, ceil(K / 32)), uint16
+        The bits of half precision numbers, finite and not negative.
+    bias : array, shape (N,), optional
+    residual : array, shape (M, N), optional
+    activation : str
+        ``none`` or ``gelu``.
+
+    Returns
+    -------
+    array, shape (M, N), float32
+    """
+    code = _activation("matmul_int8", activation)
+    array("matmul_int8", "scales", scales, "uint16")
+    if array("matmul_int8", "b", b, "int8").ndim == scales.ndim == 2 and scales.shape[1] != -(-b.shape[1] // 32):
+        blocks = -(-b.shape[1] // 32)
+        raise ValueError(f"[matmul_int8] 'scales' must have {blocks} for each row of 'b', got shape {scales.shape}")
+    return run("matmul_int8", a=a, b=b, scales=scales, bias=bias, residual=residual, activation=code)["out"]
+
+
+def _activation(op: str, name: str) -> int:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"[{op}] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{name}'")
+    return ACTIVATIONS[name]
 
 
 def column_sum(x: np.ndarray, *, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 Argument checks, `tinygpt bench`, the stubs and the test of signatures read these records, so that none of them has a
 list of its own. A shape is written in the letters of the field: rows R, width C, batch B, time T,
-heads H, head width D, vocabulary V, product M x K by K x N. Letters get their values from the arrays of a call.
+heads H, head width D, vocabulary V, product M x K by K x N, scales S of a row. Letters get their values from the
+arrays of a call.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def size(axis: str, dims: Dims) -> int:
 
 
 _ARG = re.compile(r"(?P<role>in|out|inout|scalar) (?P<name>\w+)(?P<optional>\?)?(?P<strided>~)?"
-                  r"(?: \[(?P<shape>[^\]]*)\](?P<swapped>\^\w+)?)?(?: (?P<dtype>int32))?$")  # fmt: skip
+                  r"(?: \[(?P<shape>[^\]]*)\](?P<swapped>\^\w+)?)?(?: (?P<dtype>int32|uint16|int8))?$")  # fmt: skip
 
 
 def _op(name: str, arguments: str, flops: Callable[[Dims], int]) -> Op:
@@ -122,6 +123,8 @@ MODULES = {
     "add": "activation",
     "dropout": "activation",
     "squared_norm": "adamw",
+    "matmul_bfloat16": "packed_matmul",
+    "matmul_int8": "packed_matmul",
 }
 
 # fmt: off
@@ -129,6 +132,10 @@ _TABLE = [
     _op("matmul", "in a [M K]^trans_a, in b [K N]^trans_b, out out [M N], scalar trans_a, scalar trans_b, "
         "scalar accumulate, in bias? [N], in residual? [M N], scalar activation, out pre? [M N]",
         lambda d: 2 * d["M"] * d["N"] * d["K"]),
+    _op("matmul_bfloat16", "in a [M K], in b [N K] uint16, out out [M N], in bias? [N], in residual? [M N], "
+        "scalar activation", lambda d: 2 * d["M"] * d["N"] * d["K"]),
+    _op("matmul_int8", "in a [M K], in b [N K] int8, in scales [N S] uint16, out out [M N], in bias? [N], "
+        "in residual? [M N], scalar activation", lambda d: 2 * d["M"] * d["N"] * d["K"]),
     _op("column_sum", "in x [R C], out out [C], scalar accumulate", lambda d: d["R"] * d["C"]),
     _op("softmax", "in x [R C], out out [R C]", lambda d: 5 * d["R"] * d["C"]),
     _op("softmax_backward", "in dy [R C], in y [R C], out dx [R C]", lambda d: 4 * d["R"] * d["C"]),

@@ -6,6 +6,7 @@ from tinygpt.ops.elementwise import add, dropout
 from tinygpt.ops.embedding import embedding
 from tinygpt.ops.linear import linear
 from tinygpt.ops.loss import cross_entropy, head_loss
+from tinygpt.ops.low_rank import low_rank
 from tinygpt.ops.norm import layernorm, rmsnorm
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "head_loss",
     "layernorm",
     "linear",
+    "low_rank",
     "rmsnorm",
     "softmax",
     "swiglu",

@@ -8,7 +8,7 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import rows
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, is_recording
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -54,6 +54,8 @@ def swiglu(x: Tensor) -> Tensor:
         raise ValueError(f"[swiglu] 'x' must have an even width, got {X.shape[1]}")
     out = memory.empty((R, F))
     active.swiglu(X, out, for_work(20 * out.size))
+    if not is_recording():
+        return Tensor.plain(out.reshape(*x.shape[:-1], F))
 
     def backward(dy: np.ndarray) -> None:
         dx = memory.empty(X.shape)

@@ -7,18 +7,20 @@ import numpy as np
 from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
+from tinygpt.ops.linear import Weight, refuse_gradients
 from tinygpt.ops.shapes import expect
+from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor
 
 
-def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None, start: int = 0) -> Tensor:
+def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None, start: int = 0) -> Tensor:
     """Rows of `table` picked by `tokens`, plus rows of `positions` from `start` on.
 
     Parameters
     ----------
     tokens : int array, shape (B, T)
         In 0..V-1.
-    table : Tensor, shape (V, C)
+    table : Tensor or PackedWeight, shape (V, C); a packed one has no gradient
     positions : Tensor, shape (P, C), optional
     start : int
         Position of the first token; start + T <= P.
@@ -41,7 +43,7 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
     Every row of dy is added to the row of the table that it came from, in the order of (b, t); the gradient of a
     position is the sum over the batch.
     """
-    expect("embedding", "table", table.data, (None, None))
+    expect("embedding", "table", table, (None, None))
     V, C = table.shape
     tokens = _checked(tokens, V)
     B, T = tokens.shape
@@ -51,6 +53,9 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
             raise ValueError(f"[embedding] 'start' + T must be at most {positions.shape[0]}, got {start} + {T}")
     out = memory.empty((B * T, C))
     p = None if positions is None else positions.data
+    if isinstance(table, PackedWeight):
+        refuse_gradients("embedding", positions)
+        return Tensor.plain(_of_packed(tokens, table, p, start))
     active.embedding(tokens, table.data, p, start, out, for_work(out.size))
 
     def backward(dy: np.ndarray) -> None:
@@ -67,6 +72,14 @@ def embedding(tokens: np.ndarray, table: Tensor, positions: Tensor | None = None
         )
 
     return Tensor.from_op(out.reshape(B, T, C), (table, positions), backward)
+
+
+def _of_packed(tokens: np.ndarray, table: PackedWeight, positions: np.ndarray | None, start: int) -> np.ndarray:
+    """The same of a packed table, as a table of the rows that were asked for: (B, T, C)."""
+    (B, T), C = tokens.shape, table.shape[1]
+    ids, out = np.arange(B * T, dtype=np.int32).reshape(B, T), memory.empty((B * T, C))
+    active.embedding(ids, table.rows(tokens.reshape(-1)), positions, start, out, for_work(out.size))
+    return out.reshape(B, T, C)
 
 
 def inside(tokens: np.ndarray, V: int) -> bool:

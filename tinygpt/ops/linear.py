@@ -9,18 +9,22 @@ from tinygpt.kernels.products import ACTIVATIONS
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect, rows
+from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording
+
+Weight = Tensor | PackedWeight
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
+    x: Tensor, weight: Weight, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
     """activation(x W^T + b) + residual.
 
     Parameters
     ----------
     x : Tensor, shape (..., K)
-    weight : Tensor, shape (N, K)
+    weight : Tensor or PackedWeight, shape (N, K)
+        With a packed one nothing here may want a gradient: RuntimeError.
     bias : Tensor, shape (N,), optional
     residual : Tensor, shape (..., N), optional
     activation : str
@@ -39,22 +43,21 @@ def linear(
     -----
     With z = x W^T + b and dz = dy activation'(z): dx = dz W, dW = dz^T x, added where it lives, db = sum of dz's rows.
     """
-    X, W = rows("linear", "x", x), weight.data
+    X = rows("linear", "x", x)
     R, K = X.shape
-    if W.ndim != 2 or W.shape[1] != K:  # asking here first is cheaper than a call: small models feel it
-        expect("linear", "weight", W, (None, K))
-    N, shape = W.shape[0], (*x.shape[:-1], W.shape[0])
+    if len(weight.shape) != 2 or weight.shape[1] != K:  # asking here first is cheaper than a call: small models feel it
+        expect("linear", "weight", weight, (None, K))
+    N, shape = weight.shape[0], (*x.shape[:-1], weight.shape[0])
     b, r = None if bias is None else bias.data, None if residual is None else residual.data
-    if b is not None and b.shape != (N,):
-        expect("linear", "bias", b, (N,))
-    if r is not None and r.shape != shape:
-        expect("linear", "residual", r, shape)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
+    _check(b, r, activation, shape)
     out, n_threads = memory.empty((R, N)), for_work(2 * R * N * K)
-    pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
     r = None if r is None else r.reshape(R, N)
-    active.matmul(X, W, out, False, True, False, b, r, ACTIVATIONS[activation], pre, n_threads)
+    if isinstance(weight, PackedWeight):
+        refuse_gradients("linear", x, bias, residual)
+        packed_product(X, weight, out, b, r, ACTIVATIONS[activation], n_threads)
+        return Tensor.plain(out.reshape(shape))
+    pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
+    active.matmul(X, weight.data, out, False, True, False, b, r, ACTIVATIONS[activation], pre, n_threads)
     if not is_recording():
         return Tensor.plain(out.reshape(shape))
 
@@ -71,6 +74,38 @@ def linear(
             active.column_sum(dz, db, add, for_work(dz.size))
 
     return Tensor.from_op(out.reshape(shape), (x, weight, bias, residual), backward)
+
+
+def _check(bias: np.ndarray | None, residual: np.ndarray | None, activation: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if what comes after the product does not fit its shape (..., N)."""
+    if bias is not None and bias.shape != shape[-1:]:
+        expect("linear", "bias", bias, shape[-1:])
+    if residual is not None and residual.shape != shape:
+        expect("linear", "residual", residual, shape)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
+
+
+def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
+    """Raise RuntimeError if one of the tensors beside a packed weight wants a gradient now."""
+    if is_recording() and any(x is not None and x.requires_grad for x in tensors):
+        raise RuntimeError(f"[{op}] 'weight' is packed and cannot be trained: load the model with weights float32")
+
+
+def packed_product(
+    X: np.ndarray,
+    weight: PackedWeight,
+    out: np.ndarray,
+    bias: np.ndarray | None,
+    residual: np.ndarray | None,
+    activation: int,
+    n_threads: int,
+) -> None:
+    """out (R, N) = activation(X W^T + bias) + residual by the op of the weight's kind."""
+    if weight.scales is None:
+        active.matmul_bfloat16(X, weight.values, out, bias, residual, activation, n_threads)
+    else:
+        active.matmul_int8(X, weight.values, weight.scales, out, bias, residual, activation, n_threads)
 
 
 def product_backward(x: Tensor, weight: Tensor, dz: np.ndarray) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
-from tinygpt.ops.linear import product_backward
+from tinygpt.ops.linear import packed_product, product_backward, refuse_gradients
 from tinygpt.ops.shapes import expect, rows
+from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording
 
 # Up to so many bytes the logits are kept for backward; above, they are computed again in chunks of rows.
@@ -75,13 +76,14 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     return Tensor.from_op(_mean(losses, count), (logits,), backward)
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: np.ndarray, keep_bytes: int = KEEP_BYTES) -> Tensor:
+def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, keep_bytes: int = KEEP_BYTES) -> Tensor:
     """cross_entropy(x W^T, targets) without handing out the logits.
 
     Parameters
     ----------
     x : Tensor, shape (..., C)
-    weight : Tensor, shape (V, C)
+    weight : Tensor or PackedWeight, shape (V, C)
+        A packed one has no gradient and passes none on.
     targets : int array, shape (...)
     keep_bytes : int
         Logits of up to so many bytes are kept, and backward turns them into their gradient in place. Larger ones are
@@ -92,16 +94,18 @@ def head_loss(x: Tensor, weight: Tensor, targets: np.ndarray, keep_bytes: int = 
     Tensor, shape ()
     """
     X, V = rows("head_loss", "x", x), weight.shape[0]
-    expect("head_loss", "weight", weight.data, (None, X.shape[1]))
+    expect("head_loss", "weight", weight, (None, X.shape[1]))
+    if isinstance(weight, PackedWeight):
+        refuse_gradients("head_loss", x)
     R = X.shape[0]
     flat, count = _targets("head_loss", targets, R, V)
     if keep_bytes < 4 * R * V:
         chunk = max(1, keep_bytes // (4 * V))
         return _chunked_loss(x, weight, flat, count, chunk)
     logits, losses, lse = memory.empty((R, V)), np.empty(R, np.float32), np.empty(R, np.float32)
-    _logits_and_losses(X, weight.data, flat, logits, losses, lse)
+    _logits_and_losses(X, weight, flat, logits, losses, lse)
     mean = _mean(losses, count)
-    if not is_recording():
+    if isinstance(weight, PackedWeight) or not is_recording():
         return Tensor(mean)
 
     def backward(dy: np.ndarray) -> None:
@@ -112,23 +116,30 @@ def head_loss(x: Tensor, weight: Tensor, targets: np.ndarray, keep_bytes: int = 
     return Tensor.from_op(mean, (x, weight), backward)
 
 
-def _logits_and_losses(X: np.ndarray, W: np.ndarray, targets: np.ndarray, logits: np.ndarray, losses, lse) -> None:
+def _logits_and_losses(
+    X: np.ndarray, weight: Tensor | PackedWeight, targets: np.ndarray, logits: np.ndarray, losses, lse
+) -> None:
     """Fill logits (R, V), losses (R,) and lse (R,)."""
     n_threads = for_work(2 * logits.size * X.shape[1])
-    active.matmul(X, W, logits, False, True, False, None, None, 0, None, n_threads)
+    if isinstance(weight, PackedWeight):
+        packed_product(X, weight, logits, None, None, 0, n_threads)
+    else:
+        active.matmul(X, weight.data, logits, False, True, False, None, None, 0, None, n_threads)
     active.cross_entropy(logits, targets, losses, lse, for_work(WORK * logits.size))
 
 
-def _chunked_loss(x: Tensor, weight: Tensor, targets: np.ndarray, count: int, chunk: int) -> Tensor:
+def _chunked_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, count: int, chunk: int) -> Tensor:
     """`head_loss` with logits for `chunk` rows at a time, computed again in backward."""
-    X, W = rows("head_loss", "x", x), weight.data
-    R, V = len(X), len(W)
+    X = rows("head_loss", "x", x)
+    R, V = len(X), weight.shape[0]
     losses, lse = np.empty(R, np.float32), np.empty(R, np.float32)
     buffer = memory.empty((min(chunk, R), V))
     for r in range(0, R, chunk):
         part = slice(r, min(r + chunk, R))
-        _logits_and_losses(X[part], W, targets[part], buffer[: part.stop - r], losses[part], lse[part])
+        _logits_and_losses(X[part], weight, targets[part], buffer[: part.stop - r], losses[part], lse[part])
     del buffer
+    if isinstance(weight, PackedWeight):
+        return Tensor(_mean(losses, count))
 
     def backward(dy: np.ndarray) -> None:
         dx = memory.empty(X.shape)
@@ -137,7 +148,7 @@ def _chunked_loss(x: Tensor, weight: Tensor, targets: np.ndarray, count: int, ch
             part = slice(r, min(r + chunk, R))
             piece = Tensor(X[part], requires_grad=x.requires_grad)
             dlogits = logits[: part.stop - r]
-            _logits_and_losses(X[part], W, targets[part], dlogits, losses[part], lse[part])
+            _logits_and_losses(X[part], weight, targets[part], dlogits, losses[part], lse[part])
             scale = float(dy) / max(1, count)
             n_threads = for_work(WORK * dlogits.size)
             active.cross_entropy_backward(dlogits, targets[part], lse[part], dlogits, scale, n_threads)

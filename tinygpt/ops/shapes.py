@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor
 
 
@@ -20,7 +21,7 @@ def rows(op: str, name: str, x: Tensor) -> np.ndarray:
     return data.reshape(math.prod(data.shape[:-1]), data.shape[-1])
 
 
-def expect(op: str, name: str, data: np.ndarray, shape: tuple[int | None, ...]) -> None:
+def expect(op: str, name: str, data: np.ndarray | Tensor | PackedWeight, shape: tuple[int | None, ...]) -> None:
     """Raise ValueError unless `data` has `shape`, where None stands for any length."""
     if len(data.shape) != len(shape) or any(w is not None and w != g for w, g in zip(shape, data.shape, strict=True)):
         wanted = ", ".join("any" if length is None else str(length) for length in shape)

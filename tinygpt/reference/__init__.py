@@ -9,7 +9,7 @@ from tinygpt.reference.activation import add, dropout, dropout_mask, gelu, gelu_
 from tinygpt.reference.adamw import adamw, squared_norm
 from tinygpt.reference.attention import attention, attention_backward, rope
 from tinygpt.reference.embedding import embedding, embedding_backward
-from tinygpt.reference.products import column_sum, matmul
+from tinygpt.reference.products import column_sum, matmul, matmul_bfloat16, matmul_int8
 from tinygpt.reference.rowwise import (
     cross_entropy,
     cross_entropy_backward,
@@ -38,6 +38,8 @@ __all__ = [
     "layernorm",
     "layernorm_backward",
     "matmul",
+    "matmul_bfloat16",
+    "matmul_int8",
     "rmsnorm",
     "rmsnorm_backward",
     "rope",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygpt.reference.activation import gelu
@@ -42,6 +43,64 @@ def matmul(
         pre = pre + f64(bias)
     out = gelu(pre) if activation else pre
     return (out if residual is None else out + f64(residual)), pre
+
+
+def matmul_bfloat16(
+    a: ArrayLike, b: np.ndarray, bias: ArrayLike | None = None, residual: ArrayLike | None = None, activation: int = 0
+) -> Array:
+    """Multiply by weights whose 16 bits are the upper half of a float32: out = activation(a w^T + bias) + residual.
+
+    Parameters
+    ----------
+    a : array, shape (M, K)
+    b : array, shape (N, K), uint16
+    bias : array, shape (N,), optional
+    residual : array, shape (M, N), optional
+    activation : int
+        0 for none, 1 for gelu.
+
+    Returns
+    -------
+    out : array, shape (M, N)
+    """
+    return matmul(a, bfloat16_weights(b), False, True, bias, residual, activation)[0]
+
+
+def matmul_int8(
+    a: ArrayLike,
+    b: np.ndarray,
+    scales: np.ndarray,
+    bias: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
+    activation: int = 0,
+) -> Array:
+    """Multiply by weights in blocks of 32 along a row: w[j, p] = scales[j, p / 32] b[j, p]; the rest as for bfloat16.
+
+    Parameters
+    ----------
+    a : array, shape (M, K)
+    b : array, shape (N, K), int8
+    scales : array, shape (N, ceil(K / 32)), uint16
+        The bits of half precision numbers.
+    bias, residual, activation
+        As in `matmul_bfloat16`.
+
+    Returns
+    -------
+    out : array, shape (M, N)
+    """
+    return matmul(a, int8_weights(b, scales), False, True, bias, residual, activation)[0]
+
+
+def bfloat16_weights(b: np.ndarray) -> Array:
+    """The numbers that are stored, (N, K)."""
+    return f64((b.astype(np.uint32) << 16).view(np.float32))
+
+
+def int8_weights(b: np.ndarray, scales: np.ndarray) -> Array:
+    """The numbers that are stored, (N, K)."""
+    each = f64(scales.view(np.float16))
+    return f64(b) * each[:, np.arange(b.shape[1]) // 32]
 
 
 def column_sum(x: ArrayLike) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinygpt.reference.activation import GELU_CUBIC, GELU_SCALE, dropout_mask
 from tinygpt.reference.attention import spread_heads, visible
+from tinygpt.reference.products import bfloat16_weights, int8_weights
 from tinygpt.testing.rounding import Rounded, contract, either, exact, renewed, scalar
 
 # A running maximum is renewed at most once in so many terms: attention takes tiles of at least 16 keys (one cache line
@@ -37,6 +38,30 @@ def matmul(
         pre = pre + bias
     (out,) = gelu(pre) if activation else (pre,)
     return (out if residual is None else out + residual), pre
+
+
+def matmul_bfloat16(a: Any, b: Any, bias: Any = None, residual: Any = None, activation: int = 0) -> tuple[Rounded]:
+    """A dot product of length K for each element: a stored number is a float32, exactly."""
+    return _packed(a, bfloat16_weights(b), 0, bias, residual, activation)
+
+
+def matmul_int8(
+    a: Any, b: Any, scales: Any, bias: Any = None, residual: Any = None, activation: int = 0
+) -> tuple[Rounded]:
+    """A dot product of length K, and one more rounding where a block is summed before it meets its scale.
+
+    Scale times int8 has 11 + 7 bits and is exact: whoever unpacks first has a plain dot product.
+    """
+    return _packed(a, int8_weights(b, scales), 1, bias, residual, activation)
+
+
+def _packed(a: Any, weights: Any, more: int, bias: Any, residual: Any, activation: int) -> tuple[Rounded]:
+    out = contract("mk,nk->mn", exact(a), exact(weights), weights.shape[1] + more)
+    if bias is not None:
+        out = out + bias
+    if activation:
+        (out,) = gelu(out)
+    return (out if residual is None else out + residual,)
 
 
 def column_sum(x: Any, start: Any = None) -> tuple[Rounded]:

@@ -101,6 +101,29 @@ def matmul_case(
     return _case("matmul", inputs, values=values, errors=errors, starts={"out": start}, without=without)
 
 
+def matmul_bfloat16_case(
+    M: int, N: int, K: int, bias: bool = False, residual: bool = False, activation: int = 0, seed: int = 0
+) -> Case:
+    """(M, K) times the transpose of (N, K), the upper halves of random floats."""
+    draw = _Draw(seed)
+    inputs = {"a": draw(M, K), "b": (draw(N, K).view(np.uint32) >> 16).astype(np.uint16)}
+    after = {"bias": draw.maybe(bias, N), "residual": draw.maybe(residual, M, N), "activation": activation}
+    return _case("matmul_bfloat16", inputs | after)
+
+
+def matmul_int8_case(
+    M: int, N: int, K: int, bias: bool = False, residual: bool = False, activation: int = 0, seed: int = 0
+) -> Case:
+    """(M, K) times the transpose of (N, K): int8 in blocks, with scales around 1 / 64, zeros and subnormal ones."""
+    draw, blocks = _Draw(seed), -(-K // 32)
+    scales = np.abs(draw(N, blocks) / 64).astype(np.float16)
+    scales.reshape(-1)[3::7], scales.reshape(-1)[5::7] = 0, np.float16(3e-7)
+    b = draw.generator.integers(-127, 128, (N, K)).astype(np.int8)
+    inputs = {"a": draw(M, K), "b": b, "scales": scales.view(np.uint16)}
+    after = {"bias": draw.maybe(bias, N), "residual": draw.maybe(residual, M, N), "activation": activation}
+    return _case("matmul_int8", inputs | after)
+
+
 def column_sum_case(R: int, C: int, accumulate: bool = False, seed: int = 0) -> Case:
     """The sum of R rows."""
     draw = _Draw(seed)
@@ -388,6 +411,8 @@ FACTORIES: dict[str, Callable[..., Case]] = {
 # One call of each op in a training step of a small model: 4 sequences of 64 tokens, 256 wide, 4 heads, 4096 tokens.
 _DEFAULT: dict[str, dict[str, Any]] = {
     "matmul": {"M": 256, "N": 256, "K": 256},
+    "matmul_bfloat16": {"M": 1, "N": 1024, "K": 256, "bias": True},
+    "matmul_int8": {"M": 1, "N": 1024, "K": 256, "bias": True},
     "column_sum": {"R": 256, "C": 1024},
     "softmax": {"R": 256, "C": 4096},
     "layernorm": {"R": 256, "C": 256, "residual": True},

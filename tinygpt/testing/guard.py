@@ -14,8 +14,9 @@ from tinygpt.kernels import spec
 ZONE = 256  # bytes of guard before and after an array: four cache lines, more than any vector store reaches
 LINE = 64
 # What stands in guard zones. Around inputs: NaN, so that a result which used it is NaN; -1 around integers, which is an
-# ignored target, and as a token the row before the table. Around outputs: a bit pattern that no kernel writes.
-_INPUT = {"float32": np.nan, "int32": -1}
+# ignored target, and as a token the row before the table; bits that are NaN as bfloat16 and as half precision; -128,
+# which no packed weight is. Around outputs: a bit pattern that no kernel writes.
+_INPUT = {"float32": np.nan, "int32": -1, "uint16": 0x7FC0, "int8": -128}
 _PATTERN = np.uint32(0xC0DEFEED)
 
 
@@ -149,11 +150,13 @@ class _Guarded:
 
     def __init__(self, shape: tuple[int, ...], dtype: str, layout: Layout | None, offset: int):
         size = math.prod(layout.buffer if layout else shape)
-        words = 2 * ZONE // 4 + size
-        raw = np.empty(4 * words + LINE + offset, np.uint8)
+        item = np.dtype(dtype).itemsize
+        zone = ZONE // item
+        words = 2 * zone + size
+        raw = np.empty(item * words + LINE + offset, np.uint8)
         first = -raw.ctypes.data % LINE + offset
-        self.memory = raw[first : first + 4 * words].view(dtype)
-        inside = slice(ZONE // 4, ZONE // 4 + size)
+        self.memory = raw[first : first + item * words].view(dtype)
+        inside = slice(zone, zone + size)
         self.array = self._cut(self.memory[inside], shape, layout)
         covered = np.zeros(words, bool)
         self._cut(covered[inside], shape, layout)[...] = True

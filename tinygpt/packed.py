@@ -1,0 +1,180 @@
+"""Weights that take 16 or 8 bits each while a model only runs.
+
+    bfloat16    the upper half of a float32: its range, and 8 bits of precision                     2 bytes a weight
+    int8        blocks of 32 along a row: whole numbers -127..127 and a half precision scale     1.0625 bytes a weight
+
+The products read them as they are (csrc/packed_matmul.pyx); nothing has the float32 weights beside them. They have no
+gradient: what was rounded away cannot be trained.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+BLOCK = 32
+KINDS = ("float32", "bfloat16", "int8")
+_ROWS = 2**20  # weights that are converted at a time, so that packing needs little memory
+
+
+class PackedWeight:
+    """A matrix of packed numbers.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (N, K), as the weight of a linear layer; all 0 until `pack`.
+    kind : str
+        ``bfloat16`` or ``int8``.
+
+    Attributes
+    ----------
+    values : array, shape (N, K), uint16 or int8
+        The upper halves of floats, or whole numbers.
+    scales : array, shape (N, ceil(K / 32)), uint16, or None
+        The bits of half precision numbers, one for each block; None for bfloat16.
+    requires_grad : bool
+        Always False.
+
+    Raises
+    ------
+    ValueError
+        Another kind, or not two axes.
+    """
+
+    requires_grad = False
+
+    def __init__(self, shape: tuple[int, ...], kind: str):
+        check_kind("PackedWeight", "kind", kind, KINDS[1:])
+        if len(shape) != 2:
+            raise ValueError(f"[PackedWeight] 'shape' must have 2 axes, got {shape}")
+        self.kind, self.shape = kind, (int(shape[0]), int(shape[1]))
+        N, K = self.shape
+        self.values: np.ndarray = np.zeros((N, K), np.uint16 if kind == "bfloat16" else np.int8)
+        self.scales = np.zeros((N, -(-K // BLOCK)), np.uint16) if kind == "int8" else None
+
+    @classmethod
+    def of(cls, weight: np.ndarray, kind: str) -> PackedWeight:
+        """`weight`, float32 (N, K), packed."""
+        packed = cls(weight.shape, kind)
+        packed.pack(weight)
+        return packed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    def pack(self, weight: np.ndarray, rows: slice = slice(None)) -> None:
+        """Round float32 values into the rows that they belong to.
+
+        Parameters
+        ----------
+        weight : array, shape (rows, K), float32
+            Finite.
+        rows : slice
+
+        Raises
+        ------
+        ValueError
+            The shape does not fit, or a number is too large: above 127 x 65504 for int8, where bfloat16 has no limit.
+        """
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1 or weight.shape != (max(0, stop - start), self.shape[1]):
+            wanted = (max(0, stop - start), self.shape[1])
+            raise ValueError(f"[PackedWeight] 'weight' must have shape {wanted}, got {weight.shape}")
+        many = max(1, _ROWS // max(1, self.shape[1]))
+        for first in range(start, stop, many):
+            last = min(stop, first + many)
+            part = np.ascontiguousarray(weight[first - start : last - start], np.float32)
+            if self.scales is None:
+                self.values[first:last] = to_bfloat16(part)
+            else:
+                self.values[first:last], self.scales[first:last] = to_int8(part)
+
+    def rows(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The numbers that are stored, of some rows: float32 (..., K)."""
+        values = self.values[indices]
+        if self.scales is None:
+            return from_bfloat16(values)
+        return from_int8(values, self.scales[indices])
+
+    def dequantised(self) -> np.ndarray:
+        """The numbers that are stored, float32 (N, K)."""
+        return self.rows()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, kind={self.kind!r})"
+
+
+def check_kind(op: str, name: str, kind: str, kinds: tuple[str, ...] = KINDS) -> None:
+    """Raise ValueError unless `kind` is one of `kinds`."""
+    if kind not in kinds:
+        raise ValueError(f"[{op}] '{name}' must be one of {', '.join(kinds)}, got {kind!r}")
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """The upper halves of the nearest floats that need no more, ties to even; finite x. uint16, the shape of x.
+
+    What lies within half a step of the end of the range, 3.39e38, becomes infinite.
+    """
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """The floats with these upper halves; float32, the shape of `bits`."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_int8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers and scales of rows cut into blocks of 32.
+
+    Parameters
+    ----------
+    x : array, shape (N, K), float32
+        Finite.
+
+    Returns
+    -------
+    values : array, shape (N, K), int8
+        round(x / scale), in -127..127.
+    scales : array, shape (N, ceil(K / 32)), uint16
+        The smallest half precision number that is at least max|x| / 127 of the block. Weights that are such blocks
+        already, as those of a Q8_0 file, keep their numbers.
+
+    Raises
+    ------
+    ValueError
+        A scale would be above 65504, the largest that half precision has.
+    """
+    N, K = x.shape
+    blocks = np.zeros((N, -(-K // BLOCK), BLOCK), np.float32)
+    blocks.reshape(N, blocks.shape[1] * BLOCK)[:, :K] = x
+    largest = abs(np.maximum(blocks.max(2), -blocks.min(2)))  # abs: a block of zeros would give -0
+    if largest.size and not largest.max() <= 127 * 65504:
+        raise ValueError(f"[to_int8] 'x' must be within +-{127 * 65504}, got {largest.max()}")
+    wanted = largest / np.float32(127)
+    scales = wanted.astype(np.float16)
+    low = scales.astype(np.float32) < wanted
+    scales[low] = np.nextafter(scales[low], np.float16(np.inf))
+    inverse = scales.astype(np.float32)
+    np.divide(1, inverse, out=inverse, where=inverse > 0)
+    blocks *= inverse[:, :, None]
+    values = np.rint(blocks, out=blocks).astype(np.int8).reshape(N, blocks.shape[1] * BLOCK)
+    return np.ascontiguousarray(values[:, :K]), scales.view(np.uint16)
+
+
+def from_int8(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """scale x value, exact in float32: values (..., K) and scales (..., ceil(K / 32)) to float32 (..., K)."""
+    K = values.shape[-1]
+    each = scales.view(np.float16).astype(np.float32)
+    spread = np.repeat(each, BLOCK, axis=-1)[..., :K]
+    return np.multiply(spread, values, dtype=np.float32)
+
+
+def packed_bytes(count: int, kind: str) -> int:
+    """Bytes of `count` weights in rows of whole blocks."""
+    check_kind("packed_bytes", "kind", kind)
+    return {"float32": 4 * count, "bfloat16": 2 * count, "int8": count + 2 * math.ceil(count / BLOCK)}[kind]
