@@ -15,15 +15,16 @@ PACKAGE = ROOT / "tinygpt"
 # From the bottom up; a module may import its own layer and those below.
 LAYERS = [
     {"core"},
-    {"kernels", "memory", "tensor"},
+    {"kernels", "memory", "packed", "tensor"},
     {"ops"},
     {"nn", "optim"},
+    {"formulas", "tracing"},
     {"config"},
     {"cache"},
     {"model", "sampling"},
-    {"checkpoint", "files"},
-    {"generate", "evaluate", "viz"},
-    {"train"},
+    {"checkpoint", "files", "lora"},
+    {"generate", "evaluate", "transfer", "viz"},
+    {"chat", "train"},
     {"cli", "__main__"},
 ]
 BESIDE = {"tokenizers", "data", "distributed", "reference", "testing"}  # above kernels only, and beside each other

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tinygpt.kernels.threads import get_num_threads, set_num_threads
     from tinygpt.model import GPT
     from tinygpt.tensor import Tensor, no_grad
+    from tinygpt.tracing import trace
 
 # Public name -> the module it comes from; a name that equals its module's last part is the module itself.
 _PARTS = {
@@ -33,6 +34,7 @@ _PARTS = {
     "ops": "tinygpt.ops",
     "optim": "tinygpt.optim",
     "tokenizers": "tinygpt.tokenizers",
+    "trace": "tinygpt.tracing",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "save",
     "set_num_threads",
     "tokenizers",
+    "trace",
 ]
 
 

@@ -11,7 +11,7 @@ positions, RMS norm, SwiGLU, no bias; Touvron et al. 2023), and everything betwe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from tinygpt.ops.attention import Rotation, rotation_tables
 from tinygpt.ops.elementwise import DropoutKey
 from tinygpt.ops.embedding import inside
 from tinygpt.tensor import Tensor, is_recording, no_grad, recording
+from tinygpt.tracing import is_traced
 
 INIT_STD = 0.02
 
@@ -213,7 +214,7 @@ class GPT(Module):
         if dropout_key is not None and self.config.dropout:
             x = ops.dropout(x, self.config.dropout, dropout_key, 0)
         rotation = self._rotation(start, T)
-        again = self.recompute and is_recording() and cache is None and weights is None
+        again = self.recompute and is_recording() and cache is None and weights is None and not is_traced()
         if stream is not None:
             stream.append(x)
         for i, block in enumerate(self.blocks):
@@ -302,6 +303,10 @@ class GPT(Module):
         dtype = rows.dtype if rows.dtype.itemsize >= 4 else np.dtype(np.int32)  # new tokens may not fit bytes
         out = np.concatenate([rows.astype(dtype), np.array(new, dtype).reshape(len(new), len(rows)).T], axis=1)
         return out[0] if given.ndim == 1 else out
+
+    def pack(self, kind: str, keep: Iterable[Module | None] = (), values: bool = True) -> None:
+        """As `Module.pack`; learned positions stay float32, as their rows are added and multiply nothing."""
+        super().pack(kind, (*keep, self.wpe), values)
 
     def new_cache(self, batch: int = 1) -> KVCache:
         """An empty cache for `batch` sequences."""

@@ -17,13 +17,21 @@ from tinygpt import __version__
 COMMANDS = {
     "train": "Train a model on source files.",
     "generate": "Continue a text with a trained model.",
+    "chat": "Talk with a model that carries a chat template.",
     "visualize": "Show what every head of a model attends to in a prompt.",
+    "trace": "Show every intermediate value of a forward pass.",
     "eval": "Measure how well a model predicts a text.",
+    "read": "Show what a model thinks of a file, token by token.",
     "tokenize": "Show how a text is cut into tokens.",
     "embeddings": "Show a model's embeddings as points.",
+    "import": "Bring a model in: a Hugging Face directory or a GGUF file.",
+    "export": "Take a model out: a Hugging Face directory or a GGUF file.",
+    "metrics": "Show the curves of training runs, laid over each other.",
     "bench": "Compare the rungs of the kernels on this machine.",
     "info": "Show this machine and build, or what a model directory holds.",
 }
+# Modules and functions that are not called like their command, which may be a word of Python.
+FUNCTIONS = {"eval": "eval:evaluate", "import": "import_model:import_model"}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
@@ -47,7 +55,7 @@ def build_app(called: str | None = None) -> App:
         "TINYGPT_NUM_THREADS, TINYGPT_ISA.",
     )
     for name, text in COMMANDS.items():
-        module = f"tinygpt.cli.{name}:{'evaluate' if name == 'eval' else name}"
+        module = f"tinygpt.cli.{FUNCTIONS.get(name, f'{name}:{name}')}"
         app.command(module, name=name, help=None if name == called else text)
     return app
 
@@ -154,18 +162,32 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         # The run may have been moved since it wrote its name down.
         tables[run] = table = read_table(run) | {"out": str(run.parent)}
         _check_keys(str(run), table)
+    _check_shape(arguments, tables)
     _choose_length(arguments, tables)
     return tuple(Dict(table, source=str(path), use_commands_as_keys=False) for path, table in tables.items())
 
 
 def _check_keys(file: str, table: dict[str, Any]) -> None:
     """Refuse what is no setting in words that name the file; cyclopts passes over what has the name of a command."""
-    from tinygpt.train.settings import TrainSettings
+    from tinygpt.train.settings import TrainSettings, key
 
-    settings = {name.replace("_", "-") for name in TrainSettings.__dataclass_fields__} - {"config", "resume"}
-    for key, value in table.items():
-        if key.replace("_", "-") not in settings or isinstance(value, dict):
-            raise ValueError(f"{file}: '{key}' is no setting")
+    settings = {key(name) for name in TrainSettings.__dataclass_fields__} - {"config", "resume"}
+    for name, value in table.items():
+        if key(name) not in settings or isinstance(value, dict):
+            raise ValueError(f"{file}: '{name}' is no setting")
+
+
+def _check_shape(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
+    """Refuse --from together with a flag of the shape, also where its value is the default, which nobody asked for."""
+    from tinygpt.train.settings import SHAPE, flag, key, refused_with_from
+
+    keys = {key(name) for table in tables.values() for name in table}
+    if _value_of(arguments, "--from") is None and "from" not in keys:
+        return
+    words = {argument.partition("=")[0].replace("--no-", "--") for argument in arguments}
+    for name in SHAPE:
+        if flag(name) in words or key(name) in keys:
+            raise ValueError(refused_with_from(name))
 
 
 def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
