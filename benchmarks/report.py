@@ -3,8 +3,8 @@
 usage: python benchmarks/report.py RESULTS.json OUT.json     keep what the docs need of a file of results
        python benchmarks/report.py OUT.json                  print the tables of a file so made
 
-RESULTS.json comes from pytest-benchmark, compare.py or products.py; summary.py knows the last two. The docs call
-`load` and `ladder` on the files in docs/data, so no figure in them is typed.
+RESULTS.json comes from pytest-benchmark, compare.py, decode.py or products.py; summary.py knows the last three. The
+docs call `load` and `ladder` on the files in docs/data, so no figure in them is typed.
 """
 
 from __future__ import annotations

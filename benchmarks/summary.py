@@ -1,4 +1,4 @@
-"""Results of compare.py and products.py to what the docs keep, and to the tables that they show.
+"""Results of compare.py, decode.py and products.py to what the docs keep, and to the tables that they show.
 
 A table is its heads, its lines, and an ``r`` for every column that is set to the right.
 """
@@ -21,7 +21,7 @@ STATE = 4  # arrays of a training run that AdamW walks through: parameters, grad
 
 def compact(results: Data) -> Data:
     """The machine, and medians to four digits."""
-    if results["kind"] == "compare":
+    if results["kind"] in ("compare", "decode"):
         jobs = [
             job | {"contenders": [{k: v for k, v in one.items() if k not in SCRATCH} for one in job["contenders"]]}
             for job in results["jobs"]
@@ -160,6 +160,20 @@ def memory(data: Data, threads: int) -> Table:
     return ("job", "who", "above import", "times tinygpt"), lines, "  rr"
 
 
+def small_weights(data: Data, threads: int) -> Table:
+    """Decoding with weights of each kind: tokens, and what they read of weights against what plain reading reaches."""
+    roof, lines = data["machine"]["ceilings"][str(threads)]["read_bandwidth"], []
+    for job in data["jobs"]:
+        if job["threads"] != threads:
+            continue
+        for i, one in enumerate(job["contenders"]):
+            rate = job["tokens"] / one["median"]
+            read = f"{100 * rate * job['bytes'] / roof:.0f} %"
+            lines.append((job["weights"] * (i == 0), one["name"], f"{rate:.1f}", read, f"{one['ratio']:.2f}"))
+        lines += [("", name, why, "", "") for name, why in job["missing"].items()]
+    return ("weights", "who", "tokens/s", "of read bandwidth", "times tinygpt"), lines, "  rrr"
+
+
 def grid(data: Data, name: str, threads: int) -> list[Data]:
     """The rows of a grid; ValueError if it was not measured."""
     for one in data["grids"]:
@@ -258,6 +272,9 @@ def text(data: Data) -> str:
         if data["kind"] == "compare":
             parts += [plain(race(data, kind, n)) for kind in ("train", "decode", "prefill")]
             parts.append(plain(memory(data, n)))
+            continue
+        if data["kind"] == "decode":
+            parts.append(plain(small_weights(data, n)))
             continue
         makers = {"products": product_means, "squares": squares, "attention": attention, "rowwise": rowwise}
         measured = [one["grid"] for one in data["grids"] if one["threads"] == n]

@@ -97,6 +97,21 @@ def test_memory_is_over_ours(summary):
     assert [line[1:] for line in lines] == [("tinygpt", "1 MB", "1.00"), ("torch", "3 MB", "3.00")]
 
 
+def test_small_weights_are_against_the_bandwidth(summary):
+    """Catches tokens for steps, bytes of another kind of weights, and a contender that is not there and not named."""
+    ours = {"name": "tinygpt", "median": 2.0, "ratio": 1.0}
+    theirs = {"name": "llama.cpp", "median": 4.0, "ratio": 2.0}
+    job = {"weights": "int8", "threads": 2, "tokens": 10, "bytes": 1e9, "missing": {"other": "why"}}
+    data = {"kind": "decode", "machine": MACHINE, "jobs": [job | {"contenders": [ours, theirs]}]}
+    share = 100 * 5.0 * 1e9 / MACHINE["ceilings"]["2"]["read_bandwidth"]
+    assert summary.small_weights(data, 2)[1] == [
+        ("int8", "tinygpt", "5.0", f"{share:.0f} %", "1.00"),
+        ("", "llama.cpp", "2.5", f"{share / 2:.0f} %", "2.00"),
+        ("", "other", "why", "", ""),
+    ]
+    assert "llama.cpp" in summary.text(data)
+
+
 def test_product_means_are_geometric_and_by_case(summary):
     """Catches an arithmetic mean, cases that are mixed, and the most favourable shape shown as the worst."""
     heads, lines, _ = summary.product_means(PRODUCTS, 2)
