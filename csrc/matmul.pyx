@@ -19,7 +19,8 @@ Design
 - One element of out is summed over p in ascending order, in blocks of KC, whatever the number of threads: the bits do
   not depend on it. Rejected: splitting K over threads, which is faster for small M and N and breaks that rule.
 - bias, activation and residual are part of the signature so that a rung may fuse them. naive, parallel and blocked make
-  a pass over the rows of out after the product; simd adds them while a tile is in registers, or in L1 with an activation.
+  a pass over the rows of out after the product; simd adds them while a tile is in registers, or, with an activation,
+  in L1.
 - accumulate excludes bias, residual and activation: it is for gradients, which have none of them.
 """
 from cython.parallel cimport parallel, prange, threadid
@@ -43,6 +44,8 @@ cdef extern from "simd/matmul_kernel.h" nogil:
                      const float* bias) noexcept nogil
         void (*dots)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, const float* b, Py_ssize_t b_column,
                      float* c, Py_ssize_t c_row, bint add) noexcept nogil
+        void (*rows)(Py_ssize_t n, Py_ssize_t k, const float* a, Py_ssize_t a_step, const float* b, Py_ssize_t b_row,
+                     float* c, bint add) noexcept nogil
         void (*finish)(int m, int n, float* c, float* pre, const float* residual, Py_ssize_t row, const float* bias,
                        int activation) noexcept nogil
     const MatmulKernels* matmul_kernels(const char* isa)
@@ -222,14 +225,16 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
 # cycles; a tile of rows of a is SIMD_MC x SIMD_KC floats = 144 KB beside it. A longer block of the sum means fewer
 # visits to out. All of these are multiples of every MR, NR and LANES.
 # Products of at most SKINNY rows read b once. With at most DOT_ROWS of them memory is what they wait for: b is then
-# read along its rows, STREAM of them at a time, so that a page is read to its end. Columns of b that take at most
-# IN_PLACE floats = 256 KB, and rows of a transposed a for at most FEW slivers of b, are not worth packing. A second
-# thread pays from SIMD_WORK operations on: opening a region costs about as much as a processor does in them.
+# read along its rows, STREAM of them at a time, so that a page is read to its end. For a single row of a, ROW of its
+# sums, 16 KB, stay in L1, and rows of b are added to them. Columns of b that take at most IN_PLACE floats = 256 KB, and
+# rows of a transposed a for at most FEW slivers of b, are not worth packing. A second thread pays from SIMD_WORK
+# operations on: opening a region costs about as much as a processor does in them.
 cdef enum:
     SIMD_KC = 384
     SIMD_MC = 96
     SIMD_NC = 768
     SKINNY = 16
+    ROW = 4096
     STREAM = 32
     IN_PLACE = 65536
     FEW = 3
@@ -337,7 +342,7 @@ cdef bint in_place(const Product* x, Py_ssize_t n, Py_ssize_t kc) noexcept nogil
 
 
 cdef void skinny(const Product* x, Py_ssize_t first, Py_ssize_t last, float* panel) noexcept nogil:
-    """Columns first to last of a product with few rows: b is read once, as dot products, in place, or packed."""
+    """Columns first to last of a product with few rows: b is read once, as dot products, rows, in place, or packed."""
     cdef Py_ssize_t i, j, pc, kc, block = STREAM if x.M <= DOT_ROWS and x.b.col == 1 else SIMD_KC
     cdef Py_ssize_t a_row = x.a.row, a_step = x.a.col, b_step
     cdef int m, n
@@ -348,6 +353,12 @@ cdef void skinny(const Product* x, Py_ssize_t first, Py_ssize_t last, float* pan
         x.simd.dots(x.M, last - first, x.K, x.a.data, a_row, x.b.data + first * x.b.col, x.b.col, x.out + first, x.N,
                     x.accumulate)
         finish_tile(x.simd, &x.after, x.out, 0, first, x.N, x.M, last - first)
+        return
+    if x.b.col == 1 and x.M == 1 and not x.simd.rounds:                             # rows of b, multiplied and added
+        for j from first <= j < last by ROW:
+            n = min(ROW, last - j)
+            x.simd.rows(n, x.K, x.a.data, x.a.col, x.b.data + j, x.b.row, x.out + j, x.accumulate)
+            finish_tile(x.simd, &x.after, x.out, 0, j, x.N, 1, n)
         return
     for pc from 0 <= pc < max(x.K, 1) by block:
         kc = min(block, x.K - pc)

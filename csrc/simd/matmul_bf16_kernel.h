@@ -83,7 +83,7 @@ static void pack_rows_bf16(const float *a, ptrdiff_t step, int m, ptrdiff_t k, f
 }
 
 static const MatmulKernels matmul_bf16_table_bf16 = {
-    MR, NV * LANES, LANES, 1, 2, pack_bf16, pack_rows_bf16, tile_bf16, NULL, finish_avx512};
+    MR, NV * LANES, LANES, 1, 2, pack_bf16, pack_rows_bf16, tile_bf16, NULL, NULL, finish_avx512};
 #include "simd/vec_end.h"
 END_ISA
 static int has_bf16(void) { return __builtin_cpu_supports("avx512bf16"); }
@@ -118,5 +118,5 @@ static void FOR_ISA(pack_rows_rounded)(const float *a, ptrdiff_t step, int m, pt
 }
 
 static const MatmulKernels FOR_ISA(matmul_bf16_table) = {
-    MR, NV * LANES, LANES, 1, 1, FOR_ISA(pack_rounded), FOR_ISA(pack_rows_rounded), FOR_ISA(tile), NULL, FOR_ISA(finish)};
+    MR, NV * LANES, LANES, 1, 1, FOR_ISA(pack_rounded), FOR_ISA(pack_rows_rounded), FOR_ISA(tile), NULL, NULL, FOR_ISA(finish)};
 #endif

@@ -7,6 +7,7 @@
 #include "scalar.h"
 
 #define DOT_ROWS 4    /* 4 x 4 sums, 4 vectors of b and one of a are 21 registers; with 16, rows of sums are spilled */
+#define ROWS_AT_ONCE 8 /* streams of b for one row of a: as many numbers of a wait in registers */
 #define DOT_COLUMNS 4 /* four streams of b at a time: one sum would wait 4 cycles for itself */
 
 /* Kernels that round their operands (matmul_bf16_kernel.h) have a table of the same form: `rounds` says that operands
@@ -19,6 +20,8 @@ typedef struct {
                  ptrdiff_t b_step, float *c, ptrdiff_t c_row, const float *plus, const float *bias);
     void (*dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_column,
                  float *c, ptrdiff_t c_row, int add);
+    void (*rows)(ptrdiff_t n, ptrdiff_t k, const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_row, float *c,
+                 int add);
     void (*finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row, const float *bias,
                    int activation);
 } MatmulKernels;
@@ -122,6 +125,38 @@ static void FOR_ISA(dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a
 }
 #undef DOTS
 
+/* c[j] (+)= sum_p a[p] b[p, j] for `count` rows of b, which are read side by side from the first column to the last. */
+TEMPLATE void FOR_ISA(some_rows)(const int count, ptrdiff_t n, const float *a, ptrdiff_t a_step, const float *b,
+                                 ptrdiff_t b_row, float *c, int add) {
+    vec factor[ROWS_AT_ONCE];
+    ptrdiff_t j = 0;
+    UNROLL for (int p = 0; p < count; p++) factor[p] = vset(a[p * a_step]);
+    for (; j + 4 * LANES <= n; j += 4 * LANES) {
+        vec x[4];
+        UNROLL for (int i = 0; i < 4; i++) x[i] = add ? vload(c + j + i * LANES) : vset(0.0f);
+        UNROLL for (int p = 0; p < count; p++) {
+            UNROLL for (int i = 0; i < 4; i++) x[i] = vfma(factor[p], vload(b + p * b_row + j + i * LANES), x[i]);
+        }
+        UNROLL for (int i = 0; i < 4; i++) vstore(c + j + i * LANES, x[i]);
+    }
+    for (; j < n; j += LANES) {
+        vec x = add ? FOR_ISA(load_lanes)(c + j, n - j) : vset(0.0f);
+        UNROLL for (int p = 0; p < count; p++) x = vfma(factor[p], FOR_ISA(load_lanes)(b + p * b_row + j, n - j), x);
+        FOR_ISA(store_lanes)(c + j, x, n - j);
+    }
+}
+
+/* One row times a matrix whose rows are contiguous: c (n,) (+)= a (k,) b (k, n). c stays in L1, b is read once and in
+   order. Each sum is taken over p in ascending order, as in a tile. */
+static void FOR_ISA(rows)(ptrdiff_t n, ptrdiff_t k, const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_row,
+                          float *c, int add) {
+    ptrdiff_t p = 0;
+    for (; p + ROWS_AT_ONCE <= k; p += ROWS_AT_ONCE)
+        FOR_ISA(some_rows)(ROWS_AT_ONCE, n, a + p * a_step, a_step, b + p * b_row, b_row, c, add || p > 0);
+    for (; p < k; p++) FOR_ISA(some_rows)(1, n, a + p * a_step, a_step, b + p * b_row, b_row, c, add || p > 0);
+    if (k == 0 && !add) memset(c, 0, n * sizeof *c);
+}
+
 /* What comes after the product for one vector at c[at], `part` lanes of which are there. */
 TEMPLATE void FOR_ISA(finish_vector)(const int part, float *c, float *pre, const float *residual, const float *bias,
                                      const int activation) {
@@ -159,5 +194,6 @@ static void FOR_ISA(finish)(int m, int n, float *c, float *pre, const float *res
 }
 
 static const MatmulKernels FOR_ISA(matmul_table) = {
-    MR, NV * LANES, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), FOR_ISA(tile), FOR_ISA(dots), FOR_ISA(finish)};
+    MR, NV * LANES, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), FOR_ISA(tile),
+    FOR_ISA(dots), FOR_ISA(rows), FOR_ISA(finish)};
 #endif

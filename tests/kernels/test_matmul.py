@@ -66,6 +66,19 @@ def test_what_comes_after_the_product(function, threads, make, bias, residual, a
 
 @matmul
 @pytest.mark.parametrize("trans_a", FLAGS)
+@pytest.mark.parametrize("accumulate", FLAGS)
+def test_one_row(function, threads, make, trans_a, accumulate):
+    """Catches rows of b that are left over from eight, columns from four vectors, and a second part of a wide row."""
+    for N, K in ((1, 1), (67, 7), (64, 8), (131, 19), (4096 + 33, 17), (5, 0)):
+        after = {"trans_a": trans_a, "accumulate": accumulate}
+        check(function, make("matmul", M=1, N=N, K=K, **after), threads)
+        if not accumulate:
+            more = {"bias": True, "residual": True, "activation": 1, "pre": True}
+            check(function, make("matmul", M=1, N=N, K=K, **after, **more), threads)
+
+
+@matmul
+@pytest.mark.parametrize("trans_a", FLAGS)
 @pytest.mark.parametrize("trans_b", FLAGS)
 def test_all_edges_at_once(function, make, trans_a, trans_b):
     """Catches an index that is right for each partial tile alone and wrong for a corner where all of them meet."""
