@@ -15,7 +15,7 @@ import numpy as np
 from peers import TorchGPT
 
 from tinygpt.cli.info import processor
-from tinygpt.data.windows import evaluation_windows
+from tinygpt.data.windows import StridedWindows
 from tinygpt.kernels import threads
 from tinygpt.train.loop import train
 from tinygpt.train.report import Report
@@ -41,7 +41,8 @@ def pytorch_loss(run: Run) -> float:
     for step in range(run.total_steps):
         x, y = run.windows.batch(step * chosen.batch, chosen.batch)
         peer.step(x, y, run.schedule(step))
-    inputs, targets = evaluation_windows(run.corpus.held_out, chosen.seq)
+    windows = StridedWindows(run.corpus.held_out, chosen.seq)
+    inputs, targets, _ = windows.batch(np.arange(windows.n_windows))
     total = 0.0
     with torch.no_grad():
         for start in range(0, len(inputs), 128):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tinygpt.data.infilling import Markers
+from tinygpt.data.infilling import Markers, never_drawn
 from tinygpt.model import GPT
 from tinygpt.sampling import Sampler, Step, logprobs, most_likely, steps
 from tinygpt.tokenizers.base import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What one token added to a text.
 
     Parameters
@@ -81,6 +81,8 @@ class StopStrings:
         """Take the next piece, and give what is sure to stand before any stop string."""
         if self.stopped:
             return ""
+        if not self._strings:
+            return text
         text = self._held + text
         places = [(text.find(one), one) for one in self._strings]
         found = [(at + len(one), at) for at, one in places if at >= 0]
@@ -114,12 +116,14 @@ class _Text:
     def take(self, step: Step, row: int, top: int | None) -> None:
         """Take the token of one step."""
         token = int(step.tokens[row])
-        logprob = None if top is None else float(logprobs(step.logits[row])[token])
-        likely = tuple(most_likely(step.logits[row], top or 0))
         ended = token in self.ends
         text = self._rest() if ended else self.stop.feed(self.decoder.feed(token))
         self.open = not (ended or self.stop.stopped)
-        self.waiting.append(Piece(self.number, text, token, logprob, likely, step.forgot))
+        piece = Piece(self.number, text, token, forgot=step.forgot)
+        if top is not None:
+            logits = step.logits[row]
+            piece = piece._replace(logprob=float(logprobs(logits)[token]), top=tuple(most_likely(logits, top)))
+        self.waiting.append(piece)
 
     def close(self) -> None:
         """There are no more steps."""
@@ -141,11 +145,9 @@ def stream_pieces(
     *,
     stop: Sequence[str] = (),
     top: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Piece]:
-    """Continue rows of tokens as one batch, and yield the texts in order, one piece per token.
-
-    The markers of fill-in-the-middle are never drawn: a window of training may lie between two of them, so that a model
-    expects one in any text, where it would mean nothing.
+    """Continue rows of tokens as one batch, without markers of gaps, and yield the texts in order, one piece per token.
 
     Parameters
     ----------
@@ -162,6 +164,8 @@ def stream_pieces(
         A text ends before the first of them.
     top : int, optional
         Give log-probabilities, and those of so many most likely tokens.
+    progress : callable, optional
+        Is told (tokens sampled for each text, `length`).
 
     Yields
     ------
@@ -172,10 +176,10 @@ def stream_pieces(
         raise ValueError(f"[generate] 'top' must be 0 or more, got {top}")
     rows = np.asarray(ids)
     texts = [_Text(i, tokenizer, stop) for i in range(len(rows))]
-    markers = Markers.of(tokenizer)
-    never = () if markers is None else (markers.prefix, markers.suffix, markers.middle)
     shown = 0
-    for step in steps(model, rows, length, sampler, never=never):
+    for done, step in enumerate(steps(model, rows, length, sampler, never=never_drawn(tokenizer)), 1):
+        if progress is not None:
+            progress(done, length)
         for row, text in enumerate(texts):
             if text.open:
                 text.take(step, row, top)

@@ -288,6 +288,7 @@ def steps(
     """
     _check_given(tokens, count, cache, model.config.block_size)
     context = model.config.block_size
+    barred = list(never)
     given = tokens[:, -context:]  # as given: the model says so if one is not in the vocabulary
     forgot = 0
     rows, length = given.shape
@@ -306,9 +307,9 @@ def steps(
         with no_grad():
             logits = model(new, cache, last=True).data[:, 0]
         allowed = logits
-        if never:
+        if barred:
             allowed = logits.copy()
-            allowed[:, list(never)] = -np.inf
+            allowed[:, barred] = -np.inf
         drawn = sampler.draw(allowed)
         new = seen[:, length : length + 1]
         new[:, 0] = drawn

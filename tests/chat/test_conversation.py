@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from tinygpt import GPT, GPTConfig
 from tinygpt.chat.conversation import Conversation, MessageEncoder
 from tinygpt.chat.template import ChatTemplate
+from tinygpt.data import infilling
 from tinygpt.sampling import Sampler
 
-from .talk import CHATML, tokenizer
+from .talk import CHATML, NAMES, tokenizer
 
 TOKENIZER = tokenizer()
 START, END = (TOKENIZER.special_tokens[name] for name in ("<|im_start|>", "<|im_end|>"))
@@ -102,6 +103,22 @@ def test_an_answer_ends_with_its_turn():
     assert [message["content"] for message in talk.messages] == ["a", "hello", "b", "what"]
     assert [message["role"] for message in talk.messages] == ["user", "assistant"] * 2
     assert not talk.full
+
+
+def test_markers_of_gaps_are_never_drawn():
+    """Catches names of markers in an answer of a model that has learnt to fill gaps."""
+    filling = tokenizer((*NAMES, *infilling.NAMES))
+    markers = [filling.special_tokens[name] for name in infilling.NAMES]
+
+    class Marked(GPT):
+        def __call__(self, tokens, cache, last):
+            logits = super().__call__(tokens, cache, last)
+            logits.data[..., markers] += 99
+            return logits
+
+    model = Marked(GPTConfig(filling.vocab_size, CONTEXT, 1, 1, 8), seed=3)
+    talk = Conversation(model, MessageEncoder(filling, ChatTemplate(CHATML)), Sampler(0), 4)
+    assert "fim" not in "".join(talk.ask("hello"))
 
 
 def test_only_what_is_new_is_computed():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 from tiny_run import flags, tiny
@@ -65,6 +66,30 @@ def test_escapes(text, want):
     assert unescaped(text) == want
 
 
+def test_names_that_other_programs_use(run, capsys):
+    """Catches --temperature, --top-k and --top-p that are not known, or that do nothing."""
+    greedy = said(capsys, run, *FIXED, "--temp", "0", "--quiet").out
+    assert said(capsys, run, *FIXED, "--temperature", "0", "--quiet").out == greedy
+    assert said(capsys, run, *FIXED, "--temp", "1.5", "--top-k", "1", "--quiet").out == greedy
+    assert said(capsys, run, *FIXED, "--temp", "1.5", "--top-p", "1e-9", "--quiet").out == greedy
+    assert said(capsys, run, *FIXED, "--temp", "1.5", "--quiet").out != greedy
+
+
+def test_a_bar_where_texts_go_to_a_file(run, tmp_path, capsys, monkeypatch):
+    """Catches minutes of silence, tokens that are not counted, a bar among the texts, and one that nobody looks at."""
+    (tmp_path / "prompts.txt").write_text("def a\nclass\nx\n")
+    words = ("--prompts", str(tmp_path / "prompts.txt"), "--length", "4", "--num-samples", "2", "--seed", "1")
+    plain = said(capsys, run, *words)
+    assert "sampling" not in plain.err
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    out, err = said(capsys, run, *words)
+    assert out == plain.out
+    assert "sampling" in err
+    assert "100%" in err
+    assert said(capsys, run, *words, "--quiet").err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -72,6 +97,8 @@ def test_escapes(text, want):
         (["--stop", r"a\d"], r"--stop a\d: \d is no escape; a backslash is written \\"),
         (["--stop", "a\\"], "is no escape"),
         (["--stop", r"\ud800"], r"--stop \ud800: not UTF-8"),
+        (["--stop"], "--stop must not be empty"),
+        (["--prefix", "a", "--whole", "--logprobs", "1"], "--whole and --logprobs cannot both be given without --json"),
         (["--logprobs", "-1"], "--logprobs must be 0 or more, got -1"),
         (["--prompt", "a", "--prompts", "b"], "--prompt and --prompts cannot both be given"),
         (["--prompts", "nowhere.txt"], "nowhere.txt: No such file"),
@@ -152,7 +179,7 @@ def test_prompts_of_equal_length_share_a_batch(run, tmp_path, capsys, monkeypatc
 
 
 def test_prompts_as_json(run, tmp_path, capsys):
-    """Catches line ends in a prompt that are lost, and other keys in the way."""
+    """Catches line ends in a prompt that are lost, other keys in the way, and two prompts that draw alike."""
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "def a():\\n", "id": 7}\n\n{"prompt": ""}\n')
     words = ("--num-samples", "2", "--length", "3", "--seed", "0")
@@ -163,6 +190,12 @@ def test_prompts_as_json(run, tmp_path, capsys):
         ("", 0),
         ("", 1),
     ]
+    model, tokenizer = tinygpt.load(run)
+    for i, line in enumerate(lines):  # each with a generator of its own
+        alone = stream_pieces(
+            model, tokenizer, tokenizer.prompt(line["prompt"])[None], 3, Sampler(0.8, seed=0, batch=[i])
+        )
+        assert "".join(piece.piece for piece in alone) == line["text"]
     assert "--- prompt 2 of 2, sample 1 of 2 ---\n" in said(capsys, run, "--prompts", str(file), *words).out
 
 
@@ -175,6 +208,7 @@ def test_prompts_as_json(run, tmp_path, capsys):
         ("a.jsonl", b'{"prompt": "\\ud800"}', "a.jsonl: line 1: 'prompt' has a lone surrogate"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl: line 1: not JSON"),
         ("a.txt", b"\n \n", "a.txt: there is no prompt"),
+        ("a.txt", b"\xef\xbb\xbf", "a.txt: there is no prompt"),
         ("a.txt", b"a\xff", "a.txt: not UTF-8"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tinygpt.data.windows import StridedWindows, Windows, evaluation_windows
+from tinygpt.data.windows import StridedWindows, Windows
 
 LENGTHS = st.integers(2, 200)
 CONTEXTS = st.integers(1, 40)
@@ -113,23 +113,6 @@ def test_the_tokens_are_not_changed_by_a_batch():
     assert np.array_equal(tokens, np.arange(20))
 
 
-@patient
-@given(LENGTHS, CONTEXTS)
-def test_evaluation_predicts_every_token_but_the_first_once(n, block_size):
-    """Catches a token at a border of windows that is predicted twice or never, and padding that counts."""
-    tokens = np.arange(100, 100 + n)
-    inputs, targets = evaluation_windows(tokens, block_size)
-    assert inputs.shape == targets.shape == (-(-(n - 1) // block_size), block_size)
-    assert inputs.dtype == targets.dtype == np.int32
-    counts = targets != -1
-    assert np.array_equal(targets[counts], tokens[1:])
-    assert np.array_equal(inputs[counts], tokens[:-1])
-    # Padding stands at the end of the last row only, and its inputs are ids that every vocabulary has.
-    assert counts[:-1].all()
-    assert counts[-1, 0]
-    assert not inputs[~counts].any()
-
-
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -141,8 +124,8 @@ def test_evaluation_predicts_every_token_but_the_first_once(n, block_size):
         (lambda: Windows(np.ones((2, 8), int), 2), ValueError, r"\[Windows\] 'tokens' must have one axis, got shape"),
         (lambda: Windows(np.arange(8), 2).batch(-1, 1), ValueError, r"\[batch\] 'first_sequence' must be at least 0"),
         (lambda: Windows(np.arange(8), 2).batch(0, 0), ValueError, r"\[batch\] 'count' must be at least 1, got 0"),
-        (lambda: evaluation_windows([1], 4), ValueError, r"\[evaluation_windows\] 'tokens' must be at least 2 long"),
-        (lambda: evaluation_windows([1, 2], 0), ValueError, r"\[evaluation_windows\] 'block_size' must be at least 1"),
+        (lambda: StridedWindows([1], 4), ValueError, r"\[StridedWindows\] 'tokens' must be at least 2 long, got 1"),
+        (lambda: StridedWindows([1, 2], 0), ValueError, r"\[StridedWindows\] 'block_size' must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments(call, error, message):
@@ -177,14 +160,18 @@ def test_strided_windows_predict_every_token_but_the_first_once(n, window, data)
 @patient
 @given(LENGTHS, CONTEXTS)
 def test_a_stride_of_a_window_is_side_by_side(n, block_size):
-    """Catches an evaluation whose numbers move when it learns to stride."""
-    windows = StridedWindows(np.arange(n), block_size)
+    """Catches a token at a border of windows that is predicted twice or never, and padding that counts."""
+    tokens = np.arange(100, 100 + n)
+    windows = StridedWindows(tokens, block_size)
     inputs, targets, _ = windows.batch(np.arange(windows.n_windows))
-    plain_inputs, plain_targets = evaluation_windows(np.arange(n), block_size)
-    width = windows.width
-    assert (plain_targets[:, width:] == -1).all()
-    assert np.array_equal(targets, plain_targets[:, :width])
-    assert np.array_equal(inputs[targets >= 0], plain_inputs[:, :width][targets >= 0])
+    assert inputs.shape == targets.shape == (-(-(n - 1) // block_size), min(block_size, n - 1))
+    counts = targets != -1
+    assert np.array_equal(targets[counts], tokens[1:])
+    assert np.array_equal(inputs[counts], tokens[:-1])
+    # Padding stands at the end of the last row only, and its inputs are ids that every vocabulary has.
+    assert counts[:-1].all()
+    assert counts[-1, 0]
+    assert not inputs[~counts].any()
 
 
 @pytest.mark.parametrize("stride", [0, -1, 5])

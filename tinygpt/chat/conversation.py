@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.chat.template import ChatTemplate, Message
+from tinygpt.data.infilling import never_drawn
 from tinygpt.model import GPT
 from tinygpt.sampling import Sampler, steps
 from tinygpt.tokenizers.base import SEPARATOR, Tokenizer
@@ -161,7 +162,8 @@ class Conversation:
         self.computed, self.full = len(ids) - cache.length, False
         decoder, drawn, answer = tokenizer.decoder(), list[int](), list[str]()
         try:
-            for step in steps(self.model, ids[None], min(self.length, room), self.sampler, cache):
+            length, never = min(self.length, room), never_drawn(tokenizer)
+            for step in steps(self.model, ids[None], length, self.sampler, cache, never):
                 drawn.append(int(step.tokens[0]))
                 if drawn[-1] in tokenizer.end_ids:
                     break

@@ -7,8 +7,10 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +90,8 @@ class GenerateOptions(Sampling):
                 raise ValueError(f"{_flag(a)} and {_flag(b)} cannot both be given")
         if self.whole and not self.fills_a_gap:
             raise ValueError("--whole needs --prefix or --suffix")
+        if self.whole and self.logprobs is not None and not self.json:
+            raise ValueError("--whole and --logprobs cannot both be given without --json: a table has no place for it")
         self.stops()
 
     @property
@@ -98,7 +102,7 @@ class GenerateOptions(Sampling):
     def stops(self) -> list[str]:
         """The stop strings, as they stand in a text."""
         strings = [unescaped(text) for text in self.stop or []]
-        if "" in strings:
+        if self.stop == [] or "" in strings:
             raise ValueError("--stop must not be empty")
         return strings
 
@@ -194,14 +198,19 @@ def _write(
     from tinygpt.generate import stream_pieces
 
     count, samples, stop = 0, options.num_samples, options.stops()
+    done, total = 0, samples * sum(prompt.length for prompt in prompts)
     writer = _Json(options, tokenizer, seed) if options.json else _Plain(options, tokenizer, len(prompts))
-    with writer:
+    with writer, _bar(options.quiet, total) as show:
         for _, same in groupby(prompts, key=lambda one: (len(one.ids), one.number // SHARED)):
             batch = list(same)
             rows = [(prompt, sample) for prompt in batch for sample in range(samples)]
             sampler = options.sampler(seed, [prompt.number * samples + sample for prompt, sample in rows])
             ids = np.stack([prompt.ids for prompt, _ in rows])
-            pieces = stream_pieces(model, tokenizer, ids, batch[0].length, sampler, stop=stop, top=options.logprobs)
+            length, told = batch[0].length, show and partial(show, done, len(rows))
+            pieces = stream_pieces(
+                model, tokenizer, ids, length, sampler, stop=stop, top=options.logprobs, progress=told
+            )
+            done += len(rows) * length
             for row, of_text in groupby(pieces, key=lambda piece: piece.text):
                 writer.begin(*rows[row])
                 for piece in of_text:
@@ -211,6 +220,27 @@ def _write(
                     count += piece.token is not None and piece.token not in tokenizer.end_ids
                 writer.end()
     return count
+
+
+@contextmanager
+def _bar(quiet: bool, total: int) -> Iterator[Callable[[int, int, int, int], None] | None]:
+    """A bar on standard error with the time left, of so many tokens; None where texts can be seen as they come."""
+    if quiet or sys.stdout.isatty() or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(
+        console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as progress:
+        task = progress.add_task("sampling", total=total)
+
+        def show(before: int, rows: int, done: int, length: int) -> None:
+            """Of a batch of so many rows `done` tokens each are there, `before` of the batches before it."""
+            progress.update(task, completed=before + rows * done)
+
+        yield show
 
 
 class _Plain:
@@ -361,7 +391,7 @@ def _read_prompts(name: str) -> list[str]:
     """A prompt for each line that is not empty."""
     try:
         # Lines end at newlines alone: a form feed or U+2028 may be part of a prompt.
-        lines = [line.removesuffix("\r") for line in Path(name).read_bytes().decode("utf-8").split("\n")]
+        lines = [line.removesuffix("\r") for line in Path(name).read_bytes().decode("utf-8-sig").split("\n")]
     except UnicodeError as error:
         raise ValueError(f"{name}: not UTF-8: {getattr(error, 'reason', error)}") from None
     prompts = [_line_prompt(name, i, line) for i, line in enumerate(lines, 1) if line.strip()]

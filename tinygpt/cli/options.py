@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from tinygpt.sampling import Sampler
@@ -35,11 +37,11 @@ class Compute:
 class Sampling(Compute):
     """How to draw tokens."""
 
-    temp: float = 0.8
+    temp: Annotated[float, Parameter(alias="--temperature")] = 0.8
     """Temperature; 0 always takes the most likely token."""
-    topk: int | None = None
+    topk: Annotated[int | None, Parameter(alias="--top-k")] = None
     """Sample among the k most likely tokens; 0 means all, the default."""
-    topp: float | None = None
+    topp: Annotated[float | None, Parameter(alias="--top-p")] = None
     """Sample among the most likely tokens that together have this probability; all by default."""
     min_p: float | None = None
     """Sample among the tokens that have this share of the probability of the most likely one; all by default."""

@@ -67,6 +67,12 @@ class Markers:
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
 
+def never_drawn(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The markers: a window of training may lie between two, so that a model expects them where they mean nothing."""
+    markers = Markers.of(tokenizer)
+    return () if markers is None else (markers.prefix, markers.suffix, markers.middle)
+
+
 class Infilling:
     """Rewrites documents.
 

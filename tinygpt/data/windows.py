@@ -103,41 +103,12 @@ class Windows:
         return offset + self.block_size * random.permutation(self.n_windows).astype(np.int64)
 
 
-def evaluation_windows(tokens: npt.ArrayLike, block_size: int) -> tuple[Tokens, Tokens]:
-    """All windows in order: every token but the first is a target exactly once.
-
-    Parameters
-    ----------
-    tokens : int array, shape (n,)
-        At least 2.
-    block_size : int
-        Context length T.
-
-    Returns
-    -------
-    inputs, targets : int32 arrays, shape (ceil((n - 1) / T), T)
-        The last row is filled up with inputs 0 and targets -1, which the loss leaves out.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `Windows`.
-    """
-    known = _check_tokens("evaluation_windows", tokens, block_size, 2)
-    rows = -(-(known.size - 1) // block_size)
-    inputs = np.zeros(rows * block_size, np.int32)
-    targets = np.full(rows * block_size, IGNORED, np.int32)
-    inputs[: known.size - 1] = known[:-1]
-    targets[: known.size - 1] = known[1:]
-    return inputs.reshape(rows, block_size), targets.reshape(rows, block_size)
-
-
 class StridedWindows:
     """Windows over a text that may overlap: every token but the first is a target of exactly one.
 
     Window r takes the tokens from r * stride on as inputs. Its targets are those that no window before it has: all of
     them in window 0, the last `stride` in the others, where at least window - stride + 1 tokens stand before each. With
-    a stride of a whole window they are those of `evaluation_windows`.
+    a stride of a whole window they lie side by side.
 
     Parameters
     ----------

@@ -61,6 +61,9 @@ class Tokenizer(ABC):
         What ends a text that is generated: the separator, and the end of a turn in a chat.
     bos_id : int or None
         What every document must begin with, if the model asks for something.
+    start_id : int
+        What files name as the beginning of a text: `bos_id`, or a token that begins the turns of a chat and that plain
+        text goes without, or else the separator.
     chat_template : str or None
         A Jinja template that turns messages into one text.
     """
@@ -70,6 +73,7 @@ class Tokenizer(ABC):
     eot_id: int
     end_ids: frozenset[int]
     bos_id: int | None = None
+    start_id: int
     chat_template: str | None = None
 
     @abstractmethod
@@ -243,6 +247,8 @@ def check_ids(op: str, ids: npt.ArrayLike, vocab_size: int) -> Ids:
     TypeError, ValueError, IndexError
         As `Tokenizer.decode`.
     """
+    if type(ids) is int and 0 <= ids < vocab_size:  # a text that is sampled comes one id at a time
+        return np.array([ids], np.int32)
     array: npt.NDArray[Any] = np.asarray(ids)
     if array.size == 0:
         array = array.astype(np.int32)  # an empty list comes as float64

@@ -80,6 +80,7 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = BYTES + len(characters) + len(names)
         self.eot_id = self.vocab_size - 1
         self.end_ids = frozenset([self.eot_id])
+        self.start_id = self.eot_id
         self._first_special = BYTES + len(characters)
         self._tokens = [*characters, *names]  # of the ids from 256 on
         self._cutter = Cutter(self.special_tokens)
@@ -227,6 +228,8 @@ class _CharDecoder(Decoder):
     def feed(self, ids: npt.ArrayLike) -> str:
         """Take the next ids and give the text that is final now; see `Decoder.feed`."""
         new = check_ids("decode", ids, self._tokenizer.vocab_size)
+        if new.size == 1 and new[0] >= BYTES and not self._held.size:
+            return self._tokenizer._tokens[new[0] - BYTES]
         waiting = np.concatenate([self._held, new])
         characters = np.flatnonzero(waiting >= BYTES)
         end = int(characters[-1]) + 1 if characters.size else 0
