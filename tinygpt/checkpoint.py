@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from tinygpt import lora, tokenizers
+from tinygpt.config import GPTConfig
 from tinygpt.files import atomic, hf, weights
 from tinygpt.files import config as config_file
 from tinygpt.files.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
@@ -49,7 +50,13 @@ _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 _TEMPORARY = re.compile(r"\.(model|step-[0-9]+)\.[0-9a-f]{8}\.(tmp|old)")
 
 
-def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None, dtype: str = "float32") -> None:
+def save(
+    directory: StrPath,
+    model: GPT,
+    tokenizer: Tokenizer | None = None,
+    dtype: str = "float32",
+    progress: weights.Progress | None = None,
+) -> None:
     """Write a model directory.
 
     Parameters
@@ -61,6 +68,8 @@ def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None, dty
     tokenizer : Tokenizer, optional
     dtype : str
         Of the weights in the file: float32, float16 or bfloat16.
+    progress : callable, optional
+        Is called with the number of values written and that of all, after every tensor.
 
     Raises
     ------
@@ -74,11 +83,11 @@ def save(directory: StrPath, model: GPT, tokenizer: Tokenizer | None = None, dty
     folder = Path(directory)
     if tokenizer is None and (folder / TOKENIZER).exists():
         raise ValueError(f"{folder / TOKENIZER}: belongs to an earlier save: pass a tokenizer too, or remove the file")
-    _check_vocabulary("[save] 'tokenizer'", model, tokenizer)
+    check_vocabulary("[save] 'tokenizer'", model.config, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     with _temporary(folder / "model") as temporary:  # the name that `prune_checkpoints` knows
         with lora.merged_weights(model):
-            _write_model(temporary, model, tokenizer, dtype)
+            _write_model(temporary, model, tokenizer, dtype, progress)
         # The config first: a new one beside old weights of another shape is refused by name, not misread.
         for name in (config_file.NAME, TOKENIZER_CONFIG, TOKENIZER, hf.WEIGHTS):
             if (temporary / name).exists():
@@ -116,7 +125,7 @@ def load(directory: StrPath, weights: str = "float32") -> tuple[GPT, Tokenizer |
     if not (folder / TOKENIZER).exists():
         return model, None
     tokenizer = tokenizers.load(folder / TOKENIZER)
-    _check_vocabulary(f"{folder / TOKENIZER}:", model, tokenizer)
+    check_vocabulary(f"{folder / TOKENIZER}:", model.config, tokenizer)
     return model, tokenizer
 
 
@@ -153,7 +162,7 @@ def save_checkpoint(
     target = Path(directory)
     text = _state_text(state)
     tensors = _optimizer_tensors("save_checkpoint", model, optimizer)
-    _check_vocabulary("[save_checkpoint] 'tokenizer'", model, tokenizer)
+    check_vocabulary("[save_checkpoint] 'tokenizer'", model.config, tokenizer)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target) as temporary:
         if lora.of(model) is None:
@@ -313,11 +322,17 @@ def _temporary(target: Path) -> Iterator[Path]:
             shutil.rmtree(made)
 
 
-def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer | None, dtype: str = "float32") -> None:
+def _write_model(
+    folder: Path,
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    dtype: str = "float32",
+    progress: weights.Progress | None = None,
+) -> None:
     if tokenizer is None:
-        hf.write(folder, model, dtype=dtype)
+        hf.write(folder, model, dtype=dtype, progress=progress)
     else:
-        hf.write(folder, model, tokenizer.eot_id, dtype, tokenizer.end_ids)
+        hf.write(folder, model, tokenizer.start_id, tokenizer.end_ids, dtype, progress)
         tokenizer.save(folder / TOKENIZER)
         # By model_type alone, AutoTokenizer would take GPT-2's own class, which splits and drops spaces.
         facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size}
@@ -325,11 +340,18 @@ def _write_model(folder: Path, model: GPT, tokenizer: Tokenizer | None, dtype: s
         atomic.write_text(folder / TOKENIZER_CONFIG, json.dumps(facts, indent=2) + "\n")
 
 
-def _check_vocabulary(what: str, model: GPT, tokenizer: Tokenizer | None) -> None:
-    """Every id of the tokenizer must have a row in the model; the model may have more, for alignment."""
-    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
-        size = model.config.vocab_size
-        raise ValueError(f"{what} must have at most the model's {size} tokens, got {tokenizer.vocab_size}")
+def check_vocabulary(what: str, config: GPTConfig, tokenizer: Tokenizer | None) -> None:
+    """Raise ValueError for ids without a row in the model; the model may have more rows, for alignment.
+
+    Parameters
+    ----------
+    what : str
+        The words that the message begins with.
+    config : GPTConfig
+    tokenizer : Tokenizer or None
+    """
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f"{what} must have at most the model's {config.vocab_size} tokens, got {tokenizer.vocab_size}")
 
 
 def _check_config(file: Path, source: hf.ModelDirectory, model: GPT) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,13 +17,12 @@ from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
 from tinygpt.files import gguf, hf
 from tinygpt.files.strict import StrPath, naming
+from tinygpt.files.weights import Progress
 from tinygpt.tokenizers import BPETokenizer, Tokenizer
 
 # What a training run has beside a model, see tinygpt/train/directory.py.
 _RUN = "run.toml"
 DTYPES = {"hf": ("float32", "float16", "bfloat16"), "gguf": tuple(gguf.DTYPES)}
-
-Progress = Callable[[int, int], object]
 
 
 class Imported(NamedTuple):
@@ -70,7 +68,7 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
     force : bool
         A model in `out` is replaced; other files stay.
     progress : callable, optional
-        Is called with the number of values read and that of all.
+        Is called with the number of steps done and that of all: each value is read, and then written.
 
     Returns
     -------
@@ -89,12 +87,8 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
     origin, folder = Path(source), Path(out)
     check_directory(folder, force, origin)
     opened, tokenizer = _open(origin)
-    if tokenizer is not None and tokenizer.vocab_size > opened.config.vocab_size:
-        n_rows = opened.config.vocab_size
-        raise ValueError(f"{origin}: the tokenizer must have at most the model's {n_rows} tokens, "
-                         f"got {tokenizer.vocab_size}")  # fmt: skip
-    model = hf.build(opened, progress)
-    checkpoint.save(folder, model, tokenizer)
+    model = hf.build(opened, _half(progress, 0))
+    checkpoint.save(folder, model, tokenizer, progress=_half(progress, 1))
     sizes: Counter[str] = Counter()
     for piece in opened.pieces:
         sizes[opened.file.entries[piece.name][0]] += math.prod(piece.shape)
@@ -102,31 +96,50 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
     return Imported(opened.family, opened.config, model.num_parameters(), types, tokenizer)
 
 
+def _half(progress: Progress | None, number: int) -> Progress | None:
+    """What the first or the second of two passes over all values is to call."""
+    return None if progress is None else lambda done, n: progress(number * n + done, 2 * n)
+
+
 def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
     """A source and its tokenizer."""
     if not origin.exists():
         raise FileNotFoundError(f"{origin}: no such file or directory")
     if origin.is_dir():
-        tokenizer = _tokenizer(origin)
-        return hf.ModelDirectory(origin), tokenizer
-    model = gguf.GGUFModel(origin)
+        directory = hf.ModelDirectory(origin)
+        file, tokenizer = _tokenizer(origin, directory.family)
+        checkpoint.check_vocabulary(f"{file}:", directory.config, tokenizer)
+        return directory, tokenizer
+    if origin.suffix == ".safetensors":
+        raise ValueError(f"{origin}: holds weights alone, give the directory with its {config_file.NAME}")
+    model = gguf.GGUFModel(origin)  # which has counted the tokens
     return model, model.tokenizer()
 
 
-def _tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a directory: tokenizer.json, or the two files that GPT-2 came with."""
-    if (folder / checkpoint.TOKENIZER).exists():
-        return tokenizers.load(folder)
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return BPETokenizer.from_gpt2(folder / "vocab.json", folder / "merges.txt")
+def _tokenizer(folder: Path, family: str) -> tuple[Path, Tokenizer | None]:
+    """The tokenizer of a directory and its file: tokenizer.json, or the first of the two that GPT-2 came with."""
+    file, vocab, merges = (folder / name for name in (checkpoint.TOKENIZER, "vocab.json", "merges.txt"))
+    if file.exists():
+        return file, tokenizers.load(file)
+    if vocab.exists() and merges.exists():
+        if family != "gpt2":  # these files do not say how a text is split, and only of GPT-2 is it known
+            raise ValueError(f"{folder}: there must be a {checkpoint.TOKENIZER}, vocab.json is read for a gpt2 alone")
+        return vocab, BPETokenizer.from_gpt2(vocab, merges)
     for name in ("tokenizer.model", "spiece.model"):
         if (folder / name).exists():
             raise ValueError(f"{folder / name}: is a SentencePiece model, and only byte-level BPE can be read: "
                              f"there must be a {checkpoint.TOKENIZER} of it")  # fmt: skip
-    return None
+    return file, None
 
 
-def export_model(directory: StrPath, to: str, out: StrPath, dtype: str = "float32", force: bool = False) -> list[str]:
+def export_model(
+    directory: StrPath,
+    to: str,
+    out: StrPath,
+    dtype: str = "float32",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[str]:
     """Write a model for other programs.
 
     Parameters
@@ -141,6 +154,8 @@ def export_model(directory: StrPath, to: str, out: StrPath, dtype: str = "float3
         One of `DTYPES`: float32, float16 or bfloat16, and for gguf q8_0.
     force : bool
         What is at `out` is replaced: a file, or the model in a directory, whose other files stay.
+    progress : callable, optional
+        Is called with the number of values written and that of all.
 
     Returns
     -------
@@ -169,11 +184,11 @@ def export_model(directory: StrPath, to: str, out: StrPath, dtype: str = "float3
     model, tokenizer = checkpoint.load(origin)
     with naming(origin):
         if to == "hf":
-            checkpoint.save(target, model, tokenizer, dtype)
+            checkpoint.save(target, model, tokenizer, dtype, progress)
             return [] if tokenizer else ["there is no tokenizer.json, so none was written"]
         gguf.tokenizer_metadata(tokenizer, config.vocab_size)  # before a folder is made
         target.parent.mkdir(parents=True, exist_ok=True)
-        short = gguf.write(target, model, tokenizer, dtype, origin.resolve().name)
+        short = gguf.write(target, model, tokenizer, dtype, origin.resolve().name, progress)
     return [f"{len(short)} tensors are F16: their rows are no multiple of {gguf.BLOCK}"] if short else []
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import string
 import sys
 
 import numpy as np
@@ -11,6 +12,8 @@ from tiny_run import content
 import tinygpt
 from tinygpt import GPT, GPTConfig, checkpoint, cli
 from tinygpt.tokenizers import BPETokenizer, CharTokenizer
+from tinygpt.tokenizers.special import Roles
+from tinygpt.transfer import export_model, import_model
 
 pytest.importorskip("gguf")
 
@@ -36,10 +39,11 @@ def work(tmp_path, monkeypatch):
     checkpoint.save("mixed", model_of(1, norm="layernorm"), tokenizer)
     checkpoint.save("run", model_of(1), tokenizer)
     (tmp_path / "run" / "run.toml").write_text("")
+    checkpoint.save("wide", model_of(1))
+    CharTokenizer(string.ascii_letters).save("wide")
     (tmp_path / "prose").mkdir()
     (tmp_path / "prose" / "notes.txt").write_text("x")
-    (tmp_path / "sentence").mkdir()
-    (tmp_path / "sentence" / "config.json").write_text("{}")
+    checkpoint.save("sentence", model_of(1))
     (tmp_path / "sentence" / "tokenizer.model").write_bytes(b"x")
     return tmp_path
 
@@ -97,14 +101,18 @@ def test_a_note_on_rows_that_are_no_blocks(capsys):
 
 def test_the_files_that_gpt2_came_with(capsys, work):
     """Catches a tokenizer that is there in another form than tokenizer.json, and left behind."""
-    (work / "model" / "tokenizer.json").unlink()
+    checkpoint.save("old", GPT(GPTConfig(vocab_size=260, block_size=16, n_layer=1, n_head=2, n_embd=8)))
     letters = [*range(33, 127), *range(161, 173), *range(174, 256)]
     names = [chr(byte) for byte in letters] + [chr(256 + i) for i in range(68)]
     vocab = {name: i for i, name in enumerate([*names, "de", "<|endoftext|>"])}
-    (work / "model" / "vocab.json").write_text(json.dumps(vocab))
-    (work / "model" / "merges.txt").write_text("#version: 0.2\nd e\n")
-    said(capsys, "import", "model", "--out", "new")
+    for folder in ("old", "mute"):
+        (work / folder / "vocab.json").write_text(json.dumps(vocab))
+        (work / folder / "merges.txt").write_text("#version: 0.2\nd e\n")
+    said(capsys, "import", "old", "--out", "new")
     assert tinygpt.load("new")[1].encode("def").tolist() == [256, vocab["f"]]
+    # A Llama with such files may well split its texts in another way, which they do not say.
+    assert cli.main(["import", "mute", "--out", "x"]) == 2
+    assert "mute: there must be a tokenizer.json, vocab.json is read for a gpt2 alone" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing(capsys, work):
@@ -135,6 +143,14 @@ WRONG = {
     "no source": (["import", "nowhere", "--out", "new"], "nowhere: no such file or directory"),
     "no model": (["import", "prose", "--out", "new"], "prose: is not a model directory"),
     "no GGUF file": (["import", "prose/notes.txt", "--out", "new"], "prose/notes.txt: ends early"),
+    "weights alone": (
+        ["import", "model/model.safetensors", "--out", "new"],
+        "model/model.safetensors: holds weights alone, give the directory with its config.json",
+    ),
+    "too many tokens": (
+        ["import", "wide", "--out", "new"],
+        f"wide/tokenizer.json: must have at most the model's 290 tokens, got {256 + 52 + 1}",
+    ),
     "SentencePiece": (["import", "sentence", "--out", "new"], "sentence/tokenizer.model: is a SentencePiece model"),
     "import: in use": (
         ["import", "model.gguf", "--out", "other"],
@@ -197,6 +213,38 @@ def test_the_missing_extra_is_named(capsys, work, monkeypatch):
     assert cli.main([*EXPORT, "gguf", "--out", "new.gguf"]) == 2
     assert "pip install 'tinygpt[gguf]'" in capsys.readouterr().err
     assert not (work / "new.gguf").exists()
+
+
+@pytest.mark.parametrize("out", ["new.gguf", "new"])
+def test_progress_goes_up_to_all(out):
+    """Catches a part of the work that is not counted, or counted twice, and a bar that goes back."""
+    to = "gguf" if out.endswith("gguf") else "hf"
+    calls = []
+    export_model("model", to, out, "float16", progress=lambda *call: calls.append(call))
+    n = model_of(1).num_parameters()
+    assert calls == sorted(calls)
+    assert {total for _, total in calls} == {n}
+    assert calls[-1] == (n, n)
+    calls.clear()
+    import_model(out, "again", progress=lambda *call: calls.append(call))
+    assert calls == sorted(calls)
+    assert {total for _, total in calls} == {2 * n}  # read, and written
+    assert calls[-1] == (2 * n, 2 * n)
+
+
+def test_the_ids_of_a_chat_model(work):
+    """Catches the separator written as the beginning of a text whose model names another token."""
+    parts = BPETokenizer.train(TEXT, vocab_size=270).parts
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = {name: i for i, name in enumerate(names, len(parts.vocab))}
+    roles = Roles("<|im_end|>", "<|im_start|>")
+    checkpoint.save("chat", model_of(1), BPETokenizer(parts.vocab, parts.merges, special_tokens=special, roles=roles))
+    export_model("chat", "gguf", "chat.gguf")
+    import_model("chat.gguf", "again")
+    for folder in ("chat", "again"):
+        content = json.loads((work / folder / "config.json").read_text())
+        assert content["bos_token_id"] == special["<|im_start|>"]
+        assert content["eos_token_id"] == [special["<|endoftext|>"], special["<|im_end|>"]]
 
 
 def test_a_model_without_a_tokenizer(capsys):

@@ -1,5 +1,7 @@
 """`tinygpt tokenize`: the pieces put together are the text, and the figures are counted over all of it."""
 
+import io
+
 import pytest
 
 from tinygpt import cli
@@ -36,6 +38,21 @@ def test_ids(saved, capsys):
     assert [int(word) for word in out.split()] == tokenizers.load(saved).encode(TEXT).tolist()
 
 
+@pytest.mark.parametrize("words", [["--file", "-"], ["--file=-"]])
+def test_standard_input(saved, capsys, monkeypatch, words):
+    """Catches the dash taken for a flag or for the name of a file."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    status, out, err = run(capsys, "--model", str(saved), "--ids", *words)
+    assert (status, len(out.split())) == (0, len(BPETokenizer.train(TEXT * 5, 300, "code").encode(TEXT)))
+    assert f"{len(TEXT)} bytes" in err
+
+
+def test_a_text_that_begins_with_a_dash(saved, capsys):
+    """Catches a text taken for a flag."""
+    status, out, _ = run(capsys, "--model", str(saved), "--text", "-x")
+    assert (status, out) == (0, "-|x\n")
+
+
 def test_what_is_counted(saved, capsys, tmp_path):
     """Catches figures of the part that is shown."""
     file = tmp_path / "a.py"
@@ -63,6 +80,7 @@ def test_bytes_without_a_token_are_told(capsys, tmp_path):
         (["--text", "a", "--file", "b"], "give either --text or --file"),
         (["--file", "missing.py"], "missing.py"),
         (["--text", "a", "--max-tokens", "0"], "--max-tokens must be at least 1, got 0"),
+        (["--text", "a\udcff"], "--text must be UTF-8, character 1 is not"),
     ],
 )
 def test_bad_input_is_one_line(saved, capsys, arguments, message):

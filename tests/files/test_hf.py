@@ -136,10 +136,9 @@ def test_no_bias_is_zeros_in_a_gpt2(tmp_path):
 @pytest.mark.parametrize("config", [GPT2, LLAMA, GPTConfig(**SMALL, position="rope")], ids=config_file.family)
 def test_token_ids_are_always_written(config):
     """Catches the key left out, for which transformers takes 50256 or 1 whatever the vocabulary."""
-    for eot_id in (None, 10):
-        content = json.loads(config_file.to_bytes(config, eot_id))
-        assert content["bos_token_id"] == content["eos_token_id"] == eot_id
-        assert "bos_token_id" in content
+    for start_id, end_ids, written in ((None, (), None), (10, [10], 10), (3, {9, 5}, [5, 9])):
+        content = json.loads(config_file.to_bytes(config, start_id, end_ids))
+        assert (content["bos_token_id"], content["eos_token_id"]) == (start_id, written)
 
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=config_file.family)

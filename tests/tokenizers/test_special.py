@@ -96,6 +96,10 @@ def test_roles():
     names = {"<|endoftext|>": 300, "<|im_end|>": 301}
     chat = tokenizer_with(special_tokens=names, roles=Roles("<|im_end|>", "<|endoftext|>", None, "{{ x }}"))
     assert (chat.eot_id, chat.end_ids, chat.bos_id, chat.chat_template) == (300, {300, 301}, None, "{{ x }}")
+    assert (VOCAB_300.start_id, other.start_id, chat.start_id) == (300, 304, 300)
+    assert tokenizer_with(roles=Roles("<b>", "<a>")).start_id == 300
+    assert tokenizer_with(first="<b>", roles=Roles("<b>", "<a>")).start_id == 302  # what texts do begin with
+    assert CharTokenizer("ab").start_id == 258
     assert chat.config_fields() == {
         "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>", "chat_template": "{{ x }}",
     }  # fmt: skip

@@ -94,6 +94,14 @@ def test_the_held_out_loss_falls_from_that_of_the_given_model(done, other, base)
     assert score.loss < given.loss - 0.02
 
 
+def test_a_loss_of_a_part_is_told_from_that_of_all(other, base, tmp_path):
+    """Catches two losses of different tokens side by side that look as if one could be held against the other."""
+    report = Listening()
+    train(further(other, tmp_path / "out", base, steps=1, eval_tokens=32), report)
+    run = prepare(further(other, tmp_path / "out", base), Report())
+    assert f"the first 32 of {len(run.corpus.held_out) - 1:,} tokens" in report.facts["given"]
+
+
 def test_what_is_written_is_a_model_like_the_given_one(done, base, other):
     """Catches a context, a rotary base or an epsilon that the run has changed, and a model without its adapters."""
     out, _, score, way = done

@@ -37,15 +37,21 @@ def export(
     also needs a byte-pair tokenizer.
     """
     from rich.console import Console
+    from rich.progress import Progress
 
     from tinygpt.transfer import export_model
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    if options.quiet or not console.is_terminal:
-        notes = export_model(model, options.to, options.out, options.dtype, options.force)
-    else:
-        with console.status("writing"):
-            notes = export_model(model, options.to, options.out, options.dtype, options.force)
+    with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
+        task = progress.add_task("exporting", total=None)
+        notes = export_model(
+            model,
+            options.to,
+            options.out,
+            options.dtype,
+            options.force,
+            lambda done, n: progress.update(task, completed=done, total=n),
+        )
     if not options.quiet:
         for note in notes:
             print(f"note      {note}")

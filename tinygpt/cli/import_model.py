@@ -32,15 +32,13 @@ def import_model(
     Q6_K), and writes a model directory that every other command takes.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
     from tinygpt.transfer import import_model as bring
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    quiet = options.quiet or not console.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as progress:
-        task = progress.add_task("reading", total=None)
+    with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
+        task = progress.add_task("importing", total=None)
         found = bring(
             source, options.out, options.force, lambda done, n: progress.update(task, completed=done, total=n)
         )

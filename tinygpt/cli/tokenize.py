@@ -18,12 +18,12 @@ class TokenizeOptions:
 
     model: str = "runs/tiny"
     """Model directory, or a tokenizer.json."""
-    text: str | None = None
+    text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """What to cut."""
-    file: str | None = None
+    file: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """A file to cut instead; - reads standard input."""
     ids: bool = False
-    """Print the ids, one line of text per line."""
+    """Print the ids, in one line."""
     max_tokens: int = 2000
     """Show so many tokens at most; the compression is that of all."""
 
@@ -63,6 +63,10 @@ def _text(options: TokenizeOptions) -> str:
     if (options.text is None) == (options.file is None):
         raise ValueError("give either --text or --file (- for standard input)")
     if options.text is not None:
+        try:
+            options.text.encode()
+        except UnicodeEncodeError as error:  # Python keeps a byte of an argument that is not UTF-8 as a surrogate
+            raise ValueError(f"--text must be UTF-8, character {error.start} is not") from None
         return options.text
     data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file or "").read_bytes()
     try:

@@ -66,7 +66,7 @@ def read(directory: Path) -> tuple[str, GPTConfig]:
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: no such directory")
     if not directory.is_dir():
-        raise ValueError(f"{directory}: must be a model directory")
+        raise ValueError(f"{directory}: must be a model directory (tinygpt import makes one of a GGUF file)")
     file = directory / NAME
     if not file.exists():
         raise FileNotFoundError(f"{directory}: is not a model directory, there is no {NAME} in it")
@@ -94,20 +94,20 @@ def check_context(config: GPTConfig) -> None:
 
 
 def to_bytes(
-    config: GPTConfig, eot_id: int | None = None, dtype: str = "float32", end_ids: Collection[int] = ()
+    config: GPTConfig, start_id: int | None = None, end_ids: Collection[int] = (), dtype: str = "float32"
 ) -> bytes:
     """The content of a config.json.
 
     Parameters
     ----------
     config : GPTConfig
-    eot_id : int, optional
-        The tokenizer's separator, which begins and ends a text; without one, null stands there, as transformers would
-        else take an id that is not in the vocabulary.
+    start_id : int, optional
+        The token that is named as the beginning of a text; without one, null stands there, as transformers would else
+        take an id that is not in the vocabulary.
+    end_ids : collection of int
+        What ends a text; null, as well, if there are none.
     dtype : str
         What the weights are kept in, which transformers then loads them as.
-    end_ids : collection of int
-        What ends a text, if it is not the separator alone.
 
     Returns
     -------
@@ -117,9 +117,8 @@ def to_bytes(
     fields = {"gpt2": _to_gpt2, "llama": _to_llama, "tinygpt": _to_own}[kind](config)
     if "torch_dtype" in fields:
         fields["torch_dtype"] = dtype
-    content = {"model_type": kind, **fields, "bos_token_id": eot_id, "eos_token_id": eot_id}
-    if end_ids:
-        content["eos_token_id"] = sorted(end_ids) if len(end_ids) > 1 else min(end_ids)
+    ends = sorted(end_ids) if len(end_ids) > 1 else min(end_ids, default=None)
+    content = {"model_type": kind, **fields, "bos_token_id": start_id, "eos_token_id": ends}
     return (json.dumps(content, indent=2) + "\n").encode()
 
 

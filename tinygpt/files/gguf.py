@@ -86,7 +86,14 @@ class GGUFModel(hf.Source):
         """Nothing is said twice in a GGUF file."""
 
 
-def write(path: StrPath, model: GPT, tokenizer: Tokenizer | None, dtype: str = "float32", name: str = "") -> list[str]:
+def write(
+    path: StrPath,
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    dtype: str = "float32",
+    name: str = "",
+    progress: weights.Progress | None = None,
+) -> list[str]:
     """Write a GGUF file in one step.
 
     Parameters
@@ -101,6 +108,8 @@ def write(path: StrPath, model: GPT, tokenizer: Tokenizer | None, dtype: str = "
         float32, float16, bfloat16 or q8_0.
     name : str
         For people to read.
+    progress : callable, optional
+        As of `weights.write`.
 
     Returns
     -------
@@ -120,22 +129,18 @@ def write(path: StrPath, model: GPT, tokenizer: Tokenizer | None, dtype: str = "
     check_family(model.config)
     metadata = {**gguf_config.to_metadata(model.config), **tokenizer_metadata(tokenizer, model.config.vocab_size)}
     gguf = need_gguf()
-    word, number = DTYPES[dtype]
+    word, _ = DTYPES[dtype]
     pieces = list(names.gguf_pieces(config_file.family(model.config), model.config))
     kinds = {piece.name: _kind(piece, word) for piece in pieces}
     for piece, values in hf.parts(model, pieces):
         _check_range(piece.name, values, kinds[piece.name])
     with atomic.replacing(path) as temporary:
         writer = gguf.GGUFWriter(None, config_file.family(model.config))
-        writer.add_type("model")
-        writer.add_name(name)
-        writer.add_file_type(number)
-        if word == "Q8_0":
-            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _add_general(writer, name, dtype)
         for key, value in metadata.items():
             _add(writer, key, value)
         try:
-            _write_tensors(writer, temporary, model, pieces, kinds)
+            _write_tensors(writer, temporary, model, pieces, kinds, progress)
         finally:
             writer.close()
     return [piece.name for piece in pieces if len(piece.shape) > 1 and word == "Q8_0" and kinds[piece.name] == "F16"]
@@ -212,7 +217,14 @@ def _check_range(name: str, values: np.ndarray, kind: str) -> None:
         weights.check_range(name, values, {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[kind], "export")
 
 
-def _write_tensors(writer: Any, file: Path, model: GPT, pieces: list[names.Piece], kinds: dict[str, str]) -> None:
+def _write_tensors(
+    writer: Any,
+    file: Path,
+    model: GPT,
+    pieces: list[names.Piece],
+    kinds: dict[str, str],
+    progress: weights.Progress | None,
+) -> None:
     """The file, once the writer has its fields; the values of one tensor are made at a time."""
     gguf = need_gguf()
     for piece in pieces:
@@ -222,9 +234,23 @@ def _write_tensors(writer: Any, file: Path, model: GPT, pieces: list[names.Piece
     writer.write_header_to_file(file)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    total, done = sum(math.prod(piece.shape) for piece in pieces), 0
     for piece, values in hf.parts(model, pieces):
         number = gguf.GGMLQuantizationType[kinds[piece.name]]
         writer.write_tensor_data(gguf.quants.quantize(np.ascontiguousarray(values), number))
+        if progress is not None:
+            done += values.size
+            progress(done, total)
+
+
+def _add_general(writer: Any, name: str, dtype: str) -> None:
+    """The fields that every file has."""
+    word, number = DTYPES[dtype]
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(number)
+    if word == "Q8_0":
+        writer.add_quantization_version(need_gguf().GGML_QUANT_VERSION)
 
 
 def _add(writer: Any, key: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from tinygpt.config import GPTConfig
 from tinygpt.files import atomic, names, weights
 from tinygpt.files import config as config_file
 from tinygpt.files.strict import StrPath, shown
-from tinygpt.files.weights import ShardedFiles, TensorFile, Tensors
+from tinygpt.files.weights import Progress, ShardedFiles, TensorFile, Tensors
 from tinygpt.model import GPT
 from tinygpt.packed import check_kind
 
@@ -26,15 +26,14 @@ WEIGHTS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
 SHARDS = "model.safetensors.index.json"
 
-Progress = Callable[[int, int], object]
-
 
 def write(
     directory: StrPath,
     model: GPT,
-    eot_id: int | None = None,
-    dtype: str = "float32",
+    start_id: int | None = None,
     end_ids: Collection[int] = (),
+    dtype: str = "float32",
+    progress: Progress | None = None,
 ) -> None:
     """Write config.json and model.safetensors and sync them; not atomic, the directory is for a temporary.
 
@@ -43,12 +42,12 @@ def write(
     directory : path
         Must exist; neither file may.
     model : GPT
-    eot_id : int, optional
-        The tokenizer's separator.
+    start_id, end_ids
+        As `config.to_bytes`.
     dtype : str
         Of the weights: float32, float16 or bfloat16.
-    end_ids : collection of int
-        What ends a text, if it is not the separator alone.
+    progress : callable, optional
+        As of `weights.write`.
 
     Raises
     ------
@@ -61,8 +60,8 @@ def write(
     kind = config_file.family(model.config)
     pieces = names.pieces(kind, model.config, names.PREFIX[kind])
     tensors = ((piece.name, values) for piece, values in parts(model, pieces))
-    weights.write(folder / WEIGHTS, tensors, {"format": "pt"}, dtype)  # transformers asks for this word
-    atomic.write_bytes(folder / config_file.NAME, config_file.to_bytes(model.config, eot_id, dtype, end_ids))
+    weights.write(folder / WEIGHTS, tensors, {"format": "pt"}, dtype, progress)  # transformers asks for "pt"
+    atomic.write_bytes(folder / config_file.NAME, config_file.to_bytes(model.config, start_id, end_ids, dtype))
 
 
 def parts(model: GPT, pieces: Iterable[names.Piece]) -> Iterator[tuple[names.Piece, np.ndarray]]:

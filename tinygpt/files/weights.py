@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ml_dtypes  # importing it also teaches NumPy the name bfloat16, which the library asks for
@@ -34,6 +34,7 @@ DTYPES: dict[str, tuple[str, np.dtype]] = {
 }
 
 Shape = tuple[int, ...]
+Progress = Callable[[int, int], object]  # values done, values in all
 
 
 class Tensors(ABC):
@@ -228,7 +229,11 @@ def _weight_map(content: Object) -> dict[str, str]:
 
 
 def write(
-    path: StrPath, tensors: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str], dtype: str = "float32"
+    path: StrPath,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    metadata: Mapping[str, str],
+    dtype: str = "float32",
+    progress: Progress | None = None,
 ) -> None:
     """Write a safetensors file and sync it; not atomic, the path is for a temporary.
 
@@ -242,6 +247,8 @@ def write(
     metadata : mapping of str to str
     dtype : str
         One of `DTYPES`; float16 and bfloat16 round to nearest, ties to even.
+    progress : callable, optional
+        Is called with the number of values written and that of all, after every tensor.
 
     Raises
     ------
@@ -260,12 +267,15 @@ def write(
         header[name] = {"dtype": word, "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the data begins where any type may
-    file = Path(path)
+    file, done = Path(path), 0
     try:
         with open(file, "xb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             for array in held.values():
                 stream.write(_little(array, kind).reshape(-1).view(np.uint8).data)
+                if progress is not None:
+                    done += array.size
+                    progress(done, end // kind.itemsize)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

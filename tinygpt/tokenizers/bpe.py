@@ -135,6 +135,7 @@ class BPETokenizer(Tokenizer):
         self.roles = replace(parts.roles, eos_token=parts.roles.eos_token or parts.separator())
         self.end_ids = frozenset([self.eot_id, special[str(self.roles.eos_token)]])
         self.bos_id = None if parts.first is None else special[parts.first]
+        self.start_id = special[parts.beginning()]
         self.chat_template = parts.roles.chat_template
         byte_ids = parts.byte_ids()
         self.missing_bytes = bytes(np.flatnonzero(byte_ids < 0).tolist())

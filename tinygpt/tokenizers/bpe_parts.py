@@ -125,6 +125,10 @@ class Parts:
         """The name of the token that stands between documents."""
         return SEPARATOR if SEPARATOR in self.special_tokens else str(self.roles.eos_token)
 
+    def beginning(self) -> str:
+        """The name of the token that files name as the beginning of a text, whether or not texts begin with it."""
+        return self.first or self.roles.bos_token or self.separator()
+
     def _check_special(self) -> None:
         where = self.names.special_tokens
         for name in self.special_tokens:

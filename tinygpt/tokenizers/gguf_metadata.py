@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygpt.core import bpe_encode
-from tinygpt.files.strict import shown
+from tinygpt.files.strict import Fields, shown
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.tokenizers.bpe import BPETokenizer
 from tinygpt.tokenizers.bpe_file import read_merges, read_tokens
@@ -45,12 +45,12 @@ class _Token(NamedTuple):
     kind: int
 
 
-def from_metadata(fields: Mapping[str, Any]) -> BPETokenizer:
+def from_metadata(fields: dict[str, Any]) -> BPETokenizer:
     """The tokenizer of a GGUF file.
 
     Parameters
     ----------
-    fields : mapping of str to object
+    fields : dict of str to object
         Keys and values of the file; others than those of the tokenizer may be there.
 
     Returns
@@ -64,31 +64,32 @@ def from_metadata(fields: Mapping[str, Any]) -> BPETokenizer:
         The tokenizer is of another model or pre-tokenizer, or a field is missing or not what it must be; the message
         names the field.
     """
-    model, pre = _text(fields, "model"), _text(fields, "pre")
+    own = Fields({name[len(PREFIX) :]: fields[name] for name in fields if name.startswith(PREFIX)}, PREFIX)
+    model, pre = own.text("model"), own.text("pre")
     if model != MODEL:
         raise ValueError(f"'{PREFIX}model' must be '{MODEL}' (byte-level BPE), got {shown(model)}")
     if pre not in PATTERN_OF:
         raise ValueError(f"'{PREFIX}pre' must be one of {', '.join(PATTERN_OF)}, got {shown(pre)}")
     for name in ("add_space_prefix", "add_eos_token", "add_sep_token"):
-        if _flag(fields, name, False):
+        if own.flag(name, False):
             raise ValueError(f"'{PREFIX}{name}' must be false, got true")
-    tokens = _tokens(fields)
+    tokens = _tokens(own)
     special = {token.text: token.id for token in tokens if token.kind not in (NORMAL, BYTE)}
-    named = {role: _named(fields, name, tokens, special) for role, name in _ROLES.items()}
-    begins = _flag(fields, "add_bos_token", pre == _LLAMA)
+    named = {role: _named(own, name, tokens, special) for role, name in _ROLES.items()}
+    begins = own.flag("add_bos_token", pre == _LLAMA)
     if begins and named["bos_token"] is None:
         raise ValueError(f"'{PREFIX}bos_token_id' is missing, and every text is to begin with this token")
     merges = f"'{PREFIX}merges'"
     names = Names(f"'{PREFIX}tokens'", f"{merges} entry", 0, f"'{PREFIX}tokens'", f"'{PREFIX}eos_token_id'")
     parts = Parts(
         vocab=read_tokens({token.text: token.id for token in tokens if token.kind in (NORMAL, BYTE)}, names.vocab),
-        merges=read_merges(fields.get(f"{PREFIX}merges"), names.merges, merges),
+        merges=read_merges(own.content.get("merges"), names.merges, merges),
         special_tokens=special,
         pattern=PATTERN_OF[pre],
         ignore_merges=pre == _LLAMA,
         first=named["bos_token"] if begins else None,
         plain=frozenset(token.text for token in tokens if token.kind == USER_DEFINED),
-        roles=Roles(**named, chat_template=_template(fields)),
+        roles=Roles(**named, chat_template=Fields(fields).text(TEMPLATE) if TEMPLATE in fields else None),
         names=names,
     )
     return BPETokenizer.from_parts(parts)
@@ -116,7 +117,9 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
         tokens.
     """
     if not isinstance(tokenizer, BPETokenizer):
-        raise ValueError("[to_metadata] GGUF has no type for a character tokenizer: train with --tokenizer-type bpe")
+        raise ValueError(
+            "[to_metadata] GGUF has no type for characters: train with --tokenizer-type bpe --pattern gpt2"
+        )
     parts, roles = tokenizer.parts, tokenizer.roles
     pre = next((pre for pre, pattern in PATTERN_OF.items() if pattern == parts.pattern), None)
     if pre is None:
@@ -127,7 +130,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
         )
     _check_expressible(parts, pre)
     # Where no token is named, llama.cpp would take the one with id 11.
-    ids = {"bos_token": parts.first or parts.separator(), **roles.names()}
+    ids = {**roles.names(), "bos_token": parts.beginning()}
     tokens, types = _rows(parts, tokenizer.vocab_size if rows is None else rows)
     fields = {
         "model": MODEL,
@@ -181,40 +184,24 @@ def _check_expressible(parts: Parts, pre: str) -> None:
             )
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    found = fields.get(PREFIX + name)
-    if found is None:
-        raise ValueError(f"'{PREFIX}{name}' is missing")
-    if not isinstance(found, str):
-        raise ValueError(f"'{PREFIX}{name}' must be a string, got {_shown(found)}")
-    return found
-
-
-def _flag(fields: Mapping[str, Any], name: str, default: bool) -> bool:
-    found = fields.get(PREFIX + name, default)
-    if not isinstance(found, bool):
-        raise ValueError(f"'{PREFIX}{name}' must be true or false, got {_shown(found)}")
-    return found
-
-
-def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
-    found = fields.get(PREFIX + name)
+def _list(own: Fields, name: str) -> list[Any]:
+    found = own.content.get(name)
     if not isinstance(found, list):
-        raise ValueError(f"'{PREFIX}{name}' must be a list, got {_shown(found)}")
+        raise own.wrong(name, "a list")
     return found
 
 
-def _tokens(fields: Mapping[str, Any]) -> list[_Token]:
+def _tokens(own: Fields) -> list[_Token]:
     """The tokens by id, without the unused ones at the end."""
-    texts, kinds = _list(fields, "tokens"), _list(fields, "token_type")
+    texts, kinds = _list(own, "tokens"), _list(own, "token_type")
     if len(texts) != len(kinds):
         raise ValueError(f"'{PREFIX}token_type' must have an entry for each of {len(texts)} tokens, got {len(kinds)}")
     seen: dict[str, int] = {}
     for i, (text, kind) in enumerate(zip(texts, kinds, strict=True)):
         if not isinstance(text, str) or not text:
-            raise ValueError(f"'{PREFIX}tokens' entry {i} must be a string that is not empty, got {_shown(text)}")
+            raise ValueError(f"'{PREFIX}tokens' entry {i} must be a string that is not empty, got {shown(text)}")
         if type(kind) is not int or not NORMAL <= kind <= BYTE:
-            raise ValueError(f"'{PREFIX}token_type' entry {i} must be {NORMAL} ... {BYTE}, got {_shown(kind)}")
+            raise ValueError(f"'{PREFIX}token_type' entry {i} must be {NORMAL} ... {BYTE}, got {shown(kind)}")
         if text in seen:
             raise ValueError(f"'{PREFIX}tokens' has {shown(text)} twice, as {seen[text]} and {i}")
         seen[text] = i
@@ -222,27 +209,14 @@ def _tokens(fields: Mapping[str, Any]) -> list[_Token]:
     return [_Token(text, i, kind) for i, (text, kind) in enumerate(zip(texts[:used], kinds[:used], strict=True))]
 
 
-def _template(fields: Mapping[str, Any]) -> str | None:
-    found = fields.get(TEMPLATE)
-    if found is not None and not isinstance(found, str):
-        raise ValueError(f"'{TEMPLATE}' must be a string, got {_shown(found)}")
-    return found
-
-
-def _named(fields: Mapping[str, Any], name: str, tokens: list[_Token], special: Mapping[str, int]) -> str | None:
+def _named(own: Fields, name: str, tokens: list[_Token], special: Mapping[str, int]) -> str | None:
     """The special token whose id a field gives; None without the field."""
-    found = fields.get(PREFIX + name)
+    found = own.content.get(name)
     if found is None:
         return None
     if type(found) is not int or not 0 <= found < len(tokens):
-        raise ValueError(f"'{PREFIX}{name}' must be an id in 0 ... {len(tokens) - 1}, got {_shown(found)}")
+        raise ValueError(f"'{PREFIX}{name}' must be an id in 0 ... {len(tokens) - 1}, got {shown(found)}")
     text = tokens[found].text
     if text not in special:
         raise ValueError(f"'{PREFIX}{name}' must be the id of a control token, got {found}, {shown(text)}")
     return text
-
-
-def _shown(value: Any) -> str:
-    """A value for a message; one that JSON does not know, by its type."""
-    known = value is None or isinstance(value, bool | int | float | str | list | dict)
-    return shown(value) if known else type(value).__name__

@@ -178,7 +178,10 @@ class Trainer:
     def _score_given(self) -> None:
         """Score the model before the first step: what training must beat, and the best model so far."""
         self.evaluate()
+        limit, tokens = self.run.settings.eval_tokens, len(self.run.corpus.held_out) - 1
         windows = f"windows of {self.run.settings.seq} tokens, here and below"
+        if 0 < limit < tokens:  # the last line is of all of them, and so no measure of what was learnt
+            windows += f"; until 'held out' the first {limit:,} of {tokens:,} tokens"
         self.report.fact("given", f"held-out loss {self.best:.4f}  ({windows})")
 
     def _take_up(self, state: dict[str, Any], resumed: Path) -> None:
