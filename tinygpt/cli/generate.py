@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tinygpt.cli.options import Sampling, load_model
+from tinygpt.cli.options import Sampling, load_model, text_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -364,27 +364,8 @@ def _texts(options: GenerateOptions) -> list[str]:
     if options.prompts is not None:
         return _read_prompts(options.prompts)
     if not options.fills_a_gap:
-        return [_prompt(options)]
-    return [_given(options, side) for side in ("prefix", "suffix")]
-
-
-def _prompt(options: GenerateOptions) -> str:
-    """The text of --prompt or --prompt-file."""
-    return _given(options, "prompt")
-
-
-def _given(options: GenerateOptions, name: str) -> str:
-    """The text of a flag, or that of its file."""
-    text, file = getattr(options, name), getattr(options, f"{name}_file")
-    source = file or ("standard input" if name == "prompt" and text == "-" else f"--{name}")
-    try:
-        if file is not None:
-            return Path(file).read_text(encoding="utf-8")
-        text = sys.stdin.read() if source == "standard input" else text or ""
-        text.encode()  # Python hands on bytes that are not UTF-8 as lone surrogates
-        return text
-    except UnicodeError as error:
-        raise ValueError(f"{source}: not UTF-8: {getattr(error, 'reason', error)}") from None
+        return [text_of(options, "prompt")]
+    return [text_of(options, side) for side in ("prefix", "suffix")]
 
 
 def _read_prompts(name: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
 class Compute:
     """How to compute."""
 
-    kernels: str | None = None
+    kernels: Annotated[str | None, Parameter(group="Computing")] = None
     """Rung of the kernels, as in blocked or blocked,softmax=naive."""
-    threads: int | None = None
+    threads: Annotated[int | None, Parameter(group="Computing")] = None
     """Threads; by default what the machine grants."""
 
     def apply(self) -> None:
@@ -37,21 +39,21 @@ class Compute:
 class Sampling(Compute):
     """How to draw tokens."""
 
-    temp: Annotated[float, Parameter(alias="--temperature")] = 0.8
+    temp: Annotated[float, Parameter(alias="--temperature", group="Sampling")] = 0.8
     """Temperature; 0 always takes the most likely token."""
-    topk: Annotated[int | None, Parameter(alias="--top-k")] = None
+    topk: Annotated[int | None, Parameter(alias="--top-k", group="Sampling")] = None
     """Sample among the k most likely tokens; 0 means all, the default."""
-    topp: Annotated[float | None, Parameter(alias="--top-p")] = None
+    topp: Annotated[float | None, Parameter(alias="--top-p", group="Sampling")] = None
     """Sample among the most likely tokens that together have this probability; all by default."""
-    min_p: float | None = None
+    min_p: Annotated[float | None, Parameter(group="Sampling")] = None
     """Sample among the tokens that have this share of the probability of the most likely one; all by default."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Annotated[float, Parameter(group="Sampling")] = 1.0
     """Divides the logits of tokens in the context if positive, multiplies them if negative; 1 means off."""
-    presence_penalty: float = 0.0
+    presence_penalty: Annotated[float, Parameter(group="Sampling")] = 0.0
     """Is subtracted from the logits of tokens in the context; 0 means off."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: Annotated[float, Parameter(group="Sampling")] = 0.0
     """Is subtracted once for each time that a token is in the context; 0 means off."""
-    seed: int | None = None
+    seed: Annotated[int | None, Parameter(group="Sampling")] = None
     """For the same text again; drawn and printed if it is not given."""
 
     def validate_sampling(self) -> None:
@@ -96,3 +98,28 @@ def load_model(directory: str, weights: str = "float32"):
     if tokenizer is None:
         raise ValueError(f"{directory}: there is no tokenizer.json, so text cannot be turned into tokens")
     return model, tokenizer
+
+
+def text_of(options: Any, name: str) -> str:
+    """The text of a flag, or that of the file that the flag with `-file` names; `-` as a prompt is standard input."""
+    text, file = getattr(options, name), getattr(options, f"{name}_file")
+    source = file or ("standard input" if name == "prompt" and text == "-" else f"--{name}")
+    try:
+        if file is not None:
+            return Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read() if source == "standard input" else text or ""
+        text.encode()  # Python hands on bytes that are not UTF-8 as lone surrogates
+        return text
+    except UnicodeError as error:
+        raise ValueError(f"{source}: not UTF-8: {getattr(error, 'reason', error)}") from None
+
+
+def some_prompt(options: Any) -> str:
+    """The text of --prompt or --prompt-file, where there must be one."""
+    if options.prompt is not None and options.prompt_file is not None:
+        raise ValueError("--prompt and --prompt-file cannot both be given")
+    prompt = text_of(options, "prompt")
+    if not prompt:
+        file = options.prompt_file
+        raise ValueError("--prompt must not be empty" if file is None else f"--prompt-file {file}: is empty")
+    return prompt

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from tinygpt.cli.generate import GenerateOptions, _prompt
-from tinygpt.cli.options import Compute, load_model
+from tinygpt.cli.options import Compute, load_model, some_prompt
 
 if TYPE_CHECKING:
     from tinygpt.model import GPT
@@ -66,7 +65,7 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
     for flag, path in (("--out", options.out), ("--save", options.save)):
         if path is not None:
             check_place(Path(path), flag)
-    prompt = _text(options)
+    prompt = some_prompt(options)
     model, tokenizer = load_model(options.model)
     _check_numbers(options, model)
     n = len(tokenizer.prompt(prompt))
@@ -89,17 +88,6 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
     elif not options.quiet:
         _print_table(page.steps, options.layer)
     return 0
-
-
-def _text(options: TraceOptions) -> str:
-    """The prompt, which must not be empty."""
-    if options.prompt is not None and options.prompt_file is not None:
-        raise ValueError("--prompt and --prompt-file cannot both be given")
-    prompt = _prompt(GenerateOptions(prompt=options.prompt, prompt_file=options.prompt_file))
-    if not prompt:
-        file = options.prompt_file
-        raise ValueError("--prompt must not be empty" if file is None else f"--prompt-file {file}: is empty")
-    return prompt
 
 
 def _check_numbers(options: TraceOptions, model: GPT) -> None:

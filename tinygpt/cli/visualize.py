@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tinygpt.cli.generate import GenerateOptions, _prompt
-from tinygpt.cli.options import Compute, load_model
+from tinygpt.cli.options import Compute, load_model, some_prompt
 
 if TYPE_CHECKING:
     from tinygpt.viz.attention import AttentionPage
@@ -50,12 +49,7 @@ def visualize(options: Annotated[VisualizeOptions, Parameter(name="*")] = Visual
     options.apply()
     out = Path(options.out)
     check_place(out, "--out")
-    if options.prompt is not None and options.prompt_file is not None:
-        raise ValueError("--prompt and --prompt-file cannot both be given")
-    prompt = _prompt(GenerateOptions(prompt=options.prompt, prompt_file=options.prompt_file))
-    if not prompt:
-        file = options.prompt_file
-        raise ValueError("--prompt must not be empty" if file is None else f"--prompt-file {file}: is empty")
+    prompt = some_prompt(options)
     model, tokenizer = load_model(options.model)
     for flag, value, count in (
         ("--layer", options.layer, model.config.n_layer),
