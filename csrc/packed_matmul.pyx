@@ -229,7 +229,7 @@ cdef enum:
     FEW = 16
     STRIPE = 64
     KC = 384
-    SIMD_WORK = 1048576
+    SIMD_WORK = 262144
 
 cdef const MatmulKernels* simd = matmul_kernels("scalar")
 cdef const PackedKernels* packed = packed_kernels("scalar")

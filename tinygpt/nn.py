@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tinygpt import ops
-from tinygpt.packed import KINDS, PackedWeight, check_kind
+from tinygpt.packed import KINDS, PackedWeight, aligned_zeros, check_kind, packed_size
 from tinygpt.tensor import Tensor
 
 ALIGN = 16  # floats: every parameter starts on a cache line, and no two share one
@@ -232,11 +232,18 @@ class Module:
         """
         check_kind("pack", "kind", kind, KINDS[1:])
         kept = {id(module) for module in keep}
-        for _, module in self._modules():
-            weight = getattr(module, "weight", None)
-            if isinstance(module, (Linear, Embedding)) and isinstance(weight, Parameter) and id(module) not in kept:
-                packed = PackedWeight.of(weight.data, kind) if values else PackedWeight(weight.shape, kind)
-                vars(module)["weight"] = packed  # declared a Parameter, as it is for whoever trains
+        chosen = {id(module): module for _, module in self._modules() if isinstance(module, (Linear, Embedding))}
+        modules = [m for key, m in chosen.items() if key not in kept and isinstance(m.weight, Parameter)]
+        # All in one piece, as parameters are: the system gives large pages to what is large.
+        sizes = [packed_size(module.weight.shape, kind) for module in modules]
+        memory, start = aligned_zeros(sum(sizes)), 0
+        for module, size in zip(modules, sizes, strict=True):
+            weight = module.weight
+            packed = PackedWeight(weight.shape, kind, memory[start : start + size])
+            start += size
+            if values:
+                packed.pack(weight.data)
+            vars(module)["weight"] = packed  # declared a Parameter, as it is for whoever trains
         rest = self.parameters()
         held = [parameter.data.copy() if values else None for parameter in rest]
         self.initialise(None)  # an arena without those that were packed: the old one is freed

@@ -14,6 +14,7 @@ import math
 import numpy as np
 
 BLOCK = 32
+LINE = 64  # bytes of a cache line
 KINDS = ("float32", "bfloat16", "int8")
 _ROWS = 2**20  # weights that are converted at a time, so that packing needs little memory
 
@@ -24,9 +25,11 @@ class PackedWeight:
     Parameters
     ----------
     shape : tuple of int
-        (N, K), as the weight of a linear layer; all 0 until `pack`.
+        (N, K), as the weight of a linear layer; the numbers are those in the memory until `pack`, all 0 in its own.
     kind : str
         ``bfloat16`` or ``int8``.
+    memory : array, shape (`packed_size(shape, kind)`,), uint8, optional
+        Where the numbers go, 64-byte aligned; by default memory of its own.
 
     Attributes
     ----------
@@ -45,14 +48,20 @@ class PackedWeight:
 
     requires_grad = False
 
-    def __init__(self, shape: tuple[int, ...], kind: str):
+    def __init__(self, shape: tuple[int, ...], kind: str, memory: np.ndarray | None = None):
         check_kind("PackedWeight", "kind", kind, KINDS[1:])
         if len(shape) != 2:
             raise ValueError(f"[PackedWeight] 'shape' must have 2 axes, got {shape}")
         self.kind, self.shape = kind, (int(shape[0]), int(shape[1]))
-        N, K = self.shape
-        self.values: np.ndarray = np.zeros((N, K), np.uint16 if kind == "bfloat16" else np.int8)
-        self.scales = np.zeros((N, -(-K // BLOCK)), np.uint16) if kind == "int8" else None
+        if memory is None:
+            memory = aligned_zeros(packed_size(shape, kind))
+        (N, K), blocks = self.shape, -(-self.shape[1] // BLOCK)
+        n = N * K * (2 if kind == "bfloat16" else 1)
+        self.values: np.ndarray = memory[:n].view(np.uint16 if kind == "bfloat16" else np.int8).reshape(N, K)
+        self.scales = None
+        if kind == "int8":
+            start = _whole_lines(n)
+            self.scales = memory[start : start + 2 * N * blocks].view(np.uint16).reshape(N, blocks)
 
     @classmethod
     def of(cls, weight: np.ndarray, kind: str) -> PackedWeight:
@@ -106,6 +115,25 @@ class PackedWeight:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, kind={self.kind!r})"
+
+
+def aligned_zeros(size: int) -> np.ndarray:
+    """So many bytes from the beginning of a cache line on, uint8; untouched pages cost no memory."""
+    memory = np.zeros(size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + size]
+
+
+def packed_size(shape: tuple[int, ...], kind: str) -> int:
+    """Bytes of memory for a `PackedWeight`: values, then scales, each from the beginning of a cache line on."""
+    N, K = shape
+    if kind == "bfloat16":
+        return _whole_lines(2 * N * K)
+    return _whole_lines(N * K) + _whole_lines(2 * N * -(-K // BLOCK))
+
+
+def _whole_lines(size: int) -> int:
+    return -(-size // LINE) * LINE
 
 
 def check_kind(op: str, name: str, kind: str, kinds: tuple[str, ...] = KINDS) -> None:
