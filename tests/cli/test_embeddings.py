@@ -91,7 +91,7 @@ def test_the_page_is_that_of_the_arguments(run, capsys, arguments):
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     assert cli.main(["embeddings", "--model", str(run), "--out", "new/a.html", *words]) == 0
     with open("new/a.html", encoding="utf-8") as file:
-        assert file.read() == embeddings(*checkpoint.load(run), title=str(run), **arguments).html
+        assert file.read() == embeddings(*checkpoint.load(run), title=run.name, **arguments).html
     out, err = capsys.readouterr()
     assert err == ""
     assert re.search(r"^written   new/a\.html, \d+\.\d MB$", out, re.MULTILINE)
@@ -105,7 +105,7 @@ def test_a_cap_is_told(run, capsys):
     assert out.startswith(f"tokens    20 of {vocab}, 16 wide; 3 components explain ")
     assert f"The first 20 of {vocab} tokens by id are shown" in out
     with open("embeddings.html", encoding="utf-8") as file:
-        (block,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', file.read(), re.DOTALL)
+        (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', file.read(), re.DOTALL)
     assert len(json.loads(block)["views"][0]["labels"]) == 20
 
 

@@ -1,14 +1,14 @@
 """Models and prompts for the tests of the attention page, and the way back from a page to its data."""
 
 import base64
-import json
-import re
 
 import numpy as np
 from gpt_reference import CONFIGS
 
 from tinygpt import GPT, GPTConfig
 from tinygpt.tokenizers import CharTokenizer
+
+from .page_data import json_of
 
 # What must not get out of its place: markup, quotes, formulas, line separators, characters that turn or hide text.
 HOSTILE = "</script><script>hacked=1</script>\"'&<!--\u2028\u202e\x00\t=1+\ud7ff\ufeffא\n"
@@ -27,7 +27,7 @@ def spread(name="gpt2", **changes):
 
 def read_back(text):
     """The data of a page, and its weights as (L, H, T, T)."""
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    data = json_of(text)
     L, H, T = data["layers"], data["heads"], len(data["tokens"])
     weights = np.zeros((L, H, T, T), np.float32)
     triangles = np.frombuffer(base64.b64decode(data["weights"]), "<f4")

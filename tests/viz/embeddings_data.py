@@ -1,13 +1,13 @@
 """A vocabulary that nobody would want in a page, a model for it, and how to read a page's data."""
 
 import base64
-import json
-import re
 
 import numpy as np
 
 from tinygpt import GPT, GPTConfig
 from tinygpt.tokenizers.base import SEPARATOR, Tokenizer, visible
+
+from .page_data import json_of
 
 HOSTILE = [
     "def", " return", "struct", "name", "_x1", "==", "(", "\n", "  ", "42", "0x1f",
@@ -42,8 +42,7 @@ def model_for(tokenizer, width=8, **changes):
 
 def data_of(page):
     """What the page's script reads, numbers as arrays."""
-    (block,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
-    data = json.loads(block)
+    data = json_of(page)
     for view in data["views"]:
         n = len(view["labels"])
         for name, dtype in (("points", "<f4"), ("ids", "<i4"), ("cosines", "<f4"), ("classes", "u1")):

@@ -2,8 +2,6 @@
 
 import json
 import math
-import re
-from html.parser import HTMLParser
 
 from tinygpt.viz.runs import QUANTILES, RunData
 
@@ -62,24 +60,5 @@ def write_run(folder, settings="", lines=None, config=True):
     return folder
 
 
-def data_of(text):
-    """What the page's script reads."""
-    (block,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
-    return json.loads(block)
-
-
 def guessing():
     return math.log(100)
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))

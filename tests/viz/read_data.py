@@ -1,8 +1,6 @@
 """A model and a text for the tests of the page of a file, and the way back from a page to its data."""
 
 import base64
-import json
-import re
 
 import numpy as np
 
@@ -10,6 +8,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.tokenizers import BPETokenizer
 
 from .attention_data import HOSTILE
+from .page_data import json_of
 
 CODE = "def main(x):\n    if x:\n\n        return main(x)\n\treturn '␣ ↵'\n"
 TEXT = CODE + HOSTILE + "日本 \U0001f600\n" + CODE
@@ -29,7 +28,7 @@ def spread(**changes):
 
 def read_back(text):
     """The data of a page, numbers as arrays: (M,), (M, best), and for the lens (K, M)."""
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    data = json_of(text)
     floats, lens = ("losses", "p"), data["lens"]
     for owner, names in (
         (data, ("tokens", "line", "column", "losses", "ranks", "context", "best", "p")),

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 
 import gpt_reference
 import numpy as np
@@ -19,22 +18,10 @@ from tinygpt.viz.labels import label
 from tinygpt.viz.page import check_place, embed, page
 
 from .attention_data import HOSTILE, TOKENIZER, read_back, spread
+from .page_data import Tags
 
 PROMPT = "def main(x):\n    return main(x)\n"
 ROUNDING = 2e-5  # float32 through two layers with numbers of order 1, as in tests/test_model.py
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
 
 
 @pytest.mark.parametrize("name", gpt_reference.CONFIGS)

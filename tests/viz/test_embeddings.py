@@ -57,7 +57,7 @@ def test_no_token_is_markup(page):
     without = viz.embeddings(model_for(Words(["a"])), Words(["a"])).html
     for mark in ("<script", "</script", "<img", "<b>", "<!--"):
         assert page.count(mark) == without.count(mark), mark
-    start = page.index('<script id="data"')
+    start = page.index('<script type="application/json"')
     block = page[start : page.index("</script>", start)].partition(">")[2]
     assert block.isascii()
     assert not re.search(r"[<>&\x00-\x1f\x7f]", block)

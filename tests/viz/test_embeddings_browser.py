@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,18 @@ from tinygpt.viz.labels import label
 from .embeddings_data import HOSTILE, Words, data_of, model_for
 
 TOKENIZER = Words(HOSTILE)
+# Search every token by its id, click it, and tell what the page calls it.
+CHOOSE_EACH = """async (n) => {
+  const field = document.getElementById("search"), match = () => document.querySelector("#results button"), names = [];
+  for (let id = 0; id < n; id++) {
+    field.value = `#${id}`;
+    field.dispatchEvent(new Event("input"));
+    while (match()?.dataset.id !== String(id)) await new Promise((next) => setTimeout(next, 10));
+    match().click();
+    names.push(document.getElementById("chosen-name").textContent);
+  }
+  return names;
+}"""
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
 
 
@@ -124,15 +137,17 @@ def test_every_hostile_token_is_text(visit):
     """Catches a token that becomes an element or runs, in the lists, the labels of the plot, flat or not."""
     page = visit()
     shown = set(page.locator("#chart text").all_text_contents())
+    chosen = page.evaluate(CHOOSE_EACH, TOKENIZER.vocab_size)
     for token in range(TOKENIZER.vocab_size):
-        page.fill("#search", f"#{token}")
-        page.wait_for_function(f"document.querySelector('#results button')?.dataset.id === '{token}'")
-        page.locator("#results button").first.click()
-        assert page.text_content("#chosen-name") == label(TOKENIZER, token)
+        assert chosen[token] == label(TOKENIZER, token)
         short = label(TOKENIZER, token)[:24]
         assert any(text.strip("\u2068\u2069\u200b") == short for text in shown), short
+    page.click("#clear")
     page.check("#dims input[value='3']", force=True)
-    page.wait_for_timeout(500)
+    page.wait_for_function("document.getElementById('chart').data[0].type === 'scatter3d'")
+    solid = page.evaluate("document.getElementById('chart').data.flatMap((trace) => trace.text ?? [])")
+    assert any("<" in text for text in solid)
+    assert not any(re.search("<[a-z/]", text) for text in solid)  # plotly would take it for a tag
     for selector in ("b", "img", "aside script", "#chart script", "#chart img"):
         assert page.locator(f"body {selector}").count() == 0
 
@@ -205,6 +220,14 @@ def test_the_keyboard_reaches_everything(visit):
     assert right - left == pytest.approx(high - low)
     assert closer_high - closer_low == pytest.approx(0.8 * (high - low))
     assert page.evaluate("document.getElementById('chart').layout.xaxis.range[0]") == pytest.approx(low)
+
+
+def test_rare_classes_lie_on_top(visit):
+    """Catches a few keywords that are hidden under many identifiers."""
+    page = visit()
+    drawn = page.evaluate("document.getElementById('chart').data.map((trace) => trace.x.length)")
+    assert drawn == sorted(drawn, reverse=True)
+    assert len(set(drawn)) > 1
 
 
 def test_views_and_dimensions(visit):

@@ -7,7 +7,8 @@ import pytest
 
 from tinygpt.viz.metrics import MetricsPage, page
 
-from .metrics_data import SETTINGS, WICKED, data_of, guessing, records, run, watch
+from .metrics_data import SETTINGS, WICKED, guessing, records, run, watch
+from .page_data import json_of
 
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}
 DRAWN = "(id) => document.getElementById(`chart-${id}`).data.map((t) => ({ x: t.x, y: t.y, color: t.line.color }))"
@@ -33,6 +34,7 @@ def visit(browser, tmp_path):
         shown.save(path)
         contexts.append(browser.new_context(viewport=size, color_scheme=scheme, offline=True))
         tab = contexts[-1].new_page()
+        tab.clock.install()  # so that a test need not wait for what happens after a while
         tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
@@ -53,7 +55,7 @@ def test_the_curves_are_the_data(visit):
     """Catches a curve that is drawn of other values, no line of guessing, and no line of clipping."""
     tab = visit(one_run())
     guess, raw, smooth, held = tab.evaluate(DRAWN, "loss")
-    curves = data_of(one_run().html)["runs"][0]["curves"]
+    curves = json_of(one_run().html)["runs"][0]["curves"]
     assert guess["y"] == [pytest.approx(guessing())] * 2
     for drawn, name in ((raw, "loss"), (smooth, "loss_smooth"), (held, "val")):
         assert (drawn["x"], drawn["y"]) == (curves[name]["step"], curves[name]["y"])
@@ -70,7 +72,7 @@ def test_steps_and_time(visit):
     tab = visit(one_run())
     tab.check("#axis input[value='time']", force=True)
     tab.wait_for_function("document.getElementById('chart-loss').layout.xaxis.title.text === 'time in steps, s'")
-    curves = data_of(one_run().html)["runs"][0]["curves"]
+    curves = json_of(one_run().html)["runs"][0]["curves"]
     for name, where in (("loss", 1), ("lr", 0), ("watch-update", 0)):
         x = tab.evaluate(DRAWN, name)[where]["x"]
         assert x == (curves[name]["seconds"] if name in curves else [i / 2 + 0.5 for i in range(0, 60, 10)])
@@ -219,10 +221,11 @@ def test_a_page_of_a_run_that_goes_on_loads_itself_again(visit, tmp_path):
     tab.select_option("#layer", "block 1")
     tab.click("#theme")
     MetricsPage([run(steps=40, state="running", watch=watch())], 2.0).save(path)
-    tab.wait_for_timeout(2500)
+    tab.clock.fast_forward(60_000)
     assert tab.evaluate("window.same")
     tab.evaluate("document.activeElement.blur(); scrollTo(0, 300); document.getElementById('pause').click()")
     MetricsPage([run(steps=50, state="running", watch=watch())], 60.0).save(path)
+    tab.clock.fast_forward(60_000)
     tab.wait_for_function("document.getElementById('state')?.textContent === 'running, 50 of 60 steps'", timeout=20_000)
     tab.wait_for_selector("body[data-ready=yes]")
     chosen = [
@@ -240,7 +243,7 @@ def test_a_complete_page_stays(visit):
     tab = visit(MetricsPage([run(state="complete")]))
     assert tab.text_content("#state") == "complete, 60 steps"
     tab.evaluate("window.same = true")
-    tab.wait_for_timeout(1000)
+    tab.clock.fast_forward(3_600_000)
     assert tab.evaluate("window.same")
     assert tab.is_hidden("#pause")
 

@@ -1,5 +1,7 @@
 """The page of training runs: one file, its data inside, and what is read back from the files of a run."""
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -13,11 +15,12 @@ from tinygpt.viz.metrics import LivePage, page
 from tinygpt.viz.runs import RunData, read_run
 from tinygpt.viz.watched import MOST_OF_ALL, MOST_SAMPLES, watched
 
-from .metrics_data import SETTINGS, WICKED, Tags, data_of, guessing, records, run, step, watch, write_run
+from .metrics_data import SETTINGS, WICKED, guessing, records, run, step, watch, write_run
+from .page_data import Tags, json_of
 
 
 def test_the_page_loads_nothing():
-    """Catches a script, a style sheet or a font from the network: the page must work without one."""
+    """Catches a script, a style sheet or a font from the network, and a policy that lets other scripts run."""
     text = page(run()).html
     tags = Tags(text).tags
     assert {"html", "body", "script", "table"} <= {tag for tag, _ in tags}
@@ -29,12 +32,18 @@ def test_the_page_loads_nothing():
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert "url(" not in style
     assert "@import" not in style
-    assert "default-src 'none'" in text
+    (policy,) = [one["content"] for tag, one in tags if tag == "meta" and "http-equiv" in one]
+    assert policy.startswith("default-src 'none'; ")
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
 
 
 def test_the_data_is_inside():
     """Catches a line that is missing, cut, or of other values, and a smooth curve of another window."""
-    (one,) = data_of(page(run()).html)["runs"]
+    (one,) = json_of(page(run()).html)["runs"]
     steps = [record for record in records() if "loss" in record]
     evaluations = [record for record in records() if "val_loss" in record]
     for name in metrics.CURVES:
@@ -47,7 +56,7 @@ def test_the_data_is_inside():
     assert one["guessing"] == pytest.approx(guessing())
     assert one["clip"] == 1.0
     assert one["schedule"] == {"kind": "cosine", "warmup": 6, "seconds": 3.5}
-    smooth, width = one["curves"]["loss_smooth"]["y"], data_of(page(run()).html)["window"]
+    smooth, width = one["curves"]["loss_smooth"]["y"], json_of(page(run()).html)["window"]
     for place in (0, 3, 49, 59):
         window = [record["loss"] for record in steps[max(0, place + 1 - width) : place + 1]]
         assert smooth[place] == pytest.approx(sum(window) / len(window), rel=1e-6)
@@ -55,7 +64,7 @@ def test_the_data_is_inside():
 
 def test_the_facts_are_those_of_the_run():
     """Catches figures of another place in the run, and a mean that evaluations or thinning disturb."""
-    (one,) = data_of(page(run(steps=50)).html)["runs"]
+    (one,) = json_of(page(run(steps=50)).html)["runs"]
     losses = [record["loss"] for record in records(50) if "loss" in record]
     facts = one["facts"]
     assert (facts["steps"], facts["total"], facts["tokens"]) == (50, 60, 50 * 4 * 2 * 16)
@@ -86,7 +95,7 @@ def test_a_long_run_stays_light_and_says_so():
     losses = np.ones(20_000)
     losses[12_345] = 7.0
     lines = [step(i, loss=float(loss)) for i, loss in enumerate(losses)]
-    data = data_of(page(run(records=lines)).html)
+    data = json_of(page(run(records=lines)).html)
     (one,) = data["runs"]
     for curve in one["curves"].values():
         assert len(curve["y"]) <= metrics.MOST_POINTS
@@ -94,13 +103,13 @@ def test_a_long_run_stays_light_and_says_so():
     assert one["facts"]["average"] == pytest.approx(losses.mean())
     assert max(one["curves"]["loss_smooth"]["y"]) == pytest.approx(1 + 6 / data["window"], rel=1e-6)
     assert any("at most 2,000 points" in note for note in data["notes"])
-    assert not any("points" in note for note in data_of(page(run()).html)["notes"])
+    assert not any("points" in note for note in json_of(page(run()).html)["notes"])
 
 
 @pytest.mark.parametrize("found", [[], records(1), records(1, 1), [records(1, 1)[1]]])
 def test_a_run_that_has_just_begun_has_a_page(found):
     """Catches an empty list that is asked for its last, a single point, and an evaluation without steps."""
-    data = data_of(page(RunData("new", found)).html)
+    data = json_of(page(RunData("new", found)).html)
     assert ("No step has been made yet." in data["notes"]) == (not any("loss" in record for record in found))
 
 
@@ -108,7 +117,7 @@ def test_settings_are_text():
     """Catches a path, a name or a note that is taken for a part of the page, and placeholders that are filled again."""
     clean, wicked = run(), run(WICKED, settings={WICKED: [WICKED]}, notes=[WICKED])
     assert [tag for tag, _ in Tags(page(wicked).html).tags] == [tag for tag, _ in Tags(page(clean).html).tags]
-    data = data_of(page(wicked).html)
+    data = json_of(page(wicked).html)
     assert data["runs"][0]["settings"] == [[WICKED, WICKED]]
     assert (data["runs"][0]["name"], data["notes"]) == (WICKED, [WICKED])
 
@@ -117,7 +126,7 @@ def test_only_settings_that_differ_are_compared():
     """Catches a column that says the same of all runs, a setting that one run lacks, and the name of the directory."""
     other = SETTINGS | {"lr": 0.002, "out": "b", "new": [1, 2]}
     del other["rope"]
-    data = data_of(page([run("a", settings=SETTINGS | {"out": "a"}), run("b", settings=other)]).html)
+    data = json_of(page([run("a", settings=SETTINGS | {"out": "a"}), run("b", settings=other)]).html)
     assert data["differing"] == [
         {"name": "lr", "values": ["0.001", "0.002"]},
         {"name": "rope", "values": ["on", ""]},
@@ -149,7 +158,7 @@ def test_a_file_alone_is_a_run(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in records()))
     found = read_run(path)
     assert (found.settings, found.parameters, found.total_steps, found.warmup) == ({}, None, None, 0)
-    assert data_of(page(path).html)["runs"][0]["guessing"] is None
+    assert json_of(page(path).html)["runs"][0]["guessing"] is None
 
 
 def test_epochs_tell_the_length(tmp_path):
@@ -168,7 +177,7 @@ def test_a_torn_last_line_is_told(tmp_path):
     assert found.records == records()
     (note,) = found.notes
     assert "metrics.jsonl: line 64 was never finished" in note
-    assert note in data_of(page(found).html)["notes"]
+    assert note in json_of(page(found).html)["notes"]
 
 
 HOSTILE = {
@@ -289,7 +298,7 @@ def test_too_few_or_many_runs_are_refused(count):
 def test_many_runs_stay_light():
     """Catches a page that grows with the number of runs as it does with their length."""
     lines = [step(i) for i in range(3000)]
-    data = data_of(page([run(str(i), records=lines) for i in range(metrics.MOST_RUNS)]).html)
+    data = json_of(page([run(str(i), records=lines) for i in range(metrics.MOST_RUNS)]).html)
     points = sum(len(one["curves"]["loss"]["y"]) for one in data["runs"])
     assert points <= metrics.MOST_POINTS_OF_ALL
 
@@ -304,7 +313,7 @@ def test_a_live_page_is_written_and_replaced(tmp_path, monkeypatch):
 
     def shown(records, state):
         write(records, state, lambda: run(data="é日"))
-        return data_of(path.read_text(encoding="utf-8"))
+        return json_of(path.read_text(encoding="utf-8"))
 
     data = shown([], "running")
     assert data["live"]["seconds"] == metrics.LIVE_SECONDS[0]

@@ -1,7 +1,6 @@
 """The page of a file as a file: its surprisals are those of eval, its layers those of the model, its text is text."""
 
 import math
-from html.parser import HTMLParser
 
 import gpt_reference
 import numpy as np
@@ -16,22 +15,10 @@ from tinygpt.viz.labels import label, lines
 from tinygpt.viz.read import choose_layers, read
 
 from .attention_data import HOSTILE
+from .page_data import Tags
 from .read_data import CODE, TEXT, TOKENIZER, read_back, spread
 
 ROUNDING = 1e-4  # nats: float32 through two layers with numbers of order 1, and logits of order 10
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
 
 
 def log_softmax(z):

@@ -10,7 +10,7 @@ from tinygpt.viz.labels import label
 from tinygpt.viz.trace import as_maps, trace_page
 
 from .attention_data import HOSTILE, TOKENIZER, spread
-from .test_attention import Tags
+from .page_data import Tags
 from .trace_data import read_back
 
 PROMPT = "def main(x):\n    return x\n"

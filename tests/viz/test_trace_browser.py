@@ -140,6 +140,13 @@ def test_the_end_is_the_distribution(opened, view):
     assert "In the prompt" in opened.locator("#list").inner_text()
 
 
+def test_ids_have_no_bars(opened):
+    """Catches numbers of tokens that are drawn as sizes, which they are not."""
+    opened.locator("#way button").first.click()
+    assert opened.locator("#list .row").count() > 0
+    assert opened.locator("#list .bar:visible").count() == 0
+
+
 def test_what_is_saved_is_what_is_shown(opened, view):
     """Catches a CSV file of another step, of one head alone, or with numbers of few digits."""
     header, *rows = saved(opened, "#save")

@@ -1,15 +1,15 @@
 """The way back from a page of steps to its numbers."""
 
 import base64
-import json
-import re
 
 import numpy as np
+
+from .page_data import json_of
 
 
 def read_back(text):
     """The data of a page, and for each step its numbers, and its gradients if it has any, as (heads, rows, columns)."""
-    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    data = json_of(text)
     numbers = np.frombuffer(base64.b64decode(data["numbers"]), "<f4" if data["width"] == 4 else "<f2")
     found = {}
     for station in data["stations"]:

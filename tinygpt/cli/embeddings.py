@@ -58,10 +58,11 @@ def embeddings(options: Annotated[EmbeddingsOptions, Parameter(name="*")] = Embe
     from rich.progress import Progress
 
     from tinygpt.viz import embeddings as viz
+    from tinygpt.viz.page import plotly_script
     from tinygpt.viz.projection import need_sklearn
 
     options.validate()
-    viz.plotly_script()  # what is missing is told before any work is done
+    plotly_script()  # what is missing is told before any work is done
     if options.method == "tsne":
         need_sklearn()
     model, tokenizer = load_model(options.model)
@@ -82,7 +83,7 @@ def embeddings(options: Annotated[EmbeddingsOptions, Parameter(name="*")] = Embe
             options.perplexity,
             options.seed,
             options.max_tokens,
-            options.model,
+            Path(options.model).resolve().name,
             lambda name, done, n: progress.update(task, description=f"neighbours of {name}", completed=done, total=n),
         )
     page.save(options.out)

@@ -32,12 +32,12 @@ def metrics(
     """
     from tinygpt.cli.console import harmless
     from tinygpt.viz import metrics as viz
-    from tinygpt.viz.page import check_place
+    from tinygpt.viz.page import check_place, plotly_script
 
     check_place(Path(options.out), "--out")
     if len(runs) > viz.MOST_RUNS:
         raise ValueError(f"at most {viz.MOST_RUNS} runs fit one page, got {len(runs)}")
-    viz.plotly_script()  # what is missing is told before any work is done
+    plotly_script()  # what is missing is told before any work is done
     page = viz.page(runs)
     page.save(options.out)
     if options.quiet:

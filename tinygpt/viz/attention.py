@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinygpt import ops
-from tinygpt.files.atomic import write_text
 from tinygpt.model import GPT
 from tinygpt.tensor import no_grad
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.viz.heads import SUMMARIES, even, summaries
 from tinygpt.viz.labels import label
-from tinygpt.viz.page import frame, page, template
+from tinygpt.viz.page import Page, pack
 
 MAX_TOKENS = 128  # of a prompt, unless more are asked for
 MOST_TOKENS = 1024  # that a browser shows without trouble
@@ -26,7 +22,7 @@ BEST = 5  # tokens shown of each prediction
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionPage:
+class AttentionPage(Page):
     """Attention and predictions of one prompt; a notebook shows it as the page.
 
     Attributes
@@ -48,6 +44,9 @@ class AttentionPage:
         What the page shows first, from 0.
     """
 
+    template_name = "attention"
+    parts = ("attention_map", "attention_text", "attention_tables")
+
     name: str
     ids: np.ndarray
     labels: list[str]
@@ -57,42 +56,17 @@ class AttentionPage:
     layer: int = 0
     head: int = 0
 
-    @cached_property
-    def html(self) -> str:
-        """The page."""
-        scripts = ("attention.js", "attention_map.js", "attention_text.js", "attention_tables.js")
-        return page(
-            f"Attention: {self.name}",
-            template("attention.html"),
-            self._data(),
-            "\n".join(map(template, scripts)),
-            template("attention.css"),
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write the page to a file, in one step; its folder is made if it is missing.
-
-        Raises
-        ------
-        ValueError
-            `path` is there and is not a regular file.
-        OSError
-            It cannot be written.
-        """
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self.html)
-
     def summaries(self) -> dict[str, np.ndarray]:
         """Entropy and the like of every head; see `tinygpt.viz.heads.summaries`. Arrays of shape (L, H)."""
         return summaries(self.weights, self.ids)
 
-    def _repr_html_(self) -> str:
-        return frame(self.html)
+    def _heading(self) -> str:
+        return f"Attention: {self.name}"
 
     def _data(self) -> dict[str, Any]:
         L, H, T, _ = self.weights.shape
         # The lower triangles, row by row, as little-endian float32: half of the file, and every bit of the weights.
-        triangles = self.weights[..., *np.tril_indices(T)].astype("<f4")
+        triangles = self.weights[..., *np.tril_indices(T)]
         found, reference = self.summaries(), summaries(even(T), self.ids)
         return {
             "name": self.name,
@@ -103,7 +77,7 @@ class AttentionPage:
             "layer": self.layer,
             "head": self.head,
             "dropped": self.dropped,
-            "weights": base64.b64encode(triangles.tobytes()).decode(),
+            "weights": pack(triangles, "<f4"),
             "predictions": self.predictions,
             "about": SUMMARIES,
             "summaries": {name: _plain(values.reshape(-1)) for name, values in found.items()},

@@ -6,33 +6,25 @@ Design
   cosines apart.
 - Tokens are text that nobody vouches for. They enter the page in one JSON block, pure ASCII and without <, > and &;
   the script puts them into the document as text, never as HTML.
-- The page asks for nothing from anywhere: plotly.js is inside, and a content security policy forbids the rest. It has
-  a skeleton of its own because plotly sets styles and, in older versions, compiles code as it runs, which the
-  policy of `page.page` forbids.
 """
 
 from __future__ import annotations
 
-import base64
 import math
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinygpt.files.atomic import write_text
 from tinygpt.model import GPT
 from tinygpt.nn import Embedding
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.viz import projection
 from tinygpt.viz.labels import label
-from tinygpt.viz.page import embed, frame, template
+from tinygpt.viz.page import Page, pack
 from tinygpt.viz.token_classes import CLASSES, classify
 
 METHODS = ("pca", "tsne")
@@ -91,7 +83,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddingsPage:
+class EmbeddingsPage(Page):
     """What `embeddings` gives: in a notebook it shows itself.
 
     Attributes
@@ -102,33 +94,14 @@ class EmbeddingsPage:
         What is not shown, and why.
     """
 
+    template_name = "embeddings"
+    charts = True
+    height = 760
+
     views: list[View]
     method: str
     title: str = ""
     notes: list[str] = field(default_factory=list)
-
-    @cached_property
-    def html(self) -> str:
-        """The whole page.
-
-        Raises
-        ------
-        ImportError
-            plotly is not installed; the message names the extra.
-        """
-        parts = {
-            "style": template("page.css") + template("embeddings.css"),
-            "script": template("page.js") + template("embeddings.js"),
-            "plotly": plotly_script(),
-            "data": embed(self._data()),
-        }
-        # One pass: what is put in is not searched for places again.
-        return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template("embeddings.html"))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page; folders that are missing are made."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self.html)
 
     def _data(self) -> dict[str, Any]:
         names = {"pca": "PCA", "tsne": "t-SNE"}
@@ -136,13 +109,13 @@ class EmbeddingsPage:
             {
                 "what": view.what,
                 "labels": view.labels,
-                "classes": None if view.classes is None else _packed(view.classes, "u1"),
+                "classes": None if view.classes is None else pack(view.classes, "u1"),
                 "dims": view.points.shape[1],
-                "points": _packed(view.points, "<f4"),
+                "points": pack(view.points, "<f4"),
                 "shares": [float(share) for share in view.shares[:SHARES_SHOWN]],
                 "k": view.ids.shape[1],
-                "ids": _packed(view.ids, "<i4"),
-                "cosines": _packed(view.cosines, "<f4"),
+                "ids": pack(view.ids, "<i4"),
+                "cosines": pack(view.cosines, "<f4"),
                 "width": view.width,
                 "total": view.total,
                 "notes": [*view.notes, *self.notes],
@@ -151,8 +124,8 @@ class EmbeddingsPage:
         ]
         return {"title": self.title, "method": names[self.method], "classNames": CLASSES, "views": views}
 
-    def _repr_html_(self) -> str:
-        return frame(self.html, 760)
+    def _heading(self) -> str:
+        return f"Embeddings: {self.title}"
 
     def __repr__(self) -> str:
         views = ", ".join(f"{len(view.labels)} {view.what}" for view in self.views)
@@ -309,22 +282,3 @@ def _project(
     )
     note += "axes, sizes of groups and distances between groups mean nothing."
     return points, np.empty(0), [note]
-
-
-def plotly_script() -> str:
-    """plotly.js, as the Python package carries it.
-
-    Raises
-    ------
-    ImportError
-        plotly is not installed; the message names the extra.
-    """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise ImportError("the page needs plotly: pip install 'tinygpt[viz]'") from None
-    return get_plotlyjs()
-
-
-def _packed(values: npt.ArrayLike, dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode("ascii")

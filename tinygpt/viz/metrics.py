@@ -7,28 +7,24 @@ Design
   figures can come with a new page alone. What was chosen in it is kept by the browser.
 - What a page costs is bounded by its share of the time of the run, not by a number of steps: steps may take
   microseconds or minutes.
-- Settings and file names are text that nobody vouches for, as in the page of embeddings, whose skeleton this follows.
+- Settings and file names are text that nobody vouches for, as in the page of embeddings.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinygpt.files.atomic import write_text
 from tinygpt.files.records import Record
 from tinygpt.viz import curves
-from tinygpt.viz.embeddings import plotly_script
-from tinygpt.viz.page import check_place, embed, frame, template
+from tinygpt.viz.page import Page, check_place, frame
 from tinygpt.viz.runs import QUANTILES, RunData, StrPath, as_text, differences, read_run
 from tinygpt.viz.watched import healthy, watched
 
@@ -43,7 +39,7 @@ CURVES = {"loss": True, "lr": False, "grad_norm": True, "tokens_per_s": True, "p
 
 
 @dataclass(frozen=True, eq=False)
-class MetricsPage:
+class MetricsPage(Page):
     """What `page` gives: in a notebook it shows itself.
 
     Attributes
@@ -53,32 +49,12 @@ class MetricsPage:
         Seconds after which a page that is open loads itself again; None: never.
     """
 
+    template_name = "metrics"
+    parts = ("metrics_charts", "metrics_watch", "metrics_live")
+    charts = True
+
     runs: list[RunData]
     live: float | None = None
-
-    @cached_property
-    def html(self) -> str:
-        """The whole page.
-
-        Raises
-        ------
-        ImportError
-            plotly is not installed; the message names the extra.
-        """
-        scripts = ("page.js", "metrics.js", "metrics_charts.js", "metrics_watch.js", "metrics_live.js")
-        parts = {
-            "style": template("page.css") + template("metrics.css"),
-            "script": "\n".join(map(template, scripts)),
-            "plotly": plotly_script(),
-            "data": embed(self._data()),
-        }
-        # One pass: what is put in is not searched for places again.
-        return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template("metrics_page.html"))
-
-    def save(self, path: StrPath) -> None:
-        """Write the page; folders that are missing are made."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self.html)
 
     def _data(self) -> dict[str, Any]:
         most = max(FEWEST_POINTS, min(MOST_POINTS, MOST_POINTS_OF_ALL // len(self.runs)))
@@ -96,7 +72,10 @@ class MetricsPage:
         }
 
     def _repr_html_(self) -> str:
-        return frame(replace(self, live=None).html, 900)
+        return frame(replace(self, live=None).html, self.height)
+
+    def _heading(self) -> str:
+        return "Training metrics"
 
     def __repr__(self) -> str:
         return f"<MetricsPage: {', '.join(f'{run.name}, {len(run.steps)} steps' for run in self.runs)}>"

@@ -6,12 +6,10 @@ block goes through the final norm and the head, as if the blocks after it were n
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,11 @@ import numpy.typing as npt
 from tinygpt.data.discover import Document
 from tinygpt.data.windows import StridedWindows
 from tinygpt.evaluate import Score, TokenText, chunks, head_logits, model_windows, row_losses, usual_window
-from tinygpt.files.atomic import write_text
 from tinygpt.model import GPT
 from tinygpt.tensor import Tensor, no_grad
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.viz.labels import label, lines
-from tinygpt.viz.page import frame, page, template
+from tinygpt.viz.page import Page, pack
 
 MAX_TOKENS = 2000  # of a file, unless more are asked for
 MOST_TOKENS = 10_000  # that a browser shows without trouble
@@ -72,7 +69,7 @@ class Lens:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadPage:
+class ReadPage(Page):
     """A text and what a model thinks of it; a notebook shows it as the page.
 
     N tokens, of which all but the first are predicted; M = N - 1.
@@ -101,6 +98,9 @@ class ReadPage:
     depth : int
         Layers of the model.
     """
+
+    template_name = "read"
+    parts = ("read_token", "read_tables")
 
     name: str
     file: str
@@ -144,32 +144,8 @@ class ReadPage:
             at = (1 if newline else at) + len([byte for byte in after if byte & 0xC0 != 0x80])
         return line, column
 
-    @cached_property
-    def html(self) -> str:
-        """The page."""
-        return page(
-            f"{self.file}, read by {self.name}",
-            template("read.html"),
-            self._data(),
-            "\n".join(map(template, ("read.js", "read_token.js", "read_tables.js"))),
-            template("read.css"),
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write the page to a file, in one step; its folder is made if it is missing.
-
-        Raises
-        ------
-        ValueError
-            `path` is there and is not a regular file.
-        OSError
-            It cannot be written.
-        """
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self.html)
-
-    def _repr_html_(self) -> str:
-        return frame(self.html)
+    def _heading(self) -> str:
+        return f"{self.file}, read by {self.name}"
 
     def _data(self) -> dict[str, Any]:
         known = np.unique(np.concatenate([self.ids, self.best.ravel(), self.lens.top.ravel()]))
@@ -386,4 +362,4 @@ def _best(row: np.ndarray, count: int) -> npt.NDArray[np.int64]:
 def _packed(values: npt.ArrayLike) -> str:
     """Numbers as base64: little-endian, int32 or float32."""
     array = np.asarray(values)
-    return base64.b64encode(np.ascontiguousarray(array, "<f4" if array.dtype.kind == "f" else "<i4").tobytes()).decode()
+    return pack(array, "<f4" if array.dtype.kind == "f" else "<i4")

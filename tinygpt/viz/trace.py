@@ -6,13 +6,11 @@ import base64
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tinygpt.files.atomic import write_text
 from tinygpt.formulas import LETTERS
 from tinygpt.model import GPT
 from tinygpt.tensor import no_grad
@@ -20,7 +18,7 @@ from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.tracing import LIMIT, Step, Trace, trace
 from tinygpt.viz.attention import check_length
 from tinygpt.viz.labels import label
-from tinygpt.viz.page import frame, page, template
+from tinygpt.viz.page import Page
 
 MAX_TOKENS = 32  # of a prompt, unless more are asked for
 MOST_BYTES = 6_000_000  # of values in a page; base64 makes them a third larger
@@ -31,7 +29,7 @@ SIZES = ((4, 4096), (4, 256), (2, 256), (2, 128), (2, 64), (2, 32), (2, 16))
 
 
 @dataclass(frozen=True, eq=False)
-class TracePage:
+class TracePage(Page):
     """The steps of one prompt; a notebook shows them as the page.
 
     Attributes
@@ -54,6 +52,9 @@ class TracePage:
         The head that it opens with.
     """
 
+    template_name = "trace"
+    parts = ("trace_map", "trace_walk")
+
     name: str
     ids: np.ndarray
     labels: list[str]
@@ -62,37 +63,6 @@ class TracePage:
     dropped: int = 0
     first: str | None = None
     head: int = 0
-
-    @cached_property
-    def html(self) -> str:
-        """The page.
-
-        Raises
-        ------
-        ValueError
-            The values do not fit a page.
-        """
-        return page(
-            f"Trace: {self.name}",
-            template("trace.html"),
-            self._data(),
-            "\n".join(map(template, ("trace.js", "trace_map.js", "trace_walk.js"))),
-            template("trace.css"),
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write the page to a file, in one step; its folder is made if it is missing.
-
-        Raises
-        ------
-        ValueError
-            `path` is there and is not a regular file, or the values do not fit a page.
-        OSError
-            It cannot be written.
-        """
-        text = self.html
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
 
     def predictions(self) -> list[dict[str, Any]]:
         """For each token the most likely next ones: ``best``, pairs of label and probability; ``p`` of the true one.
@@ -107,8 +77,8 @@ class TracePage:
             found.append({"best": [[self.label(token), float(p[token])] for token in best], "p": true})
         return found
 
-    def _repr_html_(self) -> str:
-        return frame(self.html)
+    def _heading(self) -> str:
+        return f"Trace: {self.name}"
 
     def _data(self) -> dict[str, Any]:
         kept = [step for step in self.steps.values() if step.kept]

@@ -1,18 +1,9 @@
 // The weights, what is chosen, and the overview of all heads.
 const L = data.layers, H = data.heads, T = data.tokens.length;
 const triangle = (T * (T + 1)) / 2;
-const allWeights = decodeFloats(data.weights);
+const allWeights = unpack(data.weights, Float32Array);
 const chosen = { layer: data.layer, head: data.head, shade: "root" };
 const chosenListeners = [];
-
-function decodeFloats(text) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
-  const view = new DataView(bytes.buffer);
-  const little = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
-  if (little) return new Float32Array(bytes.buffer);
-  return Float32Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
-}
 
 /** The lower triangle of one head, row by row. */
 function mapOf(layer, head) {
@@ -29,18 +20,11 @@ function choose(layer, head) {
   chosenListeners.forEach((listener) => listener());
 }
 
-const LIGHT = [[250, 251, 253], [176, 208, 240], [62, 135, 204], [8, 48, 107]];
-const DARK = [[24, 29, 36], [27, 74, 122], [72, 155, 226], [240, 247, 255]];
-
 /** The colours of 0 ... 1 in 256 steps, as they are in a canvas. */
-function ramp() {
-  const stops = isDark() ? DARK : LIGHT;
-  return Array.from({ length: 256 }, (_, i) => {
-    const at = (i / 255) * (stops.length - 1);
-    const low = Math.min(Math.floor(at), stops.length - 2);
-    return stops[low].map((value, c) => Math.round(value + (at - low) * (stops[low + 1][c] - value)));
-  });
-}
+const ramp = () => shades(SHARES[isDark() ? 1 : 0]);
+
+/** A weight's place among the colours. */
+const shadeOf = (weight) => (chosen.shade === "root" ? Math.sqrt(weight) : weight);
 
 /** Paint a head, a pixel per weight; a smaller canvas shows the largest of the weights that share a pixel. */
 function paint(canvas, map, size, colours) {
@@ -55,26 +39,14 @@ function paint(canvas, map, size, colours) {
   }
   const context = canvas.getContext("2d");
   const image = context.createImageData(size, size);
-  const root = chosen.shade === "root";
   for (let i = 0; i < strongest.length; i++) {
     const weight = strongest[i];
     if (weight < 0) continue; // what comes later stays transparent
-    const colour = colours[Math.min(255, Math.round(255 * (root ? Math.sqrt(weight) : weight)))];
+    const colour = colours[Math.min(255, Math.round(255 * shadeOf(weight)))];
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = colour[c];
     image.data[4 * i + 3] = 255;
   }
   context.putImageData(image, 0, 0);
-}
-
-function paintLegend(colours) {
-  const canvas = byId("legend");
-  const context = canvas.getContext("2d");
-  for (let x = 0; x < canvas.width; x++) {
-    const share = x / (canvas.width - 1);
-    const shade = chosen.shade === "root" ? Math.sqrt(share) : share;
-    context.fillStyle = `rgb(${colours[Math.round(255 * shade)].join(" ")})`;
-    context.fillRect(x, 0, 1, 1);
-  }
 }
 
 function setUpOverview() {
@@ -102,7 +74,7 @@ function setUpOverview() {
     buttons.forEach((button, i) => {
       paint(button.firstChild, mapOf(Math.floor(i / H), i % H), Math.min(T, 128), colours);
     });
-    paintLegend(colours);
+    paintLegend((share) => colours[Math.round(255 * shadeOf(share))]);
   };
   const mark = () => buttons.forEach((button, i) => {
     button.setAttribute("aria-current", String(i === chosen.layer * H + chosen.head));
@@ -117,14 +89,8 @@ function setUpOverview() {
 function setUpFacts() {
   const tokens = `${T} token${T > 1 ? "s" : ""}`;
   byId("facts").textContent = `${data.name}: ${tokens}, ${L} layer${L > 1 ? "s" : ""} x ${H} head${H > 1 ? "s" : ""}, counted from 0`;
-  if (!data.dropped) return;
-  byId("cut").hidden = false;
-  byId("cut").textContent =
-    `The prompt has ${T + data.dropped} tokens; the page shows the first ${T}. A larger --max-tokens shows more.`;
+  if (data.dropped) showCut(`The prompt has ${T + data.dropped} tokens; the page shows the first ${T}. A larger --max-tokens shows more.`);
 }
-
-/** A token in a frame of its own, for use in a sentence or a table. */
-const tokenBox = (label, mark = "") => el("span", { className: `token ${mark}`, title: label }, label);
 
 setUpFacts();
 setUpOverview();

@@ -11,11 +11,6 @@ const webgl = (() => {
   return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
 })();
 
-// Arrays come as base64 of little-endian numbers.
-function unpack(text, Kind) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  return new Kind(bytes.buffer);
-}
 for (const view of page.views) {
   view.points = unpack(view.points, Float32Array);
   view.ids = unpack(view.ids, Int32Array);
@@ -28,24 +23,15 @@ for (const view of page.views) {
 const state = { view: page.views[0], dims: 2, off: new Set(), query: "", matches: [], chosen: -1, labels: false };
 let drawn = [];  // for every trace the ids of its points
 
-// plotly wants a colour, not the name of one: the browser works it out.
-const probe = document.body.appendChild(el("span", { hidden: true }));
-function colour(name) {
-  probe.style.color = `var(--${name})`;
-  return getComputedStyle(probe).color;
-}
 function count(n) { return n.toLocaleString("en-US"); }
 function className(view, id) { return view.classes === null ? null : page.classNames[view.classes[id]]; }
 function hidden(view, id) { return view.classes !== null && state.off.has(view.classes[id]); }
 function named(view, id) { return view.classes === null ? `position ${view.labels[id]}` : view.labels[id]; }
 
-// In SVG plotly reads tags, entities and $formulas$ in labels, where entities keep them text; in WebGL it reads tags alone,
-// and a blank of no width keeps < from being one. The marks around isolate right-to-left letters from what follows.
-function plain(text) {
+// Labels in WebGL know no entities and read tags alone: a blank of no width keeps < from being one.
+function pointLabel(text) {
   const short = Array.from(text).slice(0, 24).join("");
-  if (kindOfTrace() !== "scatter") return short.replaceAll("<", "<\u200b");
-  const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", $: "&#36;" };
-  return "\u2068" + short.replace(/[&<>$]/g, (c) => entities[c]) + "\u2069";
+  return kindOfTrace() === "scatter" ? plain(short) : short.replaceAll("<", "<\u200b");
 }
 
 function coordinates(ids) {
@@ -77,10 +63,12 @@ function pointTraces(size, opacity) {
                      colorbar: { title: { text: "position" }, thickness: 10, len: 0.6, outlinewidth: 0 } };
     return [trace(all, { mode: "lines+markers", line: { color: colour("line"), width: 1 }, marker })];
   }
-  return page.classNames.map((name, k) => {
-    const ids = all.filter((id) => view.classes[id] === k && !state.off.has(k)), faint = opacity < 0.5;
+  const faint = opacity < 0.5;
+  const members = page.classNames.map((name, k) => ({ name, k, ids: all.filter((id) => view.classes[id] === k && !state.off.has(k)) }));
+  members.sort((a, b) => b.ids.length - a.ids.length); // the rare ones on top: among 50 thousand they would not be seen
+  return members.map(({ name, k, ids }) => {
     // Labels of all points, unless some stand out; bytes are many and say little.
-    const text = state.labels && name !== "byte" && !faint ? ids.map((id) => plain(view.labels[id])) : undefined;
+    const text = state.labels && name !== "byte" && !faint ? ids.map((id) => pointLabel(view.labels[id])) : undefined;
     return trace(ids, {
       name, mode: text ? "markers+text" : "markers", text, textposition: "top center", cliponaxis: false,
       textfont: { color: colour("fg"), size: 12 }, marker: { size, opacity, color: colour(name), symbol: SYMBOLS[k] } });
@@ -102,7 +90,7 @@ function markTraces(size) {
   if (shown.length) {
     const labels = shown.length <= LABELLED;
     marks.push(trace(shown, {
-      mode: labels ? "markers+text" : "markers", text: labels ? shown.map((id) => plain(view.labels[id])) : undefined,
+      mode: labels ? "markers+text" : "markers", text: labels ? shown.map((id) => pointLabel(view.labels[id])) : undefined,
       textposition: "top center", textfont: { color: colour("fg"), size: 13 }, cliponaxis: false,
       marker: { size: size + 4, color: shown.map(shade), line: { color: colour("fg"), width: 1.5 } } }));
   }
@@ -110,7 +98,7 @@ function markTraces(size) {
     const near = nearest(state.chosen).map(([id]) => id);
     const ids = [state.chosen, ...near];
     marks.push(trace(ids, {
-      mode: "markers+text", text: ids.map((id) => plain(view.labels[id])), textposition: "top center", cliponaxis: false,
+      mode: "markers+text", text: ids.map((id) => pointLabel(view.labels[id])), textposition: "top center", cliponaxis: false,
       textfont: { color: ids.map((id, i) => colour(i ? "fg" : "accent")), size: ids.map((id, i) => (i ? 13 : 16)) },
       marker: { size: ids.map((id, i) => (i ? size + 3 : size + 8)), color: ids.map(shade), opacity: 1,
                 line: { color: ids.map((id, i) => colour(i ? "bg" : "accent")), width: ids.map((id, i) => (i ? 1 : 3)) } } }));
@@ -252,25 +240,16 @@ function showView() {
   showLabels(fewEnough(view) && chart.clientWidth > 600);  // on a phone they lie on top of each other
   state.dims = Math.min(state.dims, view.dims);
   const size = view.labels.length < view.total ? `${count(view.labels.length)} of ${count(view.total)}` : count(view.total);
-  byId("facts").textContent = [page.title, `${size} ${view.what}`, `${view.width} dimensions`, page.method].filter(Boolean).join(" \u00b7 ");
+  byId("facts").textContent = `${page.title ? `${page.title}: ` : ""}${size} ${view.what}, ${view.width} dimensions, ${page.method}`;
   byId("search-label").textContent = `Search ${view.what}`;
   search.value = "";
   byId("classes").replaceChildren(...classButtons(view));
   byId("variance").hidden = view.shares.length === 0;
   byId("shares").replaceChildren(...shareLines(view));
-  byId("notes").replaceChildren(...view.notes.map((note) => el("p", {}, note)));
+  byId("notes").replaceChildren(...view.notes.map((note) => el("p", { className: "note" }, note)));
   showChosen();
   look();
   return draw();
-}
-
-function choice(box, name, options, chosen, pick) {
-  box.hidden = options.length < 2;
-  for (const [value, text, disabled] of options) {
-    const input = el("input", { type: "radio", name, value, checked: value === chosen, disabled: Boolean(disabled) });
-    input.addEventListener("change", () => pick(value));
-    box.append(el("label", { title: disabled || "" }, input, el("span", {}, text)));
-  }
 }
 
 // Moving about, by buttons and keys as by the mouse.
@@ -372,7 +351,6 @@ choice(byId("views"), "view", page.views.map((view) => [view.what, view.what[0].
          chooseDims();
        });
 chooseDims();
-byId("tools").append(byId("theme"));
 showView().then(() => {
   listen();
   document.body.dataset.ready = "yes";

@@ -28,12 +28,6 @@ function remember() {
   } catch { /* then the page begins anew */ }
 }
 
-// plotly wants a colour, not the name of one: the browser works it out.
-const probe = document.body.appendChild(el("span", { hidden: true }));
-function colour(name) {
-  probe.style.color = `var(--${name})`;
-  return getComputedStyle(probe).color;
-}
 const runColour = (k) => HUES[k % HUES.length][isDark() ? 1 : 0];
 const runDash = (k) => DASHES[Math.floor(k / HUES.length) % DASHES.length];
 function faint(color, share) {
@@ -41,11 +35,10 @@ function faint(color, share) {
   return `rgba(${parts.join(",")},${share})`;
 }
 
-/** Text for plotly, which reads tags, entities and $formulas$ in labels: entities keep it text. */
-function plain(text, most = 40) {
-  const chars = Array.from(text), short = chars.length > most ? `…${chars.slice(1 - most).join("")}` : text;
-  const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", $: "&#36;" };
-  return `\u2068${short.replace(/[&<>$]/g, (c) => entities[c])}\u2069`;
+/** The end of a name, where names differ, for plotly. */
+function shortName(text, most) {
+  const chars = Array.from(text);
+  return plain(chars.length > most ? `…${chars.slice(1 - most).join("")}` : text);
 }
 
 const known = (x) => x !== null && x !== undefined;
@@ -80,7 +73,7 @@ function showHead() {
   line.className = only ? data.runs[0].state : "";
   byId("names").textContent = only ? data.runs[0].name : "";
   byId("names").hidden = !only;
-  byId("notes").replaceChildren(...data.notes.map((note) => el("p", {}, note)));
+  byId("notes").replaceChildren(...data.notes.map((note) => el("p", { className: "note" }, note)));
 }
 
 /** A card of the summary; none where the figure is not known. */

@@ -20,7 +20,7 @@ function line(curve, rest) {
 function pair(name, format, scaled = (y) => y) {
   return shownRuns().flatMap(({ run, k }) => {
     const color = runColour(k), smooth = run.curves[`${name}_smooth`], many = run.curves[name].y.length > 1;
-    const called = only ? "" : `${plain(run.name, 24)} `, traces = [];
+    const called = only ? "" : `${shortName(run.name, 24)} `, traces = [];
     const at = (curve) => ({ ...curve, y: curve.y.map(scaled) });
     if (!smooth || state.raw || !many) {
       traces.push(line(at(run.curves[name]), {
@@ -35,17 +35,16 @@ function pair(name, format, scaled = (y) => y) {
   });
 }
 
-/** A level across the whole chart, with its name at the left. */
+/** A level across the whole chart; `plot` writes its name at the right, where curves are far from it. */
 function level(y, text, name) {
   const [low, high] = extent();
-  return { type: "scatter", mode: "lines+text", x: [low, high], y: [y, y], text: [text, ""], textposition: "top right", cliponaxis: false,
-           textfont: { color: colour("soft"), size: 12 }, line: { color: colour("soft"), dash: "dot", width: 1.3 }, hoverinfo: "skip", showlegend: false, name };
+  return { type: "scatter", mode: "lines", x: [low, high], y: [y, y], meta: text, line: { color: colour("soft"), dash: "dot", width: 1.3 }, hoverinfo: "skip", showlegend: false, name };
 }
 
 function lossTraces() {
   const held = shownRuns().map(({ run, k }) => line(run.curves.val, {
     mode: "lines+markers", line: { color: only ? colour("held") : runColour(k), width: 1.5, dash: only ? "solid" : "dot" }, marker: { size: only ? 6 : 5, symbol: only ? "circle" : "diamond" },
-    hovertemplate: `${only ? "" : `${plain(run.name, 24)} `}held out %{y:.4f}<extra></extra>` }));
+    hovertemplate: `${only ? "" : `${shortName(run.name, 24)} `}held out %{y:.4f}<extra></extra>` }));
   const levels = new Map(shownRuns().filter(({ run }) => known(run.guessing)).map(({ run }) => [run.vocab, run.guessing]));
   return [...[...levels].map(([vocab, y]) => level(y, `guessing: ln ${whole(vocab)} = ${y.toFixed(2)}`, "guessing")), ...pair("loss", ".4f"), ...held];
 }
@@ -143,7 +142,11 @@ function follow(chart) {
 
 /** Draw a chart; what a user does in it is followed from the first time on. */
 function plot(chart, traces, look) {
-  const drawn = Plotly.react(chart, traces, look, CONFIG);
+  // Names of levels have a ground, so that no line runs through them; annotations on a log axis want the logarithm.
+  const names = traces.filter((trace) => trace.meta).map(({ meta, y }) => ({ text: meta, xref: "paper", x: 1, xanchor: "right",
+    y: look.yaxis.type === "log" ? Math.log10(y[0]) : y[0], yanchor: "bottom", yshift: 2, borderpad: 0, showarrow: false, bgcolor: faint(colour("bg"), 0.75),
+    font: { size: 12, color: colour("soft") } }));
+  const drawn = Plotly.react(chart, traces, { ...look, annotations: [...(look.annotations ?? []), ...names] }, CONFIG);
   if (!chart.dataset.followed) follow(chart);
   chart.dataset.followed = "yes";
   return drawn;

@@ -5,14 +5,6 @@ function drawAll() {
   return Promise.all([drawCharts(), drawWatch()]);
 }
 
-function choice(box, name, options, chosen, pick) {
-  for (const [value, text] of options) {
-    const input = el("input", { type: "radio", name, value, checked: value === chosen });
-    input.addEventListener("change", () => { pick(value); remember(); });
-    box.append(el("label", {}, input, el("span", {}, text)));
-  }
-}
-
 function listen() {
   byId("raw").addEventListener("click", () => { state.raw = !state.raw; pressRaw(); drawCharts(); remember(); });
   byId("all").addEventListener("click", () => setRange(null));
@@ -65,7 +57,7 @@ function start() {
   showEvaluations();
   for (const id of state.open) byId(id).open = true;
   choice(byId("axis"), "axis", [["step", "Steps"], ["time", "Time"]], state.axis, (value) => { state.axis = value; setRange(null); });
-  choice(byId("scale"), "scale", [["linear", "Linear loss"], ["log", "Log loss"]], state.scale, (value) => { state.scale = value; drawCharts(); });
+  choice(byId("scale"), "scale", [["linear", "Linear loss"], ["log", "Log loss"]], state.scale, (value) => { state.scale = value; drawCharts(); remember(); });
   pressRaw();
   showLegend();
   startWatch();

@@ -48,7 +48,7 @@ function drawWatched() {
     if (!some) return null;
     const traces = found.map((series, i) => line({ step: series.step, seconds: series.seconds, y: series[one.of].map((y) => (known(y) && one.percent ? 100 * y : y)) }, {
       mode: series.step.length > 1 ? "lines" : "markers", line: { color: ramp(i, found.length), width: 1.6, dash: DASHES[dashed(i, found)] },
-      hovertemplate: `${plain(called(series), 28)} %{y:.3g}<extra></extra>` }));
+      hovertemplate: `${shortName(called(series), 28)} %{y:.3g}<extra></extra>` }));
     const values = found.flatMap((series) => series[one.of].filter(known));
     const shown = found.length <= 12 ? found : [found[0], found[found.length - 1]];
     caption.replaceChildren(`${one.title}${one.percent ? ", %" : ""}`, el("small", {}, one.help ?? ""),
@@ -117,7 +117,7 @@ function startWatch() {
   if (!watchedRuns.length) return;
   if (!watchedRuns.includes(state.watched)) state.watched = watchedRuns[0];
   const kinds = [...new Set(seriesHere().map((one) => one.kind))].join(", ");
-  byId("watch-help").textContent = `What --watch saw of ${kinds}. Lines go from the first layer or part to the last.`;
+  byId("watch-help").textContent = `What --watch saw of ${kinds}${!only && watchedRuns.length === 1 ? ` in ${data.runs[watchedRuns[0]].name}` : ""}. Lines go from the first layer or part to the last.`;
   for (const id of ["watched", "watched-label"]) byId(id).hidden = watchedRuns.length < 2;
   fill(byId("watched"), watchedRuns.map((k) => [String(k), data.runs[k].name]), String(state.watched));
   showMenus();

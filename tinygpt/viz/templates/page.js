@@ -58,6 +58,47 @@ function roving(items, columns) {
   }));
 }
 
+/** Numbers out of base64, little-endian like every machine that runs a browser today. */
+function unpack(text, Kind) {
+  const raw = atob(text), bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
+  return new Kind(bytes.buffer);
+}
+
+/** A token in a frame of its own, for use in a sentence or a table. */
+const tokenBox = (label, mark = "") => el("span", { className: `token ${mark}`, title: label }, label);
+
+/** Tell what the page leaves out. */
+function showCut(text) {
+  byId("cut").hidden = false;
+  byId("cut").textContent = text;
+}
+
+// Of a share of 0 to 1, on a light and on a dark page; the order is the same in grey.
+const SHARES = [
+  [[250, 251, 253], [176, 208, 240], [62, 135, 204], [8, 48, 107]],
+  [[24, 29, 36], [27, 74, 122], [72, 155, 226], [240, 247, 255]],
+];
+
+/** Red, green and blue at a place in 0 ... 1 on the way along some colours. */
+function blend(stops, place) {
+  const at = Math.min(1, Math.max(0, place)) * (stops.length - 1);
+  const low = Math.min(Math.floor(at), stops.length - 2);
+  return stops[low].map((value, c) => Math.round(value + (at - low) * (stops[low + 1][c] - value)));
+}
+
+/** The way along some colours in 256 steps. */
+const shades = (stops) => Array.from({ length: 256 }, (_, i) => blend(stops, i / 255));
+
+/** Paint a legend: from the left to the right the colours of 0 ... 1. */
+function paintLegend(colourOf) {
+  const canvas = byId("legend"), pen = canvas.getContext("2d");
+  for (let x = 0; x < canvas.width; x++) {
+    pen.fillStyle = `rgb(${colourOf(x / (canvas.width - 1)).join(" ")})`;
+    pen.fillRect(x, 0, 1, 1);
+  }
+}
+
 /** A probability or a weight with six digits. */
 const digits = (x) => (x === 0 ? "0" : x < 1e-4 ? x.toExponential(5) : x.toPrecision(6));
 

@@ -1,28 +1,18 @@
 // The numbers, the colours, and the text with a colour for every token.
 const bitsOf = (nats) => nats / Math.LN2;
-const tokens = decode(data.tokens, Int32Array), N = tokens.length, M = N - 1;
-const lineOf = decode(data.line, Int32Array), columnOf = decode(data.column, Int32Array);
-const losses = decode(data.losses, Float32Array), ranks = decode(data.ranks, Int32Array);
-const context = decode(data.context, Int32Array);
-const best = decode(data.best, Int32Array), bestP = decode(data.p, Float32Array), BEST = bestP.length / M;
+const tokens = unpack(data.tokens, Int32Array), N = tokens.length, M = N - 1;
+const lineOf = unpack(data.line, Int32Array), columnOf = unpack(data.column, Int32Array);
+const losses = unpack(data.losses, Float32Array), ranks = unpack(data.ranks, Int32Array);
+const context = unpack(data.context, Int32Array);
+const best = unpack(data.best, Int32Array), bestP = unpack(data.p, Float32Array), BEST = bestP.length / M;
 const lens = {
-  layers: data.lens.layers, losses: decode(data.lens.losses, Float32Array), ranks: decode(data.lens.ranks, Int32Array),
-  top: decode(data.lens.top, Int32Array), p: decode(data.lens.p, Float32Array),
+  layers: data.lens.layers, losses: unpack(data.lens.losses, Float32Array), ranks: unpack(data.lens.ranks, Int32Array),
+  top: unpack(data.lens.top, Int32Array), p: unpack(data.lens.p, Float32Array),
 };
 const K = lens.layers.length;
 const guessing = Math.log2(data.vocab); // bits of a token that was guessed
 const view = { active: -1, held: -1, layer: -1 }; // layer: a place among those of the lens, -1 is the model itself
 const layerListeners = [], spans = Array.from({ length: N }, () => []), lineRows = [];
-
-/** Numbers out of base64, little-endian. */
-function decode(text, Kind) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
-  if (new Uint8Array(Uint16Array.of(1).buffer)[0] === 1) return new Kind(bytes.buffer);
-  const words = new DataView(bytes.buffer);
-  const read = Kind === Float32Array ? "getFloat32" : "getInt32";
-  return Kind.from({ length: bytes.length / 4 }, (_, i) => words[read](4 * i, true));
-}
 
 /** Token `i` as a label. */
 const labelOf = (i) => data.labels[tokens[i]];
@@ -36,30 +26,20 @@ function layerName(k) {
   return passed === 0 ? "embeddings" : passed === data.depth ? `layer ${passed - 1}, last` : `layer ${passed - 1}`;
 }
 
-/** A token in a frame of its own, for use in a sentence or a table. */
-const tokenBox = (text, mark = "") => el("span", { className: `token ${mark}`, title: text }, text);
-
 // One hue, ever darker (or lighter, on a dark page): in grey the order is the same.
 const LIGHT = [[255, 255, 255], [255, 236, 196], [252, 186, 104], [228, 116, 48], [158, 44, 16]];
 const DARK = [[20, 23, 28], [66, 42, 24], [130, 70, 22], [216, 132, 52], [255, 218, 150]];
 
 /** Background and foreground of a share of the scale. */
 function colours(share) {
-  const stops = isDark() ? DARK : LIGHT;
-  const at = Math.min(1, Math.max(0, share)) * (stops.length - 1);
-  const low = Math.min(Math.floor(at), stops.length - 2);
-  const rgb = stops[low].map((value, c) => Math.round(value + (at - low) * (stops[low + 1][c] - value)));
+  const rgb = blend(isDark() ? DARK : LIGHT, share);
   const [r, g, b] = rgb.map((value) => ((value / 255 + 0.055) / 1.055) ** 2.4);
   const light = 0.2126 * r + 0.7152 * g + 0.0722 * b; // WCAG 2.2, relative luminance; black and white tie at 0.179
   return [`rgb(${rgb.join(" ")})`, light > 0.179 ? "#000000" : "#ffffff"];
 }
 
-function paintLegend() {
-  const canvas = byId("legend"), pen = canvas.getContext("2d");
-  for (let x = 0; x < canvas.width; x++) {
-    [pen.fillStyle] = colours(x / (canvas.width - 1));
-    pen.fillRect(x, 0, 1, 1);
-  }
+function showLegend() {
+  paintLegend((share) => blend(isDark() ? DARK : LIGHT, share));
   byId("legend-high").textContent = `${guessing.toFixed(1)} bits and more: guessing`;
 }
 
@@ -165,17 +145,16 @@ function setUpFacts() {
     + `perplexity ${data.perplexity.toFixed(3)}, ${data.bitsPerByte.toFixed(4)} bits per byte. `
     + `A prediction looks back over at most ${plural(data.window, "token")}`
     + (data.window < M ? `; a new window every ${plural(data.stride, "token")}.` : ".");
-  if (!data.dropped) return;
-  byId("cut").hidden = false;
-  byId("cut").textContent = `The file has ${plural(N + data.dropped, "token")}; the page shows the first `
-    + `${N.toLocaleString("en")}. A larger --max-tokens shows more.`;
+  if (data.dropped) {
+    showCut(`The file has ${plural(N + data.dropped, "token")}; the page shows the first ${N.toLocaleString("en")}. A larger --max-tokens shows more.`);
+  }
 }
 
 setUpText();
 setUpFacts();
 setUpLayers();
-paintLegend();
+showLegend();
 colourText();
-onTheme(() => { paintLegend(); colourText(); });
+onTheme(() => { showLegend(); colourText(); });
 byId("bars").addEventListener("change", colourText);
 byId("blanks").addEventListener("change", (event) => byId("text").classList.toggle("blanks", event.target.checked));

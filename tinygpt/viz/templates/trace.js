@@ -1,21 +1,13 @@
 // The numbers of the stations, what is chosen, and colours.
 const T = data.tokens.length;
-const numbers = decodeNumbers(data.numbers, data.width);
+const numbers = data.width === 4 ? unpack(data.numbers, Float32Array) : Float32Array.from(unpack(data.numbers, Uint16Array), half);
 // The first station is made of no computation: the tokens themselves.
 const stations = [{
   name: "tokens", block: null, formula: "tokenizer.encode(prompt)", words: "The text is cut into tokens; a model sees their numbers and nothing else.",
   axes: "B T", shape: [1, T], dtype: "int32", source: "", caller: "", stats: null, heads: 1, rows: T, columns: 1, every: 1,
 }, ...data.stations];
 const chosen = { station: 0, head: data.head, position: T - 1, show: "values", column: -1, row: -1 };
-const tokenBox = (label, mark = "") => el("span", { className: `token ${mark}`, title: label }, label);
 const current = () => stations[chosen.station];
-
-function decodeNumbers(text, width) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
-  const view = new DataView(bytes.buffer), count = bytes.length / width;
-  return Float32Array.from({ length: count }, (_, i) => (width === 4 ? view.getFloat32(4 * i, true) : half(view.getUint16(2 * i, true))));
-}
 
 /** A number of half precision (IEEE 754) from its bits. */
 function half(bits) {
@@ -55,20 +47,14 @@ function columnName(station, column) {
   return `column ${column * station.every}`;
 }
 
-const stops = {
-  share: [[[250, 251, 253], [176, 208, 240], [62, 135, 204], [8, 48, 107]], [[24, 29, 36], [27, 74, 122], [72, 155, 226], [240, 247, 255]]],
-  signed: [[[150, 60, 10], [228, 140, 88], [250, 250, 250], [98, 158, 214], [8, 60, 125]], [[255, 190, 130], [190, 96, 40], [28, 33, 40], [40, 105, 170], [150, 205, 255]]],
-};
+// From negative over zero to positive.
+const SIGNED = [
+  [[150, 60, 10], [228, 140, 88], [250, 250, 250], [98, 158, 214], [8, 60, 125]],
+  [[255, 190, 130], [190, 96, 40], [28, 33, 40], [40, 105, 170], [150, 205, 255]],
+];
 
-/** 256 colours: from nothing to all of it for shares, from negative over zero to positive for the rest. */
-function ramp(station) {
-  const points = stops[isShare(station) ? "share" : "signed"][isDark() ? 1 : 0];
-  return Array.from({ length: 256 }, (_, i) => {
-    const at = (i / 255) * (points.length - 1);
-    const low = Math.min(Math.floor(at), points.length - 2);
-    return points[low].map((value, c) => Math.round(value + (at - low) * (points[low + 1][c] - value)));
-  });
-}
+/** 256 colours: from nothing to all of it for shares, from negative to positive for the rest. */
+const ramp = (station) => shades((isShare(station) ? SHARES : SIGNED)[isDark() ? 1 : 0]);
 
 /** The size at which colours end: a few values that stand out would leave all others pale. */
 function reach(station) {

@@ -36,11 +36,7 @@ function paint(canvas, station) {
     }
   }
   context.putImageData(image, 0, 0);
-  const legend = byId("legend").getContext("2d");
-  for (let x = 0; x < 120; x++) {
-    legend.fillStyle = `rgb(${colours[Math.round((255 * x) / 119)].join(" ")})`;
-    legend.fillRect(x, 0, 1, 1);
-  }
+  paintLegend((share) => colours[Math.round(255 * share)]);
   byId("least").textContent = isShare(station) ? "0" : shown(Number((-end).toPrecision(2)));
   byId("most").textContent = isShare(station) ? "1" : shown(Number(end.toPrecision(2)));
 }
@@ -107,14 +103,14 @@ function drawBars(station, t) {
 }
 
 function listRow(index, label, value, share, mark = "") {
-  const bar = el("div", { className: `bar ${value < 0 ? "negative" : ""}` });
-  bar.style.width = `${100 * Math.max(0, Math.min(1, share))}%`;
+  const bar = el("div", { className: `bar ${value < 0 ? "negative" : ""}`, hidden: share === null });
+  bar.style.width = `${100 * Math.max(0, Math.min(1, share ?? 0))}%`;
   return el("div", { className: "row" }, el("span", { className: "index" }, String(index)), tokenBox(label, mark),
     el("div", {}, bar), el("span", { className: "value" }, shown(value)));
 }
 
 function listRows(station, t, single) {
-  if (chosen.station === 0) return data.tokens.map((label, i) => listRow(i, label, data.ids[i], 0));
+  if (chosen.station === 0) return data.tokens.map((label, i) => listRow(i, label, data.ids[i], null));  // a number that means nothing by its size
   const count = single ? station.rows : lastAxis(station) === "S" ? t + 1 : station.columns;
   const rows = Array.from({ length: count }, (_, i) => ({
     index: i, label: single ? (station.rows === 1 ? "all" : data.tokens[i]) : columnName(station, i),

@@ -151,8 +151,7 @@ function setUpWalk() {
   });
   byId("facts").textContent = `${data.name}: ${T} token${T > 1 ? "s" : ""}, ${stations.length} stations`;
   if (data.dropped) {
-    byId("cut").hidden = false;
-    byId("cut").textContent = `The prompt has ${T + data.dropped} tokens; the page shows the first ${T}. A larger --max-tokens shows more.`;
+    showCut(`The prompt has ${T + data.dropped} tokens; the page shows the first ${T}. A larger --max-tokens shows more.`);
   }
 }
 
