@@ -1,6 +1,7 @@
 """metrics.jsonl and what else hears of a step: lines that are there, lines that are wrong, the page, TensorBoard."""
 
 import json
+import re
 import math
 import sys
 
@@ -175,8 +176,8 @@ def test_a_place_for_no_events_is_refused(tmp_path):
 def page_of(path):
     """State, steps and score of a page."""
     text = path.read_text(encoding="utf-8")
-    start = text.index('<script id="data" type="application/json">') + len('<script id="data" type="application/json">')
-    data = json.JSONDecoder().raw_decode(text, start)[0]
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    data = json.loads(block)
     (run,) = data["runs"]
     return run["state"], run["facts"]["steps"], run["facts"]["score"], data["live"]
 
