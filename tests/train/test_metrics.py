@@ -1,8 +1,8 @@
 """metrics.jsonl and what else hears of a step: lines that are there, lines that are wrong, the page, TensorBoard."""
 
 import json
-import re
 import math
+import re
 import sys
 
 import pytest
