@@ -9,7 +9,8 @@ from tinygpt.kernels import isa, registry
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "op(name): the op whose rungs the fixtures `rung` and `function` go through")
+    text = "op(name, without=()): the op whose rungs, all or all but some, `rung` and `function` go through"
+    config.addinivalue_line("markers", text)
 
 
 def every(op):
@@ -23,7 +24,8 @@ def pytest_generate_tests(metafunc):
     """Rungs and threads vary fastest, so that one case serves them all while it is cached; see `make`."""
     marker = metafunc.definition.get_closest_marker("op")
     if marker is not None:
-        metafunc.parametrize("rung", every(*marker.args))
+        left_out = marker.kwargs.get("without", ())
+        metafunc.parametrize("rung", [rung for rung in every(*marker.args) if rung not in left_out])
     if "threads" in metafunc.fixturenames:
         metafunc.parametrize("threads", (1, 2, 3))
 

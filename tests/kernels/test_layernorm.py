@@ -66,11 +66,9 @@ def test_rows_of_any_size(function, threads, size):
     check(function, layernorm_case(3, 33, x=size * np.random.default_rng(1).standard_normal((3, 33))), threads)
 
 
-@layernorm
-def test_squares_do_not_overflow(function, rung, threads):
+@pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy squares in float32
+def test_squares_do_not_overflow(function, threads):
     """Catches squares in float32, which are infinite from 2^64 on: the row would come out as zeros."""
-    if rung == registry.OWN:
-        pytest.skip("numpy squares in float32")
     check(function, layernorm_case(3, 101, x=1e30 * np.random.default_rng(1).standard_normal((3, 101))), threads)
 
 
@@ -82,12 +80,10 @@ def test_outlier(function, threads):
     check(function, layernorm_case(3, 100, x=x), threads)
 
 
-@layernorm
+@pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy has a plain float sum
 @pytest.mark.parametrize("C", [47, 1000, 20_011])
-def test_mean_is_exact_but_for_its_rounding(function, rung, C):
+def test_mean_is_exact_but_for_its_rounding(function, C):
     """Catches a mean from a plain float sum, whose error would be one of every deviation."""
-    if rung == registry.OWN:
-        pytest.skip("numpy has a plain float sum")
     values = (np.random.default_rng(3).uniform(1, 10, 32) * 10.0 ** (np.arange(32) % 16)).astype(np.float32)
     x, weight, bias = np.repeat(values[:, None], C, axis=1), np.ones(C, np.float32), np.ones(C, np.float32)
     out, (mean, rstd) = np.full_like(x, np.nan), np.full((2, 32), np.nan, np.float32)
@@ -96,11 +92,9 @@ def test_mean_is_exact_but_for_its_rounding(function, rung, C):
     np.testing.assert_array_equal(out, 1)
 
 
-@layernorm
-def test_variance_is_not_negative(function, rung):
+@pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy has a plain float sum
+def test_variance_is_not_negative(function):
     """Catches a root of less than zero: in very long rows of equal elements the sum of deviations is rounded itself."""
-    if rung == registry.OWN:
-        pytest.skip("numpy has a plain float sum")
     C = 300_007
     x = np.repeat((1e12 * np.random.default_rng(4).uniform(1, 10, 16)).astype(np.float32)[:, None], C, axis=1)
     out, (mean, rstd) = np.empty_like(x), np.full((2, 16), np.nan, np.float32)

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from .page_data import window
+
 REQUIRED = os.environ.get("TINYGPT_REQUIRE_BROWSER") == "1"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -26,3 +28,17 @@ def browser():
             pytest.skip(f"Chromium does not start: {error.message.splitlines()[0]}")
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def file(view, tmp_path_factory):
+    """The page that a module calls `view`, as a file."""
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    view.save(path)
+    return path
+
+
+@pytest.fixture
+def opened(browser, file):
+    """That page in a fresh window."""
+    yield from window(browser, file)

@@ -1,5 +1,6 @@
-"""The way back from a page to what its script reads, and the tags of a page."""
+"""The way back from a page to what its script reads, its tags, and the page in a browser."""
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -22,3 +23,25 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+
+
+def window(browser, path, **options):
+    """A page in a fresh window; whatever it asks of the network or complains about fails the test."""
+    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}} | options)
+    page, heard, asked = context.new_page(), [], []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    context.close()
+    assert heard == []
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+
+
+def saved(page, button):
+    """The lines of the CSV file that a button gives."""
+    with page.expect_download() as download:
+        page.click(button)
+    with open(download.value.path(), encoding="utf-8", newline="") as handle:
+        return list(csv.reader(handle))

@@ -1,6 +1,5 @@
 """The attention page in a browser: it opens without a complaint, and every control does what it says."""
 
-import csv
 import time
 
 import numpy as np
@@ -10,6 +9,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.viz.attention import visualize
 
 from .attention_data import HOSTILE, TOKENIZER, spread
+from .page_data import saved, window
 
 PROMPT = "def main(x):\n\treturn main(x)\n" + HOSTILE
 HOVERED = (20, 7)  # query, key
@@ -21,44 +21,10 @@ def view():
     return visualize(spread(n_head=3, block_size=len(PROMPT) + 9), TOKENIZER, PROMPT, layer=1, head=2)
 
 
-@pytest.fixture(scope="module")
-def file(view, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "attention.html"
-    view.save(path)
-    return path
-
-
-@pytest.fixture
-def opened(browser, file):
-    """The page in a fresh window; whatever it asks of the network or complains about fails the test."""
-    yield from window(browser, file)
-
-
-def window(browser, path, **options):
-    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}} | options)
-    page, heard, asked = context.new_page(), [], []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    yield page
-    context.close()
-    assert heard == []
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
-
-
 def cell(page, query, key):
     """The middle of a cell of the large map, relative to it."""
     side = page.locator("#weights").bounding_box()["width"] / page.evaluate("T")
     return {"x": (key + 0.5) * side, "y": (query + 0.5) * side}
-
-
-def saved(page, button):
-    """The lines of the CSV file that a button gives."""
-    with page.expect_download() as download:
-        page.click(button)
-    with open(download.value.path(), encoding="utf-8", newline="") as handle:
-        return list(csv.reader(handle))
 
 
 def shaded(page):

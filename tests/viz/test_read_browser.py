@@ -1,6 +1,5 @@
 """The page of a file in a browser: it opens without a complaint, and every control does what it says."""
 
-import csv
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from tinygpt.viz.labels import label
 from tinygpt.viz.read import read
 
+from .page_data import saved, window
 from .read_data import CODE, TEXT, TOKENIZER, spread
 
 HELD = 12
@@ -20,42 +20,8 @@ def view():
     return read(spread(), TOKENIZER, TEXT, window=40, stride=20, file="a</title>.py")
 
 
-@pytest.fixture(scope="module")
-def file(view, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "read.html"
-    view.save(path)
-    return path
-
-
-@pytest.fixture
-def opened(browser, file):
-    """The page in a fresh window; whatever it asks of the network or complains about fails the test."""
-    yield from window(browser, file)
-
-
-def window(browser, path, **options):
-    context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}} | options)
-    page, heard, asked = context.new_page(), [], []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    yield page
-    context.close()
-    assert heard == []
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
-
-
 def token(page, i):
     return page.locator(f"#text [data-i='{i}']").first
-
-
-def saved(page, button):
-    """The lines of the CSV file that a button gives."""
-    with page.expect_download() as download:
-        page.click(button)
-    with open(download.value.path(), encoding="utf-8", newline="") as handle:
-        return list(csv.reader(handle))
 
 
 def told_bits(page):

@@ -7,7 +7,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.viz.trace import trace_page
 
 from .attention_data import HOSTILE, TOKENIZER, spread
-from .test_attention_browser import saved, window
+from .page_data import saved, window
 
 PROMPT = "x = \t\n" + HOSTILE
 
@@ -16,19 +16,6 @@ PROMPT = "x = \t\n" + HOSTILE
 def view():
     """Grouped heads, rotary positions, gradients, and a prompt that means harm."""
     return trace_page(spread("grouped"), TOKENIZER, PROMPT, max_tokens=40, backward=True, head=2)
-
-
-@pytest.fixture(scope="module")
-def file(view, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "trace.html"
-    view.save(path)
-    return path
-
-
-@pytest.fixture
-def opened(browser, file):
-    """The page in a fresh window; whatever it asks of the network or complains about fails the test."""
-    yield from window(browser, file)
 
 
 def walk_to(page, name):
