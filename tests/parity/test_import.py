@@ -6,14 +6,18 @@ to the largest logit, are far above those of float32 there, and the bounds say s
 or whose heads are in another order changes logits in their first digit.
 """
 
+import bisect
+import colorsys
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinygpt
 from tinygpt import GPT, GPTConfig
+from tinygpt.evaluate import evaluate
 from tinygpt.files import hf
 from tinygpt.tokenizers import BPETokenizer
 from tinygpt.transfer import export_model, import_model
@@ -193,6 +197,22 @@ def imported(tmp_path_factory):
     found = import_model(gguf_of_smollm2(), out)
     assert (found.family, found.parameters, found.config.block_size) == ("llama", 134_515_008, 8192)
     return out
+
+
+def test_a_real_model_is_as_perplexed_as_in_transformers(imported):
+    """Catches what shows over a text alone: windows, the sum of losses, positions past the first few."""
+    model, tokenizer = tinygpt.load(imported)
+    peer = transformers.LlamaForCausalLM.from_pretrained(imported)
+    for module in (bisect, colorsys):
+        ids = tokenizer.encode(Path(module.__file__).read_text(encoding="utf-8"))[:600]
+        wanted = 0.0
+        for start in range(0, len(ids) - 1, 256):
+            x, y = ids[start : start + 256], ids[start + 1 : start + 257]
+            logits = torch.from_numpy(theirs(peer, x[: len(y)]))
+            wanted += torch.nn.functional.cross_entropy(logits, torch.from_numpy(y.astype(np.int64)), reduction="sum")
+        found = evaluate(model, ids, 1, window=256)
+        assert found.tokens == len(ids) - 1
+        assert found.perplexity == pytest.approx(float(torch.exp(wanted / found.tokens)), rel=1e-4)
 
 
 def test_a_real_model_continues_as_in_transformers(imported):
