@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -185,8 +186,7 @@ def rowwise(contender: str, task: dict[str, Any], threads: int) -> Built:
     for case in testing.default_cases(name):
         testing.check(function, case, threads)
     arguments, moved = arrays(name, task["R"], task["C"])
-    call = lambda: function(*arguments, threads)  # noqa: E731 - as short as the others
-    return Built(call, [float(moved)])
+    return Built(functools.partial(function, *arguments, threads), [float(moved)])
 
 
 def arrays(name: str, R: int, C: int) -> tuple[list[Any], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,22 +119,26 @@ def train(contender: str, task: dict[str, Any]) -> Built:
     return Built(lambda: model.step(x, y), [model.step(x, y), model.step(x, y)])
 
 
+def _rounded_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What a training step under autocast does: operands are rounded each time."""
+    return torch.mm(a.bfloat16(), b.bfloat16())
+
+
 def product(contender: str, task: dict[str, Any]) -> Built:
     """op(a) op(b) through torch.mm, or through oneDNN's linear layer, which takes float32 as it is."""
     a, b = map(torch.from_numpy, operands(task))
     a, b = (x.t() if letter == "T" else x for x, letter in zip((a, b), task["case"], strict=True))
     if contender == "torch":
         out = torch.empty(task["M"], task["N"])
-        call = lambda: torch.mm(a, b, out=out)  # noqa: E731 - one line for each contender
+        call = partial(torch.mm, a, b, out=out)
     elif contender == "torch onednn":
-        linear, columns = torch.ops.mkldnn._linear_pointwise, b.t()
-        call = lambda: linear(a, columns, None, "none", [], "")  # noqa: E731
+        call = partial(torch.ops.mkldnn._linear_pointwise, a, b.t(), None, "none", [], "")
     elif contender == "torch bfloat16":
         left, right = a.bfloat16(), b.bfloat16()
         out = torch.empty(task["M"], task["N"], dtype=torch.bfloat16)
-        call = lambda: torch.mm(left, right, out=out)  # noqa: E731
+        call = partial(torch.mm, left, right, out=out)
     else:
-        call = lambda: torch.mm(a.bfloat16(), b.bfloat16())  # noqa: E731
+        call = partial(_rounded_product, a, b)
     with torch.inference_mode():
         result = call().float().numpy()
     return Built(torch.inference_mode()(call), sample(result))

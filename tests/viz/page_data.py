@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from contextlib import contextmanager
 from html.parser import HTMLParser
 
 
@@ -45,3 +46,18 @@ def saved(page, button):
         page.click(button)
     with open(download.value.path(), encoding="utf-8", newline="") as handle:
         return list(csv.reader(handle))
+
+
+@contextmanager
+def in_a_notebook(browser, view, tmp_path):
+    """The frame in which a notebook shows `view`; whatever is said in it fails the test."""
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8><link rel=icon href='data:,'>{view._repr_html_()}")
+    context = browser.new_context()
+    page, heard = context.new_page(), []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.goto(path.as_uri())
+    yield page.frame_locator("iframe")
+    context.close()
+    assert heard == []

@@ -9,7 +9,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.viz.attention import visualize
 
 from .attention_data import HOSTILE, TOKENIZER, spread
-from .page_data import saved, window
+from .page_data import in_a_notebook, saved, window
 
 PROMPT = "def main(x):\n\treturn main(x)\n" + HOSTILE
 HOVERED = (20, 7)  # query, key
@@ -222,18 +222,9 @@ def test_a_finger_can_use_it(browser, file, view):
 
 def test_a_notebook_runs_it_in_its_frame(browser, view, tmp_path):
     """Catches a script that needs what a sandboxed frame does not have."""
-    path = tmp_path / "notebook.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8><link rel=icon href='data:,'>{view._repr_html_()}")
-    context = browser.new_context()
-    page, heard = context.new_page(), []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.goto(path.as_uri())
-    inside = page.frame_locator("iframe")
-    inside.get_by_role("button", name="layer 0, head 1").click()
-    assert inside.locator("#one-title").inner_text() == "Layer 0, head 1"
-    context.close()
-    assert heard == []
+    with in_a_notebook(browser, view, tmp_path) as inside:
+        inside.get_by_role("button", name="layer 0, head 1").click()
+        assert inside.locator("#one-title").inner_text() == "Layer 0, head 1"
 
 
 def test_a_large_page_opens(browser, tmp_path, record_property):

@@ -8,7 +8,7 @@ import pytest
 from tinygpt.viz.labels import label
 from tinygpt.viz.read import read
 
-from .page_data import saved, window
+from .page_data import in_a_notebook, saved, window
 from .read_data import CODE, TEXT, TOKENIZER, spread
 
 HELD = 12
@@ -227,15 +227,6 @@ def test_blanks_can_be_shown(opened):
 
 def test_a_notebook_runs_it_in_its_frame(browser, view, tmp_path):
     """Catches a script that needs what a sandboxed frame does not have."""
-    path = tmp_path / "notebook.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8><link rel=icon href='data:,'>{view._repr_html_()}")
-    context = browser.new_context()
-    page, heard = context.new_page(), []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.goto(path.as_uri())
-    inside = page.frame_locator("iframe")
-    inside.locator(f"#text [data-i='{HELD}']").first.click()
-    assert "(held)" in inside.locator("#token").inner_text()
-    context.close()
-    assert heard == []
+    with in_a_notebook(browser, view, tmp_path) as inside:
+        inside.locator(f"#text [data-i='{HELD}']").first.click()
+        assert "(held)" in inside.locator("#token").inner_text()

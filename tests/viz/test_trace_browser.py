@@ -7,7 +7,7 @@ from tinygpt import GPT, GPTConfig
 from tinygpt.viz.trace import trace_page
 
 from .attention_data import HOSTILE, TOKENIZER, spread
-from .page_data import saved, window
+from .page_data import in_a_notebook, saved, window
 
 PROMPT = "x = \t\n" + HOSTILE
 
@@ -190,15 +190,6 @@ def test_a_large_page_opens_where_it_was_asked_to(browser, tmp_path):
 
 def test_a_notebook_runs_it_in_its_frame(browser, view, tmp_path):
     """Catches a script that needs what a sandboxed frame does not have."""
-    path = tmp_path / "notebook.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8><link rel=icon href='data:,'>{view._repr_html_()}")
-    context = browser.new_context()
-    page, heard = context.new_page(), []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.goto(path.as_uri())
-    inside = page.frame_locator("iframe")
-    inside.locator("#next").click()
-    assert inside.locator("#title").inner_text() == "embed.token"
-    context.close()
-    assert heard == []
+    with in_a_notebook(browser, view, tmp_path) as inside:
+        inside.locator("#next").click()
+        assert inside.locator("#title").inner_text() == "embed.token"
