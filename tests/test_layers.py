@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinygpt"
 # From the bottom up; a module may import its own layer and those below.
 LAYERS = [
+    {"io"},
     {"core"},
     {"kernels", "memory", "packed", "tensor"},
     {"ops"},
@@ -28,8 +29,6 @@ LAYERS = [
     {"cli", "__main__"},
 ]
 BESIDE = {"tokenizers", "data", "distributed", "reference", "testing"}  # above kernels only, and beside each other
-# Reading and writing small files: needed beside the house too, and importing nothing of tinygpt but each other.
-FOUNDATION = {"tinygpt.files.atomic", "tinygpt.files.strict"}
 HEAVY = {"torch", "jax", "transformers", "tensorflow"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 500, 60
 
@@ -40,7 +39,7 @@ CYTHON = sorted((ROOT / "csrc").rglob("*.p[yx][xd]"))
 def layer(part):
     """The layer of a top-level part of the package; parts beside the house stand on the kernels."""
     if part in BESIDE:
-        return 1
+        return 2
     return next(i for i, parts in enumerate(LAYERS) if part in parts)
 
 
@@ -81,7 +80,7 @@ def violations(source, path):
     found = []
     for name in imported(ast.parse(source), package):
         part = part_of(name)
-        if part is None or part == own or ".".join(name.split(".")[:3]) in FOUNDATION:
+        if part is None or part == own or part == "io":
             continue
         if own in BESIDE:
             bad = part not in BESIDE and layer(part) > layer("kernels")
@@ -97,14 +96,6 @@ def test_every_part_has_a_layer():
     """Catches a new module whose place nobody has decided."""
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert parts - {"__init__"} <= set().union(*LAYERS, BESIDE)
-
-
-@pytest.mark.parametrize("module", sorted(FOUNDATION))
-def test_the_foundation_stands_by_itself(module):
-    """Catches an import that would make what everybody may use depend on a layer."""
-    path = ROOT / f"{module.replace('.', '/')}.py"
-    found = {name for name in imported(ast.parse(path.read_text()), "tinygpt.files") if name.startswith("tinygpt")}
-    assert {".".join(name.split(".")[:3]) for name in found} <= FOUNDATION
 
 
 @pytest.mark.parametrize(

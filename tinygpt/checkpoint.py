@@ -32,9 +32,10 @@ import numpy as np
 
 from tinygpt import lora, tokenizers
 from tinygpt.config import GPTConfig
-from tinygpt.files import atomic, hf, weights
 from tinygpt.files import config as config_file
-from tinygpt.files.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
+from tinygpt.files import hf, weights
+from tinygpt.io import atomic
+from tinygpt.io.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
 from tinygpt.model import GPT
 from tinygpt.nn import Parameter
 from tinygpt.optim import Optimizer

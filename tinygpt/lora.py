@@ -32,9 +32,10 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt import ops
-from tinygpt.files import atomic, names, weights
 from tinygpt.files import config as config_file
-from tinygpt.files.strict import Fields, StrPath, naming, read_object, shown
+from tinygpt.files import names, weights
+from tinygpt.io import atomic
+from tinygpt.io.strict import Fields, StrPath, naming, read_object, shown
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.model import GPT

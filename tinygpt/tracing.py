@@ -230,7 +230,7 @@ class Trace(Mapping[str, Step]):
         """
         import io
 
-        from tinygpt.files.atomic import write_bytes
+        from tinygpt.io.atomic import write_bytes
 
         arrays = {name: step.array for name, step in self.items() if step.kept}
         arrays |= {f"gradient:{name}": step.gradient for name, step in self.items() if step.gradient is not None}

@@ -16,8 +16,8 @@ from tinygpt import checkpoint, tokenizers
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
 from tinygpt.files import gguf, hf
-from tinygpt.files.strict import StrPath, naming
 from tinygpt.files.weights import Progress
+from tinygpt.io.strict import StrPath, naming
 from tinygpt.tokenizers import BPETokenizer, Tokenizer
 
 # What a training run has beside a model, see tinygpt/train/directory.py.

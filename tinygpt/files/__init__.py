@@ -1,1 +1,1 @@
-"""What is on disk: atomic writes, and the formats that models are kept in."""
+"""Model formats: Hugging Face directories, safetensors, GGUF, config.json."""

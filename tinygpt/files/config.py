@@ -22,7 +22,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from tinygpt.config import GPTConfig
-from tinygpt.files.strict import Fields, Object, naming, read_object, shown
+from tinygpt.io.strict import Fields, Object, naming, read_object, shown
 
 NAME = "config.json"
 FAMILIES = ("gpt2", "llama", "tinygpt")

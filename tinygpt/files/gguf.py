@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from tinygpt.config import GPTConfig
-from tinygpt.files import atomic, gguf_config, hf, names, weights
 from tinygpt.files import config as config_file
+from tinygpt.files import gguf_config, hf, names, weights
 from tinygpt.files.gguf_file import GGUFFile, need_gguf
-from tinygpt.files.strict import StrPath, naming
+from tinygpt.io import atomic
+from tinygpt.io.strict import StrPath, naming
 from tinygpt.model import GPT
 from tinygpt.tokenizers import BPETokenizer, Tokenizer
 

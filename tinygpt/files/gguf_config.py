@@ -17,7 +17,7 @@ from typing import Any
 
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
-from tinygpt.files.strict import Fields, shown
+from tinygpt.io.strict import Fields, shown
 
 ARCHITECTURES = ("gpt2", "llama")
 TOKENS = "tokenizer.ggml.tokens"

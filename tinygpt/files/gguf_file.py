@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from tinygpt.files.strict import StrPath, naming, require_file, shown
 from tinygpt.files.weights import Shape, Tensors
+from tinygpt.io.strict import StrPath, naming, require_file, shown
 
 
 class Kind(NamedTuple):

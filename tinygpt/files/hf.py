@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from tinygpt.config import GPTConfig
-from tinygpt.files import atomic, names, weights
 from tinygpt.files import config as config_file
-from tinygpt.files.strict import StrPath, shown
+from tinygpt.files import names, weights
 from tinygpt.files.weights import Progress, ShardedFiles, TensorFile, Tensors
+from tinygpt.io import atomic
+from tinygpt.io.strict import StrPath, shown
 from tinygpt.model import GPT
 from tinygpt.packed import check_kind
 

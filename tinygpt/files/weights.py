@@ -22,7 +22,7 @@ import ml_dtypes  # importing it also teaches NumPy the name bfloat16, which the
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tinygpt.files.strict import Object, StrPath, naming, one_line, read_object, require_file, shown
+from tinygpt.io.strict import Object, StrPath, naming, one_line, read_object, require_file, shown
 
 # Types that weights may have; NumPy makes float32 of each without a rounding.
 WEIGHTS = ("F32", "F16", "BF16")

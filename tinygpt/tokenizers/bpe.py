@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.core import bpe, bpe_encode
-from tinygpt.files import atomic
+from tinygpt.io import atomic
 from tinygpt.tokenizers import bpe_file, config_file, gpt2_file, json_file
 from tinygpt.tokenizers.base import SEPARATOR, Decoder, Ids, Tokenizer, check_ids, check_utf8, visible
 from tinygpt.tokenizers.bpe_parts import Parts

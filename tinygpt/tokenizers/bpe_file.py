@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tinygpt.files.strict import shown
+from tinygpt.io.strict import shown
 from tinygpt.tokenizers import json_file
 from tinygpt.tokenizers.bpe_parts import Merge, Names, Parts, from_letters, to_letters
 from tinygpt.tokenizers.patterns import PATTERNS

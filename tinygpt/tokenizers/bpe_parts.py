@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinygpt.files.strict import shown
+from tinygpt.io.strict import shown
 from tinygpt.tokenizers.base import SEPARATOR
 from tinygpt.tokenizers.patterns import PATTERNS
 from tinygpt.tokenizers.special import Roles

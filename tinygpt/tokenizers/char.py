@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinygpt.files import atomic
+from tinygpt.io import atomic
 from tinygpt.tokenizers import json_file
 from tinygpt.tokenizers.base import SEPARATOR, Decoder, Ids, Tokenizer, check_ids, check_text, visible
 from tinygpt.tokenizers.special import Cutter

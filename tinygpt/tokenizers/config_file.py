@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinygpt.files.strict import Object, naming, read_object, require_file, shown
+from tinygpt.io.strict import Object, naming, read_object, require_file, shown
 from tinygpt.tokenizers.special import Roles
 
 NAME = "tokenizer_config.json"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygpt.core import bpe_encode
-from tinygpt.files.strict import Fields, shown
+from tinygpt.io.strict import Fields, shown
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.tokenizers.bpe import BPETokenizer
 from tinygpt.tokenizers.bpe_file import read_merges, read_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinygpt.files.strict import StrPath, naming, read_object, require_file, shown
+from tinygpt.io.strict import StrPath, naming, read_object, require_file, shown
 from tinygpt.tokenizers import json_file
 from tinygpt.tokenizers.base import SEPARATOR
 from tinygpt.tokenizers.bpe_file import read_merges, read_tokens, without

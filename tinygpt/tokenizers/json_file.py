@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinygpt.files.strict import Object, StrPath, naming, read_object, shown
+from tinygpt.io.strict import Object, StrPath, naming, read_object, shown
 
 # With what the readers of its content need.
 __all__ = ["MAX_BYTES", "NAME", "Object", "check_fields", "naming", "read", "section", "shown"]

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tinygpt.files.atomic import write_text
+from tinygpt.io.atomic import write_text
 
 SETTINGS = "run.toml"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tinygpt.files.atomic import write_text
-from tinygpt.files.records import Record, line, read_records
+from tinygpt.io.atomic import write_text
+from tinygpt.io.records import Record, line, read_records
 
 FLUSH_SECONDS = 1.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinygpt.files.records import Record
+from tinygpt.io.records import Record
 from tinygpt.train.setup import Run
 from tinygpt.viz.runs import RunData
 

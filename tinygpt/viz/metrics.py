@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygpt.files.records import Record
+from tinygpt.io.records import Record
 from tinygpt.viz import curves
 from tinygpt.viz.page import Page, check_place, frame
 from tinygpt.viz.runs import QUANTILES, RunData, StrPath, as_text, differences, read_run

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tinygpt.files.atomic import write_text
+from tinygpt.io.atomic import write_text
 
 
 class Page(ABC):

@@ -14,8 +14,8 @@ from typing import Any
 from tinygpt import checkpoint
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
-from tinygpt.files.records import Record, check_numbers, is_number, read_records
-from tinygpt.files.strict import is_count, require_file, shown
+from tinygpt.io.records import Record, check_numbers, is_number, read_records
+from tinygpt.io.strict import is_count, require_file, shown
 from tinygpt.model import GPT
 
 METRICS, WATCH, SETTINGS = "metrics.jsonl", "watch.jsonl", "run.toml"

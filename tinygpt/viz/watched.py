@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from tinygpt.files.records import Record
+from tinygpt.io.records import Record
 from tinygpt.viz.curves import short
 from tinygpt.viz.runs import KINDS
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinygpt.files.strict import is_count, naming, one_line, parse_object, require_file, shown
+from tinygpt.io.strict import is_count, naming, one_line, parse_object, require_file, shown
 
 MAX_STEP = 2**53  # what JavaScript, which draws the pages, still counts exactly
 MAX_LINE = 2**24  # characters: a line of watch.jsonl of a model with thousands of tensors has a few million

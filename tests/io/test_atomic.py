@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from tinygpt.files import atomic
+from tinygpt.io import atomic
 
 
 def listing(folder):

@@ -1,0 +1,1 @@
+"""Files as such: atomic writes, strict JSON, line records, path checks; knows nothing of models."""
