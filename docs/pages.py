@@ -19,9 +19,9 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 
 
-def _program(name: str):
-    """A module out of benchmarks/, which are scripts and not part of the package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+def _program(name: str, folder: str = "benchmarks"):
+    """Import a script of benchmarks/ or tools/, which are not part of the package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -43,6 +43,18 @@ def summary():
 def results() -> dict[str, Any]:
     """The benchmark run that the tables show."""
     return report().load(DOCS / "data" / "ladder.json")
+
+
+def module_map() -> Markdown:
+    """List every module with the first sentence of its docstring, a table for each folder."""
+    program = _program("module_map", "tools")
+    parts = []
+    for folder, files in program.by_folder(program.modules()).items():
+        heads = (f"`{folder}/`", "first sentence of the docstring")
+        parts.append(
+            table(heads, [(f"`{name}`", sentence.replace("|", "\\|")) for name, sentence in files.items()]).data
+        )
+    return Markdown("\n\n".join(parts))
 
 
 def rows(**wanted: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What belongs to the repository: the map in the README, one version, nothing generated, no paths of a machine.
+"""Checks on the repository's files: map, version, measured parts of the README, nothing generated, no machine paths.
 
 In a checkout git says which files there are; in an unpacked source distribution the disk does.
 """
@@ -16,9 +16,10 @@ import tinygpt
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_GIT = (ROOT / ".git").exists()
-# Every such file below these folders has a line of its own in the map; the rest may be named by its folder.
-MAPPED_FOLDERS = ("csrc", "tinygpt", "benchmarks", "ci", "tools")
-MAPPED_SUFFIXES = (".py", ".pyx", ".h", ".md")
+# Every such file is on the map of modules, and every folder of these on the map of folders in the README.
+MAPPED_FOLDERS = ("csrc/", "tinygpt/", "benchmarks/", "ci/", "tools/")
+MAPPED_SUFFIXES = (".py", ".pyx", ".h")
+LONGEST_SENTENCE = 250  # characters: a longer one is a paragraph
 # What building, testing and running leave behind.
 GENERATED = re.compile(
     r"(^|/)(__pycache__|build|dist|runs|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
@@ -46,52 +47,70 @@ FILES = tracked()
 
 
 def mapped():
-    """The map in the README: path -> what it is. Lines are ``path   description`` in a text block under ## Map."""
+    """Read the map of folders in the README: ``path   description`` in a text block below ## Map."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"^## Map\n.*?^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert block, "README.md must have a heading '## Map' with a ```text block below it"
     lines = [line.split(maxsplit=1) for line in block[1].splitlines() if line.strip()]
     without = [line[0] for line in lines if len(line) == 1]
-    assert not without, f"every line of the map must say what the file is for: {without}"
+    assert not without, f"every line of the map must describe its folder: {without}"
     paths = [path for path, _ in lines]
-    assert len(paths) == len(set(paths)), "a path stands twice in the map"
+    assert len(paths) == len(set(paths)), "the map names a path twice"
     return dict(lines)
 
 
+def tool(monkeypatch, name):
+    """Import a program of tools/."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
+    monkeypatch.delitem(sys.modules, "report", raising=False)
+    return importlib.import_module(name)
+
+
 def test_the_repository_was_found():
-    """Catches a listing that is empty, which would let every other test here pass."""
+    """Catches an empty listing, which would let every other test here pass."""
     assert {"README.md", "pyproject.toml", "csrc/matmul.pyx", "tinygpt/__init__.py"} <= set(FILES)
     assert "tests/test_repository.py" in FILES or IN_GIT
 
 
-def test_every_file_has_its_line_in_the_map():
-    """Catches a file that was added and not told of."""
-    entries = mapped()
-    wanted = [
-        name
-        for name in FILES
-        if name.startswith(tuple(f"{folder}/" for folder in MAPPED_FOLDERS)) and name.endswith(MAPPED_SUFFIXES)
-    ]
-    # The line of a folder is the line of its __init__.py.
-    missing = [name for name in wanted if name not in entries and name.removesuffix("__init__.py") not in entries]
+def test_every_module_has_a_sentence_on_the_map(monkeypatch):
+    """Catches a module without a docstring, one that the map leaves out, and a first paragraph that is no sentence."""
+    lines = tool(monkeypatch, "module_map").modules()
+    wanted = [name for name in FILES if name.startswith(MAPPED_FOLDERS) and name.endswith(MAPPED_SUFFIXES)]
     assert len(wanted) > 50
-    assert not missing, f"no line in README.md's map: {missing}"
+    assert not set(wanted) - set(lines), "the map leaves these out"
+    assert not [name for name in wanted if len(lines[name].split()) < 2], "these need a first sentence"
+    assert not [name for name, line in lines.items() if len(line) > LONGEST_SENTENCE], "these first sentences are long"
+
+
+@pytest.mark.parametrize(
+    ("docstring", "sentence"),
+    [
+        ("One thing.", "One thing."),
+        ("One thing, on\n   two lines. And another.", "One thing, on two lines."),
+        ("No stop at all\n\nMore.", "No stop at all"),
+        ("As Keskar et al. 2019 do it, eq. (4). Then more.", "As Keskar et al. 2019 do it, eq. (4)."),
+        ("Reads config.json and a.b. `x` is next.", "Reads config.json and a.b."),
+        ("Check a run. usage: check RUN", "Check a run."),
+    ],
+)
+def test_the_first_sentence_ends_where_it_should(monkeypatch, docstring, sentence):
+    """Catches a map whose lines are cut at an abbreviation or run on into the next sentence."""
+    assert tool(monkeypatch, "module_map").first_sentence(docstring) == sentence
 
 
 def test_every_folder_is_on_the_map():
-    """Catches a folder that a reader of the map does not know of; hidden ones speak for themselves."""
+    """Catches a new folder without a line in the README; hidden folders need none."""
     entries = mapped()
     folders = {name.partition("/")[0] for name in FILES if "/" in name and not name.startswith(".")}
-    missing = [folder for folder in folders if not any(f"{path}/".startswith(f"{folder}/") for path in entries)]
+    folders |= {str(PurePosixPath(name).parent) for name in FILES if name.startswith(MAPPED_FOLDERS)}
+    missing = sorted(folder for folder in folders if f"{folder}/" not in entries)
     assert not missing, f"no line in README.md's map: {missing}"
 
 
 def test_the_map_names_nothing_that_is_gone():
-    """Catches a line whose file was renamed or removed. A source distribution lacks some files, so git is asked."""
-    known = {*FILES, *(f"{folder}/" for name in FILES for folder in map(str, PurePosixPath(name).parents))}
-    gone = [path for path in mapped() if path not in known and f"{path}/" not in known]
-    shipped = tuple(f"{folder}/" for folder in (*MAPPED_FOLDERS, "tests", "docs"))
-    assert not [path for path in gone if IN_GIT or path.startswith(shipped)]
+    """Catches a line whose folder was renamed or removed."""
+    known = {f"{folder}/" for name in FILES for folder in map(str, PurePosixPath(name).parents)}
+    assert not [path for path in mapped() if path not in known]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -162,6 +181,4 @@ def test_the_measured_parts_of_the_readme_are_filled(name):
 
 def test_the_ladder_of_the_readme_is_that_of_the_data(monkeypatch):
     """Catches a table that was edited by hand, or is from before the last measurement."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "tools"), *sys.path])
-    monkeypatch.delitem(sys.modules, "report", raising=False)
-    assert filled_part("ladder") == importlib.import_module("readme").ladder().strip()
+    assert filled_part("ladder") == tool(monkeypatch, "readme").ladder().strip()
