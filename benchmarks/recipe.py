@@ -2,7 +2,7 @@
 
 usage: python benchmarks/recipe.py SHAKESPEARE.txt OUT.json [SEED...]      about 10 minutes per seed on two cores
 
-Both sides are scored on the whole held-out tenth. nanoGPT's README gives 1.88 for this recipe.
+Both sides are scored on the whole validation tenth. nanoGPT's README gives 1.88 for this recipe.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def settings(text: str, out: str, seed: int) -> TrainSettings:
 
 
 def pytorch_loss(run: Run) -> float:
-    """Train PyTorch's model on the batches of `run`; returns its loss on the held-out part."""
+    """Train PyTorch's model on the batches of `run`; returns its validation loss."""
     import torch
 
     chosen = run.settings
@@ -41,7 +41,7 @@ def pytorch_loss(run: Run) -> float:
     for step in range(run.total_steps):
         x, y = run.windows.batch(step * chosen.batch, chosen.batch)
         peer.step(x, y, run.schedule(step))
-    windows = StridedWindows(run.corpus.held_out, chosen.seq)
+    windows = StridedWindows(run.corpus.validation, chosen.seq)
     inputs, targets, _ = windows.batch(np.arange(windows.n_windows))
     total = 0.0
     with torch.no_grad():

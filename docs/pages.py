@@ -202,7 +202,7 @@ def recipe() -> tuple[Markdown, float, float]:
     lines = [(run["seed"], f"{run['val_loss']:.4f}", f"{run['pytorch_val_loss']:.4f}") for run in runs]
     lines.append(("mean", f"**{ours:.4f}**", f"**{theirs:.4f}**"))
     lines.append(("published by nanoGPT", found["published"], ""))
-    shown = table(("seed", "held-out loss", "the same in PyTorch"), lines, "rrr")
+    shown = table(("seed", "validation loss", "the same in PyTorch"), lines, "rrr")
     return Markdown(f"{shown.data}\n\n*{found['machine']}*"), ours, theirs
 
 

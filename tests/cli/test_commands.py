@@ -67,10 +67,10 @@ def test_training_tells_what_it_does(sources, tmp_path, capsys):
         capsys, "train", *flags(tiny(sources, tmp_path / "out", samples=2)), "--sample-length=20", "--lr=0.01"
     )
     assert err == ""
-    labels = [line[:10].strip() for line in out.splitlines() if re.match(r"[a-z][a-z ]{9}\S", line)]
+    labels = re.findall(r"^([a-z]+) {2,}\S", out, re.MULTILINE)
     assert labels[:4] == ["source", "tokens", "model", "machine"]
     assert labels.count("eval") == 3
-    assert {"held out", "written"} <= set(labels)
+    assert {"validation", "written"} <= set(labels)
     assert len(re.findall(r"^sample [12] ", out, re.MULTILINE)) == 2
     parameters = tinygpt.load(tmp_path / "out")[0].num_parameters()
     assert f"{parameters:,} parameters" in out
@@ -228,7 +228,7 @@ def test_info_shows_a_model(run, capsys):
     assert (facts["n_kv_head"], facts["ffn_dim"]) == ("2", "64")
     assert facts["tokenizer"] == f"CharTokenizer, vocabulary {tokenizer.vocab_size}"
     assert facts["trained"].startswith("60 steps, ")
-    assert "held-out loss" in facts
+    assert "validation loss" in facts
 
 
 def test_info_shows_a_checkpoint(run, capsys):

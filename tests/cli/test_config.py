@@ -47,6 +47,15 @@ def test_names_may_have_dashes_or_underscores(tmp_path, told):
     assert (settings.grad_accum, settings.weight_decay) == (2, 0.5)
 
 
+def test_the_former_name_of_the_validation_split_serves(tmp_path, told):
+    """Catches a run.toml or a script of an earlier version that is refused, or read without effect."""
+    assert told("--held-out", "0.2").val_fraction == told("--val-fraction", "0.2").val_fraction == 0.2
+    for name in ("held-out", "held_out", "val-fraction"):
+        assert told("--config", config(tmp_path, f"{name} = 0.3\n")).val_fraction == 0.3
+    begin(tmp_path / "old", {"held-out": 0.4})
+    assert told("--resume", "--out", "old").val_fraction == 0.4
+
+
 def test_whole_numbers_serve_as_fractions(tmp_path, told):
     """Catches an error for `lr = 1`, which TOML takes for an integer."""
     assert told("--config", config(tmp_path, "lr = 1\nepochs = 2\n")).lr == 1.0

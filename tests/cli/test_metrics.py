@@ -52,7 +52,7 @@ def test_the_page_is_that_of_the_runs(run, work, capsys):
     assert err == ""
     first, second, note, written = out.splitlines()
     assert first.startswith(f"run       {run}: 60 steps, loss ")
-    assert "held out " in first
+    assert "validation " in first
     assert second == "run       half.jsonl: 1 step, loss 2.5000 at last"
     assert note.startswith("note      half.jsonl: line 2 was never finished")
     assert written.startswith("written   new/page.html, ")

@@ -28,7 +28,7 @@ RECORD = {
     "seconds": 8.4,
 }
 EVALUATION = {"step": 41, "val_loss": 11.876543, "val_bits_per_byte": 17.123}
-LONG = "1,873,402 to learn from, vocabulary 374   held out: 21 files, 187,340 tokens and some more words on it"
+LONG = "1,873,402 for training, vocabulary 374   validation: 21 files, 187,340 tokens and some more words on it"
 
 
 def terminal(width):
@@ -97,7 +97,7 @@ def test_the_live_line_fits(width):
 
 
 def test_the_live_line_ends_with_the_last_evaluation():
-    """Catches a line that shows the held-out loss before last when the run is over."""
+    """Catches a line that shows the validation loss before last when the run is over."""
     report, file = terminal(120)
     report.start(0, 42)
     report.step(RECORD)
@@ -145,8 +145,8 @@ def test_the_final_evaluation_has_a_bar_that_goes():
     report, file = terminal(80)
     report.evaluating(1, 4)
     assert drawn(report, 80).startswith("eval      ━")
-    report.fact("held out", "loss 1")
-    assert plain(file.getvalue()).splitlines()[-1] == "held out  loss 1"
+    report.fact("validation", "loss 1")
+    assert plain(file.getvalue()).splitlines()[-1] == "validation  loss 1"
     ConsoleReport().evaluating(1, 4)  # nothing is drawn where there is no terminal
 
 

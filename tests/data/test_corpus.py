@@ -28,17 +28,17 @@ def test_every_file_is_on_one_side_and_in_order(sizes, seed):
     documents = documents_of(sizes)
     parts = split(documents, seed)
     assert parts.train
-    assert parts.held_out
-    held = set(paths(parts.held_out))
+    assert parts.validation
+    held = set(paths(parts.validation))
     assert list(parts.train) == [document for document in documents if document.path not in held]
-    assert list(parts.held_out) == [document for document in documents if document.path in held]
+    assert list(parts.validation) == [document for document in documents if document.path in held]
 
 
 @patient
 @given(SIZES, st.integers(0, 5))
-def test_the_held_out_part_has_its_size(sizes, seed):
+def test_the_validation_split_has_its_size(sizes, seed):
     """Catches one large file that takes most of the text away from training."""
-    held = sum(len(document.text) for document in split(documents_of(sizes), seed).held_out)
+    held = sum(len(document.text) for document in split(documents_of(sizes), seed).validation)
     assert held <= 0.1 * sum(sizes) or held == min(sizes)
 
 
@@ -46,28 +46,28 @@ def test_many_files_give_about_a_tenth():
     """Catches a budget in files instead of characters, and one that is not used up."""
     sizes = [1 + (i * 37) % 400 for i in range(500)]
     for seed in range(5):
-        held = sum(len(document.text) for document in split(documents_of(sizes), seed).held_out)
+        held = sum(len(document.text) for document in split(documents_of(sizes), seed).validation)
         assert 0.09 * sum(sizes) <= held <= 0.1 * sum(sizes)
 
 
 def test_the_order_of_the_files_does_not_matter():
     """Catches a split by position in the list."""
     documents = documents_of(range(10, 60))
-    assert set(paths(split(documents, 3).held_out)) == set(paths(split(documents[::-1], 3).held_out))
+    assert set(paths(split(documents, 3).validation)) == set(paths(split(documents[::-1], 3).validation))
 
 
 def test_another_seed_holds_out_other_files():
     """Catches a seed that is not used."""
     documents = documents_of([10] * 50)
-    assert len({tuple(paths(split(documents, seed).held_out)) for seed in range(10)}) == 10
+    assert len({tuple(paths(split(documents, seed).validation)) for seed in range(10)}) == 10
 
 
 def test_one_more_file_moves_hardly_any_other():
     """Catches a shuffle of the list, in which one new file changes the side of all others."""
     documents = documents_of([10] * 200)
-    before = set(paths(split(documents).held_out))
+    before = set(paths(split(documents).validation))
     for name in ("a.py", "z.py", "dir/new.py"):
-        after = set(paths(split([*documents, Document(name, "x" * 10)]).held_out)) - {name}
+        after = set(paths(split([*documents, Document(name, "x" * 10)]).validation)) - {name}
         assert len(before ^ after) <= 1
 
 
@@ -75,15 +75,15 @@ def test_a_changed_text_keeps_its_side():
     """Catches a rank that depends on the content."""
     documents = documents_of([10] * 50)
     changed = [Document(document.path, "y" * 10) for document in documents]
-    assert paths(split(documents).held_out) == paths(split(changed).held_out)
+    assert paths(split(documents).validation) == paths(split(changed).validation)
 
 
 def test_two_files_hold_out_the_smaller():
-    """Catches a held-out part that is empty because no file fits a tenth, or that is the larger file."""
+    """Catches a validation split that is empty because no file fits a tenth, or that is the larger file."""
     for seed in range(8):
         parts = split([Document("a", "x" * 90), Document("b", "x" * 30)], seed)
         assert paths(parts.train) == ["a"]
-        assert paths(parts.held_out) == ["b"]
+        assert paths(parts.validation) == ["b"]
 
 
 def test_a_single_file_is_cut_at_nine_tenths():
@@ -91,8 +91,8 @@ def test_a_single_file_is_cut_at_nine_tenths():
     text = "".join(map(chr, range(100, 205)))
     parts = split([Document("a", text)], seed=5)
     assert len(parts.train[0].text) == 94  # int(105 * 0.9)
-    assert parts.train[0].text + parts.held_out[0].text == text
-    assert parts.train[0].path == parts.held_out[0].path == "a"
+    assert parts.train[0].text + parts.validation[0].text == text
+    assert parts.train[0].path == parts.validation[0].path == "a"
 
 
 def test_a_name_that_is_not_utf8_has_a_rank():
@@ -118,13 +118,13 @@ def test_the_separator_stands_between_files_only():
     parts = split(documents, fraction=0.2)
     corpus = Corpus.encode(parts, tokenizer, block_size=1)
     lists = {"1": [a, b], "2": [c] * 3, "3": [d, d], "4": [a] * 20}
-    for part, tokens in ((parts.train, corpus.train), (parts.held_out, corpus.held_out)):
+    for part, tokens in ((parts.train, corpus.train), (parts.validation, corpus.validation)):
         expected = lists[part[0].path]
         for document in part[1:]:
             expected = [*expected, end, *lists[document.path]]
         assert tokens.dtype == np.int32
         assert tokens.tolist() == expected
-    assert corpus.held_out_files == len(parts.held_out)
+    assert corpus.validation_files == len(parts.validation)
 
 
 def test_bytes_are_those_of_the_text():
@@ -132,29 +132,32 @@ def test_bytes_are_those_of_the_text():
     documents = [Document(str(i), "é日") for i in range(40)]
     parts = split(documents)
     corpus = Corpus.encode(parts, CharTokenizer("é"), block_size=2)
-    assert corpus.held_out_bytes == 5 * len(parts.held_out)
+    assert corpus.validation_bytes == 5 * len(parts.validation)
     # é is one token, 日 is three, and a separator follows all but the last.
-    assert corpus.held_out.size == 4 * len(parts.held_out) + len(parts.held_out) - 1
+    assert corpus.validation.size == 4 * len(parts.validation) + len(parts.validation) - 1
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (10, "the training part has 9 tokens, the held-out part 1, but one context of 64 needs 65: give more data$"),
+        (
+            10,
+            "the training split has 9 tokens, the validation split 1, but one context of 64 needs 65: give more data$",
+        ),
         (
             50,
-            "the training part has 45 tokens, the held-out part 5, but one context of 64 needs 65: give more data "
+            "the training split has 45 tokens, the validation split 5, but one context of 64 needs 65: give more data "
             "or --seq 4$",
         ),
         (
             73,
-            r"the held-out part has 8 tokens \(the training part has enough: 65\), but one context of 64 needs 65: "
+            r"the validation split has 8 tokens \(the training split has enough: 65\), but one context of 64 needs 65: "
             "give more data or --seq 7$",
         ),
         (
             640,
-            r"the held-out part has 64 tokens \(the training part has enough: 576\), but one context of 64 needs 65: "
-            "give more data or --seq 63$",
+            r"the validation split has 64 tokens \(the training split has enough: 576\), but one context of 64 "
+            "needs 65: give more data or --seq 63$",
         ),
     ],
 )
@@ -164,13 +167,24 @@ def test_a_part_shorter_than_a_context(size, message):
     tokenizer = CharTokenizer("x")
     with pytest.raises(ValueError, match="^" + message):
         Corpus.encode(parts, tokenizer, block_size=64)
-    shortest = min(len(parts.train[0].text), len(parts.held_out[0].text))
+    shortest = min(len(parts.train[0].text), len(parts.validation[0].text))
     if shortest > 1:
-        assert Corpus.encode(parts, tokenizer, block_size=shortest - 1).held_out.size >= shortest
+        assert Corpus.encode(parts, tokenizer, block_size=shortest - 1).validation.size >= shortest
 
 
 def test_exactly_one_context_is_enough():
     """Catches a check that is off by one."""
     parts = split([Document("a", "x" * 650)])
     corpus = Corpus.encode(parts, CharTokenizer("x"), block_size=64)
-    assert corpus.held_out.size == 65
+    assert corpus.validation.size == 65
+
+
+def test_former_names_still_serve():
+    """Catches a program written for the last release that fails, or gets another part, or is told nothing."""
+    parts = split(documents_of([50] * 10))
+    with pytest.warns(DeprecationWarning, match=r"Split\.held_out is now Split\.validation"):
+        assert parts.held_out == parts.validation
+    corpus = Corpus.encode(parts, CharTokenizer.train(d.text for d in parts.train), block_size=4)
+    for name in ("held_out", "held_out_bytes", "held_out_files"):
+        with pytest.warns(DeprecationWarning, match=rf"Corpus\.{name} is now Corpus\."):
+            assert getattr(corpus, name) is getattr(corpus, name.replace("held_out", "validation"))

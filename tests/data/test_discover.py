@@ -96,7 +96,7 @@ def test_mark_and_line_ends(tmp_path, fill):
 
 
 def test_of_equal_files_the_first_is_kept(tmp_path, fill):
-    """Catches a copy that is in the training and in the held-out part, also one that differs only in line ends."""
+    """Catches a copy that is in the training and in the validation split, also one that differs only in line ends."""
     fill(tmp_path, {"c.py": "x\ny\n", "a/b.py": "x\r\ny\r\n", "b.py": b"\xef\xbb\xbfx\ny\n", "d.py": "x\ny"})
     assert names(tmp_path) == ["a/b.py", "d.py"]
     assert skipped(tmp_path) == {rules.DUPLICATE: 2}

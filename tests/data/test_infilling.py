@@ -100,11 +100,11 @@ def test_cuts_lie_anywhere():
 
 
 def test_only_the_training_part_is_rewritten():
-    """Catches a held-out loss that does not compare with others, and parts without a separator between them."""
+    """Catches a validation loss that does not compare with others, and parts without a separator between them."""
     parts = Split((Document("a", TEXT), Document("b", TEXT)), (Document("c", TEXT),))
     corpus = Corpus.encode(parts, CHAR, CONTEXT, Infilling(CHAR, 1.0, CONTEXT))
     plain = Corpus.encode(parts, CHAR, CONTEXT)
-    np.testing.assert_array_equal(corpus.held_out, plain.held_out)
+    np.testing.assert_array_equal(corpus.validation, plain.validation)
     marks = Markers.of(CHAR)
     before = corpus.train[np.flatnonzero(corpus.train == marks.prefix)[1:] - 1]
     assert (before == CHAR.eot_id).all()

@@ -79,17 +79,17 @@ def done(request, other, base, tmp_path_factory):
     return out, report, score, WAYS[request.param]
 
 
-def test_the_held_out_loss_falls_from_that_of_the_given_model(done, other, base):
+def test_the_validation_loss_falls_from_that_of_the_given_model(done, other, base):
     """Catches fresh weights instead of the given ones, another vocabulary, and a start that nobody is told of."""
     out, report, score, way = done
     run = prepare(further(other, out, base, **way), Report())
     model, tokenizer = tinygpt.load(base)
-    assert (run.corpus.held_out == tokenizer.encode(tokenizer.decode(run.corpus.held_out))).all()
-    given = evaluate(model, run.corpus.held_out, run.corpus.held_out_bytes, window=16)
+    assert (run.corpus.validation == tokenizer.encode(tokenizer.decode(run.corpus.validation))).all()
+    given = evaluate(model, run.corpus.validation, run.corpus.validation_bytes, window=16)
     lines = [line for line in read_metrics(out / "metrics.jsonl") if "val_loss" in line]
     assert [line["step"] for line in lines] == [-1, 3, 7, 11]
     assert lines[0]["val_loss"] == given.loss
-    assert f"held-out loss {given.loss:.4f}" in report.facts["given"]
+    assert f"validation loss {given.loss:.4f}" in report.facts["given"]
     assert "windows of 16 tokens" in report.facts["given"]
     assert score.loss < given.loss - 0.02
 
@@ -99,7 +99,7 @@ def test_a_loss_of_a_part_is_told_from_that_of_all(other, base, tmp_path):
     report = Listening()
     train(further(other, tmp_path / "out", base, steps=1, eval_tokens=32), report)
     run = prepare(further(other, tmp_path / "out", base), Report())
-    assert f"the first 32 of {len(run.corpus.held_out) - 1:,} tokens" in report.facts["given"]
+    assert f"the first 32 of {len(run.corpus.validation) - 1:,} tokens" in report.facts["given"]
 
 
 def test_what_is_written_is_a_model_like_the_given_one(done, base, other):
@@ -110,7 +110,7 @@ def test_what_is_written_is_a_model_like_the_given_one(done, base, other):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
     held = prepare(further(other, out, base), Report()).corpus
-    assert evaluate(tinygpt.load(out)[0], held.held_out, held.held_out_bytes, window=16) == score
+    assert evaluate(tinygpt.load(out)[0], held.validation, held.validation_bytes, window=16) == score
     names = [*MODEL, "checkpoints", "metrics.jsonl", "run.toml", *(["adapter"] if way else [])]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     before, after = (load_file(folder / "model.safetensors") for folder in (base, out))
@@ -176,7 +176,7 @@ def test_from_the_command_line_and_on_with_nothing_but_resume(other, base, tmp_p
     assert cli.main(["train", *words, "--lora-rank", "2", "--lora-targets", "qkv", "up", "--lora-alpha", "3"]) == 0
     told = capsys.readouterr().out
     assert re.search(r"^adapters +rank 2, alpha 3, on qkv, up: [\d,]+ parameters", told, re.MULTILINE)
-    assert re.search(r"^given +held-out loss", told, re.MULTILINE)
+    assert re.search(r"^given +validation loss", told, re.MULTILINE)
     assert cli.main(["train", "--resume", "--out", str(out), "--steps", "5", "--quiet"]) == 0
     lines = [line["step"] for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
     assert lines == [0, 1, 2, 3, 4]
@@ -232,7 +232,7 @@ def test_defaults_follow_the_model(sources, base, tmp_path):
     long = tinygpt.load(base)[0]
     model = GPT(GPTConfig(**vars(long.config) | {"block_size": 300, "dropout": 0.25}), seed=0)
     tinygpt.save(tmp_path / "long", model, tinygpt.load(base)[1])
-    run = prepare(TrainSettings(data=[str(data)], from_=str(tmp_path / "long"), held_out=0.4), Report())
+    run = prepare(TrainSettings(data=[str(data)], from_=str(tmp_path / "long"), val_fraction=0.4), Report())
     assert (run.settings.seq, run.model.config.block_size, run.model.config.dropout) == (256, 300, 0.25)
     assert prepare(tiny(sources, tmp_path, seq=None), Report()).settings.seq == 64
 

@@ -81,17 +81,17 @@ def test_figures_of_a_step_mean_what_they_say(done, sources):
         assert line["gflops"] == pytest.approx(flops / 1e9, rel=0.01, abs=1e-3)
 
 
-def test_the_score_is_that_of_the_best_model_on_all_that_is_held_out(done, sources):
+def test_the_score_is_that_of_the_best_model_on_the_whole_validation_split(done, sources):
     """Catches a score of the last model, or of the subset that evaluations during the run take."""
     out, report, score = done
     corpus = prepare(tiny(sources, out), Report()).corpus
-    assert score == evaluate(tinygpt.load(out)[0], corpus.held_out, corpus.held_out_bytes)
-    assert score.tokens == len(corpus.held_out) - 1
-    assert f"loss {score.loss:.4f}" in report.facts["held out"]
+    assert score == evaluate(tinygpt.load(out)[0], corpus.validation, corpus.validation_bytes)
+    assert score.tokens == len(corpus.validation) - 1
+    assert f"loss {score.loss:.4f}" in report.facts["validation"]
 
 
 def test_it_learns(sources, tmp_path):
-    """Catches a loop that does not train, and one that learns by heart what it should hold out."""
+    """Catches a loop that does not train, and one that learns by heart the validation split."""
     score = train(tiny(sources, tmp_path / "out", steps=150, lr=1e-2, warmup=10))
     tokenizer = tinygpt.load(tmp_path / "out")[1]
     guessing = math.log(tokenizer.vocab_size)
@@ -322,10 +322,10 @@ def _remember(begin, trainers):
     return remembering
 
 
-def test_a_held_out_loss_that_is_no_number_stops_the_run(sources, tmp_path, monkeypatch):
+def test_a_validation_loss_that_is_not_finite_stops_the_run(sources, tmp_path, monkeypatch):
     """Catches a run that ends without a model because no evaluation was ever better than the first NaN."""
     monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: Score(math.nan, 10, 1.0))
-    with pytest.raises(TrainingFailed, match="held-out loss nan"):
+    with pytest.raises(TrainingFailed, match="validation loss nan"):
         train(tiny(sources, tmp_path / "out"))
 
 

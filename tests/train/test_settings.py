@@ -19,7 +19,7 @@ WRONG = [
     *((name, value) for name in ("lr", "min_lr", "weight_decay", "clip") for value in (math.inf, math.nan, -1e-9)),
     *(("epochs", value) for value in (0.0, -1.0, math.inf, math.nan)),
     *(("fim_rate", value) for value in (-0.1, 1.1, math.nan)),
-    *(("held_out", value) for value in (0.0, 1.0, -0.1, math.nan)),
+    *(("val_fraction", value) for value in (0.0, 1.0, -0.1, math.nan)),
     *((name, value) for name in ("dropout", "momentum") for value in (1.0, -0.1, math.nan)),
     *(("betas", value) for value in ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, math.nan))),
     ("data", []),
@@ -39,7 +39,7 @@ OTHERS = {
     "data": ["one", "tw o/*.py"],
     "out": "elsewhere",
     "ext": ".py,.go",
-    "held_out": 0.25,
+    "val_fraction": 0.25,
     "layers": 3,
     "embed": 48,
     "heads": 4,
@@ -124,7 +124,7 @@ def test_the_smallest_and_largest_values_pass():
     TrainSettings().validate()
     TrainSettings(**dict.fromkeys(COUNTS, 1) | {"vocab_size": 257}).validate()
     TrainSettings(**dict.fromkeys(FROM_ZERO, 0), dropout=0.0, momentum=0.0, betas=(0.0, 0.0)).validate()
-    TrainSettings(held_out=1e-9, epochs=1e-9, dropout=0.999999).validate()
+    TrainSettings(val_fraction=1e-9, epochs=1e-9, dropout=0.999999).validate()
 
 
 def test_every_setting_reaches_the_model():

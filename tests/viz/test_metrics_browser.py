@@ -99,7 +99,7 @@ def test_the_summary_tells_the_run(visit):
     cards = dict(zip(tab.locator("dt").all_text_contents(), tab.locator("dd").all_text_contents(), strict=True))
     assert cards["First"].startswith("5.0000guessing: ln 100 = 4.605")
     assert cards["Lowest"] == "4.0781at step 59"
-    assert cards["All held-out text"].startswith("1.5000")
+    assert cards["Whole validation split"].startswith("1.5000")
     assert cards["Tokens seen"].endswith("7,680")
     assert cards["Parameters"].endswith("12,345")
     assert tab.text_content("#state") == "stopped after 60 of 60 steps"

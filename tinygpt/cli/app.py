@@ -143,6 +143,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
     if not arguments or arguments[0] != "train":
         return ()
     from tinygpt.train.directory import SETTINGS, read_table
+    from tinygpt.train.settings import current
 
     tables: dict[Path, dict[str, Any]] = {}
     out = _value_of(arguments, "--out")
@@ -150,7 +151,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
     if given is not None:
         if not Path(given).is_file():
             raise ValueError(f"--config {given}: no such file")
-        tables[Path(given)] = table = read_table(Path(given))
+        tables[Path(given)] = table = current(read_table(Path(given)))
         _check_keys(given, table)
         out = out or table.get("out")
     if any(argument.startswith("--resume=") for argument in arguments):
@@ -160,7 +161,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         if not run.is_file():
             raise ValueError(f"--resume: there is no run in {run.parent}")
         # The run may have been moved since it wrote its name down.
-        tables[run] = table = read_table(run) | {"out": str(run.parent)}
+        tables[run] = table = current(read_table(run)) | {"out": str(run.parent)}
         _check_keys(str(run), table)
     _check_shape(arguments, tables)
     _choose_length(arguments, tables)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinygpt.kernels.profile import Line
 
 PLAIN_SECONDS = 10.0  # between lines where nothing can be drawn over
-LABEL = 10  # columns; what a line is about stands in them
+LABEL = 10  # columns of a line's label with a gap of two; a longer label moves its text to the right
 BAR = (10, 24)  # columns that a bar has at least and at most
 ANY_WIDTH = 10_000  # columns; more than a table has
 FIGURES = 59  # columns that all figures together take
@@ -48,7 +48,7 @@ class ConsoleReport(Report):
         self.progress: Progress | None = None
         self.task = TaskID(0)
         self.bar = min(max(self.console.width - BESIDES - FIGURES, BAR[0]), BAR[1])
-        self.held_out: float | None = None
+        self.validation: float | None = None
         self.last: dict[str, Any] = {}
         self.total = 0
         self.last_print = self.rate = 0.0
@@ -69,7 +69,7 @@ class ConsoleReport(Report):
             width = max(20, self.console.width - LABEL)
             lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
         for i, line in enumerate(lines):
-            start = Text(f"{'' if i else label:<{LABEL}}", style or "bold")
+            start = Text(f"{'' if i else label:<{LABEL - 2}}  ", style or "bold")
             self.console.print(start + Text(line, style))
 
     def merging(self, done: int, total: int) -> None:
@@ -116,7 +116,7 @@ class ConsoleReport(Report):
         share = 100 * record["peak_share"]
         figures = {
             "loss": f"loss {record['loss']:.3f}",
-            "val": "" if self.held_out is None else f"val {self.held_out:.3f}",
+            "val": "" if self.validation is None else f"val {self.validation:.3f}",
             "lr": f"lr {record['lr']:.1e}",
             "rate": f"{_rate(self.rate)} tok/s",
             "peak": f"{share:.{int(share < 10)}f} % of peak",
@@ -136,7 +136,7 @@ class ConsoleReport(Report):
 
     def evaluation(self, record: dict[str, Any], best: bool) -> None:
         """A line per evaluation."""
-        self.held_out = record["val_loss"]
+        self.validation = record["val_loss"]
         text = f"step {record['step'] + 1}  val {record['val_loss']:.4f}  "
         self._print("eval", text + f"{record['val_bits_per_byte']:.3f} bits per byte{'  best so far, saved' * best}")
         self._draw()

@@ -89,9 +89,9 @@ def _model(directory: str) -> list[tuple[str, str]]:
     if Path(directory, SETTINGS).exists() and log.exists():
         records = read_metrics(log)
         steps = [record for record in records if "loss" in record]
-        held_out = [record["val_loss"] for record in records if "val_loss" in record]
+        losses = [record["val_loss"] for record in records if "val_loss" in record]
         if steps:
             facts.append(("trained", f"{steps[-1]['step'] + 1} steps, {steps[-1]['seconds']:.0f} s"))
-        if held_out:
-            facts.append(("held-out loss", f"{min(held_out):.4f}"))
+        if losses:
+            facts.append(("validation loss", f"{min(losses):.4f}"))
     return facts

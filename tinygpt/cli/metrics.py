@@ -47,7 +47,7 @@ def metrics(
         text = f"{len(steps):,} step{'s' * (len(steps) != 1)}" + (
             f", loss {steps[-1]['loss']:.4f} at last" if steps else ""
         )
-        text += f", held out {min(evaluations):.4f} at best" if evaluations else ""
+        text += f", validation {min(evaluations):.4f} at best" if evaluations else ""
         print(f"{'run':<10}{harmless(run.name)}: {text}")
         for note in run.notes:
             print(f"{'note':<10}{harmless(note)}")

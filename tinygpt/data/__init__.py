@@ -1,4 +1,4 @@
-"""From files to batches: which files, which part is held out, which tokens stand in a batch.
+"""From files to batches: source files, training and validation splits, batches of tokens.
 
 `discover` finds and reads source files, `corpus` divides and encodes them, `windows` cuts the tokens into sequences.
 """

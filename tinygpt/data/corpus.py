@@ -1,14 +1,16 @@
-"""Documents to token arrays: which part is held out, and what stands between files.
+"""Split documents into training and validation, and encode both splits as token arrays.
 
-The held-out part is made of whole files, so that it measures code the model has not seen. Which ones follows from the
-seed and each file's own path: a file that is added or changed moves others only where the sizes ask for it.
+The validation split is made of whole files, so that its loss measures code the model has not seen. The seed and each
+file's own path decide which files, so that adding or changing one file moves as few others as possible.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,18 @@ from tinygpt.data.discover import Document
 from tinygpt.data.infilling import Infilling
 from tinygpt.tokenizers.base import Tokenizer
 
-HELD_OUT = 0.1  # of the characters
+VALIDATION_FRACTION = 0.1  # share of the characters
+
+
+def _renamed(old: str, new: str) -> property:
+    """A property under the former name of an attribute, with a DeprecationWarning."""
+
+    def get(self: Any) -> Any:
+        kind = type(self).__name__
+        warnings.warn(f"{kind}.{old} is now {kind}.{new}", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(get)
 
 
 @dataclass(frozen=True)
@@ -26,12 +39,14 @@ class Split:
 
     Parameters
     ----------
-    train, held_out : tuple of Document
+    train, validation : tuple of Document
         A single file is in both, as its first and its last part.
     """
 
     train: tuple[Document, ...]
-    held_out: tuple[Document, ...]
+    validation: tuple[Document, ...]
+
+    held_out = _renamed("held_out", "validation")
 
 
 @dataclass(frozen=True)
@@ -40,18 +55,22 @@ class Corpus:
 
     Parameters
     ----------
-    train, held_out : int32 arrays, shape (n,)
+    train, validation : int32 arrays, shape (n,)
         Documents one after the other with the separator between them.
-    held_out_bytes : int
-        Length of the held-out text in UTF-8; separators are none. The loss summed over the held-out part, in bits, is
-        divided by this to give bits per byte.
-    held_out_files : int
+    validation_bytes : int
+        Length of the validation text in UTF-8, without separators. Bits per byte is the loss summed over the validation
+        split, in bits, divided by this.
+    validation_files : int
     """
 
     train: npt.NDArray[np.int32]
-    held_out: npt.NDArray[np.int32]
-    held_out_bytes: int
-    held_out_files: int
+    validation: npt.NDArray[np.int32]
+    validation_bytes: int
+    validation_files: int
+
+    held_out = _renamed("held_out", "validation")
+    held_out_bytes = _renamed("held_out_bytes", "validation_bytes")
+    held_out_files = _renamed("held_out_files", "validation_files")
 
     @classmethod
     def encode(cls, parts: Split, tokenizer: Tokenizer, block_size: int, infilling: Infilling | None = None) -> Corpus:
@@ -64,7 +83,7 @@ class Corpus:
         block_size : int
             Context length of the model; each part must have one token more, since targets are inputs moved by one.
         infilling : Infilling, optional
-            Rewrites the part to train on. What is held out stays as it is, so that its loss means the same.
+            Rewrites the training split. The validation split stays as it is, so that its loss stays comparable.
 
         Returns
         -------
@@ -75,27 +94,27 @@ class Corpus:
         ValueError
             A part is shorter than one context.
         """
-        train, held_out = _tokens(parts.train, tokenizer, infilling), _tokens(parts.held_out, tokenizer)
-        _check_length(train.size, held_out.size, block_size)
+        train, validation = _tokens(parts.train, tokenizer, infilling), _tokens(parts.validation, tokenizer)
+        _check_length(train.size, validation.size, block_size)
         return cls(
             train=train,
-            held_out=held_out,
-            held_out_bytes=_utf8_bytes(parts.held_out),
-            held_out_files=len(parts.held_out),
+            validation=validation,
+            validation_bytes=_utf8_bytes(parts.validation),
+            validation_files=len(parts.validation),
         )
 
 
-def split(documents: Sequence[Document], seed: int = 0, fraction: float = HELD_OUT) -> Split:
+def split(documents: Sequence[Document], seed: int = 0, fraction: float = VALIDATION_FRACTION) -> Split:
     """Divide documents into a part to train on and a part to evaluate on.
 
     Parameters
     ----------
     documents : sequence of Document
     seed : int
-        Another seed holds out other files.
+        Another seed chooses other validation files.
     fraction : float
-        Of the characters to hold out, in (0, 1). Files are taken in the order of a hash of seed and path, as long as
-        they fit; if none fits, the smallest file is held out. A single file is cut at this place instead.
+        Share of the characters for validation, in (0, 1). Files are taken in the order of a hash of seed and path, as
+        long as they fit; if none fits, the smallest file is taken. A single file is cut at this place instead.
 
     Returns
     -------
@@ -115,15 +134,15 @@ def split(documents: Sequence[Document], seed: int = 0, fraction: float = HELD_O
         (one,) = documents
         cut = int(len(one.text) * (1 - fraction))
         return Split((Document(one.path, one.text[:cut]),), (Document(one.path, one.text[cut:]),))
-    held = _held_out(documents, seed, fraction)
+    held = _validation_places(documents, seed, fraction)
     return Split(
         tuple(document for i, document in enumerate(documents) if i not in held),
         tuple(document for i, document in enumerate(documents) if i in held),
     )
 
 
-def _held_out(documents: Sequence[Document], seed: int, fraction: float) -> set[int]:
-    """The places of the documents to hold out."""
+def _validation_places(documents: Sequence[Document], seed: int, fraction: float) -> set[int]:
+    """Indices of the documents in the validation split."""
     budget = fraction * sum(len(document.text) for document in documents)
     order = sorted(range(len(documents)), key=lambda i: (_rank(documents[i].path, seed), i))
     held: set[int] = set()
@@ -172,15 +191,15 @@ def _tokens(
     return np.concatenate(pieces[:-1] if documents else pieces)
 
 
-def _check_length(train: int, held_out: int, block_size: int) -> None:
+def _check_length(train: int, validation: int, block_size: int) -> None:
     """Both parts must have room for one context and the target of its last token."""
-    needed, shortest = block_size + 1, min(train, held_out)
+    needed, shortest = block_size + 1, min(train, validation)
     if shortest >= needed:
         return
     if train >= needed:
-        short = f"the held-out part has {held_out:,} tokens (the training part has enough: {train:,})"
+        short = f"the validation split has {validation:,} tokens (the training split has enough: {train:,})"
     else:
-        short = f"the training part has {train:,} tokens, the held-out part {held_out:,}"
+        short = f"the training split has {train:,} tokens, the validation split {validation:,}"
     fix = f"give more data or --seq {shortest - 1}" if shortest > 1 else "give more data"
     raise ValueError(f"{short}, but one context of {block_size:,} needs {needed:,}: {fix}")
 

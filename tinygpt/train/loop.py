@@ -55,7 +55,7 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
     Returns
     -------
     Score
-        Of the best model on the whole held-out part.
+        Score of the best model on the whole validation split.
 
     Raises
     ------
@@ -136,7 +136,7 @@ class Trainer:
     def __init__(self, run: Run, out: Path, report: Report, page=None, board: TensorBoard | None = None):
         self.run, self.out, self.report, self.page, self.board = run, out, report, page, board
         self.watch: Watch | None = None
-        self.score: float | None = None  # of the best model on all that is held out, at the end
+        self.score: float | None = None  # of the best model on the whole validation split, at the end
         self.flops_per_token = flops_per_token(run.settings, run.model)
         self.step = 0
         self.best = math.inf
@@ -178,11 +178,11 @@ class Trainer:
     def _score_given(self) -> None:
         """Score the model before the first step: what training must beat, and the best model so far."""
         self.evaluate()
-        limit, tokens = self.run.settings.eval_tokens, len(self.run.corpus.held_out) - 1
+        limit, tokens = self.run.settings.eval_tokens, len(self.run.corpus.validation) - 1
         windows = f"windows of {self.run.settings.seq} tokens, here and below"
         if 0 < limit < tokens:  # the last line is of all of them, and so no measure of what was learnt
-            windows += f"; until 'held out' the first {limit:,} of {tokens:,} tokens"
-        self.report.fact("given", f"held-out loss {self.best:.4f}  ({windows})")
+            windows += f"; until 'validation' the first {limit:,} of {tokens:,} tokens"
+        self.report.fact("given", f"validation loss {self.best:.4f}  ({windows})")
 
     def _take_up(self, state: dict[str, Any], resumed: Path) -> None:
         """Go on with what `save_checkpoint` has written."""
@@ -271,13 +271,13 @@ class Trainer:
         }
 
     def evaluate(self) -> None:
-        """Score the held-out part; a model that is better than all before is saved."""
+        """Score the validation split; save the model if it is the best so far."""
         run, limit = self.run, self.run.settings.eval_tokens
         self._check_weights()
         corpus, window = run.corpus, run.settings.seq
-        score = evaluate(run.model, corpus.held_out, corpus.held_out_bytes, limit or None, window=window)
+        score = evaluate(run.model, corpus.validation, corpus.validation_bytes, limit or None, window=window)
         if not math.isfinite(score.loss):
-            self._fail(f"held-out loss {score.loss:.3g}")
+            self._fail(f"validation loss {score.loss:.3g}")
         record = {"step": self.step - 1, "val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
         self._record(record)
         better = score.loss < self.best
@@ -303,15 +303,15 @@ class Trainer:
         self.saved_at = self.step
 
     def finish(self) -> Score:
-        """Score the best model on all that is held out, and print samples from it."""
+        """Score the best model on the whole validation split, and print samples from it."""
         run, settings = self.run, self.run.settings
         self.report.stop()
         best, corpus = self._best(), run.corpus
         progress = self.report.evaluating
-        score = evaluate(best, corpus.held_out, corpus.held_out_bytes, progress=progress, window=settings.seq)
+        score = evaluate(best, corpus.validation, corpus.validation_bytes, progress=progress, window=settings.seq)
         self.score = score.loss
         self.report.fact(
-            "held out",
+            "validation",
             f"loss {score.loss:.4f}  perplexity {score.perplexity:.2f}  bits per byte {score.bits_per_byte:.3f}  "
             f"({score.tokens:,} tokens; guessing would have a loss of {math.log(run.tokenizer.vocab_size):.2f})",
         )

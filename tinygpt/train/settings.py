@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from cyclopts import Parameter
 
 from tinygpt.config import GPTConfig
-from tinygpt.data.corpus import HELD_OUT
+from tinygpt.data.corpus import VALIDATION_FRACTION
 from tinygpt.data.rules import parse_extensions
 from tinygpt.kernels import registry
 
@@ -17,6 +19,8 @@ SEQ = 64  # tokens, of a model from scratch
 # What --from takes from the model and its tokenizer.
 SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
          "max_chars", "vocab_size", "pattern")  # fmt: skip
+# Former names of settings, which files may still have.
+RENAMED = {"held-out": "val-fraction"}
 # Settings of one call and not of the run.
 OF_A_CALL = ("resume", "config", "quiet", "metrics", "profile", "tensorboard", "watch", "watch_every")
 
@@ -31,8 +35,8 @@ class TrainSettings:
     """Directory to write: the model, metrics.jsonl, run.toml, checkpoints."""
     ext: str | None = None
     """Extensions to read in directories, as in .py,.go; a sensible set of source code by default."""
-    held_out: float = HELD_OUT
-    """Share of the text that is kept for evaluation: whole files, or the end of a single one."""
+    val_fraction: Annotated[float, Parameter(alias="--held-out")] = VALIDATION_FRACTION
+    """Share of the text in the validation split: whole files, or the end of a single one."""
 
     from_: str | None = None
     """Model directory to train further: its weights, shape and tokenizer are taken, and flags of these refused."""
@@ -108,7 +112,7 @@ class TrainSettings:
     """Of initial weights, split, order of the data and dropout."""
 
     eval_every: int = 200
-    """Steps between evaluations on the held-out part."""
+    """Steps between evaluations on the validation split."""
     eval_tokens: int = 32768
     """Tokens per evaluation during the run; 0 takes all. The final one always takes all."""
     checkpoint_every: int = 500
@@ -175,8 +179,8 @@ class TrainSettings:
             raise ValueError(f"--epochs must be more than 0, got {self.epochs}")
         if not 0 <= self.fim_rate <= 1:
             raise ValueError(f"--fim-rate must be at least 0 and at most 1, got {self.fim_rate}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out must be more than 0 and less than 1, got {self.held_out}")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction must be more than 0 and less than 1, got {self.val_fraction}")
         fractions = [("dropout", self.dropout or 0.0), ("momentum", self.momentum)]
         fractions += [("betas", beta) for beta in self.betas]
         for name, value in fractions:
@@ -263,6 +267,11 @@ class TrainSettings:
 def key(name: str) -> str:
     """The key of a field in a TOML table; `from_`, which Python cannot have without its last character, is from."""
     return name.strip("_").replace("_", "-")
+
+
+def current(table: dict[str, Any]) -> dict[str, Any]:
+    """A TOML table with former names of settings replaced by those of today."""
+    return {RENAMED.get(key(name), name): value for name, value in table.items()}
 
 
 def flag(name: str) -> str:

@@ -74,15 +74,15 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
     extensions = parse_extensions(settings.ext) if settings.ext else EXTENSIONS
     documents, summary = discover(settings.data, extensions)
     report.fact("source", summary.describe())
-    parts = split(documents, settings.seed, settings.held_out)
+    parts = split(documents, settings.seed, settings.val_fraction)
     if tokenizer is None:
         tokenizer = _tokenizer(settings, (document.text for document in parts.train), report)
     corpus = Corpus.encode(parts, tokenizer, settings.length, _infilling(settings, tokenizer))
-    held = f"{_count(corpus.held_out_files, 'file')}, " if len(documents) > 1 else ""
+    held = f"{_count(corpus.validation_files, 'file')}, " if len(documents) > 1 else ""
     report.fact(
         "tokens",
-        f"{len(corpus.train):,} to learn from, vocabulary {tokenizer.vocab_size}   "
-        f"held out: {held}{len(corpus.held_out):,} tokens",
+        f"{len(corpus.train):,} for training, vocabulary {tokenizer.vocab_size}   "
+        f"validation: {held}{len(corpus.validation):,} tokens",
     )
     model = start.model or GPT(settings.model_config(tokenizer.vocab_size), settings.seed)
     model.recompute = settings.recompute

@@ -12,8 +12,8 @@ from tinygpt.viz.runs import RunData
 # Field of a record -> what TensorBoard calls it. A common beginning puts curves into one group.
 SCALARS = {
     "loss": "loss/train",
-    "val_loss": "loss/held_out",
-    "val_bits_per_byte": "loss/held_out_bits_per_byte",
+    "val_loss": "loss/validation",
+    "val_bits_per_byte": "loss/validation_bits_per_byte",
     "lr": "optimizer/lr",
     "grad_norm": "optimizer/grad_norm",
     "epoch": "optimizer/epoch",
@@ -87,7 +87,7 @@ def run_data(run: Run, out: Path, watched: list[Record], score: float | None) ->
     watched : list of dict
         Lines of watch.jsonl.
     score : float or None
-        Loss of the best model on all that is held out.
+        Loss of the best model on the whole validation split.
 
     Returns
     -------

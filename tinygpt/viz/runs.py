@@ -48,7 +48,7 @@ class RunData:
     state : str
         ``running``, ``complete``, ``stopped``, or nothing where only files are known.
     score : float or None
-        Loss of the best model on everything that is held out.
+        Loss of the best model on the whole validation split.
     notes : list of str
         What a reader of the page should know about the files.
     """

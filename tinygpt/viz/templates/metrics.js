@@ -91,8 +91,8 @@ function showSummary() {
     ...card("First", has(facts.first, nats), known(guessing) ? `guessing: ln ${whole(vocab)} = ${guessing.toFixed(3)}` : ""),
     ...card("Lowest", has(facts.lowest, nats), `at step ${whole(facts.lowestStep ?? 0)}`),
     ...card("Average", has(facts.average, nats), "of all steps"),
-    ...card("Held-out loss, best", has(facts.best, nats), facts.bestStep < 0 ? "before the first step" : `after step ${whole(facts.bestStep ?? 0)}, last ${nats(facts.val)}`),
-    ...card("All held-out text", has(facts.score, nats), "the best model"),
+    ...card("Validation loss, best", has(facts.best, nats), facts.bestStep < 0 ? "before the first step" : `after step ${whole(facts.bestStep ?? 0)}, last ${nats(facts.val)}`),
+    ...card("Whole validation split", has(facts.score, nats), "the best model"),
     ...card("Steps", whole(facts.steps), known(facts.total) ? `of ${whole(facts.total)}` : ""),
     ...card("Tokens seen", has(facts.tokens, big), has(facts.tokens, whole) ?? ""),
     ...card("Parameters", has(facts.parameters, big), has(facts.parameters, whole) ?? ""),
@@ -118,8 +118,8 @@ function showCompared() {
     figure("steps made", "so far", "steps", whole),
     figure("final loss", "training loss of the last step", "final", nats),
     figure("smoothed", `mean of the last ${data.window} steps`, "smooth", nats),
-    figure("held out, best", "lowest held-out loss", "best", nats),
-    figure("held out, last", "last held-out loss", "val", nats),
+    figure("validation, best", "lowest validation loss", "best", nats),
+    figure("validation, last", "last validation loss", "val", nats),
     figure("parameters", "trained values", "parameters", whole),
     figure("time", "in steps", "seconds", clock),
     figure("tok/s", "median step", "rate", big),
@@ -140,7 +140,7 @@ function showEvaluations() {
   const table = byId("evaluations"), columns = [
     { title: "after step", value: (row) => row.step, show: (row) => (row.step < 0 ? "none" : whole(row.step)) },
     { title: "time", value: (row) => row.val.seconds[row.i], show: (row) => clock(row.val.seconds[row.i]) },
-    { title: "held-out loss", value: (row) => row.val.y[row.i], show: (row) => nats(row.val.y[row.i]) },
+    { title: "validation loss", value: (row) => row.val.y[row.i], show: (row) => nats(row.val.y[row.i]) },
     { title: "bits per byte", value: (row) => row.val.bits[row.i], show: (row) => nats(row.val.bits[row.i]) }];
   table.replaceChildren();
   sortableTable(table, only ? columns : [{ title: "run", text: true, value: (row) => row.run.name }, ...columns], rows);

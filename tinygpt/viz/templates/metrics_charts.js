@@ -44,7 +44,7 @@ function level(y, text, name) {
 function lossTraces() {
   const held = shownRuns().map(({ run, k }) => line(run.curves.val, {
     mode: "lines+markers", line: { color: only ? colour("held") : runColour(k), width: 1.5, dash: only ? "solid" : "dot" }, marker: { size: only ? 6 : 5, symbol: only ? "circle" : "diamond" },
-    hovertemplate: `${only ? "" : `${shortName(run.name, 24)} `}held out %{y:.4f}<extra></extra>` }));
+    hovertemplate: `${only ? "" : `${shortName(run.name, 24)} `}validation %{y:.4f}<extra></extra>` }));
   const levels = new Map(shownRuns().filter(({ run }) => known(run.guessing)).map(({ run }) => [run.vocab, run.guessing]));
   return [...[...levels].map(([vocab, y]) => level(y, `guessing: ln ${whole(vocab)} = ${y.toFixed(2)}`, "guessing")), ...pair("loss", ".4f"), ...held];
 }
@@ -78,7 +78,7 @@ const DASHED = { solid: "", dash: "6 3", dot: "2 3" };
 function lossKey() {
   const color = only ? runColour(0) : colour("fg"), raw = state.raw ? [[sample(faint(color, 0.45), 1.5), "training, each step"]] : [];
   return key(...raw, [sample(color, 2.5), `training, mean of ${data.window} steps`],
-             [sample(only ? colour("held") : color, 2, only ? "" : "2 3"), "held out"]);
+             [sample(only ? colour("held") : color, 2, only ? "" : "2 3"), "validation"]);
 }
 
 const CHARTS = [
