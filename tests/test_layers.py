@@ -22,7 +22,7 @@ LAYERS = [
     {"formulas", "tracing"},
     {"config"},
     {"cache"},
-    {"model", "sampling"},
+    {"decoding", "model", "sampling"},
     {"checkpoint", "files", "lora"},
     {"generate", "evaluate", "transfer", "viz"},
     {"chat", "train"},

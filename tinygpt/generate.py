@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.data.infilling import Markers, never_drawn
+from tinygpt.decoding import Step, steps
 from tinygpt.model import GPT
-from tinygpt.sampling import Sampler, Step, logprobs, most_likely, steps
+from tinygpt.sampling import Sampler, logprobs, most_likely
 from tinygpt.tokenizers.base import Tokenizer
 
 

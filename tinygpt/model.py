@@ -293,7 +293,8 @@ class GPT(Module):
         -------
         int array, shape (B, T + max_new_tokens), or (T + max_new_tokens,)
         """
-        from tinygpt.sampling import Sampler, stream
+        from tinygpt.decoding import stream
+        from tinygpt.sampling import Sampler
 
         given = np.asarray(tokens)
         rows = np.atleast_2d(given)

@@ -1,21 +1,15 @@
-"""Logits to the next token, and the loop that does it again and again."""
+"""Logits to the next token: penalties, top-k, top-p, min-p, temperature, and the draw."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from tinygpt.core import sampling as compiled
 from tinygpt.kernels import isa
-from tinygpt.tensor import no_grad
-
-if TYPE_CHECKING:
-    from tinygpt.cache import KVCache
-    from tinygpt.model import GPT
 
 isa.follow(compiled)
 
@@ -217,117 +211,3 @@ def logprobs(logits: np.ndarray) -> np.ndarray:
     values = np.asarray(logits, np.float64)
     values = values - values.max()
     return values - math.log(np.exp(values).sum())
-
-
-class Step(NamedTuple):
-    """One token for every row.
-
-    Parameters
-    ----------
-    tokens : int32 array, shape (B,)
-    logits : float32 array, shape (B, V)
-        What the model said, before penalties and all that follows.
-    forgot : int
-        Tokens that were left out of the context just before this step, since it was full.
-    """
-
-    tokens: np.ndarray
-    logits: np.ndarray
-    forgot: int
-
-
-def stream(model: GPT, tokens: np.ndarray, count: int, sampler: Sampler) -> Iterator[np.ndarray]:
-    """Yield `count` new tokens for each row of `tokens`, one step at a time.
-
-    Parameters
-    ----------
-    model : GPT
-    tokens : int array, shape (B, T)
-        T at least 1; of more than the context the last ones are used.
-    count : int
-        Steps.
-    sampler : Sampler
-        Its penalties are over what the model sees: the tokens in its context.
-
-    Yields
-    ------
-    int32 array, shape (B,)
-
-    Notes
-    -----
-    Once the context is full, its newest half is kept and goes through the model again with an empty cache.
-    """
-    return (step.tokens for step in steps(model, tokens, count, sampler))
-
-
-def steps(
-    model: GPT,
-    tokens: np.ndarray,
-    count: int,
-    sampler: Sampler,
-    cache: KVCache | None = None,
-    never: Sequence[int] = (),
-) -> Iterator[Step]:
-    """As `stream`, with the logits of every step.
-
-    Parameters
-    ----------
-    model : GPT
-    tokens : int array, shape (B, T)
-    count : int
-    sampler : Sampler
-    cache : KVCache, optional
-        Holds keys and values of the first `cache.length` tokens, fewer than T, which are not computed again; T is then
-        at most the context. Is extended: of the tokens that were drawn all but the last come to be in it.
-    never : sequence of int
-        Tokens that are not drawn.
-
-    Yields
-    ------
-    Step
-    """
-    _check_given(tokens, count, cache, model.config.block_size)
-    context = model.config.block_size
-    barred = list(never)
-    given = tokens[:, -context:]  # as given: the model says so if one is not in the vocabulary
-    forgot = 0
-    rows, length = given.shape
-    seen = np.empty((rows, context + 1), np.int32)
-    seen[:, :length] = given
-    cache = model.new_cache(rows) if cache is None else cache
-    new = given[:, cache.length :]
-    sampler.start(given)
-    for _ in range(count):
-        if length > context:
-            forgot, length = length, max(1, context // 2)
-            forgot -= length
-            seen[:, :length] = seen[:, -length:]
-            new, cache.length = seen[:, :length], 0
-            sampler.start(new)
-        with no_grad():
-            logits = model(new, cache, last=True).data[:, 0]
-        allowed = logits
-        if barred:
-            allowed = logits.copy()
-            allowed[:, barred] = -np.inf
-        drawn = sampler.draw(allowed)
-        new = seen[:, length : length + 1]
-        new[:, 0] = drawn
-        length += 1
-        yield Step(drawn, logits, forgot)
-        forgot = 0
-
-
-def _check_given(tokens: np.ndarray, count: int, cache: KVCache | None, context: int) -> None:
-    """Raise what `steps` raises before it begins."""
-    if tokens.size and tokens.dtype.kind not in "iu":
-        raise TypeError(f"[generate] 'tokens' must be integers, got {tokens.dtype}")
-    if tokens.ndim != 2 or tokens.shape[1] < 1:
-        raise ValueError(f"[generate] 'tokens' must hold at least one token per row, got shape {tokens.shape}")
-    if count < 0:
-        raise ValueError(f"[generate] 'max_new_tokens' must be 0 or more, got {count}")
-    if cache is not None and not cache.length < tokens.shape[1] <= context:
-        raise ValueError(
-            f"[generate] 'tokens' must be more than the {cache.length} in the cache and at most the context of "
-            f"{context}, got {tokens.shape[1]}"
-        )

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from tinygpt.chat.template import ChatTemplate, Message
 from tinygpt.data.infilling import never_drawn
+from tinygpt.decoding import steps
 from tinygpt.model import GPT
-from tinygpt.sampling import Sampler, steps
+from tinygpt.sampling import Sampler
 from tinygpt.tokenizers.base import SEPARATOR, Tokenizer
 from tinygpt.tokenizers.special import Roles
 
