@@ -4,6 +4,7 @@ In a checkout git says which files there are; in an unpacked source distribution
 """
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -182,3 +183,21 @@ def test_the_measured_parts_of_the_readme_are_filled(name):
 def test_the_ladder_of_the_readme_is_that_of_the_data(monkeypatch):
     """Catches a table that was edited by hand, or is from before the last measurement."""
     assert filled_part("ladder") == tool(monkeypatch, "readme").ladder().strip()
+
+
+def test_the_picture_of_the_readme_is_that_of_the_data(monkeypatch):
+    """Catches a picture that was edited by hand, or is from before the last measurement: tools/ladder_chart.py."""
+    program = tool(monkeypatch, "ladder_chart")
+    drawn = program.picture(json.loads(program.DATA.read_text(encoding="utf-8")))
+    assert program.PICTURE.read_text(encoding="utf-8") == drawn
+
+
+def test_the_picture_shows_every_measured_rung(monkeypatch):
+    """Catches a rung or a peer that was measured and left out, and bars that are not in proportion."""
+    program = tool(monkeypatch, "ladder_chart")
+    found = program.speeds(json.loads(program.DATA.read_text(encoding="utf-8")))
+    assert set(found) == set(program.IDEAS)
+    drawn = program.PICTURE.read_text(encoding="utf-8")
+    widths = [float(width) for width in re.findall(r'<rect class="(?:rung|peer)" [^>]*width="([0-9.]+)"', drawn)]
+    ratios = [found[name] / width for name, width in zip(program.IDEAS, widths, strict=True)]
+    assert max(ratios) < 1.02 * min(ratios)
