@@ -167,22 +167,17 @@ def test_there_is_one_version():
 
 
 def filled_part(name):
-    """What stands in README.md between <!-- name --> and <!-- /name -->."""
+    """Return the text in README.md between <!-- name --> and <!-- /name -->."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
     assert found, f"README.md has no part <!-- {name} -->"
     return found[1].strip()
 
 
-@pytest.mark.parametrize("name", ["train", "generate", "ladder"])
+@pytest.mark.parametrize("name", ["train", "generate"])
 def test_the_measured_parts_of_the_readme_are_filled(name):
-    """Catches a README whose transcripts or table nobody has made: tools/readme.py --run."""
+    """Catches a README whose transcripts nobody has made: tools/readme.py --run."""
     assert filled_part(name)
-
-
-def test_the_ladder_of_the_readme_is_that_of_the_data(monkeypatch):
-    """Catches a table that was edited by hand, or is from before the last measurement."""
-    assert filled_part("ladder") == tool(monkeypatch, "readme").ladder().strip()
 
 
 def test_the_picture_of_the_readme_is_that_of_the_data(monkeypatch):

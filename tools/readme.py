@@ -1,8 +1,9 @@
-"""Fill the measured parts of README.md: the transcripts, by running the commands, and the ladder, from docs/data.
+"""Fill the measured parts of README.md: transcripts of its commands, and the picture of the ladder.
 
-usage: python tools/readme.py [--run]      without --run only the table of the ladder is written
+usage: python tools/readme.py [--run]      without --run only the picture is drawn, from docs/data/ladder.json
 
-A part stands between <!-- name --> and <!-- /name -->. The commands run in an export of the last commit, as in a clone.
+A transcript stands between <!-- name --> and <!-- /name -->. Its command runs in an export of the last commit, which
+has the files of a fresh clone.
 """
 
 from __future__ import annotations
@@ -16,29 +17,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 
 def put(text: str, name: str, content: str) -> str:
-    """`text` with the part `name` replaced."""
+    """Replace the part `name` of a text."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         sys.exit(f"{README}: there is no part <!-- {name} -->")
     return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
 
 
-def ladder() -> str:
-    """The rungs of the product of two 512 x 512 matrices, and of a training step of the default model."""
-    import report
-
-    results = report.load(ROOT / "docs" / "data" / "ladder.json")
-    matmul = report.ladder(results, "matmul", "M 512  K 512  N 512")
-    step = report.ladder(results, "step default")
-    return f"{matmul}\n\n{step}\n\n({report.machine(results)})"
-
-
 def transcript(command: list[str], folder: Path) -> str:
-    """A command and what it prints, as a fenced block."""
+    """Run a command and return it with its output as a fenced block."""
     shown = " ".join(f'"{word}"' if " " in word else word for word in command)
     environment = {**os.environ, "COLUMNS": "100"}
     done = subprocess.run(
@@ -51,16 +42,20 @@ def transcript(command: list[str], folder: Path) -> str:
 
 
 def main() -> None:
-    """Write README.md."""
-    text = put(README.read_text(), "ladder", ladder())
-    if "--run" in sys.argv[1:]:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch, "tinygpt")
-            folder.mkdir()
-            archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
-            subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
-            text = put(text, "train", transcript(["tinygpt", "train"], folder))
-            text = put(text, "generate", transcript(["tinygpt", "generate", "--prompt", "def ", "--seed", "1"], folder))
+    """Draw the picture; with --run, run the commands and write README.md."""
+    import ladder_chart
+
+    ladder_chart.main()
+    if "--run" not in sys.argv[1:]:
+        return
+    text = README.read_text()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "tinygpt")
+        folder.mkdir()
+        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
+        text = put(text, "train", transcript(["tinygpt", "train"], folder))
+        text = put(text, "generate", transcript(["tinygpt", "generate", "--prompt", "def ", "--seed", "1"], folder))
     README.write_text(text)
 
 
