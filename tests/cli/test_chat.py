@@ -75,7 +75,7 @@ def test_forgotten_turns_are_told_once(talker, capsys, monkeypatch):
     for quiet in (False, True):
         monkeypatch.setattr(sys, "stdin", io.StringIO("hello there, what is 1 + 1?\n" * 9))
         out, err = said(capsys, "--model", talker, *FIXED, *(["--quiet"] if quiet else []))
-        assert err.count(f"[the context of {CONTEXT} is full: the oldest messages are forgotten from here on]") == (
+        assert err.count(f"[the context of {CONTEXT} tokens is full: the oldest messages are dropped from now on]") == (
             not quiet
         )
         assert out
@@ -99,6 +99,7 @@ def test_a_template_from_a_file(talker, run, tmp_path, capsys):
         (["--template", "nowhere.jinja"], "nowhere.jinja: No such file"),
         (["--template", "BROKEN"], "BROKEN: line 1: "),
         (["--template", "BYTES"], "BYTES: not UTF-8"),
+        (["--once", " "], "--once must not be empty"),
         (["--once", "a\udcff"], "--once: not UTF-8"),
         (["--once", "x y " * 200], f"the context of {CONTEXT} has room for"),
         (["--template", "REFUSES"], "REFUSES: only for others"),
@@ -170,14 +171,14 @@ class Terminal:
 def test_a_terminal(talker):
     """Catches an answer that Ctrl-C takes the program with, a command that is a message, and a way out that is none."""
     terminal = Terminal("--model", talker, "--temp", "0", "--length", "100000")
-    assert "/reset begins anew, /exit leaves]" in terminal.until("> ")
+    assert "/reset starts over, /exit quits]" in terminal.until("> ")
     terminal.type("/nothing\n")
-    terminal.until("[/nothing is no command: there are /reset and /exit]\n> ")
+    terminal.until("[/nothing is not a command; use /reset or /exit]\n> ")
     terminal.type("x y " * 300 + "\n")
     terminal.until("tinygpt: error: the message has ")
     terminal.until("> ")
     terminal.interrupt()
-    terminal.until("[/exit or Ctrl-D leaves]\n> ")
+    terminal.until("[/exit or Ctrl-D quits]\n> ")
     terminal.type("hello\n")
     first = terminal.until("\n> ")
     terminal.type("/reset\n")
@@ -204,5 +205,5 @@ def test_ctrl_c_ends_an_answer_alone(talker, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     out, err = said(capsys, "--model", talker, "--quiet")
     assert out == "a\na\n"
-    assert err.count("[the answer ends here]\n") == 2
+    assert err.count("[answer stopped]\n") == 2
     assert next(lines) == "never"

@@ -60,7 +60,11 @@ WRONG = {
     "unknown flag": ([*TRAIN, "--layer", "3"], "--layer"),
     "flag without value": (["train", "--out"], "--out"),
     "stray word": (["train", "sources"], "unexpected argument 'sources'"),
-    "generate: no model": (["generate", "--model", "nowhere"], "nowhere"),
+    "generate: no model": (
+        ["generate"],
+        "runs/tiny: no such directory; train a model with 'tinygpt train' or name another with --model",
+    ),
+    "generate: another model": (["generate", "--model", "nowhere"], "nowhere: no such directory"),
     "generate: a file": (["generate", "--model", "short.py"], "short.py"),
     "generate: a broken model": (["generate", "--model", "broken"], "model.safetensors"),
     "generate: no tokenizer": (["generate", "--model", "mute"], "mute: there is no tokenizer.json"),
@@ -83,6 +87,7 @@ WRONG = {
     "generate: frequency": ([*GENERATE, "--frequency-penalty", "inf"], "--frequency-penalty must be finite, got inf"),
     "generate: samples": ([*GENERATE, "--num-samples", "0"], "--num-samples must be at least 1, got 0"),
     "generate: seed": ([*GENERATE, "--seed", "-1"], "--seed must be 0 or more, got -1"),
+    "generate: too many threads": ([*GENERATE, "--threads", "1025"], "--threads must be at most 1024, got 1025"),
     "generate: threads": ([*GENERATE, "--threads", "0"], "--threads must be at least 1, got 0"),
     "generate: kernels": ([*GENERATE, "--kernels", "x"], "--kernels: unknown rung 'x'"),
     "eval: no model": (["eval", "--model", "nowhere", "--data", "sources"], "nowhere"),
@@ -96,17 +101,20 @@ WRONG = {
     "bench: size of zero": (["bench", "--op", "matmul", "--sizes", "0"], "--sizes"),
     "bench: letter": (["bench", "--op", "softmax", "--sizes", "R=2", "Q=3"], "--sizes: softmax needs R C, got R Q"),
     "bench: missing letter": (["bench", "--op", "softmax", "--sizes", "R=2"], "--sizes: softmax needs R C, got R"),
-    "bench: square softmax": (["bench", "--op", "softmax", "--sizes", "64"], "--sizes: plain numbers are for --op mat"),
+    "bench: square softmax": (["bench", "--op", "softmax", "--sizes", "64"], "--sizes: a plain number works with --op mat"),
     "bench: sizes that do not fit": (
         ["bench", "--op", "attention", "--sizes", "B=1", "T=2", "H=3", "D=4", "S=1"],
-        "do not fit together in attention",
+        "are inconsistent sizes for attention",
     ),
-    "bench: sizes of all": (["bench", "--sizes", "64"], "--sizes needs a single --op"),
+    "bench: sizes of all": (["bench", "--sizes", "64"], "--sizes needs exactly one --op"),
     "bench: rung": (["bench", "--kernels", "naive", "fast"], "--kernels: unknown rung 'fast'; there are naive, "),
     "bench: no such rung of the op": (
         ["bench", "--op", "add", "--kernels", "blocked"],
-        "--kernels: no op that is asked",
+        "--kernels: none of the chosen ops",
     ),
+    "bench: op without a value": (["bench", "--op"], "--op needs at least one op"),
+    "bench: sizes without a value": (["bench", "--op", "add", "--sizes"], "--sizes needs at least one size"),
+    "bench: kernels without a value": (["bench", "--kernels"], "--kernels needs at least one rung"),
     "bench: threads": (["bench", "--op", "softmax", "--threads", "0"], "--threads must be at least 1, got 0"),
     "bench: seconds": (["bench", "--op", "softmax", "--seconds", "0"], "--seconds must be more than 0, got 0"),
     "bench: for ever": (["bench", "--op", "softmax", "--seconds", "inf"], "--seconds must be more than 0, got inf"),
@@ -171,7 +179,7 @@ def test_the_same_arguments_without_the_fault_work(work, capsys):
 
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
-    [("TINYGPT_NUM_THREADS", "many", "TINYGPT_NUM_THREADS"), ("TINYGPT_KERNELS", "fast", "unknown rung 'fast'")],
+    [("TINYGPT_NUM_THREADS", "many", "TINYGPT_NUM_THREADS"), ("TINYGPT_KERNELS", "fast", "TINYGPT_KERNELS=fast: unknown rung 'fast'; there are naive")],
 )
 def test_a_wrong_environment_is_one_line(work, monkeypatch, variable, value, words):
     """Catches a traceback from the import of the kernels, which read the environment."""
@@ -240,7 +248,7 @@ def test_a_wrong_rung_is_not_timed(work, capsys, monkeypatch):
     monkeypatch.setattr(timing, "prepare", wrong)
     assert cli.main(["bench", "--op", "softmax", "--sizes", "R=2", "C=3"]) == 1
     out, err = capsys.readouterr()
-    assert err == "tinygpt: error: rung naive is wrong on this machine: [softmax] 'out' is wrong\n"
+    assert err == "tinygpt: error: rung naive computes wrong results on this machine: [softmax] 'out' is wrong\n"
     assert "speed-up" not in out
 
 

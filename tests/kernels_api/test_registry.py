@@ -285,7 +285,7 @@ def test_environment_with_an_error(text):
     status, output, error = run("from tinygpt import kernels; print('went on')", TINYGPT_KERNELS=text)
     assert status == 1
     assert output == ""
-    assert error.startswith("ValueError: [kernels] unknown ")
+    assert error.startswith(f"ValueError: TINYGPT_KERNELS={text}: unknown ")
 
 
 def test_the_name_numpy_belongs_to_the_package():

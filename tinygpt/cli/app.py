@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError, convert
+from cyclopts import App, CycloptsError, Parameter, convert
 from cyclopts.config import Dict
 
 from tinygpt import __version__
+from tinygpt.cli.flags import one_line
 
 COMMANDS = {
     "train": "Train a model on source files.",
     "generate": "Continue a text with a trained model.",
-    "chat": "Talk with a model that carries a chat template.",
+    "chat": "Talk with a model that has a chat template.",
     "visualize": "Show what every head of a model attends to in a prompt.",
     "trace": "Show every intermediate value of a forward pass.",
     "eval": "Measure how well a model predicts a text.",
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a run failed; 2 for bad input; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    options: list[Any] = []  # of the command, once they are known
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
@@ -96,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         app = build_app(arguments[0] if arguments else None)
         app.config = config_files(arguments)
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        options = [*bound.args, *bound.kwargs.values()]
         return command(*bound.args, **bound.kwargs) or 0
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
@@ -106,9 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CycloptsError, ValueError, IndexError, OSError, ImportError) as error:
         if os.environ.get("TINYGPT_TRACEBACK"):
             raise
-        return fail(_one_line(error), BAD_INPUT)
+        return fail(one_line(error, options), BAD_INPUT)
     except MemoryError as error:
-        return fail(f"not enough memory: {_one_line(error)}", FAILED)
+        return fail(f"not enough memory: {one_line(error, options)}", FAILED)
     except RuntimeError as error:
         return _runtime_failure(error)
 
@@ -128,14 +131,6 @@ def fail(message: str, status: int, start: str = "tinygpt: error: ") -> int:
     """Print one line to standard error; returns `status`."""
     print(start + message, file=sys.stderr)
     return status
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, UnusedCliTokensError):
-        return f"unexpected argument '{(error.unused_tokens or [''])[0]}'"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tinygpt.cli.options import check_threads
+from tinygpt.cli.options import use_threads
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from tinygpt.testing import Case
 
-BFLOAT16 = "bf16"  # in a column of rungs
+BFLOAT16 = "bf16"  # ends the rung column of rows with bfloat16 operands
 
 
 @dataclass(kw_only=True)
@@ -25,21 +25,27 @@ class BenchOptions:
     """One field per flag."""
 
     op: list[str] | None = None
-    """Ops to compare; all by default."""
+    """Ops to measure. Default: all."""
     sizes: list[str] | None = None
-    """Sizes by letter, as in M=512 N=512 K=512; a plain number is a square product. Needs a single --op."""
+    """Sizes by letter, as in M=512 N=512 K=512, or N for a square matmul of N x N. Needs exactly one --op."""
     kernels: list[str] | None = None
-    """Rungs to compare, as in naive blocked; all by default."""
+    """Rungs to compare, as in naive blocked. Default: all."""
     threads: int | None = None
-    """Threads; by default what the machine grants."""
+    """Number of threads. Default: the number of cores that this process may use."""
     seconds: float = 0.2
-    """How long to repeat each rung, in seconds."""
+    """Time to repeat each rung, in seconds."""
     quiet: bool = False
-    """Print the table only, no progress."""
+    """Print the table only, without progress."""
 
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
-        check_threads(self.threads)
+        for flag, value, what in (
+            ("--op", self.op, "op"),
+            ("--sizes", self.sizes, "size"),
+            ("--kernels", self.kernels, "rung"),
+        ):
+            if value == []:
+                raise ValueError(f"{flag} needs at least one {what}")
         if not (math.isfinite(self.seconds) and self.seconds > 0):
             raise ValueError(f"--seconds must be more than 0, got {self.seconds}")
 
@@ -47,11 +53,11 @@ class BenchOptions:
 def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()) -> int:  # noqa: B008
     """Compare the rungs of the kernels on this machine.
 
-    Every rung is held against a float64 reference before it is timed. For each:
-    the median time; the rate, as its share of the nearer of two measured roofs
-    (GFLOP/s of the float32 peak, or GB/s of what reading memory reaches, where a
-    cache may give more); and the speed-up over the rung above in the table. A
-    product has one more row for operands that are rounded to bfloat16.
+    Each rung is checked against a float64 reference before it is timed. Columns:
+    median time; rate in GFLOP/s or GB/s; share of the nearer of two measured
+    limits, the float32 peak or the memory bandwidth (data in the cache may exceed
+    100 %); speed-up over the rung above. Rows with bf16 round the operands of a
+    matmul to bfloat16.
     """
     from rich.console import Console
     from rich.progress import track
@@ -67,10 +73,9 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     cases = [case for case in _cases(options) if rungs[case.op]]
     if not cases:
         raise ValueError(
-            f"--kernels: no op that is asked for has a rung {' or '.join(options.kernels or [])} of its own"
+            f"--kernels: none of the chosen ops has a rung {' or '.join(options.kernels or [])} of its own"
         )
-    if options.threads is not None:
-        threads.set_num_threads(options.threads)
+    use_threads(options.threads, options.quiet)
     n = threads.get_num_threads()
     roofs = peak_flops(n), read_bandwidth(n)
     console = Console(highlight=False)
@@ -84,10 +89,10 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
             try:
                 call = prepare(function, checked, n)
             except Mismatch as error:
-                return fail(f"rung {rung} is wrong on this machine: {error}", FAILED)
+                return fail(f"rung {rung} computes wrong results on this machine: {error}", FAILED)
             seconds = median_seconds(call, options.seconds)
             table.add_row(names[i] if i < len(names) else "", rung, *_figures(case, seconds, roofs, before))
-            if not rung.endswith(BFLOAT16):  # beside the ladder, not on it
+            if not rung.endswith(BFLOAT16):  # such a row is not a rung, so the next one does not compare with it
                 before = seconds
         table.add_section()
     console.print(table)
@@ -95,7 +100,7 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
 
 
 def _rows(case: Case, rungs: list[str]) -> list[tuple[str, Callable[..., Any], Case]]:
-    """What is compared: a name, its function, and the case that it is held against."""
+    """List the rows of one op: name, function, and the case that the function must reproduce."""
     from tinygpt.core import matmul
     from tinygpt.kernels import registry
 
@@ -109,7 +114,7 @@ def _rows(case: Case, rungs: list[str]) -> list[tuple[str, Callable[..., Any], C
 
 
 def _rounded(case: Case) -> Case:
-    """A product whose operands are bfloat16 numbers: rounding them changes nothing, so the bound of float32 holds."""
+    """Round the operands of a matmul case to bfloat16, so that the float32 error bound holds for the rounded product."""
     import ml_dtypes
     import numpy as np
 
@@ -126,7 +131,7 @@ def _rounded(case: Case) -> Case:
 
 
 def _rungs(wanted: list[str] | None) -> dict[str, list[str]]:
-    """The rungs to compare, op by op; of those that are named, an op may lack some or all."""
+    """Map each op to the rungs to compare; an op that has none of the wanted rungs gets an empty list."""
     from tinygpt.kernels import registry
 
     available = registry.available()
@@ -138,6 +143,7 @@ def _rungs(wanted: list[str] | None) -> dict[str, list[str]]:
 
 
 def _cases(options: BenchOptions) -> Iterator[Case]:
+    """Yield the cases of the chosen ops: of the sizes given, or of their default sizes."""
     from tinygpt import testing
 
     ops = options.op or list(testing.FACTORIES)
@@ -149,10 +155,10 @@ def _cases(options: BenchOptions) -> Iterator[Case]:
             yield from testing.default_cases(op)
         return
     if len(ops) != 1:
-        raise ValueError("--sizes needs a single --op")
+        raise ValueError("--sizes needs exactly one --op")
     squares = [size for size in options.sizes if size.isdecimal() and int(size) > 0]
     if squares and (ops != ["matmul"] or len(squares) != len(options.sizes)):
-        raise ValueError("--sizes: plain numbers are for --op matmul; name the letters, as in R=256 C=4096")
+        raise ValueError("--sizes: a plain number works with --op matmul only; name the letters, as in R=256 C=4096")
     if squares:
         yield from (testing.matmul_case(int(size), int(size), int(size)) for size in squares)
         return
@@ -160,7 +166,7 @@ def _cases(options: BenchOptions) -> Iterator[Case]:
 
 
 def _sized(op: str, sizes: list[str]) -> Case:
-    """The case of an op with the given sizes, as in ``R=256``."""
+    """Build the case of an op with the given sizes, as in ``R=256``."""
     import numpy as np
 
     from tinygpt import testing
@@ -175,20 +181,22 @@ def _sized(op: str, sizes: list[str]) -> Case:
         with np.errstate(all="ignore"):
             return testing.make(op, **letters)
     except ValueError:
-        raise ValueError(f"--sizes: {' '.join(sizes)} do not fit together in {op}") from None
+        raise ValueError(f"--sizes: {' '.join(sizes)} are inconsistent sizes for {op}") from None
 
 
 def _optional(known: Iterable[str], needed: list[str]) -> str:
+    """Name the letters that may be left out."""
     rest = [name for name in known if name not in needed]
     return f" and takes {' '.join(rest)}" if rest else ""
 
 
 def _short(case: Case) -> str:
-    """The sizes as in ``M256 K256 N256``."""
+    """Format the sizes of a case, as in ``M256 K256 N256``."""
     return " ".join(f"{letter}{size}" for letter, size in case.dims.items())
 
 
 def _letter(text: str) -> tuple[str, int]:
+    """Parse a size such as ``M=512``."""
     name, _, value = text.partition("=")
     if not value.isdecimal() or int(value) < 1:
         raise ValueError(f"--sizes must look like M=512, got '{text}'")
@@ -196,6 +204,7 @@ def _letter(text: str) -> tuple[str, int]:
 
 
 def _table(n_threads: int, peak: float, memory: float) -> Table:
+    """Make the empty table; its title holds the measured limits of the machine."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -210,7 +219,10 @@ def _table(n_threads: int, peak: float, memory: float) -> Table:
 
 
 def _figures(case: Case, seconds: float, roofs: tuple[float, float], before: float | None) -> tuple[str, ...]:
-    """Time, rate, its share of the nearer roof, speed-up; the roof depends on the case alone, not on the rung."""
+    """Format time, rate, share of the nearer roof and speed-up.
+
+    Every rung of a case is compared with the same roof, because time scales both shares alike.
+    """
     peak, memory = case.flops / seconds / roofs[0], case.bytes / seconds / roofs[1]
     if peak >= memory:
         rate = (f"{_short_number(case.flops / seconds / 1e9)} GFLOP/s", f"{100 * peak:.1f} % peak")

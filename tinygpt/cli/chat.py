@@ -25,17 +25,17 @@ class ChatOptions(Sampling):
     """One field per flag."""
 
     model: str = "runs/tiny"
-    """Directory of a model that carries a chat template, as `tinygpt import` writes it."""
+    """Directory of a model with a chat template, as `tinygpt import` writes it."""
     system: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """What the model is told before anything else; the template may have a text of its own."""
+    """System message. Default: the one in the chat template, if it has one."""
     template: str | None = None
-    """File with a chat template (Jinja) instead of the model's."""
+    """File with a chat template (Jinja) that replaces the model's."""
     once: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """Say this, print the answer, and end."""
+    """Send one message, print the answer and exit."""
     length: int = 512
-    """Tokens of an answer at most."""
+    """Maximum length of an answer, in tokens."""
     weights: str = "float32"
-    """How weights are kept in memory: float32, or rounded to bfloat16 or to int8 blocks, which is faster."""
+    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded and faster."""
     quiet: bool = False
     """Print the answers only."""
 
@@ -44,6 +44,8 @@ class ChatOptions(Sampling):
         if self.length < 1:
             raise ValueError(f"--length must be at least 1, got {self.length}")
         self.validate_sampling()
+        if self.once is not None and not self.once.strip():
+            raise ValueError("--once must not be empty")
         for name in ("system", "once"):
             try:
                 (getattr(self, name) or "").encode()
@@ -52,11 +54,11 @@ class ChatOptions(Sampling):
 
 
 def chat(options: Annotated[ChatOptions, Parameter(name="*")] = ChatOptions()) -> int:  # noqa: B008
-    """Talk with a model that carries a chat template.
+    """Talk with a model that has a chat template.
 
-    On a terminal, Ctrl-C ends an answer, /reset begins anew, /exit or Ctrl-D
-    leaves. Without one, every line of standard input is a message, and the
-    answers go to standard output.
+    On a terminal, Ctrl-C stops an answer, /reset starts a new conversation, and
+    /exit or Ctrl-D quits. Otherwise each line of standard input is a message, and
+    the answers are written to standard output.
     """
     import secrets
 
@@ -74,7 +76,7 @@ def chat(options: Annotated[ChatOptions, Parameter(name="*")] = ChatOptions()) -
     )
     terminal = options.once is None and sys.stdin.isatty()
     if terminal and not options.quiet:
-        print(f"[{options.model}, seed {seed}; /reset begins anew, /exit leaves]", file=sys.stderr)
+        print(f"[{options.model}, seed {seed}; /reset starts over, /exit quits]", file=sys.stderr)
     if terminal:
         _on_terminal(talk)
         return 0
@@ -84,7 +86,7 @@ def chat(options: Annotated[ChatOptions, Parameter(name="*")] = ChatOptions()) -
 
 
 def _template(options: ChatOptions, tokenizer: Tokenizer):
-    """The template of --template, or the model's."""
+    """Read the template from --template, or take the model's."""
     from tinygpt.chat.template import ChatTemplate
 
     if options.template is not None:
@@ -98,10 +100,10 @@ def _template(options: ChatOptions, tokenizer: Tokenizer):
 
 
 def _lines() -> Iterator[str]:
-    """The messages on standard input: the lines that are not empty."""
+    """Yield the messages on standard input: its non-empty lines."""
     try:
         for line in sys.stdin:
-            line.encode()  # Python hands on bytes that are not UTF-8 as lone surrogates
+            line.encode()  # Python passes bytes that are not UTF-8 as lone surrogates, which fail here
             if line.strip():
                 yield line.rstrip("\n")
     except UnicodeError as error:
@@ -109,7 +111,7 @@ def _lines() -> Iterator[str]:
 
 
 class _Talk:
-    """Prints answers, and says once what became of older messages."""
+    """Print answers, and say once when the context is full."""
 
     def __init__(self, conversation: Conversation, context: int, quiet: bool):
         from tinygpt.cli.console import harmless
@@ -119,21 +121,21 @@ class _Talk:
         self.said: set[str] = set()
 
     def answer(self, text: str) -> None:
-        """Print the answer to a message as it comes."""
+        """Print the answer to a message while it is sampled."""
         try:
             for piece in self.conversation.ask(text):
                 sys.stdout.write(self.shown(piece))
                 sys.stdout.flush()
         except ValueError:
-            raise  # nothing of an answer has been printed
+            raise  # no part of the answer has been printed
         except BaseException:
             print(flush=True)
             raise
         print(flush=True)
         if self.conversation.dropped:
-            self._say(f"the context of {self.context:,} is full: the oldest messages are forgotten from here on")
+            self._say(f"the context of {self.context:,} tokens is full: the oldest messages are dropped from now on")
         if self.conversation.full:
-            self._say(f"the context of {self.context:,} is full: the answer ends here")
+            self._say(f"the context of {self.context:,} tokens is full: the answer was cut off")
 
     def _say(self, note: str) -> None:
         if note not in self.said and not self.quiet:
@@ -142,9 +144,9 @@ class _Talk:
 
 
 def _on_terminal(talk: _Talk) -> None:
-    """Ask for messages until the user leaves."""
+    """Prompt for messages until the user quits."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - input() then edits lines, and knows the ones before
+        import readline  # noqa: F401 - gives input() line editing and a history
     while True:
         try:
             text = input(PROMPT)
@@ -152,7 +154,7 @@ def _on_terminal(talk: _Talk) -> None:
             print()
             return
         except KeyboardInterrupt:
-            print("\n[/exit or Ctrl-D leaves]", file=sys.stderr)
+            print("\n[/exit or Ctrl-D quits]", file=sys.stderr)
             continue
         command = text.strip()
         if command == "/exit":
@@ -161,18 +163,18 @@ def _on_terminal(talk: _Talk) -> None:
             talk.conversation.reset()
             talk.said.clear()
         elif command.startswith("/") and command[1:].isalpha():
-            print(f"[{command} is no command: there are /reset and /exit]", file=sys.stderr)
+            print(f"[{command} is not a command; use /reset or /exit]", file=sys.stderr)
         elif command:
             _answer(talk, text)
 
 
 def _answer(talk: _Talk, text: str) -> None:
-    """An answer that Ctrl-C ends, or an error in one line; the conversation goes on."""
+    """Print an answer, which Ctrl-C stops, or an error in one line; the conversation continues either way."""
     try:
         text.encode()
         talk.answer(text)
     except KeyboardInterrupt:
-        print("[the answer ends here]", file=sys.stderr)
+        print("[answer stopped]", file=sys.stderr)
     except UnicodeError:
         print("tinygpt: error: the message is not UTF-8", file=sys.stderr)
     except ValueError as error:

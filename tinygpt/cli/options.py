@@ -17,44 +17,41 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Compute:
-    """How to compute."""
+    """Kernels and threads of a command that computes."""
 
     kernels: Annotated[str | None, Parameter(group="Computing")] = None
-    """Rung of the kernels, as in blocked or blocked,softmax=naive."""
+    """Rung of the kernels for all ops, some ops or both, as in blocked or blocked,softmax=naive. Default: the fastest."""
     threads: Annotated[int | None, Parameter(group="Computing")] = None
-    """Threads; by default what the machine grants."""
+    """Number of threads. Default: the number of cores that this process may use."""
 
     def apply(self) -> None:
-        """Switch to what was asked for."""
-        from tinygpt.kernels import threads
-        from tinygpt.train.settings import use_kernels
+        """Switch to the kernels and threads that the flags name."""
+        from tinygpt.kernels import registry
 
-        check_threads(self.threads)
-        use_kernels(self.kernels or "")
-        if self.threads is not None:
-            threads.set_num_threads(self.threads)
+        registry.use_text(self.kernels or "")
+        use_threads(self.threads, getattr(self, "quiet", False))
 
 
 @dataclass(kw_only=True)
 class Sampling(Compute):
-    """How to draw tokens."""
+    """Sampling of the next token."""
 
     temp: Annotated[float, Parameter(alias="--temperature", group="Sampling")] = 0.8
-    """Temperature; 0 always takes the most likely token."""
+    """Temperature: higher is more varied; 0 always takes the most likely token."""
     topk: Annotated[int | None, Parameter(alias="--top-k", group="Sampling")] = None
-    """Sample among the k most likely tokens; 0 means all, the default."""
+    """Sample among the K most likely tokens; 0 means all. Default: all."""
     topp: Annotated[float | None, Parameter(alias="--top-p", group="Sampling")] = None
-    """Sample among the most likely tokens that together have this probability; all by default."""
+    """Sample among the fewest most likely tokens whose probabilities sum to P. Default: all."""
     min_p: Annotated[float | None, Parameter(group="Sampling")] = None
-    """Sample among the tokens that have this share of the probability of the most likely one; all by default."""
+    """Sample among tokens at least P times as probable as the most likely one. Default: all."""
     repetition_penalty: Annotated[float, Parameter(group="Sampling")] = 1.0
-    """Divides the logits of tokens in the context if positive, multiplies them if negative; 1 means off."""
+    """Divide positive logits of tokens in the context by this and multiply negative ones; 1 means off."""
     presence_penalty: Annotated[float, Parameter(group="Sampling")] = 0.0
-    """Is subtracted from the logits of tokens in the context; 0 means off."""
+    """Subtract this from the logit of every token in the context; 0 means off."""
     frequency_penalty: Annotated[float, Parameter(group="Sampling")] = 0.0
-    """Is subtracted once for each time that a token is in the context; 0 means off."""
+    """Subtract this from a token's logit for each time that it is in the context; 0 means off."""
     seed: Annotated[int | None, Parameter(group="Sampling")] = None
-    """For the same text again; drawn and printed if it is not given."""
+    """Random seed; the same seed gives the same text. Default: drawn at random and printed."""
 
     def validate_sampling(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
@@ -81,41 +78,71 @@ class Sampling(Compute):
         return Sampler(self.temp, self.topk, self.topp, seed, rows, self.min_p, *penalties)
 
 
-def check_threads(n: int | None) -> None:
-    """Raise ValueError for a number of threads that cannot be."""
-    if n is not None and n < 1:
-        raise ValueError(f"--threads must be at least 1, got {n}")
+def use_threads(n: int | None, quiet: bool = False) -> None:
+    """Set the number of threads, if one is given; tell the user when the machine grants fewer cores."""
+    from tinygpt.kernels import threads
+
+    if n is None:
+        return
+    threads.set_num_threads(n)
+    cores = min(threads.limits().values())
+    if n > cores and not quiet:
+        note(f"--threads {n} is more than the {cores} that this machine grants: threads will share cores")
+
+
+def note(text: str) -> None:
+    """Print a remark to standard error."""
+    print(f"{'note':<10}{text}", file=sys.stderr)
 
 
 def load_model(directory: str, weights: str = "float32"):
-    """The model and the tokenizer of a directory; both must be there. `weights` is what --weights says."""
+    """Load the model and the tokenizer of a directory.
+
+    Parameters
+    ----------
+    directory : str
+    weights : str
+        The value of --weights.
+
+    Raises
+    ------
+    ValueError
+        There is no such directory or no tokenizer in it, or `weights` is unknown.
+    """
     from tinygpt import checkpoint
     from tinygpt.packed import KINDS
 
     if weights not in KINDS:
         raise ValueError(f"--weights must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {weights}")
+    require_model(directory)
     model, tokenizer = checkpoint.load(directory, weights)
     if tokenizer is None:
         raise ValueError(f"{directory}: there is no tokenizer.json, so text cannot be turned into tokens")
     return model, tokenizer
 
 
+def require_model(path: str) -> None:
+    """Raise ValueError, with the next step, if there is nothing at `path`."""
+    if not Path(path).exists():
+        raise ValueError(f"{path}: no such directory; train a model with 'tinygpt train' or name another with --model")
+
+
 def text_of(options: Any, name: str) -> str:
-    """The text of a flag, or that of the file that the flag with `-file` names; `-` as a prompt is standard input."""
+    """Read the text of a flag or of the file that its twin names, such as --prompt-file; --prompt - is standard input."""
     text, file = getattr(options, name), getattr(options, f"{name}_file")
     source = file or ("standard input" if name == "prompt" and text == "-" else f"--{name}")
     try:
         if file is not None:
             return Path(file).read_text(encoding="utf-8")
         text = sys.stdin.read() if source == "standard input" else text or ""
-        text.encode()  # Python hands on bytes that are not UTF-8 as lone surrogates
+        text.encode()  # Python passes bytes that are not UTF-8 as lone surrogates, which fail here
         return text
     except UnicodeError as error:
         raise ValueError(f"{source}: not UTF-8: {getattr(error, 'reason', error)}") from None
 
 
 def some_prompt(options: Any) -> str:
-    """The text of --prompt or --prompt-file, where there must be one."""
+    """Read the text of --prompt or --prompt-file; ValueError if it is missing or empty."""
     if options.prompt is not None and options.prompt_file is not None:
         raise ValueError("--prompt and --prompt-file cannot both be given")
     prompt = text_of(options, "prompt")

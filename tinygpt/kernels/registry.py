@@ -258,4 +258,7 @@ def apply_environment() -> None:
     """Choose what the environment variable ``TINYGPT_KERNELS`` asks for."""
     text = os.environ.get("TINYGPT_KERNELS")
     if text:
-        use_text(text)
+        try:
+            use_text(text)
+        except ValueError as error:
+            raise ValueError(f"TINYGPT_KERNELS={text}: {str(error).removeprefix('[kernels] ')}") from None
