@@ -101,7 +101,10 @@ WRONG = {
     "bench: size of zero": (["bench", "--op", "matmul", "--sizes", "0"], "--sizes"),
     "bench: letter": (["bench", "--op", "softmax", "--sizes", "R=2", "Q=3"], "--sizes: softmax needs R C, got R Q"),
     "bench: missing letter": (["bench", "--op", "softmax", "--sizes", "R=2"], "--sizes: softmax needs R C, got R"),
-    "bench: square softmax": (["bench", "--op", "softmax", "--sizes", "64"], "--sizes: a plain number works with --op mat"),
+    "bench: square softmax": (
+        ["bench", "--op", "softmax", "--sizes", "64"],
+        "--sizes: a plain number works with --op mat",
+    ),
     "bench: sizes that do not fit": (
         ["bench", "--op", "attention", "--sizes", "B=1", "T=2", "H=3", "D=4", "S=1"],
         "are inconsistent sizes for attention",
@@ -179,7 +182,10 @@ def test_the_same_arguments_without_the_fault_work(work, capsys):
 
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
-    [("TINYGPT_NUM_THREADS", "many", "TINYGPT_NUM_THREADS"), ("TINYGPT_KERNELS", "fast", "TINYGPT_KERNELS=fast: unknown rung 'fast'; there are naive")],
+    [
+        ("TINYGPT_NUM_THREADS", "many", "TINYGPT_NUM_THREADS"),
+        ("TINYGPT_KERNELS", "fast", "TINYGPT_KERNELS=fast: unknown rung 'fast'; there are naive"),
+    ],
 )
 def test_a_wrong_environment_is_one_line(work, monkeypatch, variable, value, words):
     """Catches a traceback from the import of the kernels, which read the environment."""

@@ -20,7 +20,7 @@ class Compute:
     """Kernels and threads of a command that computes."""
 
     kernels: Annotated[str | None, Parameter(group="Computing")] = None
-    """Rung of the kernels for all ops, some ops or both, as in blocked or blocked,softmax=naive. Default: the fastest."""
+    """Rung of the kernels, for all ops or by op, as in blocked or blocked,softmax=naive. Default: the fastest."""
     threads: Annotated[int | None, Parameter(group="Computing")] = None
     """Number of threads. Default: the number of cores that this process may use."""
 
@@ -128,7 +128,7 @@ def require_model(path: str) -> None:
 
 
 def text_of(options: Any, name: str) -> str:
-    """Read the text of a flag or of the file that its twin names, such as --prompt-file; --prompt - is standard input."""
+    """Read the text of a flag, or of the file after the flag with -file at its end; --prompt - is standard input."""
     text, file = getattr(options, name), getattr(options, f"{name}_file")
     source = file or ("standard input" if name == "prompt" and text == "-" else f"--{name}")
     try:
