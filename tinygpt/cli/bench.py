@@ -114,7 +114,7 @@ def _rows(case: Case, rungs: list[str]) -> list[tuple[str, Callable[..., Any], C
 
 
 def _rounded(case: Case) -> Case:
-    """Round the operands of a matmul case to bfloat16, so that the float32 error bound holds for the rounded product."""
+    """Round the operands of a matmul case to bfloat16; the float32 error bound then holds for the rounded product."""
     import ml_dtypes
     import numpy as np
 
