@@ -80,7 +80,9 @@ def in_flags(message: str, names: Mapping[str, str]) -> str:
     rest = message[found.end() :]
     if flag is not None and argument is None:
         return f"{flag}: {rest}"
-    known = {**names, argument: flag} if flag is not None else names
+    known = dict(names)
+    if flag is not None and argument is not None:
+        known[argument] = flag
     return ARGUMENT.sub(lambda name: known.get(name[1]) or name[0], rest)
 
 
