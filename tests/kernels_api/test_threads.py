@@ -46,10 +46,10 @@ def test_set_and_get():
         (0, ValueError, "'n' must be at least 1, got 0"),
         (-2, ValueError, "'n' must be at least 1, got -2"),
         (1025, ValueError, "'n' must be at most 1024, got 1025"),
-        (2.0, TypeError, "'n' must be an int, got float"),
-        (True, TypeError, "'n' must be an int, got bool"),
-        ("2", TypeError, "'n' must be an int, got str"),
-        (None, TypeError, "'n' must be an int, got NoneType"),
+        (2.0, TypeError, "'n' must be an int or 'auto', got float"),
+        (True, TypeError, "'n' must be an int or 'auto', got bool"),
+        ("2", TypeError, "'n' must be an int or 'auto', got str"),
+        (None, TypeError, "'n' must be an int or 'auto', got NoneType"),
     ],
 )
 def test_numbers_that_mean_nothing(n, kind, text):
@@ -71,7 +71,7 @@ def test_default_is_the_least_of_the_limits(monkeypatch):
     """Catches a limit that is not looked at."""
     monkeypatch.delenv("TINYGPT_NUM_THREADS", raising=False)
     sources = {"OpenMP": (cpu, "max_threads"), "physical cores": (threads, "_physical_cores")}
-    sources["affinity"] = (threads, "_affinity")
+    sources["affinity"] = (threads, "affinity")
     for small in sources:
         with monkeypatch.context() as patch:
             for name, (module, function) in sources.items():

@@ -93,6 +93,11 @@ def selection() -> dict[str, str]:
     return {op: resolve(op, rung) for op, rung in _chosen.items()}
 
 
+def deterministic() -> bool:
+    """Tell whether all ops are served by the package's own ladder, whose bits do not depend on the threads."""
+    return all(rung in LADDER for rung in selection().values())
+
+
 class Choice:
     """What `use` changed; as a context manager it goes back to what was chosen before."""
 

@@ -1,7 +1,8 @@
-"""How many threads a kernel gets.
+"""The number of threads that kernels use.
 
-The default is the least of what OpenMP offers, the physical cores, the cores that this process may run on and its
-cgroup's quota of processor time: more threads than that wait for each other.
+The default is the least of what OpenMP offers, the physical cores, the processors that this process may run on and its
+cgroup's quota of processor time: more threads than that wait for each other. Unless a number is fixed, loops that repeat
+a step may lower it while other programs are busy (`tinygpt.kernels.adaptive`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import operator
 import os
 from pathlib import Path
+from typing import Literal
 
 from tinygpt.core import cpu
 
@@ -21,20 +23,25 @@ from tinygpt.core import cpu
 # the decoding of small models, one row at a time, from depending on threads.
 SMALL_WORK = 131_072
 
+AUTO: Literal["auto"] = "auto"
+NUM_THREADS_VARIABLE = "TINYGPT_NUM_THREADS"
+
 MOST = 1024  # kernels have scratch for every thread, so a typing error must not ask for a million
 
 _threads = 1
+_automatic = True
 _forked = False
 
 
-def _affinity() -> int:
+def affinity() -> int:
+    """Count the logical processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _physical_cores() -> int:
-    """Distinct (package, core) pairs as Linux tells them; elsewhere the logical count."""
+    """Count the distinct (package, core) pairs that Linux lists; elsewhere the logical processors."""
     pairs = set()
     for topology in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology"):
         try:
@@ -46,7 +53,7 @@ def _physical_cores() -> int:
 
 
 def _cgroup_quota() -> float:
-    """Processors that the cgroup grants (version 2: cpu.max; version 1: quota over period); infinity if no limit."""
+    """Return the processors that the cgroup grants (version 2: cpu.max; version 1: quota over period), inf if unlimited."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return math.inf if quota == "max" else int(quota) / int(period)
@@ -61,19 +68,19 @@ def _cgroup_quota() -> float:
 
 
 def limits() -> dict[str, int]:
-    """What bounds the default number of threads, by name."""
+    """Return the bounds of the default number of threads, by name."""
     quota = _cgroup_quota()
     return {
         "OpenMP": cpu.max_threads(),
         "physical cores": _physical_cores(),
-        "affinity": _affinity(),
+        "affinity": affinity(),
         **({} if math.isinf(quota) else {"cgroup quota": max(1, int(quota))}),
     }
 
 
 def default_num_threads() -> int:
-    """``TINYGPT_NUM_THREADS`` if it is set, otherwise the least of `limits`."""
-    text = os.environ.get("TINYGPT_NUM_THREADS")
+    """Return ``TINYGPT_NUM_THREADS`` if it is set, otherwise the least of `limits`."""
+    text = os.environ.get(NUM_THREADS_VARIABLE)
     if text:
         if not text.isdecimal() or int(text) < 1:
             raise ValueError(f"[threads] TINYGPT_NUM_THREADS must be a positive number, got '{text}'")
@@ -84,28 +91,36 @@ def default_num_threads() -> int:
 
 
 def get_num_threads() -> int:
-    """Threads that kernels use for work that is worth it."""
+    """Return the number of threads that kernels use for work that is large enough to share."""
     return _threads
 
 
-def set_num_threads(n: int) -> None:
-    """Set the number of threads that kernels use.
+def set_num_threads(n: int | Literal["auto"]) -> None:
+    """Fix the number of threads that kernels use, or let it adapt.
 
     Parameters
     ----------
-    n : int
-        1 to 1024. More than the machine has cores is allowed and slow; results do not depend on it.
+    n : int or "auto"
+        1 to 1024. More than the machine has cores is allowed and slow; results do not depend on it. "auto", the state
+        after import, starts from the default number; training, evaluation and generation then use fewer threads while
+        other programs are busy.
 
     Raises
     ------
+    TypeError
+        `n` is neither an int nor "auto".
     ValueError
         `n` is less than 1 or more than 1024.
     RuntimeError
         `n` is more than 1 in a forked process, where OpenMP's threads are gone and a parallel region would hang.
     """
-    global _threads
+    global _automatic
+    if isinstance(n, str) and n == AUTO:
+        use(1 if _forked else default_num_threads())
+        _automatic = not os.environ.get(NUM_THREADS_VARIABLE)
+        return
     if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"[set_num_threads] 'n' must be an int, got {type(n).__name__}")
+        raise TypeError(f"[set_num_threads] 'n' must be an int or 'auto', got {type(n).__name__}")
     n = operator.index(n)
     if n < 1:
         raise ValueError(f"[set_num_threads] 'n' must be at least 1, got {n}")
@@ -113,19 +128,31 @@ def set_num_threads(n: int) -> None:
         raise ValueError(f"[set_num_threads] 'n' must be at most {MOST}, got {n}")
     if _forked and n > 1:
         raise RuntimeError("[set_num_threads] 'n' must be 1 in a forked process; start it with 'spawn' for more")
+    use(n)
+    _automatic = False
+
+
+def is_automatic() -> bool:
+    """Tell whether loops may change the number of threads: nobody fixed it."""
+    return _automatic
+
+
+def use(n: int) -> None:
+    """Change the number of threads without fixing it."""
+    global _threads
     _threads = n
 
 
 def for_work(operations: int) -> int:
-    """Threads for a call of so many scalar operations: one when opening a parallel region would cost more."""
+    """Return the threads for a call of `operations` scalar operations: 1 where opening a parallel region costs more."""
     return _threads if operations >= SMALL_WORK else 1
 
 
 def _after_fork() -> None:
-    global _threads, _forked
-    _threads, _forked = 1, True
+    global _threads, _automatic, _forked
+    _threads, _automatic, _forked = 1, False, True
 
 
-_threads = default_num_threads()
+_threads, _automatic = default_num_threads(), not os.environ.get(NUM_THREADS_VARIABLE)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
