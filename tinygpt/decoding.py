@@ -6,12 +6,14 @@ The loop knows a model by three things alone (`Decoder`), so that `GPT.generate`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tinygpt.cache import KVCache
 from tinygpt.config import GPTConfig
+from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.sampling import Sampler
 from tinygpt.tensor import Tensor, no_grad
 
@@ -109,25 +111,27 @@ def steps(
     cache = model.new_cache(rows) if cache is None else cache
     new = given[:, cache.length :]
     sampler.start(given)
-    for _ in range(count):
-        if length > context:
-            forgot, length = length, max(1, context // 2)
-            forgot -= length
-            seen[:, :length] = seen[:, -length:]
-            new, cache.length = seen[:, :length], 0
-            sampler.start(new)
-        with no_grad():
-            logits = model(new, cache, last=True).data[:, 0]
-        allowed = logits
-        if barred:
-            allowed = logits.copy()
-            allowed[:, barred] = -np.inf
-        drawn = sampler.draw(allowed)
-        new = seen[:, length : length + 1]
-        new[:, 0] = drawn
-        length += 1
-        yield Step(drawn, logits, forgot)
-        forgot = 0
+    with Adaptive() as threads:
+        for _ in range(count):
+            if length > context:
+                forgot, length = length, max(1, context // 2)
+                forgot -= length
+                seen[:, :length] = seen[:, -length:]
+                new, cache.length = seen[:, :length], 0
+                sampler.start(new)
+            # Only decoding one token is a step that takes equally long each time; a prefill is much longer.
+            with no_grad(), threads.step() if new.shape[1] == 1 else nullcontext():
+                logits = model(new, cache, last=True).data[:, 0]
+            allowed = logits
+            if barred:
+                allowed = logits.copy()
+                allowed[:, barred] = -np.inf
+            drawn = sampler.draw(allowed)
+            new = seen[:, length : length + 1]
+            new[:, 0] = drawn
+            length += 1
+            yield Step(drawn, logits, forgot)
+            forgot = 0
 
 
 def _check_given(tokens: np.ndarray, count: int, cache: KVCache | None, context: int) -> None:

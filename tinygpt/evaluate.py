@@ -18,6 +18,7 @@ from tinygpt import kernels, ops
 from tinygpt.data.corpus import encode_documents
 from tinygpt.data.discover import Document
 from tinygpt.data.windows import StridedWindows
+from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.model import GPT
 from tinygpt.tensor import Tensor, no_grad
 from tinygpt.tokenizers.base import Tokenizer
@@ -282,17 +283,18 @@ def _some_losses(
         count = max(1, max_tokens // windows.stride)
         numbers = np.linspace(0, windows.n_windows - 1, count).astype(np.int64)
     losses, places, batch = [], [], max(1, BATCH_TOKENS // windows.width)
-    for start in range(0, len(numbers), batch):
-        inputs, targets, at = windows.batch(numbers[start : start + batch])
-        counted = targets >= 0
-        with no_grad():
-            hidden = model.hidden(inputs).data[counted]
-        wanted = targets[counted]
-        for part in chunks(len(hidden), model.config.vocab_size):
-            losses.append(row_losses(head_logits(model, hidden[part]), wanted[part]))
-        places.append(at[counted])
-        if progress is not None:
-            progress(min(start + batch, len(numbers)), len(numbers))
+    with Adaptive() as threads:
+        for start in range(0, len(numbers), batch):
+            inputs, targets, at = windows.batch(numbers[start : start + batch])
+            counted = targets >= 0
+            with no_grad(), threads.step():
+                hidden = model.hidden(inputs).data[counted]
+            wanted = targets[counted]
+            for part in chunks(len(hidden), model.config.vocab_size):
+                losses.append(row_losses(head_logits(model, hidden[part]), wanted[part]))
+            places.append(at[counted])
+            if progress is not None:
+                progress(min(start + batch, len(numbers)), len(numbers))
     return np.concatenate(losses), np.concatenate(places)
 
 

@@ -5,6 +5,7 @@ from tiny_run import tiny, write_sources
 
 import tinygpt
 from tinygpt import kernels
+from tinygpt.kernels import threads
 from tinygpt.train.loop import train
 
 
@@ -12,9 +13,8 @@ from tinygpt.train.loop import train
 def _compute():
     """A command may change the kernels and the threads of the process: it ends with the command."""
     n = tinygpt.get_num_threads()
-    with kernels.use():
+    with kernels.use(), threads.fixed(n):
         yield
-    tinygpt.set_num_threads(n)
 
 
 @pytest.fixture(scope="session")

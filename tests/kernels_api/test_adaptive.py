@@ -33,10 +33,7 @@ class Machine:
         end, steps = self.now + seconds, 0
         while self.now < end:
             n = threads.get_num_threads()
-            if n == 1:
-                milliseconds = 1.0
-            else:
-                milliseconds = self.two if n + self.neighbours <= CORES else self.slow
+            milliseconds = 1.0 if n == 1 else self.two if n + self.neighbours <= CORES else self.slow
             with control.step():
                 self.now += milliseconds / 1000
             wanted = n + self.neighbours
@@ -45,6 +42,13 @@ class Machine:
             self.counts.append(n)
             steps += 1
         return steps
+
+
+def interrupted(machine, loop):
+    """A step of 100 s that Ctrl-C ends."""
+    with loop.step():
+        machine.now += 100
+        raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True)
@@ -154,9 +158,8 @@ def test_step_that_raises_is_not_counted():
     machine = Machine(accounts=False)
     with control(machine) as loop:
         machine.run(loop, 1)
-        with pytest.raises(KeyboardInterrupt), loop.step():
-            machine.now += 100
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(machine, loop)
         machine.run(loop, 1)
     assert set(machine.counts) == {CORES}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tinygpt.cli.options import use_threads
+from tinygpt.cli.options import thread_count, use_threads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,8 +30,8 @@ class BenchOptions:
     """Sizes by letter, as in M=512 N=512 K=512, or N for a square matmul of N x N. Needs exactly one --op."""
     kernels: list[str] | None = None
     """Rungs to compare, as in naive blocked. Default: all."""
-    threads: int | None = None
-    """Number of threads. Default: the number of cores that this process may use."""
+    threads: Annotated[int | None, Parameter(converter=thread_count)] = None
+    """Number of threads, or auto: all cores that this process may use. Default: auto."""
     seconds: float = 0.2
     """Time to repeat each rung, in seconds."""
     quiet: bool = False

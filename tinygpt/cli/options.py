@@ -9,10 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 if TYPE_CHECKING:
     from tinygpt.sampling import Sampler
+
+
+def thread_count(_: Any, tokens: Sequence[Token]) -> int | None:
+    """Convert the value of ``--threads``: a number, or None for ``auto``."""
+    text = tokens[0].value
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"must be a number or auto, got '{text}'") from None
 
 
 @dataclass(kw_only=True)
@@ -21,8 +32,8 @@ class Compute:
 
     kernels: Annotated[str | None, Parameter(group="Computing")] = None
     """Rung of the kernels, for all ops or by op, as in blocked or blocked,softmax=naive. Default: the fastest."""
-    threads: Annotated[int | None, Parameter(group="Computing")] = None
-    """Number of threads. Default: the number of cores that this process may use."""
+    threads: Annotated[int | None, Parameter(group="Computing", converter=thread_count)] = None
+    """Number of threads, or auto (default): all available cores, fewer while other programs are busy."""
 
     def apply(self) -> None:
         """Switch to the kernels and threads that the flags name."""
@@ -82,9 +93,9 @@ def use_threads(n: int | None, quiet: bool = False) -> None:
     """Set the number of threads, if one is given; tell the user when the machine grants fewer cores."""
     from tinygpt.kernels import threads
 
+    threads.set_num_threads(threads.AUTO if n is None else n)
     if n is None:
         return
-    threads.set_num_threads(n)
     cores = min(threads.limits().values())
     if n > cores and not quiet:
         note(f"--threads {n} is more than the {cores} that this machine grants: threads will share cores")

@@ -1,8 +1,8 @@
 """Choose the number of threads while a loop runs, so that a busy machine does not stall it.
 
-A parallel region ends when its last thread ends. When another program takes a processor, the thread that ran there waits
-for its turn, and all others wait for it: a step can take many times longer than on one thread. Results have the same
-bits for any number of threads, so the number may change between two steps.
+A parallel region ends when its last thread ends. When another program takes a processor, the thread that ran there
+waits for its turn, and all others wait for it: a step can take many times longer than on one thread. Results have the
+same bits for any number of threads, so the number may change between two steps.
 
 Two signals decide, at the end of every window of about a tenth of a second:
 
@@ -17,8 +17,8 @@ Design
   twice as long as the last wait.
 - Windows use the mean, not the median: beside another program most steps are fast, and a few take a hundred times as
   long.
-- Rejected: a shorter spin in OpenMP's barrier (GOMP_SPINCOUNT), with the number of threads fixed. docs/kernels/threads.md
-  has the measurement.
+- Rejected: a shorter spin in OpenMP's barrier (GOMP_SPINCOUNT) with a fixed number of threads. The measurement is in
+  docs/kernels/threads.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure how much processor time other programs take on the processors of this process.
 
-Linux counts for every processor how long it was busy, in ticks of usually 10 ms (``/proc/stat``; see proc(5)). Busy time
-minus the time of this process is the time of everybody else: other programs, the kernel's own work, and on a virtual
-machine the time that the host gave to another guest ("steal").
+Linux counts for every processor how long it was busy, in ticks of usually 10 ms (``/proc/stat``; see proc(5)). Busy
+time minus the time of this process is the time of everybody else: other programs, the kernel's own work, and on a
+virtual machine the time that the host gave to another guest ("steal").
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The number of threads that kernels use.
 
 The default is the least of what OpenMP offers, the physical cores, the processors that this process may run on and its
-cgroup's quota of processor time: more threads than that wait for each other. Unless a number is fixed, loops that repeat
-a step may lower it while other programs are busy (`tinygpt.kernels.adaptive`).
+cgroup's quota of processor time: more threads than that wait for each other. Unless a number is fixed, loops that
+repeat a step may lower it while other programs are busy (`tinygpt.kernels.adaptive`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +55,10 @@ def _physical_cores() -> int:
 
 
 def _cgroup_quota() -> float:
-    """Return the processors that the cgroup grants (version 2: cpu.max; version 1: quota over period), inf if unlimited."""
+    """Return the processors that the cgroup grants, infinity without a limit.
+
+    Version 2 of cgroups has a file ``cpu.max``; version 1 has a quota and a period.
+    """
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return math.inf if quota == "max" else int(quota) / int(period)
@@ -135,6 +140,22 @@ def set_num_threads(n: int | Literal["auto"]) -> None:
 def is_automatic() -> bool:
     """Tell whether loops may change the number of threads: nobody fixed it."""
     return _automatic
+
+
+@contextmanager
+def fixed(n: int) -> Iterator[None]:
+    """Fix the number of threads inside a ``with`` block."""
+    before, automatic = _threads, _automatic
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        _restore(before, automatic)
+
+
+def _restore(n: int, automatic: bool) -> None:
+    global _threads, _automatic
+    _threads, _automatic = n, automatic
 
 
 def use(n: int) -> None:

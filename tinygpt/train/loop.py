@@ -20,6 +20,7 @@ from tinygpt import checkpoint, lora, optim
 from tinygpt.evaluate import Score, evaluate
 from tinygpt.generate import sample_text
 from tinygpt.kernels import registry, threads
+from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.kernels.peak import read_bandwidth
 from tinygpt.kernels.profile import Profile
 from tinygpt.model import GPT
@@ -87,13 +88,13 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
 @contextmanager
 def _compute(settings: TrainSettings) -> Iterator[None]:
     """The kernels and threads that the settings ask for; those from before come back at the end."""
-    before = threads.get_num_threads()
-    with use_kernels(settings.kernels or ""), registry.use(precision=settings.precision):
-        threads.set_num_threads(settings.threads or before)
-        try:
-            yield
-        finally:
-            threads.set_num_threads(before)
+    n = settings.threads
+    with (
+        use_kernels(settings.kernels or ""),
+        registry.use(precision=settings.precision),
+        nullcontext() if n == "auto" else threads.fixed(n),
+    ):
+        yield
 
 
 def _metrics_page(settings: TrainSettings):
@@ -212,9 +213,9 @@ class Trainer:
         self.report.start(self.step, total)
         # The first step of a process pays for pages and threads that the others find: it is not measured.
         measured: AbstractContextManager = nullcontext()
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, Adaptive(self.report.note) as adaptive:
             while self.step < total:
-                with measured:
+                with measured, adaptive.step():
                     record = self.one_step()
                 measured = nullcontext() if self._looks(self.step + 1) else self.profile or nullcontext()
                 if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):

@@ -136,8 +136,8 @@ class TrainSettings:
     """Rung of the kernels, as in blocked or blocked,softmax=naive."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the operands of products."""
-    threads: int | None = None
-    """Threads; by default what the machine grants."""
+    threads: int | Literal["auto"] = "auto"
+    """Number of threads; auto: all cores that the machine grants, fewer while other programs use them."""
     resume: bool = False
     """Go on from the last checkpoint in --out, with its settings; flags given now override them."""
     config: str | None = None
@@ -164,7 +164,7 @@ class TrainSettings:
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
         positive = ("layers", "embed", "heads", "seq", "batch", "grad_accum", "eval_every", "checkpoint_every")
-        for name in (*positive, "kv_heads", "ffn", "threads", "max_chars", "lora_rank", "watch_every"):
+        for name in (*positive, "kv_heads", "ffn", "max_chars", "lora_rank", "watch_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{flag(name)} must be at least 1, got {value}")
@@ -175,6 +175,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{flag(name)} must be 0 or more, got {value}")
+        if self.threads != "auto" and not (isinstance(self.threads, int) and self.threads >= 1):
+            raise ValueError(f"--threads must be at least 1, got {self.threads}")
         if self.epochs is not None and not (math.isfinite(self.epochs) and self.epochs > 0):
             raise ValueError(f"--epochs must be more than 0, got {self.epochs}")
         if not 0 <= self.fim_rate <= 1:
