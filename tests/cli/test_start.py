@@ -31,7 +31,7 @@ def test_an_answer_needs_no_model(arguments):
     """Catches an import at the top of a command's module that everyone waits for."""
     modules = loaded(*arguments)
     parts = {name for name in modules if name.startswith("tinygpt")}
-    assert parts == {"tinygpt", "tinygpt.cli", "tinygpt.cli.app"}
+    assert parts == {"tinygpt", "tinygpt.cli", "tinygpt.cli.app", "tinygpt.cli.flags"}
     assert not modules & {"numpy", "plotly", "safetensors", "tinygpt.model", *(f"tinygpt.cli.{c}" for c in COMMANDS)}
 
 

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: the commands inherit these fields, and a name in an annotation that is a
+# string would be looked up in the module of the command.
 import math
 import sys
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Sampling(Compute):
             if not math.isfinite(value):
                 raise ValueError(f"--{name}-penalty must be finite, got {value}")
 
-    def sampler(self, seed: int, rows: int | Sequence[int] = 1) -> Sampler:
+    def sampler(self, seed: int, rows: int | Sequence[int] = 1) -> "Sampler":
         """What draws for a batch of so many rows, or of rows with these numbers."""
         from tinygpt.sampling import Sampler
 
