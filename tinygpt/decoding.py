@@ -122,16 +122,19 @@ def steps(
             # Only decoding one token is a step that takes equally long each time; a prefill is much longer.
             with no_grad(), threads.step() if new.shape[1] == 1 else nullcontext():
                 logits = model(new, cache, last=True).data[:, 0]
-            allowed = logits
-            if barred:
-                allowed = logits.copy()
-                allowed[:, barred] = -np.inf
-            drawn = sampler.draw(allowed)
+            drawn = sampler.draw(_without(logits, barred) if barred else logits)
             new = seen[:, length : length + 1]
             new[:, 0] = drawn
             length += 1
             yield Step(drawn, logits, forgot)
             forgot = 0
+
+
+def _without(logits: np.ndarray, barred: list[int]) -> np.ndarray:
+    """Copy logits (B, V) with those of the barred tokens at minus infinity: probability 0."""
+    allowed = logits.copy()
+    allowed[:, barred] = -np.inf
+    return allowed
 
 
 def _check_given(tokens: np.ndarray, count: int, cache: KVCache | None, context: int) -> None:
