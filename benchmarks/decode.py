@@ -32,7 +32,8 @@ SHAPE = {
 
 def files(model: str | None, folder: Path, kinds: list[str]) -> tuple[str, dict[str, str], dict[str, int]]:
     """The model directory, a GGUF file for each kind, and the bytes that a token reads of each."""
-    from tinygpt import GPT, GPTConfig, checkpoint
+    import tinygpt
+    from tinygpt import GPT, GPTConfig
     from tinygpt.files import gguf
     from tinygpt.packed import packed_bytes
     from tinygpt.tokenizers import BPETokenizer
@@ -40,8 +41,8 @@ def files(model: str | None, folder: Path, kinds: list[str]) -> tuple[str, dict[
     if model is None:
         model = str(folder / "model")
         # llama.cpp asks for a tokenizer; it is never used.
-        checkpoint.save(model, GPT(GPTConfig(**SHAPE), seed=0), BPETokenizer.train(__doc__, 300))
-    gpt, tokenizer = checkpoint.load(model)
+        tinygpt.save(model, GPT(GPTConfig(**SHAPE), seed=0), BPETokenizer.train(__doc__, 300))
+    gpt, tokenizer = tinygpt.load(model)
     paths = {}
     for kind in kinds:
         paths[kind] = str(folder / f"{kind}.gguf")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import tinygpt
-from tinygpt.train.metrics import read_metrics
+from tinygpt.runs.metrics import read_metrics
 
 run, share = Path(sys.argv[1]), float(sys.argv[2])
 _, tokenizer = tinygpt.load(str(run))

@@ -6,7 +6,7 @@ usage: check_same.py RUN RUN
 import sys
 from pathlib import Path
 
-from tinygpt.train.metrics import read_metrics
+from tinygpt.runs.metrics import read_metrics
 
 SHARE = 1e-5
 

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tinygpt import kernels, nn, ops, optim, tokenizers
-    from tinygpt.checkpoint import load, save
     from tinygpt.config import GPTConfig
+    from tinygpt.files.model_directory import load, save
     from tinygpt.kernels.threads import get_num_threads, set_num_threads
     from tinygpt.model import GPT
     from tinygpt.tensor import Tensor, no_grad
@@ -25,8 +25,8 @@ _PARTS = {
     "GPTConfig": "tinygpt.config",
     "Tensor": "tinygpt.tensor",
     "no_grad": "tinygpt.tensor",
-    "load": "tinygpt.checkpoint",
-    "save": "tinygpt.checkpoint",
+    "load": "tinygpt.files.model_directory",
+    "save": "tinygpt.files.model_directory",
     "get_num_threads": "tinygpt.kernels.threads",
     "set_num_threads": "tinygpt.kernels.threads",
     "kernels": "tinygpt.kernels",

@@ -1,63 +1,35 @@
-"""Low-rank adapters: a model's weights stay as they are, and thin matrices beside them learn the difference.
+"""Low-rank adapters (LoRA): the model's weights are frozen, and thin matrices beside them learn the difference.
 
 A linear layer y = x W^T becomes y = x W^T + (alpha / r) (x A^T) B^T with A (r, K) and B (N, r) (Hu et al. 2021). B
-starts at zero, so that training starts at the model that was given. What is learnt can be added into W afterwards:
-the result is an ordinary model.
-
-    adapter/adapter_model.safetensors      lora_A and lora_B of every layer, under the names that peft gives them
-    adapter/adapter_config.json            rank, alpha, targets, in peft's words
+starts at zero, so that training starts from the given model. The learned difference can be merged into W afterwards,
+which gives an ordinary model. `tinygpt.files.adapters` reads and writes adapters.
 
 Design
-- Adapters have an arena of their own. Gradients and the optimizer's state have the size of an arena, so they are as
-  small as the adapters, and the weights of the model are neither moved nor copied. Rejected: one arena with places for
-  both, where every frozen weight would have a place for a gradient.
-- What is fused is adapted as one: queries, keys and values share their A, and so do gate and up. In a file of the Llama
-  family, where they are apart, A stands once for each, with the rows of B that belong to it: the same function, and
-  what `peft` can load. A file whose parts have different A cannot be read here.
-- The file names its base by a hash of all weights: on another base the adapters would mean nothing.
+- Adapters have an arena of their own. Gradients and optimizer state have the size of an arena, so they are as small as
+  the adapters, and the weights of the model are neither moved nor copied. Rejected: one arena for both, because every
+  frozen weight would then have room for a gradient.
+- A fused layer has one adapter: queries, keys and values share their A, and so do gate and up.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from tinygpt import ops
-from tinygpt.files import config as config_file
-from tinygpt.files import names, weights
-from tinygpt.io import atomic
-from tinygpt.io.strict import Fields, StrPath, naming, read_object, shown
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.model import GPT
 from tinygpt.nn import Linear, Module, Parameter
 from tinygpt.tensor import Tensor
 
-FOLDER = "adapter"
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 TARGETS = ("qkv", "out", "up", "down")
-_PLACES = {"qkv": "attn.qkv", "out": "attn.out", "up": "mlp.up", "down": "mlp.down"}
-_PREFIX = "base_model.model."  # peft's own two wrappers
-# Options of peft that would change the result, with the one value that means what is computed here.
-_PLAIN = {
-    "bias": "none",
-    "use_rslora": False,
-    "use_dora": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "layers_to_transform": None,
-}
+# Target -> the layer's name within a block.
+PLACES = {"qkv": "attn.qkv", "out": "attn.out", "up": "mlp.up", "down": "mlp.down"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +152,8 @@ def _linears(model: GPT) -> Iterator[tuple[str, Module, str, Linear]]:
     """Every linear layer of the blocks: its name, and the module and attribute that hold it."""
     for i, block in enumerate(model.blocks):
         for name in TARGETS:
-            owner = getattr(block, _PLACES[name].partition(".")[0])
-            yield f"blocks.{i}.{_PLACES[name]}", owner, name, getattr(owner, name)
+            owner = getattr(block, PLACES[name].partition(".")[0])
+            yield f"blocks.{i}.{PLACES[name]}", owner, name, getattr(owner, name)
 
 
 def layers(model: GPT) -> list[tuple[str, LoraLinear]]:
@@ -219,12 +191,12 @@ def merge(model: GPT) -> None:
         return
     for _, layer in layers(model):
         _add_to_weight(layer)
-    _remove(model)
+    remove(model)
     for parameter in model.parameters():
         parameter.requires_grad = True
 
 
-def _remove(model: GPT) -> None:
+def remove(model: GPT) -> None:
     """Put the layers back that stood where the adapters are."""
     for _, owner, name, layer in _linears(model):
         if isinstance(layer, LoraLinear):
@@ -246,195 +218,3 @@ def merged_weights(model: GPT) -> Iterator[None]:
     finally:
         for layer, values in before:
             layer.weight.data = values
-
-
-def fingerprint(model: GPT) -> str:
-    """A hash of the shape and of all weights of a model; its adapters and its dropout do not count."""
-    shape = config_file.canonical(dataclasses.replace(model.config, dropout=0.0))
-    sha = hashlib.sha256(repr(shape).encode())
-    own = {id(parameter) for parameter in parameters(model)}
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in own:
-            sha.update(name.encode())
-            sha.update(parameter.data.data)
-    return sha.hexdigest()[:32]
-
-
-def _tensors(model: GPT) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of an adapter file: its name, and the part of a parameter that it holds, as a view."""
-    kind = config_file.family(model.config)
-    held = {f"{name}.weight": layer for name, layer in layers(model)}
-    for piece in names.pieces(kind, model.config, names.PREFIX[kind]):
-        layer = held.get(piece.parameter or "")
-        if layer is not None:
-            start = _PREFIX + piece.name.removesuffix(".weight")
-            yield f"{start}.lora_A.weight", layer.lora_A.data
-            yield f"{start}.lora_B.weight", layer.lora_B.data[piece.rows]
-
-
-def save(directory: StrPath, model: GPT) -> None:
-    """Write the adapters of a model, and nothing else of it, as `peft` does.
-
-    Parameters
-    ----------
-    directory : path
-        Is made or, if it holds adapters, replaced as a whole.
-    model : GPT
-        With adapters.
-
-    Raises
-    ------
-    ValueError
-        The model has none, a value is NaN or infinite, or the directory holds something else.
-    OSError
-        A file cannot be written.
-    """
-    target = Path(directory)
-    if target.exists() and not (target.is_dir() and {path.name for path in target.iterdir()} <= {WEIGHTS, CONFIG}):
-        raise ValueError(f"{target}: holds something else than adapters, choose another directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        write(temporary, model)
-        atomic.replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write(directory: StrPath, model: GPT) -> None:
-    """The files of `save`, in a directory that exists and has neither; not atomic, it is for a temporary."""
-    adapters = of(model)
-    if adapters is None:
-        raise ValueError("[lora] 'model' must have adapters to be saved")
-    tensors = dict(_tensors(model))
-    modules = sorted({_module(name) for name in tensors})
-    content = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapters.base or None,
-        "r": adapters.rank,
-        "lora_alpha": adapters.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": modules,
-        "fan_in_fan_out": config_file.family(model.config) == "gpt2",  # whose linear weights are (in, out)
-        "bias": "none",
-        "inference_mode": True,
-    }
-    metadata = {"format": "pt", "base": fingerprint(model)}
-    weights.write(Path(directory) / WEIGHTS, tensors.items(), metadata)
-    atomic.write_text(Path(directory) / CONFIG, json.dumps(content, indent=2) + "\n")
-
-
-def _module(name: str) -> str:
-    """The last two words of the layer that a tensor belongs to: the last alone may name two layers of a block."""
-    return ".".join(name.split(".")[:-2][-2:])
-
-
-class AdapterFiles:
-    """Adapters in files, held against a model.
-
-    Parameters
-    ----------
-    directory : path
-        As `save` writes it, or as `peft` does where every part of a fused layer has the same A.
-
-    Attributes
-    ----------
-    rank : int
-    alpha : float
-    base : str
-        What the file says where its base was.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        A file is missing, or not what it must be.
-    """
-
-    def __init__(self, directory: StrPath):
-        folder = Path(directory)
-        content = read_object(folder / CONFIG)
-        fields = Fields(content)
-        with naming(folder / CONFIG):
-            if fields.text("peft_type") != "LORA":
-                raise fields.wrong("peft_type", "'LORA'")
-            for name, plain in _PLAIN.items():
-                if content.get(name) not in (None, plain):
-                    raise fields.wrong(name, shown(plain))
-            self.rank, self.alpha = fields.count("r"), fields.number("lora_alpha")
-            if not self.alpha > 0:
-                raise fields.wrong("lora_alpha", "positive")
-            self.base = fields.text("base_model_name_or_path", "")
-        self.file = weights.TensorFile(folder / WEIGHTS)
-
-    def targets(self, model: GPT) -> list[str]:
-        """The layers that have adapters in the file, judged by the first block."""
-        kind = config_file.family(model.config)
-        found = []
-        for piece in names.pieces(kind, model.config, names.PREFIX[kind]):
-            name = f"{_PREFIX}{piece.name.removesuffix('.weight')}.lora_A.weight"
-            place = (piece.parameter or "").removeprefix("blocks.0.").removesuffix(".weight")
-            found += [target for target in TARGETS if _PLACES[target] == place and name in self.file.entries]
-        return found
-
-    def check(self, model: GPT) -> None:
-        """Raise ValueError if the model's adapters, or the model below them, are others than those in the files."""
-        adapters = of(model)
-        if adapters is None or (adapters.rank, adapters.alpha) != (self.rank, self.alpha):
-            has = "none" if adapters is None else f"rank {adapters.rank} and alpha {adapters.alpha:g}"
-            file = self.file.path.with_name(CONFIG)
-            raise ValueError(f"{file}: has adapters of rank {self.rank} and alpha {self.alpha:g}, the model has {has}")
-        self.file.expect(((name, array.shape) for name, array in _tensors(model)), (), "the model")
-        base = self.file.metadata.get("base")
-        if base is not None and base != fingerprint(model):
-            where = f" ({self.base})" if self.base else ""
-            raise ValueError(f"{self.file.path}: belongs to a base{where} with other weights than this model has")
-        firsts: dict[int, np.ndarray] = {}
-        for name, array in _tensors(model):
-            values = self.file.read(name)
-            if name.endswith("lora_A.weight") and not np.array_equal(values, firsts.setdefault(id(array), values)):
-                raise ValueError(f"{self.file.path}: tensor {shown(name)} must be that of the layer's other parts")
-
-    def assign(self, model: GPT) -> None:
-        """Copy the values into a model that `check` has accepted."""
-        for name, array in _tensors(model):
-            array[...] = self.file.read(name)
-
-
-def load(directory: StrPath, model: GPT) -> list[Parameter]:
-    """Read adapters into a model; one without adapters is given some, as `add` does.
-
-    Parameters
-    ----------
-    directory : path
-        As `save` writes it.
-    model : GPT
-        The model that they were trained on.
-
-    Returns
-    -------
-    list of Parameter
-
-    Raises
-    ------
-    FileNotFoundError
-        The directory or one of its files is missing.
-    ValueError
-        A file is not what it must be, or belongs to other weights; the model is then as it was.
-    """
-    source = AdapterFiles(directory)
-    fresh = of(model) is None
-    if fresh:
-        wanted = [parameter.requires_grad for parameter in model.parameters()]
-        add(model, source.rank, source.alpha, source.targets(model) or TARGETS, base=source.base)
-    try:
-        source.check(model)
-    except ValueError:
-        if fresh:
-            _remove(model)
-            for parameter, before in zip(model.parameters(), wanted, strict=True):
-                parameter.requires_grad = before
-        raise
-    source.assign(model)
-    return parameters(model)

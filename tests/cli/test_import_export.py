@@ -11,9 +11,9 @@ from tiny_run import content
 
 import tinygpt
 from tinygpt import GPT, GPTConfig, checkpoint, cli
+from tinygpt.files.transfer import export_model, import_model
 from tinygpt.tokenizers import BPETokenizer, CharTokenizer
 from tinygpt.tokenizers.special import Roles
-from tinygpt.transfer import export_model, import_model
 
 pytest.importorskip("gguf")
 

@@ -19,8 +19,8 @@ import tinygpt
 from tinygpt import GPT, GPTConfig
 from tinygpt.evaluate import evaluate
 from tinygpt.files import hf
+from tinygpt.files.transfer import export_model, import_model
 from tinygpt.tokenizers import BPETokenizer
-from tinygpt.transfer import export_model, import_model
 
 from .conftest import gguf_of_smollm2, require
 

@@ -137,7 +137,8 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
     """Where settings come from besides the flags: the file after ``--config``, then with ``--resume`` the run's own."""
     if not arguments or arguments[0] != "train":
         return ()
-    from tinygpt.train.directory import SETTINGS, read_table
+    from tinygpt.runs.directory import read_table
+    from tinygpt.runs.layout import SETTINGS
     from tinygpt.train.settings import current
 
     tables: dict[Path, dict[str, Any]] = {}

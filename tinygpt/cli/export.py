@@ -39,7 +39,7 @@ def export(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tinygpt.transfer import export_model
+    from tinygpt.files.transfer import export_model
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:

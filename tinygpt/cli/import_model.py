@@ -34,7 +34,7 @@ def import_model(
     from rich.console import Console
     from rich.progress import Progress
 
-    from tinygpt.transfer import import_model as bring
+    from tinygpt.files.transfer import import_model as bring
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:

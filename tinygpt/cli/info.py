@@ -74,19 +74,19 @@ def processor() -> str:
 
 
 def _model(directory: str) -> list[tuple[str, str]]:
-    from tinygpt import checkpoint
-    from tinygpt.train.directory import SETTINGS
-    from tinygpt.train.metrics import read_metrics
+    from tinygpt.files import model_directory
+    from tinygpt.runs import layout
+    from tinygpt.runs.metrics import read_metrics
 
-    model, tokenizer = checkpoint.load(directory)
+    model, tokenizer = model_directory.load(directory)
     facts = [("model", directory), ("parameters", f"{model.num_parameters():,}")]
     # What a config leaves open is shown as it is used.
     used = asdict(model.config) | {"n_kv_head": model.config.kv_heads, "ffn_dim": model.config.ffn_width}
     facts += [(name, str(value)) for name, value in used.items()]
     kind = "none" if tokenizer is None else f"{type(tokenizer).__name__}, vocabulary {tokenizer.vocab_size}"
     facts.append(("tokenizer", kind))
-    log = Path(directory, "metrics.jsonl")
-    if Path(directory, SETTINGS).exists() and log.exists():
+    log = Path(directory, layout.METRICS)
+    if layout.is_run(directory) and log.exists():
         records = read_metrics(log)
         steps = [record for record in records if "loss" in record]
         losses = [record["val_loss"] for record in records if "val_loss" in record]

@@ -120,13 +120,13 @@ def load_model(directory: str, weights: str = "float32"):
     ValueError
         There is no such directory or no tokenizer in it, or `weights` is unknown.
     """
-    from tinygpt import checkpoint
+    from tinygpt.files import model_directory
     from tinygpt.packed import KINDS
 
     if weights not in KINDS:
         raise ValueError(f"--weights must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {weights}")
     require_model(directory)
-    model, tokenizer = checkpoint.load(directory, weights)
+    model, tokenizer = model_directory.load(directory, weights)
     if tokenizer is None:
         raise ValueError(f"{directory}: there is no tokenizer.json, so text cannot be turned into tokens")
     return model, tokenizer

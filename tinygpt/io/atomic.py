@@ -8,6 +8,7 @@ synced last.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -131,6 +132,61 @@ def replace_directory(temporary: StrPath, final: StrPath) -> None:
     sync_folder(target.parent)
     if old is not None:
         shutil.rmtree(old)
+
+
+@contextmanager
+def temporary_directory(target: StrPath) -> Iterator[Path]:
+    """Make a hidden directory beside `target`, to be filled and then moved into place by `replace_directory`.
+
+    Parameters
+    ----------
+    target : path
+        Its folder must exist.
+
+    Yields
+    ------
+    Path
+        The new directory. It is removed at the end unless it was moved.
+    """
+    made = _beside(Path(target), "tmp")
+    made.mkdir()  # not tempfile.mkdtemp, which would deny the group and others the permissions of the user's umask
+    try:
+        yield made
+    finally:
+        if made.exists():
+            shutil.rmtree(made)
+
+
+def remove_directory(path: StrPath) -> None:
+    """Remove a directory so that a kill in the middle leaves no part of it under its name."""
+    hidden = _beside(Path(path), "tmp")
+    os.rename(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(folder: StrPath, names: str) -> None:
+    """Remove the hidden directories that killed writers left in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        No other process may be writing there, because its temporary directories would be removed too.
+    names : str
+        Regular expression of the names that the directories were to get.
+
+    Raises
+    ------
+    OSError
+        A directory cannot be removed.
+    """
+    hidden = re.compile(rf"\.(?P<name>{names})\.[0-9a-f]{{8}}\.(?P<kind>tmp|old)")
+    for path in list(Path(folder).iterdir()):
+        left = hidden.fullmatch(path.name)
+        if left is None or not path.is_dir():
+            continue
+        # `replace_directory` was killed between its two renames if the old tree has no successor: it is all there is.
+        if left["kind"] == "tmp" or path.with_name(left["name"]).exists():
+            shutil.rmtree(path)
 
 
 def sync_folder(folder: StrPath) -> None:

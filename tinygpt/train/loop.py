@@ -16,17 +16,18 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tinygpt import checkpoint, lora, optim
+from tinygpt import lora, optim
 from tinygpt.evaluate import Score, evaluate
+from tinygpt.files import adapters, model_directory
 from tinygpt.generate import sample_text
 from tinygpt.kernels import registry, threads
 from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.kernels.peak import read_bandwidth
 from tinygpt.kernels.profile import Profile
 from tinygpt.model import GPT
-from tinygpt.train import directory
+from tinygpt.runs import checkpoint, directory, layout
+from tinygpt.runs.metrics import MetricsLog
 from tinygpt.train.interrupt import Interrupt
-from tinygpt.train.metrics import MetricsLog
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings, use_kernels
 from tinygpt.train.setup import Run, flops_per_token, prepare
@@ -107,7 +108,7 @@ def _metrics_page(settings: TrainSettings):
 
 
 def _last_checkpoint(out: Path) -> Path:
-    latest = checkpoint.latest_checkpoint(out)
+    latest = layout.latest_checkpoint(out)
     if latest is None:
         raise FileNotFoundError(f"--resume: there is no checkpoint in {out}")
     return latest
@@ -156,7 +157,7 @@ class Trainer:
                 self.report.note(f"the run that was in {self.out} is now in {moved}")
         else:
             self._take_up(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
-        self.log = MetricsLog(self.out / "metrics.jsonl", self.step)
+        self.log = MetricsLog(self.out / layout.METRICS, self.step)
         self._open_sinks()
         if resumed is None:
             if settings.from_ is not None:
@@ -172,7 +173,7 @@ class Trainer:
             self.board.open(self.step)
         if settings.watch is not None:
             kinds, every = kinds_of(settings.watch), interval(run.total_steps, settings.watch_every)
-            where = self.out / "watch.jsonl"
+            where = self.out / layout.WATCH
             self.watch = Watch(where, kinds, run.model, every, run.total_steps, self.step, self.report.note)
         self._write_page("running")
 
@@ -190,7 +191,7 @@ class Trainer:
         seconds, best = state.get("seconds"), state.get("best_val_loss")
         best = math.inf if best is None else best
         if not (isinstance(seconds, (int, float)) and isinstance(best, (int, float))):
-            raise ValueError(f"{resumed / checkpoint.STATE}: 'seconds' and 'best_val_loss' must be numbers")
+            raise ValueError(f"{resumed / layout.STATE}: 'seconds' and 'best_val_loss' must be numbers")
         self.step, self.seconds, self.best = state["step"], float(seconds), float(best)
         if state.get("fingerprint") != self.run.fingerprint():
             self.report.note("the training text has changed since the checkpoint: the order of the data is another")
@@ -284,7 +285,7 @@ class Trainer:
         better = score.loss < self.best
         if better:
             self.best = score.loss
-            checkpoint.save(self.out, run.model, run.tokenizer)
+            model_directory.save(self.out, run.model, run.tokenizer)
         self.report.evaluation(record, better)
 
     def save_checkpoint(self) -> None:
@@ -298,7 +299,7 @@ class Trainer:
             "best_val_loss": None if math.isinf(self.best) else self.best,
             "fingerprint": run.fingerprint(),
         }
-        where = checkpoint.checkpoint_directory(self.out, self.step)
+        where = layout.checkpoint_directory(self.out, self.step)
         checkpoint.save_checkpoint(where, run.model, run.tokenizer, run.optimizer, state)
         checkpoint.prune_checkpoints(self.out, KEEP_CHECKPOINTS)
         self.saved_at = self.step
@@ -326,9 +327,9 @@ class Trainer:
         """The model as it is in the run directory, in the memory of the one that was trained."""
         model = self.run.model
         if lora.of(model) is None:
-            checkpoint.load_weights(self.out, model)
+            model_directory.load_weights(self.out, model)
         else:
-            lora.load(self.out / lora.FOLDER, model)
+            adapters.load(self.out / adapters.FOLDER, model)
             lora.merge(model)
         return model
 
@@ -340,7 +341,7 @@ class Trainer:
 
     def _fail(self, what: str) -> NoReturn:
         settings = self.run.settings
-        good = f"the last good state is {checkpoint.latest_checkpoint(self.out)}"
+        good = f"the last good state is {layout.latest_checkpoint(self.out)}"
         if math.isfinite(self.best):
             good += f", the best model is in {self.out}"
         clip = "a smaller --clip" if settings.clip else "--clip 1"
@@ -378,7 +379,7 @@ class Trainer:
         if self.saved_at != self.step:
             self.save_checkpoint()
         if math.isinf(self.best):
-            checkpoint.save(self.out, self.run.model, self.run.tokenizer)
+            model_directory.save(self.out, self.run.model, self.run.tokenizer)
         again = ["tinygpt", "train", "--resume", "--out", str(self.out)]
         if self.run.settings.metrics is not None:
             again += ["--metrics", self.run.settings.metrics]

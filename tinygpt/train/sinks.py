@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.io.records import Record
+from tinygpt.runs.read import RunData
 from tinygpt.train.setup import Run
-from tinygpt.viz.runs import RunData
 
 # Field of a record -> what TensorBoard calls it. A common beginning puts curves into one group.
 SCALARS = {

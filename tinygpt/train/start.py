@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import get_args
 
-from tinygpt import checkpoint, lora
+from tinygpt import lora
+from tinygpt.files import model_directory
 from tinygpt.model import GPT
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.train.settings import Target, TrainSettings
@@ -57,7 +58,7 @@ def begin_from(settings: TrainSettings, resumed: Path | None = None) -> Start:
         There is no such model, it has no tokenizer, or its context is shorter than ``--seq``.
     """
     if settings.from_ is None:
-        tokenizer = None if resumed is None else checkpoint.load(resumed)[1]
+        tokenizer = None if resumed is None else model_directory.load(resumed)[1]
         return Start(dataclasses.replace(settings, seq=settings.length), None, tokenizer)
     model, tokenizer = _read(settings, resumed)
     config = model.config
@@ -95,7 +96,7 @@ def _read(settings: TrainSettings, resumed: Path | None) -> tuple[GPT, Tokenizer
     if resumed is not None and settings.lora_rank is None:
         folder = resumed
     try:
-        model, tokenizer = checkpoint.load(folder)
+        model, tokenizer = model_directory.load(folder)
     except FileNotFoundError as error:
         if resumed is None:
             raise

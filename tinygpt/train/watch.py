@@ -31,10 +31,9 @@ import numpy.typing as npt
 from tinygpt.model import GPT, Block
 from tinygpt.nn import Parameter
 from tinygpt.ops.attention import Rotation
+from tinygpt.runs.metrics import MetricsLog
+from tinygpt.runs.watch import HEALTHY, KINDS, QUANTILES, Range, place
 from tinygpt.tensor import Tensor, no_grad
-from tinygpt.train.metrics import MetricsLog
-from tinygpt.viz.runs import KINDS, QUANTILES
-from tinygpt.viz.watched import HEALTHY, Range, place
 
 SAMPLES = 100  # of a run, unless --watch-every says otherwise
 MOST_TOKENS = 2048  # of a batch whose activations are looked at

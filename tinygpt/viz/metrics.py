@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from tinygpt.io.records import Record
+from tinygpt.io.strict import StrPath
+from tinygpt.runs.read import RunData, as_text, differences, read_run
+from tinygpt.runs.watch import QUANTILES
 from tinygpt.viz import curves
 from tinygpt.viz.page import Page, check_place, frame
-from tinygpt.viz.runs import QUANTILES, RunData, StrPath, as_text, differences, read_run
 from tinygpt.viz.watched import healthy, watched
 
 MOST_POINTS = 2000  # of one curve: more are invisible and make the page heavy

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinygpt.io.records import Record
+from tinygpt.runs.watch import HEALTHY, KINDS, place
 from tinygpt.viz.curves import short
-from tinygpt.viz.runs import KINDS
 
 MOST_SAMPLES = 200  # of one series
 FEWEST_SAMPLES = 20
 MOST_OF_ALL = 12_000  # samples of all series: with about 15 figures each, about two megabytes
 
 
-class Range(NamedTuple):
-    """Where a statistic is healthy."""
-
-    kind: str
-    statistic: str
-    low: float
-    high: float
-    title: str  # for people
-    hint: str  # what leaving the range may mean
-
-
-# Wide on purpose: a warning about a run that learns well teaches people not to read warnings. A new matrix has values
-# of 0.02 and less, and AdamW moves each by about the learning rate: a small model moves them by a third in a step.
-HEALTHY = (
-    Range("weights", "update", 1e-6, 0.5, "update-to-weight ratio", "the learning rate does not fit this layer"),
-    Range("weights", "std", 1e-4, 5.0, "standard deviation of the weights", "the weights vanish or run away"),
-    Range("gradients", "ratio", 1e-9, 1e3, "gradient-to-weight ratio", "the gradient vanishes or explodes"),
-    Range("activations", "std", 1e-4, 1e3, "standard deviation of the activations", "signals vanish or explode"),
-    Range("activations", "dead", 0.0, 0.8, "share of dead units", "much of the MLP passes nothing on"),
-)
-
-
 def healthy() -> dict[str, list[float]]:
     """Statistic of a kind to the bounds of its range."""
     return {f"{one.kind}.{one.statistic}": [one.low, one.high] for one in HEALTHY}
-
-
-def place(name: str) -> tuple[str, str]:
-    """The layer of a tensor and its part within it, as in ``block 3`` and ``mlp.up``."""
-    head, _, rest = name.partition(".")
-    if head == "blocks":
-        index, _, part = rest.partition(".")
-        return f"block {index}", part
-    return ("embeddings" if head in ("wte", "wpe", "embeddings") else head), name
 
 
 def watched(records: list[Record], seconds: dict[int, float]) -> list[dict[str, Any]]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.io.atomic import write_text
-
-SETTINGS = "run.toml"
+from tinygpt.runs.layout import SETTINGS, is_run
 
 
 def check_writable(out: Path, resume: bool = False) -> None:
@@ -32,7 +31,7 @@ def check_writable(out: Path, resume: bool = False) -> None:
         raise ValueError(f"--out {out}: {existing} is a file, choose a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out}: no permission to write in {existing}")
-    holds_run = (out / SETTINGS).is_file()
+    holds_run = is_run(out)
     if existing == out and any(out.iterdir()) and not holds_run:
         raise ValueError(f"--out {out}: the directory is not empty and holds no tinygpt run, choose another")
     if holds_run and not resume:
@@ -69,7 +68,7 @@ def begin(out: Path, settings: dict[str, Any]) -> str | None:
         Where an earlier run of this name is now; none is ever removed.
     """
     moved = None
-    if (out / SETTINGS).is_file():
+    if is_run(out):
         earlier = _previous(out)
         out.rename(earlier)
         moved = str(earlier)

@@ -1,7 +1,7 @@
 """Models in from elsewhere, and out: Hugging Face directories and GGUF files.
 
 Both ways go through one GPT in memory, filled or read tensor by tensor, so the most that is held is the model and one
-tensor. What comes in is written as a model directory like any other (tinygpt/checkpoint.py), in float32.
+tensor. What comes in is written as a model directory like any other (tinygpt/files/model_directory.py), in float32.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tinygpt import checkpoint, tokenizers
+from tinygpt import tokenizers
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
-from tinygpt.files import gguf, hf
+from tinygpt.files import gguf, hf, model_directory
 from tinygpt.files.weights import Progress
 from tinygpt.io.strict import StrPath, naming
 from tinygpt.tokenizers import BPETokenizer, Tokenizer
 
-# What a training run has beside a model, see tinygpt/train/directory.py.
-_RUN = "run.toml"
 DTYPES = {"hf": ("float32", "float16", "bfloat16"), "gguf": tuple(gguf.DTYPES)}
 
 
@@ -88,7 +86,7 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
     check_directory(folder, force, origin)
     opened, tokenizer = _open(origin)
     model = hf.build(opened, _half(progress, 0))
-    checkpoint.save(folder, model, tokenizer, progress=_half(progress, 1))
+    model_directory.save(folder, model, tokenizer, progress=_half(progress, 1))
     sizes: Counter[str] = Counter()
     for piece in opened.pieces:
         sizes[opened.file.entries[piece.name][0]] += math.prod(piece.shape)
@@ -108,7 +106,7 @@ def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
     if origin.is_dir():
         directory = hf.ModelDirectory(origin)
         file, tokenizer = _tokenizer(origin, directory.family)
-        checkpoint.check_vocabulary(f"{file}:", directory.config, tokenizer)
+        model_directory.check_vocabulary(f"{file}:", directory.config, tokenizer)
         return directory, tokenizer
     if origin.suffix == ".safetensors":
         raise ValueError(f"{origin}: holds weights alone, give the directory with its {config_file.NAME}")
@@ -118,17 +116,19 @@ def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
 
 def _tokenizer(folder: Path, family: str) -> tuple[Path, Tokenizer | None]:
     """The tokenizer of a directory and its file: tokenizer.json, or the first of the two that GPT-2 came with."""
-    file, vocab, merges = (folder / name for name in (checkpoint.TOKENIZER, "vocab.json", "merges.txt"))
+    file, vocab, merges = (folder / name for name in (model_directory.TOKENIZER, "vocab.json", "merges.txt"))
     if file.exists():
         return file, tokenizers.load(file)
     if vocab.exists() and merges.exists():
         if family != "gpt2":  # these files do not say how a text is split, and only of GPT-2 is it known
-            raise ValueError(f"{folder}: there must be a {checkpoint.TOKENIZER}, vocab.json is read for a gpt2 alone")
+            raise ValueError(
+                f"{folder}: there must be a {model_directory.TOKENIZER}, vocab.json is read for a gpt2 alone"
+            )
         return vocab, BPETokenizer.from_gpt2(vocab, merges)
     for name in ("tokenizer.model", "spiece.model"):
         if (folder / name).exists():
             raise ValueError(f"{folder / name}: is a SentencePiece model, and only byte-level BPE can be read: "
-                             f"there must be a {checkpoint.TOKENIZER} of it")  # fmt: skip
+                             f"there must be a {model_directory.TOKENIZER} of it")  # fmt: skip
     return file, None
 
 
@@ -181,10 +181,10 @@ def export_model(
         check_directory(target, force, origin)
     else:
         _check_file(target, force, origin)
-    model, tokenizer = checkpoint.load(origin)
+    model, tokenizer = model_directory.load(origin)
     with naming(origin):
         if to == "hf":
-            checkpoint.save(target, model, tokenizer, dtype, progress)
+            model_directory.save(target, model, tokenizer, dtype, progress)
             return [] if tokenizer else ["there is no tokenizer.json, so none was written"]
         gguf.tokenizer_metadata(tokenizer, config.vocab_size)  # before a folder is made
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,7 @@ def check_directory(out: Path, force: bool, origin: Path) -> None:
         return
     if origin.resolve().is_relative_to(out.resolve()):
         raise ValueError(f"--out {out}: holds {origin}, choose another")
-    if (out / _RUN).exists():
+    if (out / model_directory.RUN).exists():
         raise ValueError(f"--out {out}: holds a training run, choose another")
     if not (out / config_file.NAME).exists():
         raise ValueError(f"--out {out}: the directory is not empty and holds no model, choose another")

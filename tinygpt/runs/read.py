@@ -1,32 +1,25 @@
-"""What a training run has left behind: its records, settings and size, read back for a page or handed over by a run."""
+"""Runs read back from their files: records, settings and model size, as a page shows them."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinygpt import checkpoint
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
-from tinygpt.io.records import Record, check_numbers, is_number, read_records
-from tinygpt.io.strict import is_count, require_file, shown
+from tinygpt.io.records import Record, is_number, read_records
+from tinygpt.io.strict import StrPath, is_count, require_file
 from tinygpt.model import GPT
+from tinygpt.runs.layout import METRICS, SETTINGS, WATCH, latest_checkpoint
+from tinygpt.runs.metrics import check_metrics
+from tinygpt.runs.watch import check_watch
 
-METRICS, WATCH, SETTINGS = "metrics.jsonl", "watch.jsonl", "run.toml"
-STATISTICS = ("mean", "std", "max", "zeros", "q", "update", "ratio", "dead")  # of a tensor in watch.jsonl
-NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "gflops", "peak_share", "seconds", "epoch")
-EVALUATION = ("val_loss", "val_bits_per_byte")
-KINDS = ("weights", "gradients", "activations")  # what can be watched
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of which a line of watch.jsonl has the values
 MAX_SETTINGS_BYTES = 2**20
-
-StrPath = str | os.PathLike[str]
 
 
 @dataclass(eq=False)
@@ -120,10 +113,10 @@ def read_run(path: StrPath) -> RunData:
     if not file.exists():
         raise FileNotFoundError(f"{path}: is no run, there is no {METRICS} in it")
     run = RunData(str(path), [])
-    run.records = _read(file, _check_metrics, run.notes)
+    run.records = _read(file, check_metrics, run.notes)
     run.settings = _settings(folder / SETTINGS)
     if (folder / WATCH).exists():
-        run.watch = _read(folder / WATCH, _check_watch, run.notes)
+        run.watch = _read(folder / WATCH, check_watch, run.notes)
     config = _config(folder)
     if config is not None:
         run.vocab_size = config.vocab_size
@@ -152,32 +145,6 @@ def _read(file: Path, check: Any, notes: list[str]) -> list[Record]:
     return found.records
 
 
-def _check_metrics(record: Record) -> None:
-    kind = next((name for name in ("loss", "val_loss") if record.get(name) is not None), None)
-    if kind is None:
-        raise ValueError("must have a loss or a val_loss")
-    check_numbers(record, (*NUMBERS, *EVALUATION))
-
-
-def _check_watch(record: Record) -> None:
-    for kind in KINDS:
-        tensors = record.get(kind, {})
-        if not isinstance(tensors, dict):
-            raise ValueError(f"'{kind}' must be an object, got {shown(tensors)}")
-        for name, statistics in tensors.items():
-            if not isinstance(statistics, dict):
-                raise ValueError(f"{shown(name)} must be an object, got {shown(statistics)}")
-            for key, value in statistics.items():
-                if key not in STATISTICS:
-                    raise ValueError(f"{shown(f'{name}.{key}')} is not known here")
-                form = f"a list of {len(QUANTILES)}" if key == "q" else "a number"
-                if isinstance(value, list) != (key == "q") or (key == "q" and len(value) != len(QUANTILES)):
-                    raise ValueError(f"{shown(f'{name}.{key}')} must be {form}, got {shown(value)}")
-                several = value if isinstance(value, list) else [value]
-                if not all(one is None or is_number(one) for one in several):
-                    raise ValueError(f"{shown(f'{name}.{key}')} must be finite numbers, got {shown(value)}")
-
-
 def _settings(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
@@ -194,7 +161,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 def _config(folder: Path) -> GPTConfig | None:
     """The shape of the run's model; a run that was never evaluated has it in its first checkpoint alone."""
-    places = [folder, checkpoint.latest_checkpoint(folder) if folder.is_dir() else None]
+    places = [folder, latest_checkpoint(folder) if folder.is_dir() else None]
     for place in places:
         if place is not None and (place / config_file.NAME).exists():
             return config_file.read(place)[1]

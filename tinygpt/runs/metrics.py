@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 from tinygpt.io.atomic import write_text
-from tinygpt.io.records import Record, line, read_records
+from tinygpt.io.records import Record, check_numbers, line, read_records
 
 FLUSH_SECONDS = 1.0
+NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "gflops", "peak_share", "seconds", "epoch")
+EVALUATION = ("val_loss", "val_bits_per_byte")
 
 
 class MetricsLog:
@@ -63,3 +65,11 @@ def read_metrics(path: Path) -> list[Record]:
         The file is not UTF-8, or another line is no JSON object with a step.
     """
     return read_records(path).records
+
+
+def check_metrics(record: Record) -> None:
+    """Raise ValueError unless a record is one of a step or of an evaluation."""
+    kind = next((name for name in ("loss", "val_loss") if record.get(name) is not None), None)
+    if kind is None:
+        raise ValueError("must have a loss or a val_loss")
+    check_numbers(record, (*NUMBERS, *EVALUATION))

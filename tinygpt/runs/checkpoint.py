@@ -1,0 +1,194 @@
+"""Checkpoints: the whole state of a training run after a step, saved and restored bit for bit.
+
+Design
+- A checkpoint is a folder of its own, finished under a hidden name and renamed once: it exists whole or not at all.
+- Loading checks every tensor before it changes the first, so that the model is unchanged after an error. Every tensor
+  is therefore read twice; keeping all of them would take the memory of a second model and a second optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygpt import lora
+from tinygpt.files import adapters, model_directory, weights
+from tinygpt.io import atomic
+from tinygpt.io.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
+from tinygpt.model import GPT
+from tinygpt.nn import Parameter
+from tinygpt.optim import Optimizer
+from tinygpt.runs.layout import CHECKPOINTS, OPTIMIZER, STATE, STEP, checkpoints
+from tinygpt.tokenizers import Tokenizer
+
+
+def save_checkpoint(
+    directory: StrPath, model: GPT, tokenizer: Tokenizer | None, optimizer: Optimizer, state: dict[str, Any]
+) -> None:
+    """Write a whole training state.
+
+    Parameters
+    ----------
+    directory : path
+        Of this checkpoint, see `checkpoint_directory`; is made, with its parents. One of that name is replaced.
+    model : GPT
+        With adapters, they alone are written: they are all that is trained.
+    tokenizer : Tokenizer or None
+    optimizer : Optimizer
+        Of parameters of the model.
+    state : dict
+        Plain JSON: None, bool, int, finite float, str, and lists and str-keyed dicts of them. `step` must be there, a
+        count from 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `state` is not plain JSON, the optimizer is of another model, or a value is NaN or infinite. Nothing is written.
+    OSError
+        A file cannot be written.
+    """
+    target = Path(directory)
+    text = _state_text(state)
+    tensors = _optimizer_tensors("save_checkpoint", model, optimizer)
+    model_directory.check_vocabulary("[save_checkpoint] 'tokenizer'", model.config, tokenizer)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.temporary_directory(target) as temporary:
+        if lora.of(model) is None:
+            model_directory.write_model(temporary, model, tokenizer)
+        else:
+            (temporary / adapters.FOLDER).mkdir()
+            adapters.write(temporary / adapters.FOLDER, model)
+        metadata = {"format": "pt", "optimizer": type(optimizer).__name__, "steps": str(optimizer.steps)}
+        weights.write(temporary / OPTIMIZER, tensors.items(), metadata)
+        atomic.write_text(temporary / STATE, text)
+        atomic.replace_directory(temporary, target)
+
+
+def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dict[str, Any]:
+    """Restore a training state, bit for bit.
+
+    Parameters
+    ----------
+    directory : path
+        Of the checkpoint.
+    model : GPT
+        Of the same config. Is given the weights; or, where there are adapters, those, over the same base.
+    optimizer : Optimizer
+        Of the same class and of the same parameters. Is given its state and its count of steps; the learning rate and
+        other settings are the caller's.
+
+    Returns
+    -------
+    dict
+        The `state` that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        The directory or one of its files is missing.
+    ValueError
+        A file is not what it must be, or belongs to another model or optimizer. Neither has then been changed.
+    """
+    folder = Path(directory)
+    assign = model_directory.open_model(folder, model) if lora.of(model) is None else _open_adapters(folder, model)
+    state = read_object(folder / STATE)
+    with naming(folder / STATE):
+        _check_state(state)
+    held = _optimizer_tensors("load_checkpoint", model, optimizer)
+    moments, steps = _open_optimizer(folder / OPTIMIZER, held, type(optimizer).__name__)
+    for name in held:  # kept from the check to the use, the values would take the memory of a second optimizer
+        moments.read(name)
+    assign()
+    for name, array in held.items():
+        array[...] = moments.read(name)
+    optimizer.steps = steps
+    return state
+
+
+def _open_adapters(folder: Path, model: GPT) -> Callable[[], None]:
+    """The same for the adapters of a checkpoint."""
+    source = adapters.AdapterFiles(folder / adapters.FOLDER)
+    source.check(model)
+    return lambda: source.assign(model)
+
+
+def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
+    """Remove all but the newest checkpoints, and the temporary directories that killed saves left behind.
+
+    Parameters
+    ----------
+    run_directory : path
+        No other process may be writing there, because the temporary directory of its save would be removed too.
+    keep : int
+        Number of checkpoints to keep, at least 1.
+
+    Raises
+    ------
+    ValueError
+        `keep` is less than 1.
+    OSError
+        A directory cannot be removed.
+    """
+    if keep < 1:
+        raise ValueError(f"[prune_checkpoints] 'keep' must be at least 1, got {keep}")
+    run = Path(run_directory)
+    for old in checkpoints(run)[:-keep]:
+        atomic.remove_directory(old)
+    for folder, names in ((run, model_directory.TEMPORARY), (run / CHECKPOINTS, STEP.pattern)):
+        if folder.is_dir():
+            atomic.remove_leftovers(folder, names)
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    if not is_count(state.get("step")):
+        raise ValueError(f"'step' must be a count from 0, got {shown(state.get('step'))}")
+
+
+def _state_text(state: dict[str, Any]) -> str:
+    """`state` as JSON that gives the same back; a tuple, say, would come back as a list."""
+    try:
+        text = json.dumps(state, indent=2, allow_nan=False)
+        same = json.loads(text) == state
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"[save_checkpoint] 'state' must be plain JSON: {error}") from None
+    if not (same and isinstance(state, dict)):
+        raise TypeError("[save_checkpoint] 'state' must be plain JSON: keys are str, sequences are lists")
+    if not is_count(state.get("step")):
+        raise ValueError(f"[save_checkpoint] 'state' must have a count from 0 as 'step', got {state.get('step')!r}")
+    if len(text) >= MAX_BYTES:
+        raise ValueError(f"[save_checkpoint] 'state' must take less than {MAX_BYTES} bytes as JSON, got {len(text)}")
+    return text + "\n"
+
+
+def _named(op: str, model: GPT, optimizer: Optimizer) -> list[tuple[str, Parameter]]:
+    """The optimizer's parameters with their names in the model."""
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(parameter) not in known for parameter in optimizer.parameters):
+        raise ValueError(f"[{op}] 'optimizer' must be one of the parameters of 'model'")
+    return [(known[id(parameter)], parameter) for parameter in optimizer.parameters]
+
+
+def _optimizer_tensors(op: str, model: GPT, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """Views of the optimizer's state, by the names that they have in the file."""
+    return {
+        f"{key}.{name}": array
+        for name, parameter in _named(op, model, optimizer)
+        for key, array in optimizer.state_of(parameter).items()
+    }
+
+
+def _open_optimizer(file: Path, held: dict[str, np.ndarray], wanted: str) -> tuple[weights.TensorFile, int]:
+    """The file of an optimizer's state, its names and shapes checked against the state that is held, and the steps."""
+    source = weights.TensorFile(file)
+    kind, steps = source.metadata.get("optimizer"), source.metadata.get("steps", "")
+    if kind != wanted:
+        raise ValueError(f"{file}: must be the state of {wanted}, got {shown(kind)}")
+    if not re.fullmatch("[0-9]{1,18}", steps):
+        raise ValueError(f"{file}: must have a count of steps in its metadata, got {shown(steps)}")
+    source.expect(((name, array.shape) for name, array in held.items()), (), "the model")
+    return source, int(steps)
