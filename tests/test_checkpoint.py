@@ -15,8 +15,9 @@ import safetensors.numpy as peer
 from safetensors import safe_open
 
 import tinygpt
-from tinygpt import GPT, GPTConfig, checkpoint, optim
-from tinygpt.files import weights
+from tinygpt import GPT, GPTConfig, optim
+from tinygpt.files import model_directory, weights
+from tinygpt.runs import checkpoint, layout
 from tinygpt.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer.train("abc")
@@ -66,7 +67,7 @@ def run(tmp_path):
     model = filled()
     optimizer = OPTIMIZERS["AdamW"](model)
     train(model, optimizer, 3)
-    folder = checkpoint.checkpoint_directory(tmp_path, 3)
+    folder = layout.checkpoint_directory(tmp_path, 3)
     checkpoint.save_checkpoint(folder, model, TOKENIZER, optimizer, STATE)
     return folder, model, optimizer
 
@@ -156,7 +157,8 @@ def test_a_tokenizer_must_fit_the_model(tmp_path):
 # Killed at the n-th of these calls, for every n, and without the clean-up of an exception.
 KILLED = """
 import os, sys, numpy as np, tinygpt
-from tinygpt import GPT, GPTConfig, checkpoint, optim
+from tinygpt import GPT, GPTConfig, optim
+from tinygpt.runs import checkpoint
 from tinygpt.tokenizers import CharTokenizer
 
 what, folder, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -213,13 +215,13 @@ def test_a_kill_leaves_no_half_checkpoint(run):
     """Catches a checkpoint that is found before it is whole."""
     folder, _, _ = run
     root, calls = folder.parent.parent, 0
-    while killed("checkpoint", checkpoint.checkpoint_directory(root, 4), calls):
-        found = checkpoint.latest_checkpoint(root)
+    while killed("checkpoint", layout.checkpoint_directory(root, 4), calls):
+        found = layout.latest_checkpoint(root)
         if found == folder:
             again = filled(9)
             assert checkpoint.load_checkpoint(found, again, OPTIMIZERS["AdamW"](again)) == STATE
         else:
-            assert found == checkpoint.checkpoint_directory(root, 4)
+            assert found == layout.checkpoint_directory(root, 4)
             again = filled(9)
             assert checkpoint.load_checkpoint(found, again, optim.SGD(again.parameters())) == {"step": 4}
             shutil.rmtree(found)
@@ -295,16 +297,16 @@ def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
     tinygpt.save(tmp_path / "one", filled(1))
     model = filled(2)
     parameters = model.parameters()
-    checkpoint.load_weights(tmp_path / "one", model)
+    model_directory.load_weights(tmp_path / "one", model)
     assert bits(model) == bits(filled(1))
     assert model.parameters() == parameters
     tinygpt.save(tmp_path / "other", filled(3, n_layer=2))
     with pytest.raises(ValueError, match=r"config\.json: belongs to another model: n_layer is 2, this one has 1"):
-        checkpoint.load_weights(tmp_path / "other", model)
+        model_directory.load_weights(tmp_path / "other", model)
     not_finite(tmp_path / "one" / "model.safetensors", "transformer.ln_f.bias")
     before = bits(model)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        checkpoint.load_weights(tmp_path / "one", model)
+        model_directory.load_weights(tmp_path / "one", model)
     assert bits(model) == before
 
 
@@ -452,14 +454,14 @@ def test_an_optimizer_of_another_model_is_refused(tmp_path):
 
 def test_latest_checkpoint(tmp_path):
     """Catches names in the order of text, where 9 comes after 10, and names that no checkpoint has."""
-    assert checkpoint.latest_checkpoint(tmp_path) is None
+    assert layout.latest_checkpoint(tmp_path) is None
     folder = tmp_path / "checkpoints"
     for name in ("step-9", "step-10", ".step-11.0123abcd.tmp", "step-12.tmp", "step-013", "step-", "step-x", "step--1"):
         (folder / name).mkdir(parents=True)
     (folder / "step-14").write_text("a file")
     (folder / "step-\N{ARABIC-INDIC DIGIT ONE}5").mkdir()
-    assert checkpoint.latest_checkpoint(tmp_path) == folder / "step-10"
-    assert checkpoint.latest_checkpoint(str(tmp_path)) == checkpoint.checkpoint_directory(str(tmp_path), 10)
+    assert layout.latest_checkpoint(tmp_path) == folder / "step-10"
+    assert layout.latest_checkpoint(str(tmp_path)) == layout.checkpoint_directory(str(tmp_path), 10)
 
 
 def test_prune_keeps_the_newest(tmp_path):

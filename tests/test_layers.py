@@ -23,8 +23,10 @@ LAYERS = [
     {"config"},
     {"cache"},
     {"decoding", "model", "sampling"},
-    {"checkpoint", "files", "lora"},
-    {"generate", "evaluate", "transfer", "viz"},
+    {"lora"},
+    {"files"},
+    {"runs"},
+    {"generate", "evaluate", "viz"},
     {"chat", "train"},
     {"cli", "__main__"},
 ]
@@ -246,7 +248,7 @@ def test_a_model_needs_no_command_line():
     """Catches a library that pulls in the command line, viewers or files."""
     loaded = loaded_by("import tinygpt; tinygpt.GPT; tinygpt.optim; tinygpt.kernels")
     assert "tinygpt.model" in loaded
-    assert not {name for name in loaded if re.match(r"tinygpt\.(cli|train|viz|files|checkpoint|data)\b", name)}
+    assert not {name for name in loaded if re.match(r"tinygpt\.(cli|train|viz|files|runs|data)\b", name)}
     assert not loaded & {"plotly", "cyclopts", "rich", *HEAVY}
 
 

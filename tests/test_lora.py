@@ -9,7 +9,9 @@ import safetensors.numpy as peer
 from safetensors import safe_open
 
 import tinygpt
-from tinygpt import GPT, GPTConfig, checkpoint, kernels, lora, ops, optim
+from tinygpt import GPT, GPTConfig, kernels, lora, ops, optim
+from tinygpt.files import adapters
+from tinygpt.runs import checkpoint, layout
 from tinygpt.tensor import Tensor, no_grad
 
 U = 2.0**-24
@@ -245,9 +247,9 @@ def test_what_cannot_be_added_is_refused(arguments, message):
 def test_adapters_come_back(tmp_path, family, targets):
     """Catches a part of a fused layer that is lost, and rank, alpha or targets that a reader must guess."""
     model = adapted(targets=targets, **FAMILIES[family])
-    lora.save(tmp_path / "adapter", model)
+    adapters.save(tmp_path / "adapter", model)
     again = base(**FAMILIES[family])
-    parameters = lora.load(tmp_path / "adapter", again)
+    parameters = adapters.load(tmp_path / "adapter", again)
     assert lora.of(again) == lora.of(model)
     assert [p.data.tobytes() for p in parameters] == [p.data.tobytes() for p in lora.parameters(model)]
     np.testing.assert_array_equal(logits(again), logits(model))
@@ -297,7 +299,7 @@ def test_saving_leaves_the_model_as_it_is(tmp_path):
 
 def changed(folder, **changes):
     """Change tensors of an adapter file; None removes one."""
-    path = folder / lora.WEIGHTS
+    path = folder / adapters.WEIGHTS
     with safe_open(path, "numpy") as file:
         held, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
     metadata |= changes.pop("metadata", {})
@@ -309,13 +311,13 @@ def changed(folder, **changes):
 
 
 def config(folder, **changes):
-    path = folder / lora.CONFIG
+    path = folder / adapters.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 BREAKS = {
-    "no config": (lambda d: (d / lora.CONFIG).unlink(), "adapter_config.json: no such file"),
-    "no tensors": (lambda d: (d / lora.WEIGHTS).unlink(), "adapter_model.safetensors: no such file"),
+    "no config": (lambda d: (d / adapters.CONFIG).unlink(), "adapter_config.json: no such file"),
+    "no tensors": (lambda d: (d / adapters.WEIGHTS).unlink(), "adapter_model.safetensors: no such file"),
     "kind": (lambda d: config(d, peft_type="IA3"), "adapter_config.json: 'peft_type' must be 'LORA'"),
     "rank": (lambda d: config(d, r=-1), "adapter_config.json: 'r' must be"),
     "alpha": (lambda d: config(d, lora_alpha=0), "adapter_config.json: 'lora_alpha' must be positive"),
@@ -337,19 +339,19 @@ BREAKS = {
         lambda d: changed(d, metadata={"base": "0123"}),
         r"adapter_model.safetensors: belongs to a base with other weights than this model has",
     ),
-    "empty": (lambda d: peer.save_file({}, d / lora.WEIGHTS), "adapter_model.safetensors: has no tensor"),
+    "empty": (lambda d: peer.save_file({}, d / adapters.WEIGHTS), "adapter_model.safetensors: has no tensor"),
 }
 
 
 @pytest.mark.parametrize(("damage", "message"), BREAKS.values(), ids=BREAKS)
 def test_bad_files_leave_the_model_as_it_was(tmp_path, damage, message):
     """Catches adapters that are half read, and an error that does not name the file."""
-    lora.save(tmp_path / "adapter", adapted(**LLAMA))
+    adapters.save(tmp_path / "adapter", adapted(**LLAMA))
     damage(tmp_path / "adapter")
     model = base(**LLAMA)
     before = logits(model)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        lora.load(tmp_path / "adapter", model)
+        adapters.load(tmp_path / "adapter", model)
     assert str(error.value).startswith(str(tmp_path / "adapter"))
     assert "\n" not in str(error.value)
     assert lora.of(model) is None
@@ -359,20 +361,20 @@ def test_bad_files_leave_the_model_as_it_was(tmp_path, damage, message):
 
 def test_another_base_is_refused(tmp_path):
     """Catches adapters on weights that they were not trained with: the result would be noise."""
-    lora.save(tmp_path / "adapter", adapted())
+    adapters.save(tmp_path / "adapter", adapted())
     other = base()
     other.wte.weight.data[0, 0] += 1e-3
     with pytest.raises(ValueError, match="belongs to a base with other weights"):
-        lora.load(tmp_path / "adapter", other)
+        adapters.load(tmp_path / "adapter", other)
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
     """Catches a replaced directory that held more than adapters."""
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else than adapters"):
-        lora.save(tmp_path, adapted())
+        adapters.save(tmp_path, adapted())
     with pytest.raises(ValueError, match="must have adapters to be saved"):
-        lora.save(tmp_path / "new", base())
+        adapters.save(tmp_path / "new", base())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
 
 
@@ -383,7 +385,7 @@ def test_a_checkpoint_holds_the_adapters_alone_and_brings_them_back(tmp_path):
     step(model, optimizer)
     checkpoint.save_checkpoint(tmp_path / "step-1", model, None, optimizer, {"step": 1})
     found = {str(path.relative_to(tmp_path / "step-1")) for path in (tmp_path / "step-1").rglob("*") if path.is_file()}
-    assert found == {f"adapter/{lora.CONFIG}", f"adapter/{lora.WEIGHTS}", checkpoint.OPTIMIZER, checkpoint.STATE}
+    assert found == {f"adapter/{adapters.CONFIG}", f"adapter/{adapters.WEIGHTS}", layout.OPTIMIZER, layout.STATE}
     other = base()
     again = optim.AdamW(lora.add(other, 3, 5.0), lr=1e-2)
     assert checkpoint.load_checkpoint(tmp_path / "step-1", other, again) == {"step": 1}

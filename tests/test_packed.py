@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import tinygpt
-from tinygpt import GPT, GPTConfig, checkpoint, nn
+from tinygpt import GPT, GPTConfig, nn
+from tinygpt.files import model_directory
 from tinygpt.packed import BLOCK, PackedWeight, from_bfloat16, from_int8, to_bfloat16, to_int8
 
 FAMILIES = {
@@ -100,7 +101,7 @@ def test_what_is_refused():
 def test_a_packed_model_is_that_of_its_rounded_weights(tmp_path, family, kind):
     """Catches a weight that is left out, packed twice or of another name, and a table read with another's rows."""
     model = small(family)
-    checkpoint.save(tmp_path, model)
+    model_directory.save(tmp_path, model)
     packed, _ = tinygpt.load(tmp_path, weights=kind)
     rounded = copy.deepcopy(model)
     for name, weight in packed.named_packed():
@@ -119,7 +120,7 @@ def test_a_packed_model_is_that_of_its_rounded_weights(tmp_path, family, kind):
 def test_packing_in_place_is_loading(tmp_path, kind):
     """Catches values that are lost when a model in memory is packed: norms and positions move to another arena."""
     model = small()
-    checkpoint.save(tmp_path, model)
+    model_directory.save(tmp_path, model)
     loaded, _ = tinygpt.load(tmp_path, weights=kind)
     model.pack(kind)
     np.testing.assert_array_equal(model(TOKENS).data, loaded(TOKENS).data)
@@ -138,20 +139,20 @@ def test_training_and_saving_are_refused(tmp_path, kind):
     with pytest.raises(RuntimeError, match=r"\[linear\] 'weight' is packed and cannot be trained"):
         layer(tinygpt.Tensor(draw(2, 8), requires_grad=True))
     with pytest.raises(ValueError, match=rf"\[save\] 'model' has weights packed as {kind}"):
-        checkpoint.save(tmp_path / "run", model)
+        model_directory.save(tmp_path / "run", model)
     assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 def test_unknown_weights_are_refused(tmp_path):
     """Catches a misspelt kind that falls back on float32."""
-    checkpoint.save(tmp_path, small())
+    model_directory.save(tmp_path, small())
     with pytest.raises(ValueError, match=r"\[load\] 'weights' must be one of float32, bfloat16, int8, got 'int4'"):
         tinygpt.load(tmp_path, weights="int4")
 
 
 MEASURE = """
 import sys
-import tinygpt, tinygpt.checkpoint
+import tinygpt, tinygpt.files.model_directory
 def high_water():
     return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 before = high_water()
@@ -165,7 +166,7 @@ print(high_water() - before, sum(weight.nbytes for _, weight in model.named_pack
 def test_loading_never_holds_the_float32_model(tmp_path, kind, share):
     """Catches all weights in float32 on the way: at most the packed ones and a few copies of one tensor."""
     model = GPT(GPTConfig(2000, 32, 24, 4, 256), seed=0)
-    checkpoint.save(tmp_path, model)
+    model_directory.save(tmp_path, model)
     full = 4 * model.num_parameters()
     largest = 4 * max(p.data.size for p in model.parameters())
     command = [sys.executable, "-c", MEASURE, str(tmp_path), kind]

@@ -23,8 +23,8 @@ MAPPED_SUFFIXES = (".py", ".pyx", ".h")
 LONGEST_SENTENCE = 250  # characters: a longer one is a paragraph
 # What building, testing and running leave behind.
 GENERATED = re.compile(
-    r"(^|/)(__pycache__|build|dist|runs|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
-    r"|\.(so|pyd|pyc|o|whl|tmp|log)$|^csrc/.*\.c(pp)?$|^PKG-INFO$|^setup\.cfg$"
+    r"(^|/)(__pycache__|build|dist|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
+    r"|^runs/|\.(so|pyd|pyc|o|whl|tmp|log)$|^csrc/.*\.c(pp)?$|^PKG-INFO$|^setup\.cfg$"
 )
 # A folder that only some machine has. The look-behind lets addresses and relative paths pass.
 MACHINE_PATH = re.compile(r"(?<![\w.~*})/])/(root|home|tmp|work|Users|mnt)/\w")

@@ -12,9 +12,10 @@ import time
 import pytest
 from chat.talk import CHATML, tokenizer
 
-from tinygpt import GPT, GPTConfig, checkpoint, cli, tokenizers
+from tinygpt import GPT, GPTConfig, cli, tokenizers
 from tinygpt.chat.conversation import Conversation, MessageEncoder
 from tinygpt.chat.template import ChatTemplate
+from tinygpt.files import model_directory
 from tinygpt.sampling import Sampler
 
 CONTEXT = 160
@@ -30,7 +31,7 @@ def talker(tmp_path_factory):
     for parameter in model.parameters():
         if parameter.decay:
             parameter.data = parameter.data * 20
-    checkpoint.save(out, model, known)
+    model_directory.save(out, model, known)
     assert tokenizers.load(out).chat_template == CHATML
     return out
 
@@ -42,7 +43,7 @@ def said(capsys, *arguments):
 
 def answers(talker, *questions, system=None, length=8):
     """What the Python interface gives."""
-    model, known = checkpoint.load(talker)
+    model, known = model_directory.load(talker)
     encoder = MessageEncoder(known, ChatTemplate(CHATML))
     talk = Conversation(model, encoder, Sampler(0), length, system)
     return ["".join(talk.ask(question)) for question in questions]

@@ -13,7 +13,7 @@ import pytest
 from tiny_run import content, flags, tiny
 
 import tinygpt
-from tinygpt import checkpoint, cli, kernels, testing
+from tinygpt import cli, kernels, testing
 from tinygpt.cli import app, bench
 from tinygpt.core import matmul as compiled
 from tinygpt.data.corpus import encode_documents
@@ -21,6 +21,7 @@ from tinygpt.data.discover import discover
 from tinygpt.data.rules import EXTENSIONS
 from tinygpt.evaluate import evaluate
 from tinygpt.generate import stream_text
+from tinygpt.runs import layout
 from tinygpt.sampling import Sampler
 from tinygpt.train.settings import TrainSettings
 
@@ -233,7 +234,7 @@ def test_info_shows_a_model(run, capsys):
 
 def test_info_shows_a_checkpoint(run, capsys):
     """Catches a directory that holds a model and no run."""
-    out, _ = said(capsys, "info", "--model", str(checkpoint.latest_checkpoint(run)))
+    out, _ = said(capsys, "info", "--model", str(layout.latest_checkpoint(run)))
     assert "parameters" in out
     assert "trained" not in out
 

@@ -4,9 +4,9 @@ import pytest
 from tiny_run import flags, state, tiny, without_clock
 
 from tinygpt import cli
+from tinygpt.runs.directory import begin
+from tinygpt.runs.metrics import read_metrics
 from tinygpt.train import loop
-from tinygpt.train.directory import begin
-from tinygpt.train.metrics import read_metrics
 from tinygpt.train.settings import TrainSettings
 
 

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tinygpt import GPT, GPTConfig, checkpoint, cli
+from tinygpt import GPT, GPTConfig, cli
+from tinygpt.files import model_directory
 from tinygpt.viz.embeddings import embeddings
 
 TSNE = ["--method", "tsne"]
@@ -64,9 +65,9 @@ def test_bad_input_is_one_line(run, work, capsys, case):
 @pytest.mark.parametrize("arguments", [["--model", "rope", "--what", "positions"]])
 def test_a_model_without_positions_is_refused(run, work, capsys, arguments):
     """Catches an empty page, and a message that does not say why there are none."""
-    model, tokenizer = checkpoint.load(run)
+    model, tokenizer = model_directory.load(run)
     config = GPTConfig(vocab_size=model.config.vocab_size, block_size=8, n_layer=1, n_embd=8, position="rope")
-    checkpoint.save("rope", GPT(config), tokenizer)
+    model_directory.save("rope", GPT(config), tokenizer)
     assert "rope: no position embeddings: the model has rotary positions" in refused(capsys, work, *arguments)
     assert cli.main(["embeddings", "--model", "rope"]) == 0
     assert "note      Positions are not shown: the model has rotary positions" in capsys.readouterr().out
@@ -91,7 +92,7 @@ def test_the_page_is_that_of_the_arguments(run, capsys, arguments):
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     assert cli.main(["embeddings", "--model", str(run), "--out", "new/a.html", *words]) == 0
     with open("new/a.html", encoding="utf-8") as file:
-        assert file.read() == embeddings(*checkpoint.load(run), title=run.name, **arguments).html
+        assert file.read() == embeddings(*model_directory.load(run), title=run.name, **arguments).html
     out, err = capsys.readouterr()
     assert err == ""
     assert re.search(r"^written   new/a\.html, \d+\.\d MB$", out, re.MULTILINE)
@@ -99,7 +100,7 @@ def test_the_page_is_that_of_the_arguments(run, capsys, arguments):
 
 def test_a_cap_is_told(run, capsys):
     """Catches a page of some tokens that looks like the page of all."""
-    vocab = checkpoint.load(run)[1].vocab_size
+    vocab = model_directory.load(run)[1].vocab_size
     assert cli.main(["embeddings", "--model", str(run), "--max-tokens", "20"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"tokens    20 of {vocab}, 16 wide; 3 components explain ")
@@ -112,7 +113,7 @@ def test_a_cap_is_told(run, capsys):
 def test_the_figures_are_those_of_the_model(run, capsys):
     """Catches shares of another table, or as parts of one instead of a hundred."""
     assert cli.main(["embeddings", "--model", str(run), "--what", "tokens"]) == 0
-    x = checkpoint.load(run)[0].wte.weight.data.astype(np.float64)
+    x = model_directory.load(run)[0].wte.weight.data.astype(np.float64)
     variance = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
     told = re.search(r"explain ([\d.]+), ([\d.]+), ([\d.]+) %", capsys.readouterr().out)
     np.testing.assert_allclose([float(one) for one in told.groups()], 100 * variance[:3] / variance.sum(), atol=0.051)

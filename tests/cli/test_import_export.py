@@ -10,7 +10,7 @@ import pytest
 from tiny_run import content
 
 import tinygpt
-from tinygpt import GPT, GPTConfig, checkpoint, cli
+from tinygpt import GPT, GPTConfig, cli
 from tinygpt.files.transfer import export_model, import_model
 from tinygpt.tokenizers import BPETokenizer, CharTokenizer
 from tinygpt.tokenizers.special import Roles
@@ -31,19 +31,19 @@ def work(tmp_path, monkeypatch):
     """A current directory with a model, a GGUF file of it, and models and folders that cannot be used."""
     monkeypatch.chdir(tmp_path)
     tokenizer = BPETokenizer.train(TEXT, vocab_size=280)
-    checkpoint.save("model", model_of(1), tokenizer)
+    tinygpt.save("model", model_of(1), tokenizer)
     assert cli.main(["export", "model", "--to", "gguf", "--out", "model.gguf", "--quiet"]) == 0
-    checkpoint.save("other", model_of(2), tokenizer)
-    checkpoint.save("char", model_of(1), CharTokenizer.train("abc"))
-    checkpoint.save("mute", model_of(1))
-    checkpoint.save("mixed", model_of(1, norm="layernorm"), tokenizer)
-    checkpoint.save("run", model_of(1), tokenizer)
+    tinygpt.save("other", model_of(2), tokenizer)
+    tinygpt.save("char", model_of(1), CharTokenizer.train("abc"))
+    tinygpt.save("mute", model_of(1))
+    tinygpt.save("mixed", model_of(1, norm="layernorm"), tokenizer)
+    tinygpt.save("run", model_of(1), tokenizer)
     (tmp_path / "run" / "run.toml").write_text("")
-    checkpoint.save("wide", model_of(1))
+    tinygpt.save("wide", model_of(1))
     CharTokenizer(string.ascii_letters).save("wide")
     (tmp_path / "prose").mkdir()
     (tmp_path / "prose" / "notes.txt").write_text("x")
-    checkpoint.save("sentence", model_of(1))
+    tinygpt.save("sentence", model_of(1))
     (tmp_path / "sentence" / "tokenizer.model").write_bytes(b"x")
     return tmp_path
 
@@ -57,7 +57,7 @@ def said(capsys, *arguments):
 
 
 def same_weights(one, two):
-    found, wanted = (dict(checkpoint.load(folder)[0].named_parameters()) for folder in (one, two))
+    found, wanted = (dict(tinygpt.load(folder)[0].named_parameters()) for folder in (one, two))
     return all(np.array_equal(found[name].data, wanted[name].data) for name in wanted)
 
 
@@ -93,7 +93,7 @@ def test_export_and_import_again(capsys, work, to, out):
 
 def test_a_note_on_rows_that_are_no_blocks(capsys):
     """Catches a file of another type than was asked for, in silence."""
-    checkpoint.save("odd", model_of(1, n_embd=24, ffn_dim=64), tinygpt.load("model")[1])
+    tinygpt.save("odd", model_of(1, n_embd=24, ffn_dim=64), tinygpt.load("model")[1])
     lines = said(capsys, "export", "odd", "--to", "gguf", "--out", "odd.gguf", "--dtype", "q8_0")
     # All but the MLP's last product, of rows of 64: the embedding, four products of attention, gate and up.
     assert lines[0] == "note      7 tensors are F16: their rows are no multiple of 32"
@@ -101,7 +101,7 @@ def test_a_note_on_rows_that_are_no_blocks(capsys):
 
 def test_the_files_that_gpt2_came_with(capsys, work):
     """Catches a tokenizer that is there in another form than tokenizer.json, and left behind."""
-    checkpoint.save("old", GPT(GPTConfig(vocab_size=260, block_size=16, n_layer=1, n_head=2, n_embd=8)))
+    tinygpt.save("old", GPT(GPTConfig(vocab_size=260, block_size=16, n_layer=1, n_head=2, n_embd=8)))
     letters = [*range(33, 127), *range(161, 173), *range(174, 256)]
     names = [chr(byte) for byte in letters] + [chr(256 + i) for i in range(68)]
     vocab = {name: i for i, name in enumerate([*names, "de", "<|endoftext|>"])}
@@ -238,7 +238,7 @@ def test_the_ids_of_a_chat_model(work):
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     special = {name: i for i, name in enumerate(names, len(parts.vocab))}
     roles = Roles("<|im_end|>", "<|im_start|>")
-    checkpoint.save("chat", model_of(1), BPETokenizer(parts.vocab, parts.merges, special_tokens=special, roles=roles))
+    tinygpt.save("chat", model_of(1), BPETokenizer(parts.vocab, parts.merges, special_tokens=special, roles=roles))
     export_model("chat", "gguf", "chat.gguf")
     import_model("chat.gguf", "again")
     for folder in ("chat", "again"):

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tinygpt import checkpoint, cli
+from tinygpt import cli
+from tinygpt.files import model_directory
 from tinygpt.viz.read import read
 
 TEXT = "def alpha_1(x):\n    return omega(x, 1) + 1\n"
@@ -63,7 +64,7 @@ def test_the_page_is_that_of_the_file_and_its_loss_that_of_eval(run, work, capsy
     words = ["--model", str(run), *windows]
     assert cli.main(["read", "a.py", *words, "--lens-layers", "1", "--out", "new/a.html"]) == 0
     options = {"window": 8, "stride": 4, "lens_layers": 1, "name": run.name, "file": "a.py"}
-    expected = read(*checkpoint.load(run), TEXT, **options)
+    expected = read(*model_directory.load(run), TEXT, **options)
     assert (work / "new" / "a.html").read_text(encoding="utf-8") == expected.html
     out, err = capsys.readouterr()
     assert err == ""

@@ -38,7 +38,7 @@ def test_an_answer_needs_no_model(arguments):
 def test_help_of_generate_needs_no_model():
     """Catches a model that is built, or a page library that is loaded, for a page of help."""
     modules = loaded("generate", "--help")
-    assert not modules & {"plotly", "safetensors", "tinygpt.model", "tinygpt.kernels", "tinygpt.checkpoint"}
+    assert not modules & {"plotly", "safetensors", "tinygpt.model", "tinygpt.kernels", "tinygpt.files", "tinygpt.runs"}
 
 
 def test_the_module_is_the_command():

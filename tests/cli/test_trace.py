@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinygpt import checkpoint, cli
+from tinygpt import cli
+from tinygpt.files import model_directory
 from tinygpt.viz.trace import trace_page
 
 PROMPT = "def alpha"
@@ -53,7 +54,7 @@ def said(capsys, run, *arguments):
 
 @pytest.fixture(scope="module")
 def page(run):
-    return trace_page(*checkpoint.load(run), PROMPT, backward=True, name=run.name)
+    return trace_page(*model_directory.load(run), PROMPT, backward=True, name=run.name)
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from tinygpt import checkpoint, cli
+from tinygpt import cli
+from tinygpt.files import model_directory
 from tinygpt.viz.attention import visualize
 
 WRONG = {
@@ -59,7 +60,7 @@ def test_the_page_is_that_of_the_prompt(run, work, capsys, monkeypatch, source):
     monkeypatch.setattr(sys, "stdin", io.StringIO(prompt))
     words = {"flag": ["--prompt", prompt], "file": ["--prompt-file", "prompt.txt"], "standard input": ["--prompt", "-"]}
     assert cli.main(["visualize", "--model", str(run), *words[source], "--out", "new/a.html", "--head", "1"]) == 0
-    expected = visualize(*checkpoint.load(run), prompt, head=1, name=run.name)
+    expected = visualize(*model_directory.load(run), prompt, head=1, name=run.name)
     assert (work / "new" / "a.html").read_text(encoding="utf-8") == expected.html
     out, err = capsys.readouterr()
     assert err == ""

@@ -110,7 +110,7 @@ def test_a_tensor_in_two_files(folder):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_shorter_types_are_written(tmp_path, model, dtype):
     """Catches a header and data that disagree, rounding that is no rounding, and a config that says float32."""
-    tinygpt.checkpoint.save(tmp_path, model, dtype=dtype)
+    tinygpt.save(tmp_path, model, dtype=dtype)
     kind = weights.DTYPES[dtype][1]
     found = peer.load_file(tmp_path / "model.safetensors")
     assert {array.dtype for array in found.values()} == {kind}

@@ -12,12 +12,14 @@ from safetensors.numpy import load_file
 from tiny_run import MODEL, Listening, content, state, tiny, train_arrays, without_clock, write_sources
 
 import tinygpt
-from tinygpt import GPT, GPTConfig, checkpoint, cli, lora, optim
+from tinygpt import GPT, GPTConfig, cli, lora, optim
 from tinygpt.data.windows import Windows
 from tinygpt.evaluate import evaluate
+from tinygpt.files import adapters
+from tinygpt.runs import layout
+from tinygpt.runs.metrics import read_metrics
 from tinygpt.tokenizers import BPETokenizer
 from tinygpt.train.loop import Interrupted, train
-from tinygpt.train.metrics import read_metrics
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
 from tinygpt.train.setup import flops_per_token, prepare
@@ -129,7 +131,7 @@ def test_adapters_of_the_best_model_lie_beside_it(done, base):
         assert not (out / "adapter").exists()
         return
     model = tinygpt.load(base)[0]
-    lora.load(out / "adapter", model)
+    adapters.load(out / "adapter", model)
     assert lora.of(model).base == str(base)
     lora.merge(model)
     merged = tinygpt.load(out)[0]
@@ -143,7 +145,7 @@ def test_checkpoints_of_adapters_are_small(done, base):
     last = content(out / "checkpoints" / "step-12")
     assert ("model.safetensors" in last) == (not way)
     if way:
-        trained = load_file(out / "adapter" / lora.WEIGHTS)
+        trained = load_file(out / "adapter" / adapters.WEIGHTS)
         values = sum(array.nbytes for array in trained.values())
         assert sum(map(len, last.values())) < 4 * values + 12000
 
@@ -290,4 +292,4 @@ def test_a_model_that_only_gets_worse_is_kept_as_it_was_given(sources, base, tmp
         assert score.loss < lines[0] + 0.1 < lines[-1]  # that of the best, not of the last
         one, two = (load_file(folder / "model.safetensors") for folder in (base, out))
         assert all(np.array_equal(one[key], two[key]) for key in one)
-        assert checkpoint.latest_checkpoint(out) is not None
+        assert layout.latest_checkpoint(out) is not None

@@ -10,10 +10,10 @@ import pytest
 from tiny_run import content, flags, state, tiny, without_clock
 
 import tinygpt
-from tinygpt import checkpoint
+from tinygpt.runs import layout
+from tinygpt.runs.metrics import read_metrics
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.loop import train
-from tinygpt.train.metrics import read_metrics
 
 # Long enough to be met on its way, whatever the machine; nothing waits for its end but the runs that go on.
 STEPS = 800
@@ -74,7 +74,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(begun, whole):
     assert err.endswith(f"go on with: tinygpt train --resume --out {out}\n")
     step = int(err.split()[4])
     assert 50 <= step < STEPS
-    assert checkpoint.latest_checkpoint(out).name == f"step-{step}"
+    assert layout.latest_checkpoint(out).name == f"step-{step}"
     assert [record["step"] for record in read_metrics(out / "metrics.jsonl") if "loss" in record] == list(range(step))
     tinygpt.load(out)
     goes_on_to_the_same_end(out, whole)
@@ -87,7 +87,7 @@ def test_a_kill_leaves_what_can_go_on(begun, whole):
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     tinygpt.load(out)
-    tinygpt.load(checkpoint.latest_checkpoint(out))
+    tinygpt.load(layout.latest_checkpoint(out))
     goes_on_to_the_same_end(out, whole)
     assert not [path for path in content(out) if path.startswith(".") or "/." in path]
 

@@ -11,12 +11,13 @@ import pytest
 from tiny_run import MODEL, Listening, content, state, tiny, train_arrays, without_clock, write_sources
 
 import tinygpt
-from tinygpt import checkpoint, kernels
+from tinygpt import kernels
 from tinygpt.evaluate import Score, evaluate
 from tinygpt.kernels import registry, threads
+from tinygpt.runs import checkpoint, layout
+from tinygpt.runs.metrics import read_metrics
 from tinygpt.train import loop
 from tinygpt.train.loop import Interrupted, TrainingFailed, train
-from tinygpt.train.metrics import read_metrics
 from tinygpt.train.report import Report
 from tinygpt.train.setup import prepare
 
@@ -45,7 +46,7 @@ def test_the_run_directory_holds_what_it_should(done):
     out, _, _ = done
     assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL, "checkpoints", "metrics.jsonl", "run.toml"])
     assert checkpoints(out) == ["step-10", "step-12"]  # of 5, 10 and 12 the last two are kept
-    files = sorted([*MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
+    files = sorted([*MODEL, layout.OPTIMIZER, layout.STATE])
     assert sorted(content(out / "checkpoints")) == [f"step-{step}/{name}" for step in (10, 12) for name in files]
     model, tokenizer = tinygpt.load(out)
     assert model.config.vocab_size == tokenizer.vocab_size
@@ -129,7 +130,7 @@ def test_a_run_that_goes_on_is_the_same_to_the_bit(sources, tmp_path, changes, c
     assert state(once).keys() == set(MODEL)
     assert state(once) == state(twice)
     last, same = (state(folder / "checkpoints" / "step-12") for folder in (once, twice))
-    assert last.keys() == {*MODEL, checkpoint.OPTIMIZER, checkpoint.STATE}
+    assert last.keys() == {*MODEL, layout.OPTIMIZER, layout.STATE}
     assert last == same
     assert without_clock(read_metrics(once / "metrics.jsonl")) == without_clock(read_metrics(twice / "metrics.jsonl"))
 
@@ -412,7 +413,7 @@ def test_a_state_that_was_tampered_with_is_refused(done, sources, tmp_path, chan
     """Catches a traceback, or a comparison with text, where a line should say which file is wrong."""
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
-    path = out / "checkpoints" / "step-12" / checkpoint.STATE
+    path = out / "checkpoints" / "step-12" / layout.STATE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=re.escape(str(path))):
         train(tiny(sources, out, resume=True))

@@ -8,10 +8,10 @@ import sys
 import pytest
 from tiny_run import Listening, content, tiny
 
-from tinygpt.train import metrics
+from tinygpt.runs import metrics
+from tinygpt.runs.metrics import MetricsLog, read_metrics
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.loop import Interrupted, train
-from tinygpt.train.metrics import MetricsLog, read_metrics
 from tinygpt.train.sinks import SCALARS, TensorBoard
 
 RECORDS = [{"step": 0, "loss": 5.5}, {"step": 1, "loss": 5.25}, {"step": 1, "val_loss": 5.0}, {"step": 2, "loss": 4.5}]

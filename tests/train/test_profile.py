@@ -6,12 +6,12 @@ import tomllib
 import pytest
 from tiny_run import Listening, content, state, tiny, without_clock
 
+import tinygpt
 from tinygpt import kernels
 from tinygpt.kernels import registry
 from tinygpt.kernels.profile import REST
-from tinygpt.train import loop
+from tinygpt.runs.metrics import read_metrics
 from tinygpt.train.loop import Interrupted, TrainingFailed, train
-from tinygpt.train.metrics import read_metrics
 from tinygpt.train.report import Report
 from tinygpt.train.setup import prepare
 
@@ -164,5 +164,5 @@ def test_the_setting_reaches_the_model_alone(sources, tmp_path):
     run = prepare(tiny(sources, tmp_path / "out", recompute=True), Report())
     assert run.model.recompute is True
     train(tiny(sources, tmp_path / "out", recompute=True, steps=2))
-    assert loop.checkpoint.load(tmp_path / "out")[0].recompute is False
+    assert tinygpt.load(tmp_path / "out")[0].recompute is False
     assert b"recompute" not in (tmp_path / "out" / "config.json").read_bytes()

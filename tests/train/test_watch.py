@@ -9,13 +9,13 @@ import pytest
 from tiny_run import Listening, content, state, tiny, without_clock
 
 from tinygpt import GPT, GPTConfig
+from tinygpt.runs.metrics import read_metrics
+from tinygpt.runs.read import read_run
+from tinygpt.runs.watch import HEALTHY, KINDS, QUANTILES, place
 from tinygpt.tensor import no_grad
 from tinygpt.train import watch as module
 from tinygpt.train.loop import train
-from tinygpt.train.metrics import read_metrics
 from tinygpt.train.watch import Watch, activations, figures, interval, kinds_of, matrices, ratio, rms, spread
-from tinygpt.viz.runs import KINDS, QUANTILES, read_run
-from tinygpt.viz.watched import HEALTHY, place
 
 ALL = ",".join(KINDS)
 TOKENS = np.random.default_rng(0).integers(0, 20, (3, 8)).astype(np.int32)

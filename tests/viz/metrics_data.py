@@ -3,7 +3,8 @@
 import json
 import math
 
-from tinygpt.viz.runs import QUANTILES, RunData
+from tinygpt.runs.read import RunData
+from tinygpt.runs.watch import QUANTILES
 
 WICKED = "</script><script>window.bad = 1</script><img src=x onerror='window.bad = 1'>\"'{{plotly}}&lt;$x$\u202e"
 SETTINGS = {"data": ["src", "lib"], "batch": 4, "grad-accum": 2, "seq": 16, "lr": 0.001, "steps": 60, "warmup": 100,

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from tinygpt import GPT, checkpoint
+from tinygpt import GPT
+from tinygpt.runs import layout
+from tinygpt.runs.read import RunData, read_run
 from tinygpt.viz import curves, metrics
 from tinygpt.viz.metrics import LivePage, page
-from tinygpt.viz.runs import RunData, read_run
 from tinygpt.viz.watched import MOST_OF_ALL, MOST_SAMPLES, watched
 
 from .metrics_data import SETTINGS, WICKED, guessing, records, run, step, watch, write_run
@@ -255,7 +256,7 @@ def test_a_checkpoint_tells_the_size_of_a_young_run(tmp_path):
     """Catches a run before its first evaluation, whose model is in its checkpoint alone."""
     folder = write_run(tmp_path / "run", config=False)
     assert read_run(folder).vocab_size is None
-    where = checkpoint.checkpoint_directory(folder, 0)
+    where = layout.checkpoint_directory(folder, 0)
     where.mkdir(parents=True)
     (write_run(tmp_path / "other") / "config.json").rename(where / "config.json")
     assert read_run(folder).vocab_size == 100

@@ -3,7 +3,7 @@
 import pytest
 from tiny_run import content
 
-from tinygpt.train import directory
+from tinygpt.runs import directory
 
 
 def refused(out, *words, resume=False):
