@@ -277,10 +277,17 @@ def test_bench_measures_against_the_nearer_roof(monkeypatch):
     64 operations and 256 bytes in 2 s: 32 FLOP/s are a fourth of 128, 128 bytes/s are a half of 256.
     """
     case = types.SimpleNamespace(flops=64, bytes=256)
-    _, rate, share, ratio = bench._figures(case, 2.0, (128.0, 256.0), 6.0)
+    _, rate, share, ratio = bench._figures(case, Measured(2.0), (128.0, 256.0), 6.0)
     assert (rate.partition(" ")[2], share, ratio) == ("GB/s", "50 % mem", "3.0 x")
-    _, rate, share, ratio = bench._figures(case, 2.0, (40.0, 256.0), None)
+    _, rate, share, ratio = bench._figures(case, Measured(2.0), (40.0, 256.0), None)
     assert (rate.partition(" ")[2], share, ratio) == ("GFLOP/s", "80.0 % peak", "")
+
+
+def test_bench_marks_what_other_programs_disturbed():
+    """Catches a time measured beside another program that is printed like any other."""
+    case = types.SimpleNamespace(flops=64, bytes=256)
+    assert bench._figures(case, Measured(2e-6, disturbed=True), (1.0, 1.0), None)[0] == "~2"
+    assert bench._figures(case, Measured(2e-6), (1.0, 1.0), None)[0] == "2"
 
 
 def test_bench_takes_some_rungs(capsys):

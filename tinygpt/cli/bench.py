@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -15,8 +16,10 @@ from tinygpt.cli.options import thread_count, use_threads
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tinygpt.kernels.load import Measured
     from tinygpt.testing import Case
 
+DISTURBED = "~"  # before a time
 BFLOAT16 = "bf16"  # ends the rung column of rows with bfloat16 operands
 
 
@@ -64,6 +67,7 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
 
     from tinygpt.cli.app import FAILED, fail
     from tinygpt.kernels import threads
+    from tinygpt.kernels.load import TRIES, undisturbed
     from tinygpt.kernels.peak import peak_flops, read_bandwidth
     from tinygpt.testing import Mismatch
     from tinygpt.testing.timing import median_seconds, prepare
@@ -81,6 +85,7 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
     console = Console(highlight=False)
     table = _table(n, *roofs)
     quiet = options.quiet or not console.is_terminal
+    disturbed = any(roof.disturbed for roof in roofs)
     for case in track(cases, "measuring", console=console, transient=True, disable=quiet):
         before = None
         rows = _rows(case, rungs[case.op])
@@ -90,12 +95,15 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
                 call = prepare(function, checked, n)
             except Mismatch as error:
                 return fail(f"rung {rung} computes wrong results on this machine: {error}", FAILED)
-            seconds = median_seconds(call, options.seconds)
+            seconds = undisturbed(partial(median_seconds, call, options.seconds), best=min)
+            disturbed = disturbed or seconds.disturbed
             table.add_row(names[i] if i < len(names) else "", rung, *_figures(case, seconds, roofs, before))
             if not rung.endswith(BFLOAT16):  # such a row is not a rung, so the next one does not compare with it
                 before = seconds
         table.add_section()
     console.print(table)
+    if disturbed:
+        console.print(f"{DISTURBED}  other programs were busy in each of {TRIES} tries: the true value may be better")
     return 0
 
 
@@ -203,13 +211,13 @@ def _letter(text: str) -> tuple[str, int]:
     return name, int(value)
 
 
-def _table(n_threads: int, peak: float, memory: float) -> Table:
+def _table(n_threads: int, peak: Measured, memory: Measured) -> Table:
     """Make the empty table; its title holds the measured limits of the machine."""
     from rich.box import SIMPLE
     from rich.table import Table
 
-    title = f"{n_threads} thread{'s' * (n_threads > 1)}, float32 peak {peak / 1e9:.0f} GFLOP/s"
-    title += f", memory {memory / 1e9:.0f} GB/s read"
+    title = f"{n_threads} thread{'s' * (n_threads > 1)}, float32 peak {_mark(peak)}{peak / 1e9:.0f} GFLOP/s"
+    title += f", memory {_mark(memory)}{memory / 1e9:.0f} GB/s read"
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=0)
     table.add_column("op", no_wrap=True)
     table.add_column("rung", no_wrap=True)
@@ -218,7 +226,7 @@ def _table(n_threads: int, peak: float, memory: float) -> Table:
     return table
 
 
-def _figures(case: Case, seconds: float, roofs: tuple[float, float], before: float | None) -> tuple[str, ...]:
+def _figures(case: Case, seconds: Measured, roofs: tuple[float, float], before: float | None) -> tuple[str, ...]:
     """Format time, rate, share of the nearer roof and speed-up.
 
     Every rung of a case is compared with the same roof, because time scales both shares alike.
@@ -228,7 +236,11 @@ def _figures(case: Case, seconds: float, roofs: tuple[float, float], before: flo
         rate = (f"{_short_number(case.flops / seconds / 1e9)} GFLOP/s", f"{100 * peak:.1f} % peak")
     else:
         rate = (f"{_short_number(case.bytes / seconds / 1e9)} GB/s", f"{100 * memory:.0f} % mem")
-    return (f"{seconds * 1e6:,.0f}", *rate, "" if before is None else f"{before / seconds:.1f} x")
+    return (f"{_mark(seconds)}{seconds * 1e6:,.0f}", *rate, "" if before is None else f"{before / seconds:.1f} x")
+
+
+def _mark(value: Measured) -> str:
+    return DISTURBED if value.disturbed else ""
 
 
 def _short_number(value: float) -> str:

@@ -42,6 +42,8 @@ def _machine() -> list[tuple[str, str]]:
 
     n = threads.get_num_threads()
     openmp = f"yes, specification of {cpu.openmp()}" if cpu.openmp() else "no: this build has a single thread"
+    peak = peak_flops(n)
+    beside = " beside other programs: may be too low" if peak.disturbed else ""
     bandwidth = f"{read_bandwidth(n) / 1e9:.0f} GB/s read, {copy_bandwidth(n) / 1e9:.0f} GB/s copy, measured"
     rounding = "instructions of this processor" if matmul.bfloat16_instructions() else "emulated: operands are rounded"
     facts = [
@@ -52,7 +54,7 @@ def _machine() -> list[tuple[str, str]]:
         ("build", cpu.compiler()),
         ("OpenMP", openmp),
         ("threads", f"{n}  ({', '.join(f'{name} {value}' for name, value in threads.limits().items())})"),
-        ("peak", f"{peak_flops(n) / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}"),
+        ("peak", f"{peak / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}{beside}"),
         ("bandwidth", bandwidth),
         ("bfloat16", f"products: {rounding}"),
         ("rungs", "op: rungs there are, the one in use in brackets"),

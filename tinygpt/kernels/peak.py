@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: the ceilings of the roofline."""
+"""Measure the limits of this machine, the ceilings of the roofline: peak FLOP/s and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from tinygpt.core import cpu
 from tinygpt.kernels import isa
+from tinygpt.kernels.load import Measured, undisturbed
 
 CALIBRATION = 20_000  # steps of the probe's first run, on one thread
 RUN_SECONDS = 0.002
-RUNS = 15  # of which the best counts: short ones, so that some fall between the turns of other processes
+RUNS = 50  # the best counts; short runs, so that some fall between the turns of other processes
 BANDWIDTH_BYTES = 256 * 2**20  # several times the last-level cache of most machines
 
 
@@ -23,34 +24,39 @@ def _rate(run: Callable[[], int]) -> float:
     return done / max(1e-9, time.perf_counter() - start)
 
 
-def peak_flops(n_threads: int) -> float:
-    """Multiply-adds in float32 as fast as they go: FLOP/s with the instruction set in use, measured once.
+def peak_flops(n_threads: int) -> Measured:
+    """Measure the peak rate of float32 multiply-adds with the instruction set in use, once for each process.
 
     Parameters
     ----------
     n_threads : int
+
+    Returns
+    -------
+    Measured
+        FLOP/s; two for each multiply-add.
     """
     return _measured(isa.get(), n_threads)
 
 
 @cache
-def _measured(name: str, n_threads: int) -> float:
-    """The best of several runs with the instruction set `name`, which is in use."""
+def _measured(name: str, n_threads: int) -> Measured:
+    """Take the best of several runs with the instruction set `name`, which is in use."""
     one = max(_rate(lambda: cpu.multiply_add(CALIBRATION, 1)) for _ in range(3))
     steps = max(CALIBRATION, int(RUN_SECONDS * one / cpu.multiply_add(1, 1)))
-    return max(_rate(lambda: cpu.multiply_add(steps, n_threads)) for _ in range(RUNS))
+    return undisturbed(lambda: max(_rate(lambda: cpu.multiply_add(steps, n_threads)) for _ in range(RUNS)))
 
 
 @cache
-def read_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> float:
-    """Reading memory that is in no cache: bytes per second, the best of three runs."""
+def read_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> Measured:
+    """Measure the bytes per second that can be read from memory beyond the caches, the best of three runs."""
     words = np.ones(n_bytes // 8, np.uint64)
-    return max(_rate(lambda: cpu.read(words, n_threads)) for _ in range(3))
+    return undisturbed(lambda: max(_rate(lambda: cpu.read(words, n_threads)) for _ in range(3)))
 
 
 @cache
-def copy_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> float:
-    """Reading and writing memory that is in no cache: bytes per second, both directions counted, best of three runs."""
+def copy_bandwidth(n_threads: int, n_bytes: int = BANDWIDTH_BYTES) -> Measured:
+    """Measure the bytes per second of a copy beyond the caches, reads and writes counted, the best of three runs."""
     words = np.ones(n_bytes // 16, np.uint64)
     out = np.zeros_like(words)
-    return max(_rate(lambda: cpu.copy(words, out, n_threads)) for _ in range(3))
+    return undisturbed(lambda: max(_rate(lambda: cpu.copy(words, out, n_threads)) for _ in range(3)))

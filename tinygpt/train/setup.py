@@ -114,7 +114,8 @@ def _machine(report: Report) -> float:
     peak = peak_flops(n)
     report.fact(
         "machine",
-        f"{_count(n, 'thread')}, {isa.get()}, kernels {_kernels()}, float32 peak {peak / 1e9:.0f} GFLOP/s",
+        f"{_count(n, 'thread')}, {isa.get()}, kernels {_kernels()}, float32 peak {peak / 1e9:.0f} GFLOP/s"
+        + (" (measured beside other programs: may be too low)" if peak.disturbed else ""),
     )
     return peak
 
