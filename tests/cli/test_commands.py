@@ -21,6 +21,7 @@ from tinygpt.data.discover import discover
 from tinygpt.data.rules import EXTENSIONS
 from tinygpt.evaluate import evaluate
 from tinygpt.generate import stream_text
+from tinygpt.kernels.load import Measured
 from tinygpt.runs import layout
 from tinygpt.sampling import Sampler
 from tinygpt.train.settings import TrainSettings
