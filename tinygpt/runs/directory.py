@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.io.atomic import write_text
-from tinygpt.runs.layout import SETTINGS, is_run
+from tinygpt.runs import lock
+from tinygpt.runs.layout import LOCK, SETTINGS, is_run
 
 
 def check_writable(out: Path, resume: bool = False) -> None:
@@ -32,8 +33,9 @@ def check_writable(out: Path, resume: bool = False) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out}: no permission to write in {existing}")
     holds_run = is_run(out)
-    if existing == out and any(out.iterdir()) and not holds_run:
+    if existing == out and not holds_run and any(path.name != LOCK for path in out.iterdir()):
         raise ValueError(f"--out {out}: the directory is not empty and holds no tinygpt run, choose another")
+    lock.check_free(out)
     if holds_run and not resume:
         _check_movable(out)
 
@@ -73,6 +75,8 @@ def begin(out: Path, settings: dict[str, Any]) -> str | None:
         out.rename(earlier)
         moved = str(earlier)
     out.mkdir(parents=True, exist_ok=True)
+    if moved is not None:
+        lock.follow(Path(moved), out)
     write_settings(out, settings)
     return moved
 

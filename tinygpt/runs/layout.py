@@ -4,6 +4,7 @@
     run/run.toml                                            the settings of the run
     run/metrics.jsonl                                       one record per step and per evaluation
     run/watch.jsonl                                         statistics of every layer, with --watch
+    run/run.lock                                            held by the process that trains, see `lock`
     run/checkpoints/step-N/                                 the whole state after N steps: a model directory, and
         optimizer.safetensors                                   the optimizer's state, its class and step count
         state.json                                              step, losses, ...: the state of the training loop
@@ -24,6 +25,7 @@ SETTINGS = model_directory.RUN
 METRICS = "metrics.jsonl"
 WATCH = "watch.jsonl"
 CHECKPOINTS = "checkpoints"
+LOCK = "run.lock"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")

@@ -26,6 +26,7 @@ from tinygpt.kernels.peak import read_bandwidth
 from tinygpt.kernels.profile import Profile
 from tinygpt.model import GPT
 from tinygpt.runs import checkpoint, directory, layout
+from tinygpt.runs.lock import RunLock
 from tinygpt.runs.metrics import MetricsLog
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.report import Report
@@ -79,11 +80,12 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
         resumed = _last_checkpoint(out) if settings.resume else None
         run = prepare(settings, report, resumed)
         trainer = Trainer(run, out, report, page, board)
-        trainer.begin(resumed)
-        try:
-            return trainer.run_to_end()
-        finally:
-            trainer.close()
+        with RunLock(out):
+            trainer.begin(resumed)
+            try:
+                return trainer.run_to_end()
+            finally:
+                trainer.close()
 
 
 @contextmanager
