@@ -42,10 +42,10 @@ class Turn(Protocol):
         """Seconds of one call."""
 
 
-def environment(threads: int, base: Mapping[str, str]) -> dict[str, str]:
-    """What a contender's process inherits: `base` without what steers libraries, with the number of threads."""
+def environment(threads: int, base: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a contender's process: `base` without what steers libraries, the threads, `extra`."""
     kept = {name: value for name, value in base.items() if name not in REMOVED}
-    return kept | dict.fromkeys(THREADS, str(threads)) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | dict.fromkeys(THREADS, str(threads)) | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(extra or {})
 
 
 def processors(threads: int) -> None:
@@ -63,14 +63,20 @@ class Worker:
         The contender's library is not installed.
     """
 
-    def __init__(self, contender: str, threads: int, program: Path = HERE / "worker.py"):
+    def __init__(
+        self,
+        contender: str,
+        threads: int,
+        program: Path = HERE / "worker.py",
+        extra: Mapping[str, str] | None = None,
+    ):
         self.contender = contender
         self.process = subprocess.Popen(
             [sys.executable, str(program), contender, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(threads, os.environ),
+            env=environment(threads, os.environ, extra),
             # XLA counts the processors itself. The others stay free to move, as all of them are told.
             preexec_fn=(lambda: processors(threads)) if contender == "jax" else None,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,15 @@ from worker import Built
 import tinygpt
 from tinygpt import GPT, GPTConfig, kernels, optim, testing
 from tinygpt.kernels import isa, peak, registry, spec
+from tinygpt.kernels.adaptive import Adaptive
+from tinygpt.kernels.threads import NUM_THREADS_VARIABLE as THREADS_VARIABLE
 
-CHOICES = {"tinygpt": ("simd", "float32"), "tinygpt bfloat16": ("simd", "bfloat16"), "tinygpt numpy": ("numpy", None)}
+CHOICES = {
+    "tinygpt": ("simd", "float32"),
+    "tinygpt bfloat16": ("simd", "bfloat16"),
+    "tinygpt numpy": ("numpy", None),
+    "tinygpt auto": ("simd", "float32"),
+}
 SCALARS = {
     "accumulate": False, "scale": 1e-3, "eps": 1e-5, "rate": 0.1, "key": 1, "site": 2, "sequence": 0, "T": 64,
     "lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1, "step": 3, "grad_scale": 1.0,
@@ -49,7 +58,21 @@ def build(contender: str, task: dict[str, Any], threads: int) -> Built:
     if contender != "numpy":
         rung, precision = CHOICES[contender]
         kernels.use(rung, precision=precision)
-    return BUILDERS[task["kind"]](contender, task, threads)
+    built = BUILDERS[task["kind"]](contender, task, threads)
+    return _adaptive(built) if contender == "tinygpt auto" else built
+
+
+def _adaptive(built: Built) -> Built:
+    """Let the number of threads change between two calls, as it does between two steps of a training run."""
+    os.environ.pop(THREADS_VARIABLE)
+    tinygpt.set_num_threads("auto")
+    loop = Adaptive().__enter__()
+
+    def call() -> None:
+        with loop.step():
+            built.call()
+
+    return replace(built, call=call)
 
 
 def model(sizes: Model) -> GPT:

@@ -31,6 +31,7 @@ MODULES = {
     "tinygpt": "ours",
     "tinygpt bfloat16": "ours",
     "tinygpt numpy": "ours",
+    "tinygpt auto": "ours",
     "numpy": "ours",
     "torch": "peers",
     "torch onednn": "peers",

@@ -111,6 +111,30 @@ def peers(name: str, maker: str, *arguments: Any, **options: Any) -> Markdown:
     return Markdown("\n\n".join(tables))
 
 
+def neighbours() -> Markdown:
+    """Mean step times alone and beside a busy process, a table for each job of benchmarks/neighbour.py."""
+    data = measured("neighbour")
+    if data is None:
+        return not_measured("neighbour")
+    found = {(row["job"], row["contender"], row["neighbours"]): 1e3 * row["median"] for row in data["rows"]}
+    names = list(dict.fromkeys(row["contender"] for row in data["rows"]))
+    tables = []
+    for job in dict.fromkeys(row["job"] for row in data["rows"]):
+        lines = [
+            (name, f"{found[job, name, 0]:.2f}", f"{found[job, name, 1]:.2f}",
+             f"{found[job, name, 1] / found[job, names[0], 1]:.2f} x")
+            for name in names if (job, name, 0) in found
+        ]  # fmt: skip
+        heads = (job, "alone, ms", "beside a busy process, ms", f"against {names[0]}, beside it")
+        tables.append(table(heads, lines, "lrrr").data)
+    facts = data["machine"]
+    tables.append(
+        f"*{facts['processor']}, {facts['cores']} cores, {facts['isa']}, float32 peak "
+        f"{facts['ceilings']['2']['peak_flops'] / 1e9:.0f} GFLOP/s measured; {facts['date']}*"
+    )
+    return Markdown("\n\n".join(tables))
+
+
 def race(kind: str, start: str = "") -> Markdown:
     """The contenders of end-to-end jobs of one kind."""
     data = measured("compare")

@@ -261,3 +261,14 @@ def test_short_measurements_are_not_called_disturbed(monkeypatch):
     """Catches a tick of rounding that is taken for another program."""
     readings = iter([load.Reading(0.0, 0.0, 0.0), load.Reading(0.01, 0.01, 0.0)])
     assert not load.undisturbed(lambda: 1.0, accounts=lambda: next(readings)).disturbed
+
+
+def test_pauses_are_not_held_against_other_programs():
+    """Catches a loop that waits for its user while another program works, and then runs on fewer threads."""
+    machine = Machine()
+    with control(machine) as loop:
+        for _ in range(20):
+            machine.run(loop, 0.15)
+            machine.now += 1.0
+            machine.busy += CORES * 1.0
+    assert set(machine.counts) == {CORES}

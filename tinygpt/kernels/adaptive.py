@@ -81,6 +81,7 @@ class Adaptive(AbstractContextManager):
         self._wait, self._next_trial = SHORTEST_WAIT, 0.0
         self._steps, self._seconds = 0, 0.0
         self._before = accounts() if self.active else None
+        self._ended = clock()  # the last step
 
     def __enter__(self) -> Adaptive:
         global _open
@@ -106,6 +107,11 @@ class Adaptive(AbstractContextManager):
     def record(self, seconds: float) -> None:
         """Count a step that took `seconds`; at the end of a window choose the number of threads."""
         if not self.active:
+            return
+        paused = self._clock() - seconds - self._ended > WINDOW
+        self._ended = self._clock()
+        if paused:  # the accounts since the last reading describe the pause, not the steps
+            self._before, self._steps, self._seconds = self._accounts(), 0, 0.0
             return
         self._steps += 1
         self._seconds += seconds
