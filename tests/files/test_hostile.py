@@ -118,7 +118,7 @@ TEXTS = {
     "list": (b"[]", "must hold an object, got a list of 0"),
     "twice": (b'{"n_layer": 1, "n_layer": 2}', "key 'n_layer' stands twice"),
     "NaN": (b'{"n_layer": NaN}', "JSON, which has no NaN"),
-    "deep": (b"[" * 1_000_000, "reasonable depth"),
+    "deep": (b"[" * 1_000_000, "must be JSON of at most 100 levels"),
     "long number": (b'{"n_layer": ' + b"9" * 5000 + b"}", "4300 digits"),
     "huge": (b" " * (16 * 2**20 + 1), "must be at most 16777216 bytes long, got 16777217"),
     "no family": (b"{}", "'model_type' is missing"),

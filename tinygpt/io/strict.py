@@ -1,10 +1,12 @@
-"""Read JSON from a file that nobody vouches for."""
+"""Strict JSON and TOML parsing for untrusted files."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,12 @@ StrPath = str | os.PathLike[str]
 
 # A config.json or state.json has a few kilobytes, with the labels of a classifier a few hundred.
 MAX_BYTES = 16 * 2**20
+# Settings of a run take about a kilobyte.
+MAX_TOML_BYTES = 2**20
+# Files of models and runs nest at most ten levels. Parsers take thousands, but code that walks the result by recursion,
+# such as the writer of a page, does not.
+MAX_DEPTH = 100
+_QUOTED = re.compile(r"""["'][^"'\n]*["']""")
 # The largest count that any layer of the package can hold in a C int.
 MAX_COUNT = 2**31 - 1
 
@@ -90,7 +98,7 @@ def parse_object(data: bytes) -> Object:
     Raises
     ------
     ValueError
-        Not UTF-8, not JSON (NaN and Infinity are not), nested too deep, a key twice in one object, or not an object.
+        Not UTF-8, not JSON (NaN and Infinity are not), nested too deeply, a key twice in one object, or not an object.
     """
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -99,10 +107,66 @@ def parse_object(data: bytes) -> Object:
     except json.JSONDecodeError as error:
         raise ValueError(f"must be JSON: {error}") from None
     except RecursionError:
-        raise ValueError("must be JSON of a reasonable depth") from None
+        raise _too_deep("JSON") from None
     if not isinstance(content, dict):
         raise ValueError(f"must hold an object, got {shown(content)}")
+    _check_depth(content, "JSON")
     return content
+
+
+def read_toml(file: Path, max_bytes: int = MAX_TOML_BYTES) -> Object:
+    """The table in a TOML file.
+
+    Parameters
+    ----------
+    file : Path
+    max_bytes : int
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        Not a regular file, longer than `max_bytes`, not TOML, or nested too deeply; the message begins with the file's
+        name.
+    """
+    require_file(file)
+    with naming(file):
+        with open(file, "rb") as stream:
+            data = stream.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise ValueError(f"must be at most {max_bytes} bytes long, got {file.stat().st_size}")
+        try:
+            text = data.decode("utf-8")
+            # tomllib takes quadratic time for a dotted key: minutes for one of a megabyte.
+            if any(line.count(".") >= MAX_DEPTH for line in _QUOTED.sub('""', text).splitlines()):
+                raise _too_deep("TOML")
+            content = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"not a TOML file: {one_line(str(error))}") from None
+        except RecursionError:
+            raise _too_deep("TOML") from None
+        _check_depth(content, "TOML")
+        return content
+
+
+def _check_depth(content: Object, language: str) -> None:
+    """Refuse values nested so deeply that a later walk by recursion would fail."""
+    level: list[Any] = [content]
+    for _ in range(MAX_DEPTH):
+        inside = (one for held in level for one in (held.values() if isinstance(held, dict) else held))
+        level = [one for one in inside if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise _too_deep(language)
+
+
+def _too_deep(language: str) -> ValueError:
+    return ValueError(f"must be {language} of at most {MAX_DEPTH} levels")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Object:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from tinygpt.io.atomic import write_text
+from tinygpt.io.strict import read_toml
 from tinygpt.runs import lock
 from tinygpt.runs.layout import LOCK, SETTINGS, is_run
 
@@ -100,9 +100,6 @@ def read_table(path: Path) -> dict[str, Any]:
     OSError
         The file cannot be read.
     ValueError
-        It is no TOML.
+        It is not a TOML file, or nested too deeply.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from None
+    return read_toml(path)

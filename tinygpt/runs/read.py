@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
 from tinygpt.io.records import Record, is_number, read_records
-from tinygpt.io.strict import StrPath, is_count, require_file
+from tinygpt.io.strict import StrPath, is_count, read_toml, require_file
 from tinygpt.model import GPT
 from tinygpt.runs.layout import METRICS, SETTINGS, WATCH, latest_checkpoint
 from tinygpt.runs.metrics import check_metrics
@@ -148,15 +147,7 @@ def _read(file: Path, check: Any, notes: list[str]) -> list[Record]:
 def _settings(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
-    require_file(file)
-    if file.stat().st_size > MAX_SETTINGS_BYTES:
-        raise ValueError(f"{file}: must be at most {MAX_SETTINGS_BYTES} bytes long, got {file.stat().st_size}")
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not a TOML file: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{file}: must be TOML of a reasonable depth") from None
+    return read_toml(file, MAX_SETTINGS_BYTES)
 
 
 def _config(folder: Path) -> GPTConfig | None:
