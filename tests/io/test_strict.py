@@ -6,7 +6,7 @@ import pytest
 
 from tinygpt.io.records import read_records
 from tinygpt.io.strict import MAX_DEPTH, parse_object, read_toml
-from tinygpt.train.directory import read_table
+from tinygpt.runs.directory import read_table
 
 DEEP = (MAX_DEPTH, 500, 900, 20_000, 1_000_000)
 

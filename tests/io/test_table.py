@@ -9,7 +9,7 @@ TABLE = Table(
     required=["size"],
     known=["name"],
     without_effect=["comment"],
-    refused={"dropout": (0.0,), "scaling": (False, {}), "heads": (lambda value: value in ([2, 2], 2), "2 in each layer")},
+    refused={"dropout": (0.0,), "scaling": (False, {}), "heads": (lambda n: n in ([2, 2], 2), "2 in each layer")},
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
 from tinygpt.io.records import Record, is_number, read_records
-from tinygpt.io.strict import StrPath, is_count, read_toml, require_file
+from tinygpt.io.strict import StrPath, is_count, read_toml
 from tinygpt.model import GPT
 from tinygpt.runs.layout import METRICS, SETTINGS, WATCH, latest_checkpoint
 from tinygpt.runs.metrics import check_metrics
