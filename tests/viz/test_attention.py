@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from tinygpt import GPT, GPTConfig, reference
+from tinygpt.io.paths import check_file
 from tinygpt.tokenizers import CharTokenizer
 from tinygpt.viz import attention
 from tinygpt.viz.attention import visualize
 from tinygpt.viz.heads import even, summaries
 from tinygpt.viz.labels import label
-from tinygpt.viz.page import check_place, embed, page
+from tinygpt.viz.page import embed, page
 
 from .attention_data import HOSTILE, TOKENIZER, read_back, spread
 from .page_data import Tags
@@ -229,4 +230,4 @@ def test_a_place_for_no_page_is_refused(tmp_path, where):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"^--out "):
-        check_place(tmp_path / where, "--out")
+        check_file(tmp_path / where, "--out")

@@ -35,7 +35,7 @@ class EmbeddingsOptions:
 
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range or a page that cannot be written."""
-        from tinygpt.viz.page import check_place
+        from tinygpt.io.paths import check_file
 
         if self.perplexity is not None and self.method != "tsne":
             raise ValueError("--perplexity is for --method tsne")
@@ -45,7 +45,7 @@ class EmbeddingsOptions:
             raise ValueError(f"--seed must be at least 0 and less than 2^32, got {self.seed}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"--max-tokens must be at least 1, got {self.max_tokens}")
-        check_place(Path(self.out), "--out")
+        check_file(Path(self.out), "--out")
 
 
 def embeddings(options: Annotated[EmbeddingsOptions, Parameter(name="*")] = EmbeddingsOptions()) -> int:  # noqa: B008

@@ -31,10 +31,11 @@ def metrics(
     settings in which they differ. A run may still be going on.
     """
     from tinygpt.cli.console import harmless
+    from tinygpt.io.paths import check_file
     from tinygpt.viz import metrics as viz
-    from tinygpt.viz.page import check_place, plotly_script
+    from tinygpt.viz.page import plotly_script
 
-    check_place(Path(options.out), "--out")
+    check_file(Path(options.out), "--out")
     if len(runs) > viz.MOST_RUNS:
         raise ValueError(f"at most {viz.MOST_RUNS} runs fit one page, got {len(runs)}")
     plotly_script()  # what is missing is told before any work is done

@@ -52,12 +52,12 @@ def read(
     from rich.console import Console
     from rich.progress import Progress
 
+    from tinygpt.io.paths import check_file
     from tinygpt.viz import read as viz
-    from tinygpt.viz.page import check_place
 
     options.apply()
     out = Path(options.out)
-    check_place(out, "--out")
+    check_file(out, "--out")
     if not 2 <= options.max_tokens <= viz.MOST_TOKENS:
         raise ValueError(f"--max-tokens must be in 2..{viz.MOST_TOKENS}, got {options.max_tokens}")
     if options.lens_layers < 0:

@@ -57,14 +57,14 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
     formula, shape and statistics; prints one as numbers; writes them as arrays,
     or as a page on which one walks from step to step.
     """
+    from tinygpt.io.paths import check_file
     from tinygpt.viz.attention import check_length
-    from tinygpt.viz.page import check_place
     from tinygpt.viz.trace import trace_page
 
     options.apply()
     for flag, path in (("--out", options.out), ("--save", options.save)):
         if path is not None:
-            check_place(Path(path), flag)
+            check_file(Path(path), flag)
     prompt = some_prompt(options)
     model, tokenizer = load_model(options.model)
     _check_numbers(options, model)

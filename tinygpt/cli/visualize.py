@@ -43,12 +43,12 @@ def visualize(options: Annotated[VisualizeOptions, Parameter(name="*")] = Visual
     Writes a page that opens in any browser and needs no network: the attention
     weights of every head, and what the model expects after each token.
     """
+    from tinygpt.io.paths import check_file
     from tinygpt.viz import attention
-    from tinygpt.viz.page import check_place
 
     options.apply()
     out = Path(options.out)
-    check_place(out, "--out")
+    check_file(out, "--out")
     prompt = some_prompt(options)
     model, tokenizer = load_model(options.model)
     for flag, value, count in (

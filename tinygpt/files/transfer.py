@@ -7,7 +7,6 @@ tensor. What comes in is written as a model directory like any other (tinygpt/fi
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
 from tinygpt.files import gguf, hf, model_directory
 from tinygpt.files.weights import Progress
+from tinygpt.io import paths
 from tinygpt.io.strict import StrPath, naming
 from tinygpt.tokenizers import BPETokenizer, Tokenizer
 
@@ -83,7 +83,7 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
         A file cannot be read or written.
     """
     origin, folder = Path(source), Path(out)
-    check_directory(folder, force, origin)
+    _check_directory(folder, force, origin)
     opened, tokenizer = _open(origin)
     model = hf.build(opened, _half(progress, 0))
     model_directory.save(folder, model, tokenizer, progress=_half(progress, 1))
@@ -172,13 +172,13 @@ def export_model(
         A file cannot be written.
     """
     if dtype not in DTYPES[to]:
-        raise ValueError(f"--dtype must be {' or '.join(DTYPES[to])} with --to {to}, got {dtype}")
+        raise ValueError(f"[transfer] 'dtype' must be {' or '.join(DTYPES[to])} with 'to' {to}, got {dtype}")
     origin, target = Path(directory), Path(out)
     _, config = config_file.read(origin)
     with naming(origin):
         gguf.check_family(config)
     if to == "hf":
-        check_directory(target, force, origin)
+        _check_directory(target, force, origin)
     else:
         _check_file(target, force, origin)
     model, tokenizer = model_directory.load(origin)
@@ -192,55 +192,37 @@ def export_model(
     return [f"{len(short)} tensors are F16: their rows are no multiple of {gguf.BLOCK}"] if short else []
 
 
-def check_directory(out: Path, force: bool, origin: Path) -> None:
-    """Raise ValueError, before any work is done, if a model must not or cannot be written to `out`.
+def _check_directory(out: Path, force: bool, origin: Path) -> None:
+    """Raise ValueError, before any work is done, unless a model may and can be written to a directory.
 
     Parameters
     ----------
     out : Path
         Model directory.
     force : bool
-        Whether a model that is there may be replaced.
+        Whether a model in it may be replaced.
     origin : Path
-        What is read, and must stay.
+        What is read; it is never written over.
     """
-    existing = _existing(out)
-    if not existing.is_dir():
-        raise ValueError(f"--out {out}: {existing} is a file, choose a directory")
-    _check_writable(out, existing)
-    if existing != out or not any(out.iterdir()):
+    paths.check_directory(out, "[transfer] 'out'")
+    if not out.exists() or not any(out.iterdir()):
         return
     if origin.resolve().is_relative_to(out.resolve()):
-        raise ValueError(f"--out {out}: holds {origin}, choose another")
+        raise ValueError(f"[transfer] 'out' {out}: contains {origin}; choose another directory")
     if (out / model_directory.RUN).exists():
-        raise ValueError(f"--out {out}: holds a training run, choose another")
+        raise ValueError(f"[transfer] 'out' {out}: is the directory of a training run; choose another directory")
     if not (out / config_file.NAME).exists():
-        raise ValueError(f"--out {out}: the directory is not empty and holds no model, choose another")
+        raise ValueError(
+            f"[transfer] 'out' {out}: the directory is not empty and is not a model directory; choose another directory"
+        )
     if not force:
-        raise ValueError(f"--out {out}: holds a model, which --force replaces")
+        raise ValueError(f"[transfer] 'out' {out}: has a model already; 'force' replaces it")
 
 
 def _check_file(out: Path, force: bool, origin: Path) -> None:
-    """As `check_directory`, for a file."""
-    if out.is_dir():
-        raise ValueError(f"--out {out}: is a directory, choose a file")
+    """Raise ValueError, before any work is done, unless a model may and can be written to a file."""
+    paths.check_file(out, "[transfer] 'out'")
     if out.exists() and out.resolve().parent == origin.resolve():
-        raise ValueError(f"--out {out}: is a file of {origin}, choose another")
+        raise ValueError(f"[transfer] 'out' {out}: is a file of {origin}; choose another file")
     if out.exists() and not force:
-        raise ValueError(f"--out {out}: is there, --force replaces it")
-    existing = _existing(out.parent)
-    if not existing.is_dir():
-        raise ValueError(f"--out {out}: {existing} is a file")
-    _check_writable(out, existing)
-
-
-def _existing(path: Path) -> Path:
-    """The first of a path and its parents that is there."""
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _check_writable(out: Path, folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out}: no permission to write in {folder}")
+        raise ValueError(f"[transfer] 'out' {out}: exists already; 'force' replaces it")

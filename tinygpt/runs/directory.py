@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.io.atomic import write_text
+from tinygpt.io.paths import check_directory
 from tinygpt.io.strict import read_toml
 from tinygpt.runs import lock
 from tinygpt.runs.layout import LOCK, SETTINGS, is_run
@@ -25,15 +26,9 @@ def check_writable(out: Path, resume: bool = False) -> None:
         Run directory.
     resume : bool
     """
-    existing = out
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ValueError(f"--out {out}: {existing} is a file, choose a directory")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out}: no permission to write in {existing}")
+    check_directory(out, "--out")
     holds_run = is_run(out)
-    if existing == out and not holds_run and any(path.name != LOCK for path in out.iterdir()):
+    if out.exists() and not holds_run and any(path.name != LOCK for path in out.iterdir()):
         raise ValueError(f"--out {out}: the directory is not empty and holds no tinygpt run, choose another")
     lock.check_free(out)
     if holds_run and not resume:

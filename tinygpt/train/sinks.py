@@ -44,11 +44,11 @@ class TensorBoard:
             import tensorboardX  # noqa: F401 - found missing here rather than after the text has been read
         except ImportError:
             raise ImportError("--tensorboard needs tensorboardX: pip install 'tinygpt[tensorboard]'") from None
-        from tinygpt.viz.page import check_place
+        from tinygpt.io.paths import check_file
 
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--tensorboard {folder}: is a file, name a directory")
-        check_place(folder / "events", "--tensorboard")
+        check_file(folder / "events", "--tensorboard")
         self.folder = folder
         self.writer: Any = None
 

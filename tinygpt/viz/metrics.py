@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from tinygpt.io.paths import check_file
 from tinygpt.io.records import Record
 from tinygpt.io.strict import StrPath
 from tinygpt.runs.read import RunData, as_text, differences, read_run
 from tinygpt.runs.watch import QUANTILES
 from tinygpt.viz import curves
-from tinygpt.viz.page import Page, check_place, frame
+from tinygpt.viz.page import Page, frame
 from tinygpt.viz.watched import healthy, watched
 
 MOST_POINTS = 2000  # of one curve: more are invisible and make the page heavy
@@ -126,7 +127,7 @@ class LivePage:
             import plotly.offline  # noqa: F401 - found missing here rather than after an hour of training
         except ImportError:
             raise ImportError("--metrics needs plotly: pip install 'tinygpt[viz]'") from None
-        check_place(path, "--metrics")
+        check_file(path, "--metrics")
         self.path = path
         self.began = time.monotonic()
         self.cost = 0.0  # of the page before

@@ -219,27 +219,6 @@ def frame(text: str, height: int = 900) -> str:
     return f'<iframe sandbox="allow-scripts allow-downloads" style="{looks}" srcdoc="{html.escape(text)}"></iframe>'
 
 
-def check_place(path: Path, flag: str) -> None:
-    """Find out before any work whether a page can be written to `path`; folders that are missing may be made.
-
-    Parameters
-    ----------
-    path : Path
-    flag : str
-        The name that an error begins with.
-
-    Raises
-    ------
-    ValueError
-        `path` is a directory, or its folder cannot be written.
-    """
-    if path.is_dir():
-        raise ValueError(f"{flag} {path}: is a directory, name a file")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise ValueError(f"{flag} {path}: cannot write in {folder}")
-
-
 def _hash(text: str) -> str:
     """The source expression of Content Security Policy (level 2, section 4.2.5) that lets this very text through."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
