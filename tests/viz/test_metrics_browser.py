@@ -4,10 +4,10 @@ import csv
 import io
 
 import pytest
+from run_data import SETTINGS, WICKED, guessing, records, run, watch
 
 from tinygpt.viz.metrics import MetricsPage, page
 
-from .metrics_data import SETTINGS, WICKED, guessing, records, run, watch
 from .page_data import json_of
 
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 400, "height": 800}

@@ -1,64 +1,21 @@
-"""Model directories and checkpoints: nothing is lost, and a kill or a bad file at any point leaves what was there."""
+"""Checkpoints: nothing is lost, and a kill or a bad file at any point leaves what was there."""
 
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
+import adapted_models
 import numpy as np
 import pytest
-import safetensors.numpy as peer
-from safetensors import safe_open
+from saved_models import OPTIMIZERS, STATE, TOKENIZER, bits, filled, killed, listing, not_finite, train
 
 import tinygpt
-from tinygpt import GPT, GPTConfig, optim
-from tinygpt.files import model_directory, weights
+from tinygpt import lora, optim
+from tinygpt.files import adapters, weights
 from tinygpt.runs import checkpoint, layout
-from tinygpt.tokenizers import CharTokenizer
-
-TOKENIZER = CharTokenizer.train("abc")
-SMALL = {"vocab_size": TOKENIZER.vocab_size, "block_size": 6, "n_layer": 1, "n_head": 2, "n_embd": 8}
-STATE = {"step": 3, "best_val_loss": 1.0000000000000002, "tokens": 2**53 + 1, "seen": [None, True, "ü\n"], "more": {}}
-OPTIMIZERS = {
-    "SGD": lambda model: optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-    "Adam": lambda model: optim.Adam(model.parameters(), lr=1e-2),
-    "AdamW": lambda model: optim.AdamW(model.parameters(), lr=1e-2),
-}
-
-
-def filled(seed=1, **options):
-    """A model with other values in every place."""
-    model, rng = GPT(GPTConfig(**{**SMALL, **options})), np.random.default_rng(seed)
-    for parameter in model.parameters():
-        parameter.data = rng.standard_normal(parameter.shape, np.float32)
-    return model
-
-
-def train(model, optimizer, steps):
-    """A few steps, each on a batch that follows from the count of steps alone."""
-    for _ in range(steps):
-        tokens = np.random.default_rng(optimizer.steps).integers(0, model.config.vocab_size, (2, 7))
-        optimizer.zero_grad()
-        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
-        optimizer.step()
-
-
-def bits(model, optimizer=None):
-    """All values and the count of steps, comparable."""
-    state = {name: p.data.tobytes() for name, p in model.named_parameters()}
-    if optimizer is not None:
-        state["steps"] = optimizer.steps
-        for name, p in model.named_parameters():
-            state |= {f"{key}.{name}": array.tobytes() for key, array in optimizer.state_of(p).items()}
-    return state
-
-
-def listing(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -70,145 +27,6 @@ def run(tmp_path):
     folder = layout.checkpoint_directory(tmp_path, 3)
     checkpoint.save_checkpoint(folder, model, TOKENIZER, optimizer, STATE)
     return folder, model, optimizer
-
-
-# Model directories
-
-
-def test_model_and_tokenizer_come_back(tmp_path):
-    """Catches a tokenizer that is not written, and logits that differ in a bit."""
-    model = filled()
-    tinygpt.save(tmp_path / "new" / "tiny", model, TOKENIZER)
-    found, tokenizer = tinygpt.load(tmp_path / "new" / "tiny")
-    assert bits(found) == bits(model)
-    assert tokenizer.characters == TOKENIZER.characters
-    assert listing(tmp_path / "new" / "tiny") == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    assert json.loads((tmp_path / "new/tiny/config.json").read_text())["eos_token_id"] == TOKENIZER.eot_id
-    tokens = np.array([[1, 2, 3]])
-    with tinygpt.no_grad():
-        assert np.array_equal(found(tokens).data, model(tokens).data)
-
-
-def test_values_at_the_edges_of_float32_come_back(tmp_path):
-    """Catches a sign of zero or a subnormal that is lost on the way."""
-    model = filled()
-    tiny = np.finfo(np.float32).smallest_subnormal
-    model.wte.weight.data[:5, 0] = [-0.0, tiny, -tiny, np.finfo(np.float32).max, np.finfo(np.float32).min]
-    tinygpt.save(tmp_path, model)
-    assert bits(tinygpt.load(tmp_path)[0]) == bits(model)
-
-
-def test_a_loaded_model_stands_on_its_own(tmp_path):
-    """Catches parameters that are views of the file: read-only, or gone with it."""
-    model = filled()
-    tinygpt.save(tmp_path, model)
-    found, _ = tinygpt.load(tmp_path)
-    shutil.rmtree(tmp_path)
-    assert bits(found) == bits(model)
-    optimizer = OPTIMIZERS["AdamW"](found)
-    train(found, optimizer, 1)
-    assert all(name in ("wte.weight", "wpe.weight") or bits(found)[name] != bits(model)[name] for name in bits(found))
-
-
-def test_other_files_stay(tmp_path):
-    """Catches a run directory that loses its metrics and checkpoints when a better model is saved."""
-    (tmp_path / "metrics.jsonl").write_text("{}")
-    (tmp_path / "checkpoints").mkdir()
-    tinygpt.save(tmp_path, filled(1), TOKENIZER)
-    tinygpt.save(tmp_path, filled(2), TOKENIZER)
-    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(2))
-    assert listing(tmp_path) == [
-        "checkpoints",
-        "config.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-
-
-def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
-    """Catches the last good model replaced by one that has gone to NaN."""
-    tinygpt.save(tmp_path, filled(1), TOKENIZER)
-    broken = filled(2)
-    broken.norm.weight.data[3] = np.nan
-    with pytest.raises(ValueError, match=r"\[save\] 'transformer.ln_f.weight' must be finite, got NaN or infinity$"):
-        tinygpt.save(tmp_path, broken, TOKENIZER)
-    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
-    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-
-
-def test_a_tokenizer_must_fit_the_model(tmp_path):
-    """Catches a pair that fails at the first rare character, and an old tokenizer that a new model is loaded with."""
-    with pytest.raises(ValueError, match=r"\[save\] 'tokenizer' must have at most the model's 260 tokens, got 261"):
-        tinygpt.save(tmp_path / "more", filled(), CharTokenizer.train("abcd"))
-    assert not (tmp_path / "more").exists()
-    tinygpt.save(tmp_path, filled(1), TOKENIZER)
-    with pytest.raises(ValueError, match=r"tokenizer\.json: belongs to an earlier save"):
-        tinygpt.save(tmp_path, filled(2))
-    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
-
-
-# Killed at the n-th of these calls, for every n, and without the clean-up of an exception.
-KILLED = """
-import os, sys, numpy as np, tinygpt
-from tinygpt import GPT, GPTConfig, optim
-from tinygpt.runs import checkpoint
-from tinygpt.tokenizers import CharTokenizer
-
-what, folder, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
-
-def counted(function):
-    def call(*args, **kwargs):
-        global left
-        if left == 0:
-            os._exit(9)
-        left -= 1
-        return function(*args, **kwargs)
-    return call
-
-model = GPT(GPTConfig(**{small}), seed=2)
-for name in ("replace", "rename", "fsync", "mkdir"):
-    setattr(os, name, counted(getattr(os, name)))
-tokenizer = CharTokenizer.train("abc")
-if what == "model":
-    tinygpt.save(folder, model, tokenizer)
-else:
-    checkpoint.save_checkpoint(folder, model, tokenizer, optim.SGD(model.parameters()), {{"step": 4}})
-"""
-
-
-def killed(what, folder, calls):
-    """Whether a save was killed after so many calls of the system; False if it came to its end before."""
-    script = KILLED.format(small=SMALL)
-    done = subprocess.run([sys.executable, "-c", script, what, str(folder), str(calls)], capture_output=True, text=True)
-    assert done.returncode in (0, 9), done.stderr
-    return done.returncode == 9
-
-
-def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path):
-    """Catches a file written in place, and a rename before all files are finished."""
-    old, new = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL), seed=2)
-    tinygpt.save(tmp_path, old, TOKENIZER)
-    calls, seen = 0, []
-    while killed("model", tmp_path, calls):
-        found, tokenizer = tinygpt.load(tmp_path)
-        seen.append(bits(found) == bits(new))
-        assert seen[-1] or bits(found) == bits(old)
-        assert tokenizer.characters == TOKENIZER.characters
-        calls += 1
-        if seen[-1]:
-            tinygpt.save(tmp_path, old, TOKENIZER)
-    assert not seen[0]
-    assert seen[-1]
-    assert len(listing(tmp_path)) > 4  # the killed ones have left something
-    checkpoint.prune_checkpoints(tmp_path)
-    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_a_kill_leaves_no_half_checkpoint(run):
@@ -229,9 +47,6 @@ def test_a_kill_leaves_no_half_checkpoint(run):
     assert calls > 8
     checkpoint.prune_checkpoints(root)
     assert listing(folder.parent) == ["step-3", "step-4"]
-
-
-# Checkpoints
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -292,24 +107,6 @@ def test_only_some_parameters_may_be_trained(tmp_path):
     assert bits(other, again) == bits(model, optimizer)
 
 
-def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
-    """Catches a reader that makes a second model, changes the first before all is checked, or takes another shape."""
-    tinygpt.save(tmp_path / "one", filled(1))
-    model = filled(2)
-    parameters = model.parameters()
-    model_directory.load_weights(tmp_path / "one", model)
-    assert bits(model) == bits(filled(1))
-    assert model.parameters() == parameters
-    tinygpt.save(tmp_path / "other", filled(3, n_layer=2))
-    with pytest.raises(ValueError, match=r"config\.json: belongs to another model: n_layer is 2, this one has 1"):
-        model_directory.load_weights(tmp_path / "other", model)
-    not_finite(tmp_path / "one" / "model.safetensors", "transformer.ln_f.bias")
-    before = bits(model)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        model_directory.load_weights(tmp_path / "one", model)
-    assert bits(model) == before
-
-
 def test_loading_does_not_keep_what_it_reads(run, monkeypatch):
     """Catches values that are kept from the check to the use: the memory of a second model and a second optimizer."""
     folder, model, optimizer = run
@@ -334,14 +131,6 @@ def rewritten(folder, name, old, new):
     assert content.count(old) == 1
     assert len(old) == len(new)
     (folder / name).write_bytes(content.replace(old, new))
-
-
-def not_finite(file, name):
-    """Make the last value of a tensor infinite."""
-    with safe_open(file, framework="numpy") as source:
-        tensors, metadata = {key: source.get_tensor(key) for key in source.offset_keys()}, source.metadata()
-    tensors[name][-1] = np.inf
-    peer.save_file(tensors, file, metadata)
 
 
 SHAPE = b'"v.wpe.weight":{"dtype":"F32","shape":[%d,%d]'
@@ -481,3 +270,25 @@ def test_prune_keeps_the_newest(tmp_path):
     with pytest.raises(ValueError, match=r"\[prune_checkpoints\] 'keep' must be at least 1, got 0"):
         checkpoint.prune_checkpoints(tmp_path, keep=0)
     checkpoint.prune_checkpoints(Path(tmp_path / "nowhere"))
+
+
+def test_a_checkpoint_holds_the_adapters_alone_and_brings_them_back(tmp_path):
+    """Catches a checkpoint as large as the model, and a moment or a weight that does not come back to the bit."""
+    model = adapted_models.adapted()
+    optimizer = optim.AdamW(lora.parameters(model), lr=1e-2)
+    adapted_models.step(model, optimizer)
+    checkpoint.save_checkpoint(tmp_path / "step-1", model, None, optimizer, {"step": 1})
+    found = {str(path.relative_to(tmp_path / "step-1")) for path in (tmp_path / "step-1").rglob("*") if path.is_file()}
+    assert found == {f"adapter/{adapters.CONFIG}", f"adapter/{adapters.WEIGHTS}", layout.OPTIMIZER, layout.STATE}
+    other = adapted_models.base()
+    again = optim.AdamW(lora.add(other, 3, 5.0), lr=1e-2)
+    assert checkpoint.load_checkpoint(tmp_path / "step-1", other, again) == {"step": 1}
+    assert [adapted_models.step(other, again) for _ in range(3)] == [
+        adapted_models.step(model, optimizer) for _ in range(3)
+    ]
+    plain = adapted_models.base()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        checkpoint.load_checkpoint(tmp_path / "step-1", plain, optim.AdamW(plain.parameters()))
+    wrong = adapted_models.base()
+    with pytest.raises(ValueError, match="has adapters of rank 3 and alpha 5, the model has rank 2 and alpha 4"):
+        checkpoint.load_checkpoint(tmp_path / "step-1", wrong, optim.AdamW(lora.add(wrong, 2)))

@@ -1,0 +1,131 @@
+"""Model directories: nothing is lost, and a kill or a bad file at any point leaves what was there."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from saved_models import OPTIMIZERS, SMALL, TOKENIZER, bits, filled, killed, listing, not_finite, train
+
+import tinygpt
+from tinygpt import GPT, GPTConfig
+from tinygpt.files import model_directory
+from tinygpt.io import atomic
+from tinygpt.tokenizers import CharTokenizer
+
+
+def test_model_and_tokenizer_come_back(tmp_path):
+    """Catches a tokenizer that is not written, and logits that differ in a bit."""
+    model = filled()
+    tinygpt.save(tmp_path / "new" / "tiny", model, TOKENIZER)
+    found, tokenizer = tinygpt.load(tmp_path / "new" / "tiny")
+    assert bits(found) == bits(model)
+    assert tokenizer.characters == TOKENIZER.characters
+    assert listing(tmp_path / "new" / "tiny") == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert json.loads((tmp_path / "new/tiny/config.json").read_text())["eos_token_id"] == TOKENIZER.eot_id
+    tokens = np.array([[1, 2, 3]])
+    with tinygpt.no_grad():
+        assert np.array_equal(found(tokens).data, model(tokens).data)
+
+
+def test_values_at_the_edges_of_float32_come_back(tmp_path):
+    """Catches a sign of zero or a subnormal that is lost on the way."""
+    model = filled()
+    tiny = np.finfo(np.float32).smallest_subnormal
+    model.wte.weight.data[:5, 0] = [-0.0, tiny, -tiny, np.finfo(np.float32).max, np.finfo(np.float32).min]
+    tinygpt.save(tmp_path, model)
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(model)
+
+
+def test_a_loaded_model_stands_on_its_own(tmp_path):
+    """Catches parameters that are views of the file: read-only, or gone with it."""
+    model = filled()
+    tinygpt.save(tmp_path, model)
+    found, _ = tinygpt.load(tmp_path)
+    shutil.rmtree(tmp_path)
+    assert bits(found) == bits(model)
+    optimizer = OPTIMIZERS["AdamW"](found)
+    train(found, optimizer, 1)
+    assert all(name in ("wte.weight", "wpe.weight") or bits(found)[name] != bits(model)[name] for name in bits(found))
+
+
+def test_other_files_stay(tmp_path):
+    """Catches a run directory that loses its metrics and checkpoints when a better model is saved."""
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    tinygpt.save(tmp_path, filled(1), TOKENIZER)
+    tinygpt.save(tmp_path, filled(2), TOKENIZER)
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(2))
+    assert listing(tmp_path) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
+    """Catches the last good model replaced by one that has gone to NaN."""
+    tinygpt.save(tmp_path, filled(1), TOKENIZER)
+    broken = filled(2)
+    broken.norm.weight.data[3] = np.nan
+    with pytest.raises(ValueError, match=r"\[save\] 'transformer.ln_f.weight' must be finite, got NaN or infinity$"):
+        tinygpt.save(tmp_path, broken, TOKENIZER)
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
+    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+def test_a_tokenizer_must_fit_the_model(tmp_path):
+    """Catches a pair that fails at the first rare character, and an old tokenizer that a new model is loaded with."""
+    with pytest.raises(ValueError, match=r"\[save\] 'tokenizer' must have at most the model's 260 tokens, got 261"):
+        tinygpt.save(tmp_path / "more", filled(), CharTokenizer.train("abcd"))
+    assert not (tmp_path / "more").exists()
+    tinygpt.save(tmp_path, filled(1), TOKENIZER)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: belongs to an earlier save"):
+        tinygpt.save(tmp_path, filled(2))
+    assert bits(tinygpt.load(tmp_path)[0]) == bits(filled(1))
+
+
+def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path):
+    """Catches a file written in place, and a rename before all files are finished."""
+    old, new = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL), seed=2)
+    tinygpt.save(tmp_path, old, TOKENIZER)
+    calls, seen = 0, []
+    while killed("model", tmp_path, calls):
+        found, tokenizer = tinygpt.load(tmp_path)
+        seen.append(bits(found) == bits(new))
+        assert seen[-1] or bits(found) == bits(old)
+        assert tokenizer.characters == TOKENIZER.characters
+        calls += 1
+        if seen[-1]:
+            tinygpt.save(tmp_path, old, TOKENIZER)
+    assert not seen[0]
+    assert seen[-1]
+    assert len(listing(tmp_path)) > 4  # the killed ones have left something
+    atomic.remove_leftovers(tmp_path, model_directory.TEMPORARY)
+    assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
+
+def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
+    """Catches a reader that makes a second model, changes the first before all is checked, or takes another shape."""
+    tinygpt.save(tmp_path / "one", filled(1))
+    model = filled(2)
+    parameters = model.parameters()
+    model_directory.load_weights(tmp_path / "one", model)
+    assert bits(model) == bits(filled(1))
+    assert model.parameters() == parameters
+    tinygpt.save(tmp_path / "other", filled(3, n_layer=2))
+    with pytest.raises(ValueError, match=r"config\.json: belongs to another model: n_layer is 2, this one has 1"):
+        model_directory.load_weights(tmp_path / "other", model)
+    not_finite(tmp_path / "one" / "model.safetensors", "transformer.ln_f.bias")
+    before = bits(model)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        model_directory.load_weights(tmp_path / "one", model)
+    assert bits(model) == before
