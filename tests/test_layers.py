@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinygpt"
 # The house, from the bottom up. A module may import its own layer and those below.
 LAYERS = [
-    {"io"},
+    {"deprecated", "io"},
     {"core"},
     {"kernels", "memory", "packed", "tensor"},
     {"ops"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"tokenizers"},
     {"files"},
     {"data"},
-    {"runs"},
+    {"checkpoint", "runs"},
     {"chat", "evaluate", "generate"},
     {"gym", "serve", "train", "viz"},
     {"cli", "__main__"},

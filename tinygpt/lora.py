@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinygpt import ops
+from tinygpt.deprecated import forward
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.model import GPT
@@ -218,3 +219,6 @@ def merged_weights(model: GPT) -> Iterator[None]:
     finally:
         for layer, values in before:
             layer.weight.data = values
+
+
+__getattr__ = forward(__name__, {"load": "tinygpt.files.adapters.load", "save": "tinygpt.files.adapters.save"})

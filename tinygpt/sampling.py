@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.core import sampling as compiled
+from tinygpt.deprecated import forward
 from tinygpt.kernels import isa
 
 isa.follow(compiled)
@@ -211,3 +212,13 @@ def logprobs(logits: np.ndarray) -> np.ndarray:
     values = np.asarray(logits, np.float64)
     values = values - values.max()
     return values - math.log(np.exp(values).sum())
+
+
+__getattr__ = forward(
+    __name__,
+    {
+        "Step": "tinygpt.decoding.Step",
+        "steps": "tinygpt.decoding.steps",
+        "stream": "tinygpt.decoding.stream",
+    },
+)
