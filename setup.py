@@ -1,8 +1,11 @@
 """List the extensions and find out whether this compiler has OpenMP; everything else is in pyproject.toml."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -23,6 +26,8 @@ DIRECTIVES = {
     "cdivision": True,
     "binding": True,
 }
+# Compiled modules of earlier builds, by a digest of everything that they were compiled from.
+CACHE = Path("build", "kernels")
 PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
@@ -59,7 +64,48 @@ class BuildKernels(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args += flags[0] if flags else SERIAL
             extension.extra_link_args += flags[1] if flags else []
+        self.everywhere = build_digest(self.compiler)
         super().build_extensions()
+
+    def build_extension(self, ext):
+        """Copy the module from an earlier build of the same sources; compile it if there is none.
+
+        `pip install .` and then `pip install -e .` would otherwise compile for minutes twice.
+        """
+        digest = self.everywhere.copy()
+        digest.update(repr((ext.extra_compile_args, ext.extra_link_args)).encode())
+        for source in ext.sources:
+            digest.update(Path(source).read_bytes())
+        built = Path(self.get_ext_fullpath(ext.name))
+        kept = CACHE / f"{ext.name}-{digest.hexdigest()[:24]}{built.suffix}"
+        if kept.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(kept, built)
+            return
+        super().build_extension(ext)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        for old in CACHE.glob(f"{ext.name}-*"):
+            old.unlink()
+        partial = kept.with_suffix(".part")
+        shutil.copy2(built, partial)
+        partial.replace(kept)  # in one step, because a stopped build must not leave half a module
+
+
+def build_digest(compiler):
+    """Return a digest of what all modules share: headers, compiler, Python, and flags from the environment."""
+    digest = hashlib.sha256()
+    version = subprocess.run([compiler.compiler_so[0], "--version"], capture_output=True, check=False).stdout
+    for part in (
+        compiler.compiler_so,
+        compiler.linker_so,
+        version,
+        sys.version,
+        sysconfig.get_config_var("EXT_SUFFIX"),
+    ):
+        digest.update(repr(part).encode())
+    for header in sorted(Path("csrc").rglob("*.h")):
+        digest.update(str(header).encode() + header.read_bytes())
+    return digest
 
 
 def extensions():

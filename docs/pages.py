@@ -230,6 +230,14 @@ def recipe() -> tuple[Markdown, float, float]:
     return Markdown(f"{shown.data}\n\n*{found['machine']}*"), ours, theirs
 
 
+def recipe_split() -> Markdown:
+    """Losses on the last tenth of the text after learning from different parts of it."""
+    found = json.loads((DOCS / "data" / "recipe_split.json").read_text())
+    lines = [(run["learned"], f"{run['val_loss']:.3f}", f"**{run['last_tenth_loss']:.3f}**") for run in found["runs"]]
+    shown = table(("learned from", "loss on its own validation split", "loss on the last tenth"), lines, "lrr")
+    return Markdown(f"{shown.data}\n\n*{found['machine']}, seed {found['seed']}*")
+
+
 def check_recipe() -> None:
     """Raise AssertionError unless the command on the page of recipes is what benchmarks/recipe.py runs."""
     from tinygpt.cli.app import build_app
