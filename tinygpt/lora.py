@@ -35,17 +35,18 @@ PLACES = {"qkv": "attn.qkv", "out": "attn.out", "up": "mlp.up", "down": "mlp.dow
 
 @dataclasses.dataclass(frozen=True)
 class Adapters:
-    """What the adapters of a model have in common.
+    """Settings shared by all adapters of a model.
 
     Attributes
     ----------
     rank : int
+        Number of columns of the thin matrices.
     alpha : float
         The product of the two matrices is multiplied by alpha / rank.
     targets : tuple of str
-        Of `TARGETS`, in their order: the layers of every block that have an adapter.
+        Layers of every block that have an adapter, in the order of `TARGETS`.
     base : str
-        Where the model was read from; for people, and for peft.
+        Path of the base model; information for people and for peft.
     """
 
     rank: int
@@ -55,13 +56,13 @@ class Adapters:
 
 
 class LoraLinear(Linear):
-    """A linear layer with an adapter; weight and bias are those of the layer it stands for."""
+    """A linear layer with an adapter; it shares weight and bias with the layer it replaces."""
 
     def __init__(self, layer: Linear, adapters: Adapters):
         n_out, n_in = layer.weight.shape
         self.weight, self.bias, self.adapters = layer.weight, layer.bias, adapters
-        self._covered = (layer,)  # in a tuple: a module here would stand in the names a second time
-        # The variance of the uniform draw in the authors' code, so that learning rates of others fit here.
+        self._covered = (layer,)  # in a tuple, because a module here would be named a second time
+        # The variance of the authors' uniform initialisation, so that published learning rates apply.
         self.lora_A = Parameter((adapters.rank, n_in), std=1 / math.sqrt(3 * n_in))
         self.lora_B = Parameter((n_out, adapters.rank))
 
@@ -79,7 +80,7 @@ class LoraLinear(Linear):
 
 
 class _Pairs(Module):
-    """All matrices of the adapters, to be laid out in one arena."""
+    """All matrices of the adapters, which share one arena."""
 
     def __init__(self, layers: Sequence[LoraLinear]):
         self.pairs: list[Module] = []
@@ -102,27 +103,27 @@ def add(
     Parameters
     ----------
     model : GPT
-        Without adapters.
+        Must have no adapters.
     rank : int
-        Columns of the thin matrices.
+        Number of columns of the thin matrices.
     alpha : float, optional
-        What they learn is multiplied by alpha / rank. 2 rank by default.
+        The product of the two matrices is multiplied by alpha / rank. Default: 2 rank.
     targets : sequence of str, optional
-        Layers of every block: ``qkv``, ``out``, ``up``, ``down``. All by default.
+        Layers of every block: ``qkv``, ``out``, ``up``, ``down``. Default: all.
     seed : int
-        Of A; B is zero.
+        Seed of the random matrix A; B is zero.
     base : str
-        Where the model comes from.
+        Path of the base model.
 
     Returns
     -------
     list of Parameter
-        Those of the adapters, for an optimizer.
+        The parameters of the adapters, for an optimizer.
 
     Raises
     ------
     ValueError
-        The model has adapters already, or a value is out of range.
+        The model already has adapters, or a value is out of range.
     """
     if of(model) is not None:
         raise ValueError("[lora] 'model' must have no adapters yet: merge them first")
@@ -150,7 +151,7 @@ def add(
 
 
 def _linears(model: GPT) -> Iterator[tuple[str, Module, str, Linear]]:
-    """Every linear layer of the blocks: its name, and the module and attribute that hold it."""
+    """Yield every linear layer of the blocks: its name, the module that holds it, the attribute, the layer."""
     for i, block in enumerate(model.blocks):
         for name in TARGETS:
             owner = getattr(block, PLACES[name].partition(".")[0])
@@ -158,35 +159,35 @@ def _linears(model: GPT) -> Iterator[tuple[str, Module, str, Linear]]:
 
 
 def layers(model: GPT) -> list[tuple[str, LoraLinear]]:
-    """The layers of a model that have an adapter, by name."""
+    """List the layers of a model that have an adapter, with their names."""
     return [(name, layer) for name, _, _, layer in _linears(model) if isinstance(layer, LoraLinear)]
 
 
 def of(model: GPT) -> Adapters | None:
-    """What the adapters of a model have in common; None if it has none."""
+    """Return the settings of a model's adapters; None if it has none."""
     found = layers(model)
     return found[0][1].adapters if found else None
 
 
 def parameters(model: GPT) -> list[Parameter]:
-    """The parameters of the adapters."""
+    """List the parameters of the adapters."""
     return [parameter for _, layer in layers(model) for parameter in (layer.lora_A, layer.lora_B)]
 
 
 def _add_to_weight(layer: LoraLinear) -> None:
-    """W + scale B A, in place."""
+    """Add scale B A to W, in place."""
     b = layer.lora_B.data * np.float32(layer.scale)
     W, a = layer.weight.data, layer.lora_A.data
     active.matmul(b, a, W, False, False, True, None, None, 0, None, for_work(2 * W.size * len(a)))
 
 
 def merge(model: GPT) -> None:
-    """Add what the adapters have learnt to the weights: an ordinary model again, all of whose parameters train.
+    """Merge the adapters into the weights, which gives an ordinary model whose parameters all train.
 
     Parameters
     ----------
     model : GPT
-        Without adapters nothing happens.
+        A model without adapters is left unchanged.
     """
     if of(model) is None:
         return
@@ -198,7 +199,7 @@ def merge(model: GPT) -> None:
 
 
 def remove(model: GPT) -> None:
-    """Put the layers back that stood where the adapters are."""
+    """Remove the adapters without merging them: the replaced layers come back."""
     for _, owner, name, layer in _linears(model):
         if isinstance(layer, LoraLinear):
             setattr(owner, name, layer._covered[0])
@@ -206,9 +207,10 @@ def remove(model: GPT) -> None:
 
 @contextmanager
 def merged_weights(model: GPT) -> Iterator[None]:
-    """Inside, the weights are those that `merge` would leave, for a writer of files; afterwards they are as before.
+    """Merge the adapters into the weights inside a `with` block, so that the weights can be written to a file.
 
-    The adapted weights exist twice meanwhile. A forward pass inside would count the adapters twice.
+    The previous weights are kept and restored afterwards, so memory holds the adapted layers twice. A forward pass
+    inside the block would count the adapters twice.
     """
     before: list[tuple[LoraLinear, np.ndarray]] = []
     try:

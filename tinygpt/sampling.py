@@ -21,25 +21,25 @@ class Sampler:
     Parameters
     ----------
     temperature : float
-        Logits are divided by it; 0 takes the most likely token, the first of equals.
+        Divides the logits; 0 always takes the most likely token, and the lowest id among equals.
     top_k : int, optional
-        Keep the k most likely tokens, and all that tie with the last of them (Fan et al. 2018). None or 0: all.
+        Keep the k most likely tokens, and all that tie with the last of them (Fan et al. 2018). None or 0 keeps all.
     top_p : float, optional
         Keep the most likely tokens until together they have this probability (Holtzman et al. 2020); at least one.
     seed : int, optional
-        Row i of a batch has a generator of its own, by (seed, i). None: entropy of the system.
+        Row i of a batch has its own random generator, seeded by (seed, i). None uses the system's entropy.
     batch : int or sequence of int
-        Rows; or the number i of each of them, for rows that are a part of something larger.
+        Number of rows; or the number i of each row, if the rows are part of a larger batch.
     min_p : float, optional
-        Keep the tokens that have this share of the probability of the most likely one (Nguyen et al. 2024). None or
-        0: all.
+        Keep the tokens whose probability is at least this share of the largest one (Nguyen et al. 2024). None or 0
+        keeps all.
     repetition_penalty : float
         Positive logits of tokens in the context are divided by it, negative ones multiplied (Keskar et al. 2019,
-        section 4.1). 1: off; below 1 repetition is favoured.
+        section 4.1). 1 turns it off; values below 1 favour repetition.
     presence_penalty : float
-        Is subtracted from the logits of tokens in the context. 0: off; negative values favour repetition.
+        Subtracted from the logits of tokens in the context. 0 turns it off; negative values favour repetition.
     frequency_penalty : float
-        The same once for each time that the token is in the context.
+        Subtracted once for each occurrence of the token in the context. 0 turns it off.
 
     Raises
     ------
@@ -48,8 +48,8 @@ class Sampler:
 
     Notes
     -----
-    The context, which penalties are over, is what `start` was given and what `draw` has drawn since. Without penalties
-    nothing is counted.
+    Penalties apply to the context: the tokens given to `start` and all tokens drawn since. Without penalties, no tokens
+    are counted.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Sampler:
             raise ValueError(f"[sample] 'seed' must be 0 or more, got {seed}")
         self.temperature, self.top_k, self.top_p, self.min_p = temperature, top_k or None, top_p, min_p or None
         entropy = np.random.SeedSequence(seed).entropy
-        # What SeedSequence.spawn gives as its child i.
+        # The same seeds as those of SeedSequence.spawn, so that a row's seed depends on its number alone.
         children = (np.random.SeedSequence(entropy, spawn_key=(i,)) for i in _numbers(batch))
         self.generators = [np.random.default_rng(child) for child in children]
         penalties = (repetition_penalty, presence_penalty, frequency_penalty)
@@ -90,7 +90,7 @@ class Sampler:
         )
 
     def start(self, tokens: npt.ArrayLike) -> None:
-        """Forget the contexts of all rows and take others, which penalties will be over.
+        """Replace the contexts of all rows, to which penalties apply.
 
         Parameters
         ----------
@@ -114,13 +114,13 @@ class Sampler:
         self._chain.start(tokens.astype(np.int64, copy=False))
 
     def probabilities(self, logits: np.ndarray, row: int = 0) -> np.ndarray:
-        """The distribution that is drawn from.
+        """Compute the distribution that the next token is drawn from.
 
         Parameters
         ----------
         logits : float array, shape (V,)
         row : int
-            Of the batch, whose context penalties are over.
+            Number of the row whose context the penalties apply to.
 
         Returns
         -------
@@ -143,7 +143,7 @@ class Sampler:
         return out
 
     def draw(self, logits: np.ndarray) -> np.ndarray:
-        """One token for each row of logits (B, V); int32 (B,).
+        """Draw one token for each row of logits (B, V); int32 (B,).
 
         Raises
         ------
@@ -165,7 +165,7 @@ class Sampler:
 
 
 def _numbers(batch: int | Sequence[int]) -> Sequence[int]:
-    """The number of each row."""
+    """Return the number of each row."""
     numbers = range(int(batch)) if isinstance(batch, (int, np.integer)) else batch
     if any(i < 0 for i in numbers):
         raise ValueError(f"[sample] 'batch' must be numbers of rows, 0 or more, got {min(numbers)}")
@@ -173,24 +173,24 @@ def _numbers(batch: int | Sequence[int]) -> Sequence[int]:
 
 
 def most_likely(logits: np.ndarray, n: int) -> list[tuple[int, float]]:
-    """The tokens with the highest probabilities, and the logarithms of these.
+    """Return the most likely tokens and their log-probabilities.
 
     Parameters
     ----------
     logits : float array, shape (V,)
     n : int
-        How many; all for more than there are.
+        Number of tokens; at most V are returned.
 
     Returns
     -------
     list of (int, float)
-        The most likely first, of equals the one with the lower id.
+        Most likely first; the lower id first among equals.
     """
     n = min(n, len(logits))
     if n < 1:
         return []
     values = logprobs(logits)
-    # Not all that equal the last one may fit: the lower ids go first.
+    # Several tokens may equal the last one; those with the lower ids are taken.
     least = np.partition(values, values.size - n)[values.size - n]
     ids = np.flatnonzero(values >= least)
     chosen = ids[np.argsort(-values[ids], kind="stable")][:n]
@@ -198,7 +198,7 @@ def most_likely(logits: np.ndarray, n: int) -> list[tuple[int, float]]:
 
 
 def logprobs(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of the probabilities that a model gives: temperature 1, no penalties, nothing cut.
+    """Compute log-probabilities at temperature 1, without penalties or truncation.
 
     Parameters
     ----------

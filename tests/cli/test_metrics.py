@@ -21,7 +21,7 @@ def work(tmp_path, monkeypatch):
 
 WRONG = {
     "nowhere": (["nowhere"], "nowhere: no such run"),
-    "no metrics": (["folder"], "folder: is no run, there is no metrics.jsonl in it"),
+    "no metrics": (["folder"], "folder is not a training run: it has no metrics.jsonl"),
     "wrong line": (["wrong.jsonl"], "wrong.jsonl: line 2: 'loss' must be a finite number, got 'x'"),
     "out is a directory": (["half.jsonl", "--out", "folder"], "--out folder: is a directory"),
     "out below a file": (["half.jsonl", "--out", "half.jsonl/a.html"], "--out half.jsonl/a.html: cannot write in"),

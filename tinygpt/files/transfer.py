@@ -1,7 +1,7 @@
-"""Models in from elsewhere, and out: Hugging Face directories and GGUF files.
+"""Import and export of models: Hugging Face directories and GGUF files.
 
-Both ways go through one GPT in memory, filled or read tensor by tensor, so the most that is held is the model and one
-tensor. What comes in is written as a model directory like any other (tinygpt/files/model_directory.py), in float32.
+Both directions go through one GPT in memory that is filled or read tensor by tensor, so the peak memory is that of the
+model and one tensor. An imported model is saved as a float32 model directory (`tinygpt.files.model_directory`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ DTYPES = {"hf": ("float32", "float16", "bfloat16"), "gguf": tuple(gguf.DTYPES)}
 
 
 class Imported(NamedTuple):
-    """What has been imported.
+    """Facts about an imported model.
 
     Attributes
     ----------
     family : str
+        ``gpt2`` or ``llama``.
     config : GPTConfig
+        Shape of the model.
     parameters : int
+        Number of parameters.
     types : list of str
-        Those of the tensors in the file, most values first.
+        Number types of the tensors in the file, the one with most values first.
     tokenizer : Tokenizer or None
+        None if the source has no tokenizer.
     """
 
     family: str
@@ -43,7 +47,7 @@ class Imported(NamedTuple):
     tokenizer: Tokenizer | None
 
     def describe(self) -> str:
-        """One line."""
+        """Describe the model in one line."""
         tokens = "no tokenizer"
         if self.tokenizer is not None:
             tokens = f"{self.tokenizer.vocab_size:,} tokens ({type(self.tokenizer).__name__})"
@@ -54,19 +58,19 @@ class Imported(NamedTuple):
 
 
 def import_model(source: StrPath, out: StrPath, force: bool = False, progress: Progress | None = None) -> Imported:
-    """Make a model directory of a model from elsewhere.
+    """Convert a Hugging Face directory or a GGUF file to a model directory.
 
     Parameters
     ----------
     source : path
-        A Hugging Face directory of a GPT-2 or a Llama, its weights in one safetensors file or several, or a GGUF file
+        A Hugging Face directory of a GPT-2 or a Llama, with weights in one or several safetensors files, or a GGUF file
         of architecture gpt2 or llama.
     out : path
-        Where to. Must be empty or missing.
+        Directory to write; must be empty or missing.
     force : bool
-        A model in `out` is replaced; other files stay.
+        Replace a model in `out`; other files stay.
     progress : callable, optional
-        Is called with the number of steps done and that of all: each value is read, and then written.
+        Called with the number of values done and the total. Every value counts twice: it is read, then written.
 
     Returns
     -------
@@ -75,10 +79,10 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
     Raises
     ------
     FileNotFoundError, ValueError
-        `source` is missing, damaged or asks for something that is not computed here; or `out` is in use. The message
-        is one line with the file's name and what is wrong. Nothing has been written.
+        `source` is missing, damaged or needs a feature that is not supported, or `out` is in use. The message is one
+        line that names the file and the fault. Nothing has been written.
     ImportError
-        `source` is a GGUF file in blocks and the `gguf` package is not installed.
+        `source` is a quantised GGUF file and the `gguf` package is not installed.
     OSError
         A file cannot be read or written.
     """
@@ -95,12 +99,12 @@ def import_model(source: StrPath, out: StrPath, force: bool = False, progress: P
 
 
 def _half(progress: Progress | None, number: int) -> Progress | None:
-    """What the first or the second of two passes over all values is to call."""
+    """Return the progress callback for the first (0) or the second (1) of two passes over all values."""
     return None if progress is None else lambda done, n: progress(number * n + done, 2 * n)
 
 
 def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
-    """A source and its tokenizer."""
+    """Open a source and load its tokenizer."""
     if not origin.exists():
         raise FileNotFoundError(f"{origin}: no such file or directory")
     if origin.is_dir():
@@ -110,17 +114,17 @@ def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
         return directory, tokenizer
     if origin.suffix == ".safetensors":
         raise ValueError(f"{origin}: holds weights alone, give the directory with its {config_file.NAME}")
-    model = gguf.GGUFModel(origin)  # which has counted the tokens
+    model = gguf.GGUFModel(origin)  # checks the number of tokens itself
     return model, model.tokenizer()
 
 
 def _tokenizer(folder: Path, family: str) -> tuple[Path, Tokenizer | None]:
-    """The tokenizer of a directory and its file: tokenizer.json, or the first of the two that GPT-2 came with."""
+    """Load tokenizer.json, or GPT-2's vocab.json and merges.txt, and return the file and the tokenizer."""
     file, vocab, merges = (folder / name for name in (model_directory.TOKENIZER, "vocab.json", "merges.txt"))
     if file.exists():
         return file, tokenizers.load(file)
     if vocab.exists() and merges.exists():
-        if family != "gpt2":  # these files do not say how a text is split, and only of GPT-2 is it known
+        if family != "gpt2":  # these files do not say how text is split into words; only GPT-2's rule is known
             raise ValueError(
                 f"{folder}: there must be a {model_directory.TOKENIZER}, vocab.json is read for a gpt2 alone"
             )
@@ -140,32 +144,33 @@ def export_model(
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Write a model for other programs.
+    """Write a model in the format of another program.
 
     Parameters
     ----------
     directory : path
-        Model directory, of the GPT-2 or the Llama family.
+        Model directory to read, of the GPT-2 or the Llama family.
     to : str
         ``hf`` for a directory that transformers reads, ``gguf`` for a file that llama.cpp reads.
     out : path
-        The directory or the file.
+        Directory or file to write.
     dtype : str
-        One of `DTYPES`: float32, float16 or bfloat16, and for gguf q8_0.
+        Type of the weights, one of `DTYPES`: float32, float16 or bfloat16, and for gguf also q8_0.
     force : bool
-        What is at `out` is replaced: a file, or the model in a directory, whose other files stay.
+        Replace an existing file, or the model in a directory, whose other files stay.
     progress : callable, optional
-        Is called with the number of values written and that of all.
+        Called with the number of values written and the total.
 
     Returns
     -------
     list of str
-        Remarks on what was written otherwise than asked.
+        Remarks on everything that was not written as requested.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        There is no such model, it has no form in the other format, or `out` is in use. Nothing has been written.
+        The model does not exist or cannot be expressed in the other format, or `out` is in use. Nothing has been
+        written.
     ImportError
         The `gguf` package is not installed.
     OSError
@@ -186,7 +191,7 @@ def export_model(
         if to == "hf":
             model_directory.save(target, model, tokenizer, dtype, progress)
             return [] if tokenizer else ["there is no tokenizer.json, so none was written"]
-        gguf.tokenizer_metadata(tokenizer, config.vocab_size)  # before a folder is made
+        gguf.tokenizer_metadata(tokenizer, config.vocab_size)  # fails before a folder is made
         target.parent.mkdir(parents=True, exist_ok=True)
         short = gguf.write(target, model, tokenizer, dtype, origin.resolve().name, progress)
     return [f"{len(short)} tensors are F16: their rows are no multiple of {gguf.BLOCK}"] if short else []

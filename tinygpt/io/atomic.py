@@ -1,8 +1,7 @@
-"""Writes that are either there or not: temporary, fsync, rename.
+"""Atomic writes: temporary file, fsync, rename.
 
-A reader, or a run that goes on after a kill or a power cut, sees the old content or the new one, never a part of it.
-The order makes it so: the bytes reach the disk before the name does, and the name lives in the folder, so the folder is
-synced last.
+After a kill or a power cut, a reader finds the old content or the new content, never a part of it. The order ensures
+this: the bytes reach the disk before the name does. The name is stored in the folder, so the folder is synced last.
 """
 
 from __future__ import annotations
@@ -19,51 +18,54 @@ StrPath = str | os.PathLike[str]
 
 
 def write_bytes(path: StrPath, data: bytes) -> None:
-    """Write a file in one step.
+    """Write a file atomically.
 
     Parameters
     ----------
     path : path
-        Where to; its folder must exist. A file that is there is replaced, a symbolic link is followed.
+        File to write, in an existing folder. An existing file is replaced; a symbolic link is followed.
     data : bytes
         The whole content.
 
     Raises
     ------
     ValueError
-        `path` is there and is not a regular file.
+        `path` exists and is not a regular file.
     OSError
-        The folder is missing or cannot be written, or the disk is full. `path` is then as it was, and no temporary
+        The folder is missing or cannot be written, or the disk is full. `path` is then unchanged, and no temporary
         file is left.
     """
-    # "x" refuses a name that exists; the permissions are those of any new file under the user's umask.
+    # Mode "x" refuses an existing name, and gives the permissions of any new file under the user's umask.
     with replacing(path) as temporary, open(temporary, "xb") as file:
         file.write(data)
 
 
 @contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
-    """A name to write a file under, which gets its own name in one step once it is finished.
+    """Replace a file atomically with one that is written inside the `with` block.
 
     Parameters
     ----------
     path : path
-        As `write_bytes`.
+        File to write, in an existing folder. An existing file is replaced; a symbolic link is followed.
 
     Yields
     ------
     Path
-        A name in the same folder that is free.
+        Temporary name in the same folder, to write the new file under.
 
     Raises
     ------
-    ValueError, OSError
-        As `write_bytes`. Whatever is raised inside, `path` is as it was, and the temporary file is gone.
+    ValueError
+        `path` exists and is not a regular file.
+    OSError
+        The folder is missing or cannot be written, or the disk is full. After any error, also one raised in the block,
+        `path` is unchanged and no temporary file is left.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise ValueError(f"{path}: cannot be written, it is there and is not a regular file")
-    # The same folder: a rename is atomic within one file system only.
+        raise ValueError(f"{path}: cannot be written, because it exists and is not a regular file")
+    # Use the same folder, because a rename is atomic only within one file system.
     temporary = _beside(target, "tmp")
     try:
         yield temporary
@@ -76,49 +78,51 @@ def replacing(path: StrPath) -> Iterator[Path]:
 
 
 def write_text(path: StrPath, text: str) -> None:
-    r"""Write a text file in one step, as UTF-8 and with ``\n`` as it stands.
+    r"""Write a text file atomically, as UTF-8 and without translating ``\n``.
 
     Parameters
     ----------
     path : path
+        File to write, in an existing folder. An existing file is replaced; a symbolic link is followed.
     text : str
+        The whole content.
 
     Raises
     ------
     ValueError
-        As `write_bytes`; also a lone surrogate in `text`, which UTF-8 has no bytes for.
+        `path` exists and is not a regular file, or `text` has a lone surrogate, which UTF-8 cannot encode.
     OSError
-        As `write_bytes`.
+        The folder is missing or cannot be written, or the disk is full. `path` is then unchanged.
     """
     write_bytes(path, text.encode("utf-8"))
 
 
 def replace_directory(temporary: StrPath, final: StrPath) -> None:
-    """Give a finished temporary directory its name.
+    """Give a finished temporary directory its final name.
 
-    Every file and folder below is synced, then one rename makes all of it visible at once. Only when `final` is
-    already there does it take a second rename, which first moves the old one aside: a kill between the two leaves both
-    trees whole, the old one under a hidden name beside `final`, and nothing under `final`.
+    Every file and folder below is synced, then one rename makes all of it visible at once. If `final` already exists,
+    a rename before that one moves the old directory aside. A kill between the two leaves both trees whole: the old one
+    under a hidden name beside `final`, and nothing under `final`.
 
     Parameters
     ----------
     temporary : path
-        A directory on the same file system, in the same folder for choice. It is gone afterwards.
+        A directory on the same file system, preferably in the same folder. It no longer exists afterwards.
     final : path
-        The name that it gets. A directory of that name is removed once the new one is in place.
+        The final name. An existing directory of that name is removed once the new one is in place.
 
     Raises
     ------
     ValueError
-        `temporary` is not a directory, or `final` is there and is not one.
+        `temporary` is not a directory, or `final` exists and is not one.
     OSError
-        A sync or a rename failed; an old `final` is put back.
+        A sync or a rename failed; an old `final` is restored.
     """
     source, target = Path(temporary), Path(final)
     if not source.is_dir():
         raise ValueError(f"{temporary}: must be a directory")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ValueError(f"{final}: cannot be replaced, it is there and is not a directory")
+        raise ValueError(f"{final}: cannot be replaced, because it exists and is not a directory")
     _sync_tree(source)
     old = _beside(target, "old") if target.exists() else None
     if old is not None:
@@ -190,13 +194,14 @@ def remove_leftovers(folder: StrPath, names: str) -> None:
 
 
 def sync_folder(folder: StrPath) -> None:
-    """Sync the names in a folder, so that a rename in it outlives a power cut; the files themselves are not synced.
+    """Sync the names in a folder, so that a rename in it survives a power cut; the files themselves are not synced.
 
-    Windows opens no folders and keeps its names in a journal instead: nothing is done there.
+    Does nothing on Windows, which cannot open folders and keeps names in a journal instead.
 
     Parameters
     ----------
     folder : path
+        An existing folder.
 
     Raises
     ------
@@ -213,12 +218,12 @@ def sync_folder(folder: StrPath) -> None:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A hidden name in the folder of `path` that nobody else uses."""
+    """Make up a hidden, unused name in the folder of `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
 
 
 def _sync_tree(folder: Path) -> None:
-    """Sync everything below `folder`, contents before the folder that names them; links are not followed."""
+    """Sync everything below `folder`, files before the folder that names them; links are not followed."""
 
     def fail(error: OSError) -> None:
         raise error

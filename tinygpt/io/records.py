@@ -1,4 +1,4 @@
-"""Files with one JSON object per line, such as metrics.jsonl: written line by line, read without trusting them."""
+"""Line records: files with one JSON object per line, such as metrics.jsonl, read without trusting them."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from typing import Any, NamedTuple
 
 from tinygpt.io.strict import is_count, naming, one_line, parse_object, require_file, shown
 
-MAX_STEP = 2**53  # what JavaScript, which draws the pages, still counts exactly
-MAX_LINE = 2**24  # characters: a line of watch.jsonl of a model with thousands of tensors has a few million
+MAX_STEP = 2**53  # largest count that JavaScript, which draws the pages, represents exactly
+MAX_LINE = 2**24  # characters; a line of watch.jsonl takes about 5 million for a model with 10,000 tensors
 
 Record = dict[str, Any]
 
 
 class Lines(NamedTuple):
-    """What `read_records` finds."""
+    """Result of `read_records`."""
 
     records: list[Record]
-    torn: int | None  # number of a last line that was begun and never finished
+    torn: int | None  # number of the last line if a killed run left it unfinished
 
 
 def line(record: Record) -> str:
-    """A record as a line; ValueError if a number in it is none that JSON has."""
+    """Format a record as a line; ValueError for NaN and infinity, which JSON does not have."""
     return json.dumps(record, allow_nan=False) + "\n"
 
 
 def read_records(path: Path, check: Callable[[Record], None] | None = None) -> Lines:
-    """The records of a file, each of which has a step.
+    """Read all records of a file; each must have a step.
 
     Parameters
     ----------
     path : Path
+        File with one JSON object per line.
     check : function, optional
-        Raises ValueError for a record that is not as it must be.
+        Called with every record; raises ValueError for one that is not valid.
 
     Returns
     -------
     Lines
-        Without a last line that a killed run left unfinished; `torn` has its number.
+        An unfinished last line is left out, and `torn` has its number.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        Not a regular file, not UTF-8, or another line is no JSON object with a step; the message names file and line.
+        The path is not a regular file, the text is not UTF-8, or a line before the last is not a valid record. The
+        message names the file and the line.
     """
     require_file(path)
     try:
@@ -62,7 +64,7 @@ def read_records(path: Path, check: Callable[[Record], None] | None = None) -> L
             try:
                 record = _parsed(text)
             except ValueError:
-                if number == len(lines):  # it has no line end
+                if number == len(lines):  # no line end follows it, so it was never finished
                     return Lines(records, number)
                 raise
             step = record.get("step")
@@ -75,6 +77,7 @@ def read_records(path: Path, check: Callable[[Record], None] | None = None) -> L
 
 
 def _parsed(text: str) -> Record:
+    """Parse one line."""
     if len(text) > MAX_LINE:
         raise ValueError(f"must be at most {MAX_LINE} characters long, got {len(text)}")
     try:
@@ -84,15 +87,16 @@ def _parsed(text: str) -> Record:
 
 
 def check_numbers(record: Record, names: Sequence[str], needed: Sequence[str] = ()) -> None:
-    """Raise ValueError unless the named fields that are there are finite numbers, and the needed ones are there.
+    """Raise ValueError unless all needed fields are present and all named ones are finite numbers.
 
     Parameters
     ----------
     record : dict
+        One line.
     names : sequence of str
-        Fields that may be missing or null.
+        Fields that are a finite number, null or missing.
     needed : sequence of str
-        Fields that may not.
+        Fields that must be neither null nor missing.
     """
     for name in needed:
         if record.get(name) is None:
@@ -104,7 +108,7 @@ def check_numbers(record: Record, names: Sequence[str], needed: Sequence[str] = 
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number that a double holds; True and False are not."""
+    """Whether a JSON value is a finite number in the range of a double; True and False are not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= 1e300 if isinstance(value, int) else math.isfinite(value)

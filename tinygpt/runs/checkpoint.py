@@ -30,25 +30,27 @@ from tinygpt.tokenizers import Tokenizer
 def save_checkpoint(
     directory: StrPath, model: GPT, tokenizer: Tokenizer | None, optimizer: Optimizer, state: dict[str, Any]
 ) -> None:
-    """Write a whole training state.
+    """Write the whole state of a training run.
 
     Parameters
     ----------
     directory : path
-        Of this checkpoint, see `checkpoint_directory`; is made, with its parents. One of that name is replaced.
+        Directory of the checkpoint, see `checkpoint_directory`; created with its parents. An existing one is replaced.
     model : GPT
-        With adapters, they alone are written: they are all that is trained.
+        If it has adapters, only they are written, because nothing else is trained.
     tokenizer : Tokenizer or None
+        Saved beside the model.
     optimizer : Optimizer
-        Of parameters of the model.
+        Its parameters must be those of the model.
     state : dict
-        Plain JSON: None, bool, int, finite float, str, and lists and str-keyed dicts of them. `step` must be there, a
-        count from 0.
+        State of the training loop, as plain JSON: None, bool, int, finite float, str, and lists and str-keyed dicts of
+        them. Must have a count from 0 as `step`.
 
     Raises
     ------
     TypeError, ValueError
-        `state` is not plain JSON, the optimizer is of another model, or a value is NaN or infinite. Nothing is written.
+        `state` is not plain JSON, the optimizer belongs to another model, or a value is NaN or infinite. Nothing is
+        written.
     OSError
         A file cannot be written.
     """
@@ -70,17 +72,18 @@ def save_checkpoint(
 
 
 def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dict[str, Any]:
-    """Restore a training state, bit for bit.
+    """Restore the state that `save_checkpoint` wrote, bit for bit.
 
     Parameters
     ----------
     directory : path
-        Of the checkpoint.
+        Directory of the checkpoint.
     model : GPT
-        Of the same config. Is given the weights; or, where there are adapters, those, over the same base.
+        Must have the same config; receives the weights. A model with adapters receives only those, and must have the
+        same base weights.
     optimizer : Optimizer
-        Of the same class and of the same parameters. Is given its state and its count of steps; the learning rate and
-        other settings are the caller's.
+        Must be of the same class, with the same parameters. Receives the optimizer state and the number of steps. The
+        learning rate and other settings are left to the caller.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
     FileNotFoundError
         The directory or one of its files is missing.
     ValueError
-        A file is not what it must be, or belongs to another model or optimizer. Neither has then been changed.
+        A file is damaged, or belongs to another model or optimizer. Model and optimizer are then unchanged.
     """
     folder = Path(directory)
     assign = model_directory.open_model(folder, model) if lora.of(model) is None else _open_adapters(folder, model)
@@ -101,7 +104,7 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
         _check_state(state)
     held = _optimizer_tensors("load_checkpoint", model, optimizer)
     moments, steps = _open_optimizer(folder / OPTIMIZER, held, type(optimizer).__name__)
-    for name in held:  # kept from the check to the use, the values would take the memory of a second optimizer
+    for name in held:  # not kept for the copy, because that would take the memory of a second optimizer
         moments.read(name)
     assign()
     for name, array in held.items():
@@ -111,7 +114,7 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
 
 
 def _open_adapters(folder: Path, model: GPT) -> Callable[[], None]:
-    """The same for the adapters of a checkpoint."""
+    """Check every tensor of the adapters in a checkpoint, and return a function that copies them into the model."""
     source = adapters.AdapterFiles(folder / adapters.FOLDER)
     source.check(model)
     return lambda: source.assign(model)
@@ -145,12 +148,13 @@ def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
 
 
 def _check_state(state: dict[str, Any]) -> None:
+    """Raise ValueError unless the state that was read has a step."""
     if not is_count(state.get("step")):
         raise ValueError(f"'step' must be a count from 0, got {shown(state.get('step'))}")
 
 
 def _state_text(state: dict[str, Any]) -> str:
-    """`state` as JSON that gives the same back; a tuple, say, would come back as a list."""
+    """Format `state` as JSON, and check that reading it gives the same state: a tuple would become a list."""
     try:
         text = json.dumps(state, indent=2, allow_nan=False)
         same = json.loads(text) == state
@@ -166,7 +170,7 @@ def _state_text(state: dict[str, Any]) -> str:
 
 
 def _named(op: str, model: GPT, optimizer: Optimizer) -> list[tuple[str, Parameter]]:
-    """The optimizer's parameters with their names in the model."""
+    """Pair the parameters of the optimizer with their names in the model."""
     known = {id(parameter): name for name, parameter in model.named_parameters()}
     if any(id(parameter) not in known for parameter in optimizer.parameters):
         raise ValueError(f"[{op}] 'optimizer' must be one of the parameters of 'model'")
@@ -174,7 +178,7 @@ def _named(op: str, model: GPT, optimizer: Optimizer) -> list[tuple[str, Paramet
 
 
 def _optimizer_tensors(op: str, model: GPT, optimizer: Optimizer) -> dict[str, np.ndarray]:
-    """Views of the optimizer's state, by the names that they have in the file."""
+    """Map the names of the file to views of the optimizer's state."""
     return {
         f"{key}.{name}": array
         for name, parameter in _named(op, model, optimizer)
@@ -183,7 +187,7 @@ def _optimizer_tensors(op: str, model: GPT, optimizer: Optimizer) -> dict[str, n
 
 
 def _open_optimizer(file: Path, held: dict[str, np.ndarray], wanted: str) -> tuple[weights.TensorFile, int]:
-    """The file of an optimizer's state, its names and shapes checked against the state that is held, and the steps."""
+    """Open the optimizer's file, check it against the state in memory, and return it with the step count."""
     source = weights.TensorFile(file)
     kind, steps = source.metadata.get("optimizer"), source.metadata.get("steps", "")
     if kind != wanted:

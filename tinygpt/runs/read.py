@@ -28,21 +28,21 @@ class RunData:
     Attributes
     ----------
     name : str
-        What the page calls it.
+        Title of the run in the page.
     records : list of dict
         Lines of metrics.jsonl.
     settings : dict
-        The table of run.toml; empty if there is none.
+        The table of run.toml; empty if there is no such file.
     vocab_size, parameters, total_steps : int or None
-        None where nothing tells.
+        None if no file of the run has the value.
     watch : list of dict
         Lines of watch.jsonl.
     state : str
-        ``running``, ``complete``, ``stopped``, or nothing where only files are known.
+        ``running``, ``complete``, ``stopped``, or empty for a run read from its files.
     score : float or None
         Loss of the best model on the whole validation split.
     notes : list of str
-        What a reader of the page should know about the files.
+        Remarks on the files, for the reader of the page.
     """
 
     name: str
@@ -68,49 +68,49 @@ class RunData:
 
     @property
     def tokens_per_step(self) -> int | None:
-        """Tokens that a step learns from."""
+        """Number of tokens in the batch of one step; None if the settings do not say."""
         sizes = [_count(self.settings.get(name)) for name in ("batch", "grad-accum", "seq")]
         return math.prod(sizes) or None
 
     @property
     def warmup(self) -> int:
-        """Steps of warm-up, as `tinygpt.train.setup` makes the schedule."""
+        """Number of warm-up steps, by the rule of `tinygpt.train.setup`."""
         if self.total_steps is None or self.settings.get("schedule") == "constant":
             return 0
         return min(_count(self.settings.get("warmup")), self.total_steps // 10)
 
     @property
     def clip(self) -> float | None:
-        """The norm to which gradients are clipped."""
+        """Norm to which gradients are clipped; None without clipping."""
         return _positive(self.settings.get("clip"))
 
 
 def read_run(path: StrPath) -> RunData:
-    """A run from its directory, or from its metrics.jsonl and what lies beside it.
+    """Read a run from its directory, or from its metrics.jsonl and the files beside it.
 
     Parameters
     ----------
     path : path
-        A run directory or a file of the form of metrics.jsonl.
+        A run directory, or a file in the format of metrics.jsonl.
 
     Returns
     -------
     RunData
-        A last line that was never finished is left out, and a note says so.
+        An unfinished last line is left out, and a note says so.
 
     Raises
     ------
     FileNotFoundError
-        There is no such run.
+        The path does not exist or is not a run.
     ValueError
-        A file that nobody could have written in a run; the message names it, and the line.
+        A file is damaged; the message names the file and the line.
     """
     given = Path(path)
     if not given.exists():
         raise FileNotFoundError(f"{path}: no such run")
     folder, file = (given, given / METRICS) if given.is_dir() else (given.parent, given)
     if not file.exists():
-        raise FileNotFoundError(f"{path}: is no run, there is no {METRICS} in it")
+        raise FileNotFoundError(f"{path} is not a training run: it has no {METRICS}")
     run = RunData(str(path), [])
     run.records = _read(file, check_metrics, run.notes)
     run.settings = _settings(folder / SETTINGS)
@@ -125,16 +125,17 @@ def read_run(path: StrPath) -> RunData:
 
 
 def _count(value: Any) -> int:
-    """A count of the settings; 0 for anything else."""
+    """Return a setting that is a count; 0 for any other value."""
     return int(value) if is_count(value) else 0
 
 
 def _positive(value: Any) -> float | None:
-    """A positive number of the settings; None for anything else."""
+    """Return a setting that is a positive number; None for any other value."""
     return float(value) if is_number(value) and value > 0 else None
 
 
 def _read(file: Path, check: Any, notes: list[str]) -> list[Record]:
+    """Read the records of a file, whose steps must not go back, and note an unfinished last line."""
     found = read_records(file, check)
     if found.torn is not None:
         notes.append(f"{file}: line {found.torn} was never finished and is left out: the run was cut off.")
@@ -145,13 +146,14 @@ def _read(file: Path, check: Any, notes: list[str]) -> list[Record]:
 
 
 def _settings(file: Path) -> dict[str, Any]:
+    """Read the settings of a run; none if it has no such file."""
     if not file.exists():
         return {}
     return read_toml(file, MAX_SETTINGS_BYTES)
 
 
 def _config(folder: Path) -> GPTConfig | None:
-    """The shape of the run's model; a run that was never evaluated has it in its first checkpoint alone."""
+    """Read the config of the run's model; before the first evaluation only a checkpoint has one."""
     places = [folder, latest_checkpoint(folder) if folder.is_dir() else None]
     for place in places:
         if place is not None and (place / config_file.NAME).exists():
@@ -160,11 +162,11 @@ def _config(folder: Path) -> GPTConfig | None:
 
 
 def _total(run: RunData) -> int | None:
-    """Steps that were asked for; with --epochs what the steps made so far say about the length of one."""
+    """Return the number of steps in the settings; with epochs, compute it from the steps per epoch so far."""
     steps, epochs = _count(run.settings.get("steps")), _positive(run.settings.get("epochs"))
     if steps or epochs is None:
         return steps or None
-    # A step's epoch is its step x sequences / windows; the last is the least rounded.
+    # The epoch of a step is step x sequences / windows. The last one has the smallest relative rounding error.
     made = [record for record in run.steps if is_number(record.get("epoch")) and record["epoch"] > 0]
     if not made:
         return None
@@ -173,23 +175,24 @@ def _total(run: RunData) -> int | None:
 
 
 def differences(runs: Sequence[RunData]) -> list[str]:
-    """Names of the settings in which runs differ, in the order in which they stand in run.toml.
+    """List the settings in which runs differ, in the order of run.toml.
 
     Parameters
     ----------
     runs : sequence of RunData
+        Runs to compare.
 
     Returns
     -------
     list of str
-        Without `out`, which always differs.
+        Names, without `out`, which always differs.
     """
     names = dict.fromkeys(name for run in runs for name in run.settings)
     return [name for name in names if name != "out" and len({as_text(run.settings.get(name)) for run in runs}) > 1]
 
 
 def as_text(value: Any) -> str:
-    """A value of a setting as a reader sees it."""
+    """Format the value of a setting for a page."""
     if value is None:
         return ""
     if isinstance(value, bool):

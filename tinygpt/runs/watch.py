@@ -13,29 +13,30 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # the values in "q"
 
 
 class Range(NamedTuple):
-    """Where a statistic is healthy."""
+    """The range in which a statistic is healthy."""
 
-    kind: str
-    statistic: str
+    kind: str  # one of KINDS
+    statistic: str  # one of STATISTICS
     low: float
     high: float
-    title: str  # for people
-    hint: str  # what leaving the range may mean
+    title: str  # name of the statistic in messages
+    hint: str  # likely cause of a value outside the range
 
 
-# Wide on purpose: a warning about a run that learns well teaches people not to read warnings. A new matrix has values
-# of 0.02 and less, and AdamW moves each by about the learning rate: a small model moves them by a third in a step.
+# The ranges are wide, because a warning about a run that learns well teaches people not to read warnings. For example,
+# a new matrix has values of about 0.02, and AdamW moves each by about the learning rate. A small model, whose learning
+# rate is high, therefore changes its weights by a third in one step.
 HEALTHY = (
     Range("weights", "update", 1e-6, 0.5, "update-to-weight ratio", "the learning rate does not fit this layer"),
-    Range("weights", "std", 1e-4, 5.0, "standard deviation of the weights", "the weights vanish or run away"),
+    Range("weights", "std", 1e-4, 5.0, "standard deviation of the weights", "the weights vanish or diverge"),
     Range("gradients", "ratio", 1e-9, 1e3, "gradient-to-weight ratio", "the gradient vanishes or explodes"),
     Range("activations", "std", 1e-4, 1e3, "standard deviation of the activations", "signals vanish or explode"),
-    Range("activations", "dead", 0.0, 0.8, "share of dead units", "much of the MLP passes nothing on"),
+    Range("activations", "dead", 0.0, 0.8, "share of dead units", "much of the MLP has no effect"),
 )
 
 
 def place(name: str) -> tuple[str, str]:
-    """The layer of a tensor and its part within it, as in ``block 3`` and ``mlp.up``."""
+    """Split the name of a tensor into its layer and the part within it, such as ``block 3`` and ``mlp.up``."""
     head, _, rest = name.partition(".")
     if head == "blocks":
         index, _, part = rest.partition(".")

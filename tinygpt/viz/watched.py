@@ -1,4 +1,4 @@
-"""What `train --watch` records, as the page of a run shows it: which layer, which part, what is healthy."""
+"""Watch records as the page of a run shows them: one series of statistics per tensor."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MOST_OF_ALL = 12_000  # samples of all series: with about 15 figures each, about
 
 
 def healthy() -> dict[str, list[float]]:
-    """Statistic of a kind to the bounds of its range."""
+    """Map every statistic, such as ``weights.std``, to the bounds of its healthy range."""
     return {f"{one.kind}.{one.statistic}": [one.low, one.high] for one in HEALTHY}
 
 
 def watched(records: list[Record], seconds: dict[int, float]) -> list[dict[str, Any]]:
-    """Every tensor that was watched, with its figures over the steps.
+    """Collect the statistics of every watched tensor over the steps.
 
     Parameters
     ----------
     records : list of dict
         Lines of watch.jsonl.
     seconds : dict of int to float
-        Step to the time at its end.
+        Maps a step to the training time at its end.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def watched(records: list[Record], seconds: dict[int, float]) -> list[dict[str, 
 
 
 def _columns(series: dict[str, Any]) -> dict[str, Any]:
-    """A list of figures for each statistic instead of a list of statistics."""
+    """Turn a list of records into one list of numbers per statistic."""
     samples = series.pop("of")
     names = dict.fromkeys(name for sample in samples for name in sample)
     return series | {name: [_short(sample.get(name)) for sample in samples] for name in names}
