@@ -29,7 +29,7 @@ MAX_COUNT = 2**31 - 1
 
 @contextmanager
 def naming(file: StrPath) -> Iterator[None]:
-    """Put the file's name before whatever a check inside finds wrong."""
+    """Put the name of a file before the message of every ValueError raised in the block."""
     try:
         yield
     except ValueError as error:
@@ -37,18 +37,19 @@ def naming(file: StrPath) -> Iterator[None]:
 
 
 def require_file(file: Path) -> None:
-    """Refuse what is missing, and what may block or never end: a directory, a pipe, a device.
+    """Raise an error unless a path is a regular file; reading a pipe or a device might block or never end.
 
     Parameters
     ----------
     file : Path
+        Path to check.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The path does not exist.
     ValueError
-        It is not a regular file.
+        The path is not a regular file.
     """
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
@@ -57,12 +58,14 @@ def require_file(file: Path) -> None:
 
 
 def read_object(file: Path, max_bytes: int = MAX_BYTES) -> Object:
-    """The JSON object in a file.
+    """Read a file that holds one JSON object.
 
     Parameters
     ----------
     file : Path
+        File to read.
     max_bytes : int
+        Longest file that is accepted.
 
     Returns
     -------
@@ -71,9 +74,10 @@ def read_object(file: Path, max_bytes: int = MAX_BYTES) -> Object:
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        Not a regular file, longer than `max_bytes`, or as `parse_object`; the message begins with the file's name.
+        The path is not a regular file, the file is longer than `max_bytes`, or `parse_object` refuses its content. The
+        message begins with the file's name.
     """
     require_file(file)
     with naming(file):
@@ -85,11 +89,12 @@ def read_object(file: Path, max_bytes: int = MAX_BYTES) -> Object:
 
 
 def parse_object(data: bytes) -> Object:
-    """A JSON object from its bytes.
+    """Parse one JSON object.
 
     Parameters
     ----------
     data : bytes
+        UTF-8 text.
 
     Returns
     -------
@@ -98,7 +103,8 @@ def parse_object(data: bytes) -> Object:
     Raises
     ------
     ValueError
-        Not UTF-8, not JSON (NaN and Infinity are not), nested too deeply, a key twice in one object, or not an object.
+        The data is not UTF-8, not JSON (which has no NaN and no Infinity), nested too deeply or not an object, or an
+        object has a key twice.
     """
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -115,12 +121,14 @@ def parse_object(data: bytes) -> Object:
 
 
 def read_toml(file: Path, max_bytes: int = MAX_TOML_BYTES) -> Object:
-    """The table in a TOML file.
+    """Read a TOML file.
 
     Parameters
     ----------
     file : Path
+        File to read.
     max_bytes : int
+        Longest file that is accepted.
 
     Returns
     -------
@@ -129,10 +137,10 @@ def read_toml(file: Path, max_bytes: int = MAX_TOML_BYTES) -> Object:
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        Not a regular file, longer than `max_bytes`, not TOML, or nested too deeply; the message begins with the file's
-        name.
+        The path is not a regular file, or the file is longer than `max_bytes`, not TOML, or nested too deeply. The
+        message begins with the file's name.
     """
     require_file(file)
     with naming(file):
@@ -166,27 +174,29 @@ def _check_depth(content: Object, language: str) -> None:
 
 
 def _too_deep(language: str) -> ValueError:
+    """Make the error for a file that is nested too deeply."""
     return ValueError(f"must be {language} of at most {MAX_DEPTH} levels")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Object:
-    """An object of JSON; json itself keeps the last of two equal keys and says nothing."""
+    """Make an object of its pairs; of two equal keys, json would keep the last without a word."""
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"key {shown(key)} stands twice in one object")
+                raise ValueError(f"an object has the key {shown(key)} twice")
             seen.add(key)
     return made
 
 
 def _no_constant(name: str) -> Any:
+    """Refuse NaN, Infinity and -Infinity."""
     raise ValueError(f"must be JSON, which has no {name}")
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: in ASCII, in one line, and cut short, since a file may hold anything."""
+    """Format an untrusted value for an error message: ASCII, one line, at most 120 characters."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**60:
@@ -198,69 +208,73 @@ def shown(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text of a message from elsewhere: in ASCII, in one line, and cut short."""
+    """Format the message of another library: ASCII, one line and at most 118 characters."""
     return shown(text)[1:-1]
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value of JSON is an integer from 0; True and False are not."""
+    """Whether a JSON value is an integer from 0; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 class Fields:
-    """The fields of an object, taken by name and type.
+    """The fields of a JSON object, read by name and type.
+
+    Every method takes the name of a field. It raises ValueError if the field has the wrong type, or if it is missing
+    and there is no default.
 
     Parameters
     ----------
     content : dict
+        The object.
     prefix : str
-        Comes before a field's name in a message.
+        Path of the object in its file, put before a field's name in messages.
     """
 
     def __init__(self, content: Object, prefix: str = ""):
         self.content, self.prefix = content, prefix
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether a field is present and not null."""
         return self.content.get(name) is not None
 
     def count(self, name: str, default: int | None = None) -> int:
-        """A positive integer; without a default it must be there."""
+        """Return a positive integer."""
         value = self._get(name, default)
         if not (is_count(value) and 1 <= value <= MAX_COUNT):
             raise self.wrong(name, f"an integer from 1 to {MAX_COUNT}")
         return int(value)
 
     def optional_count(self, name: str) -> int | None:
-        """A positive integer, or None where it is null or missing."""
+        """Return a positive integer, or None if the field is null or missing."""
         return self.count(name) if self.has(name) else None
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A finite number; without a default it must be there."""
+        """Return a finite number."""
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(name, "a number")
-        # Beyond this an integer does not fit a double; 1e999 was read as infinity.
+        # A larger integer does not fit a double; json reads 1e999 as infinity.
         if abs(value) > 1e300 or not math.isfinite(value):
             raise self.wrong(name, "a finite number")
         return float(value)
 
     def flag(self, name: str, default: bool | None = None) -> bool:
-        """True or false; without a default it must be there."""
+        """Return true or false."""
         value = self._get(name, default)
         if not isinstance(value, bool):
             raise self.wrong(name, "true or false")
         return value
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A string; without a default it must be there."""
+        """Return a string."""
         value = self._get(name, default)
         if not isinstance(value, str):
             raise self.wrong(name, "a string")
         return value
 
     def object(self, name: str) -> Fields:
-        """An object; one without fields where it is null or missing."""
+        """Return the fields of an object; no fields if it is null or missing."""
         value = self.content.get(name)
         if value is None:
             value = {}
@@ -269,13 +283,13 @@ class Fields:
         return Fields(value, f"{self.prefix}{name}.")
 
     def only(self, names: set[str]) -> None:
-        """Refuse fields beyond `names`: one that changes the result would else be passed over in silence."""
+        """Refuse any other field, because ignoring one that changes the result would give a wrong result."""
         for name in self.content:
             if name not in names:
                 raise ValueError(f"{shown(self.prefix + name)} is not known here")
 
     def wrong(self, name: str, must_be: str) -> ValueError:
-        """The error for a field that is not what it must be."""
+        """Make the error for a field with a wrong value."""
         return ValueError(f"'{self.prefix}{name}' must be {must_be}, got {shown(self.content.get(name))}")
 
     def _get(self, name: str, default: Any) -> Any:
