@@ -109,10 +109,6 @@ class PackedWeight:
             return from_bfloat16(values)
         return from_int8(values, self.scales[indices])
 
-    def dequantised(self) -> np.ndarray:
-        """The numbers that are stored, float32 (N, K)."""
-        return self.rows()
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, kind={self.kind!r})"
 

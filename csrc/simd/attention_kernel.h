@@ -1,29 +1,32 @@
-/* The inner kernels of attention, for csrc/attention.pyx: a tile of queries against all keys, one query alone, and the
-   gradient of a tile of queries. All products are the register tile of tile.h.
+/* The inner kernels of attention: a tile of queries against all keys, one query alone, and the gradient of a tile of
+   queries. All products use the micro-kernel of tile.h. For csrc/attention.pyx.
 
-   Scores lie transposed, s (KEYS, width): a key is a row, the queries are the lanes. Maximum, exponential and sum of a
-   softmax then go down the rows, and no lane needs another one. `first` is the last key of a tile, counted from its
-   first, that query 0 of the tile sees; query i sees keys up to first + i. What nobody sees is not computed, at a
-   granularity of LANES queries for scores and of MR rows for what is made from them. */
+   Scores are stored transposed, s (KEYS, width): a row per key, a lane per query. Maximum, exponential and sum of a
+   softmax then run down the rows, and no lane needs another one.
+
+   The causal mask: `first` is the last key of a tile, counted from its first key, that query 0 of the tile sees.
+   Query i sees keys up to first + i. Keys that no query sees are skipped, in steps of LANES queries for scores and of
+   MR rows for what is computed from them. */
 #ifndef TINYGPT_ATTENTION_KERNEL_H
 #define TINYGPT_ATTENTION_KERNEL_H
 #include "scalar.h"
 
-/* At D = 64 the transposed queries, the scores and the outputs are 24 KB each, a tile of values 16 KB; the gradient has
-   160 KB of such arrays, 272 KB at D = 128. A product wants one column of register tiles of its second operand in a
-   48 KB L1 (12 KB, 24 KB at D = 128) while the first streams; everything else may be in a 1 MB L2. */
+/* Tile sizes. At D = 64 the transposed queries, the scores and the outputs take 24 KB each, a tile of values 16 KB. The
+   gradient needs 160 KB of such arrays, 272 KB at D = 128. A product needs one column of micro-tiles of its second
+   operand in a 48 KB L1 (12 KB; 24 KB at D = 128) while the first one streams. Everything else may be in a 1 MB L2.
+   */
 #define QUERIES 96
 #define KEYS 64
-#define FEW 4 /* up to so many queries, vectors along D are better filled than vectors along the queries */
+#define FEW 4 /* up to this many queries, vectors along D waste fewer lanes than vectors along the queries */
 
-typedef struct { /* one head of one sequence: first rows, and floats from row to row */
+typedef struct { /* one head of one sequence: its first rows, and the floats from row to row */
     const float *q, *k, *v;
     float *out, *lse, *weights; /* lse (T,); weights (T, S), or NULL */
     ptrdiff_t q_row, k_row, v_row, out_row, T, S, D;
     float scale;
 } AttentionHead;
 
-typedef struct {
+typedef struct { /* the same for the backward pass */
     const float *dout, *q, *k, *v, *out, *lse;
     float *dq, *dk, *dv;
     ptrdiff_t dout_row, q_row, k_row, v_row, out_row, dq_row, dk_row, dv_row, T, S, D;
@@ -37,7 +40,7 @@ typedef struct {
     void (*gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_t n, int add, float *memory);
 } AttentionKernels;
 
-/* Floats of memory that the kernels need, whole cache lines: a row of scores for one query, or the arrays of a tile. */
+/* Floats of memory that the kernels need, in whole cache lines: one row of scores, or the arrays of a tile. */
 static inline size_t attention_floats(size_t S, size_t D) {
     const size_t row = (S + 15) / 16 * 16, wide = (D + 15) / 16 * 16;
     const size_t tile = D * QUERIES + KEYS * QUERIES + (QUERIES + KEYS) * wide + 3 * QUERIES;
@@ -53,7 +56,7 @@ static const float LANE[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
 #define SIMD_KERNEL "simd/attention_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const AttentionKernels *attention_kernels(const char *isa) { return TABLE_FOR(attention_table, isa); }
 
 #elif defined(ISA)
@@ -64,13 +67,13 @@ TEMPLATE ptrdiff_t FOR_ISA(least)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x :
 TEMPLATE ptrdiff_t FOR_ISA(most)(ptrdiff_t x, ptrdiff_t y) { return x > y ? x : y; }
 TEMPLATE ptrdiff_t FOR_ISA(whole)(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* How many columns of n a register tile takes, so that all tiles are about as wide: 64 are 32 + 32, not 48 + 16. */
+/* Columns of n that one micro-tile takes, so that all of them are about as wide: 64 are 32 + 32, not 48 + 16. */
 static ptrdiff_t FOR_ISA(columns)(ptrdiff_t n) {
     ptrdiff_t vectors = (n + LANES - 1) / LANES, tiles = (vectors + NV - 1) / NV;
     return (vectors + tiles - 1) / tiles * LANES;
 }
 
-/* panel[d, i] = scale x[i, d], n rows of x as `width` lanes, those from n on zero: squares of LANES x LANES. */
+/* panel[d, i] = scale x[i, d]: n rows of x become `width` lanes, zero from n on, in squares of LANES x LANES. */
 static void FOR_ISA(turn)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t D, float scale, float *panel,
                           ptrdiff_t width) {
     for (ptrdiff_t i = 0; i < width; i += LANES, x += LANES * row) {
@@ -90,14 +93,14 @@ static void FOR_ISA(turn)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t 
     }
 }
 
-/* packed (n, wide): rows of x, filled up with zeros to whole vectors, which the register tile wants. */
+/* packed (n, wide): rows of x, padded with zeros to whole vectors, because the micro-kernel needs whole vectors. */
 static void FOR_ISA(pack)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t D, float *packed) {
     const ptrdiff_t wide = FOR_ISA(whole)(D);
     for (ptrdiff_t i = 0; i < n; i++, x += row, packed += wide)
         for (ptrdiff_t d = 0; d < D; d += LANES) vstore(packed + d, FOR_ISA(load_lanes)(x + d, D - d));
 }
 
-/* s[r, i] = sum_d x[r, d] panel[d, i] for n keys x, where query i or one that shares its vector sees key r. */
+/* s[r, i] = sum_d x[r, d] panel[d, i] for n keys x, wherever query i or one in the same vector sees key r. */
 static void FOR_ISA(scores)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t D, const float *panel,
                             ptrdiff_t width, ptrdiff_t first, float *s) {
     const ptrdiff_t step = FOR_ISA(columns)(width);
@@ -106,13 +109,13 @@ static void FOR_ISA(scores)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_
         for (ptrdiff_t r = 0; r < n; r += MR) {
             const ptrdiff_t from = FOR_ISA(most)(c, FOR_ISA(most)(0, r - first) / LANES * LANES);
             if (from >= end) break;
-            FOR_ISA(tile)((int)FOR_ISA(least)(MR, n - r), (int)(end - from), D, x + r * row, row, 1, panel + from,
-                          width, s + r * width + from, width, NULL, NULL);
+            FOR_ISA(micro_kernel)((int)FOR_ISA(least)(MR, n - r), (int)(end - from), D, x + r * row, row, 1,
+                                  panel + from, width, s + r * width + from, width, NULL, NULL);
         }
     }
 }
 
-/* y[i, :] += sum_r s[r, i] x[r, :] over the keys that query i sees, for n of them and m queries. x: (n, wide). */
+/* y[i, :] += sum_r s[r, i] x[r, :] over the keys that query i sees, for n keys and m queries. x: (n, wide). */
 static void FOR_ISA(over_keys)(const float *s, ptrdiff_t width, ptrdiff_t n, const float *x, ptrdiff_t m, ptrdiff_t D,
                                ptrdiff_t first, float *y, ptrdiff_t row, int add) {
     const ptrdiff_t step = FOR_ISA(columns)(D), wide = FOR_ISA(whole)(D);
@@ -120,8 +123,8 @@ static void FOR_ISA(over_keys)(const float *s, ptrdiff_t width, ptrdiff_t n, con
         for (ptrdiff_t i = 0; i < m; i += MR) {
             const ptrdiff_t seen = FOR_ISA(least)(n, first + i + MR);
             if (seen > 0)
-                FOR_ISA(tile)((int)FOR_ISA(least)(MR, m - i), (int)FOR_ISA(least)(step, D - c), seen, s + i, 1, width,
-                              x + c, wide, y + i * row + c, row, add ? y + i * row + c : NULL, NULL);
+                FOR_ISA(micro_kernel)((int)FOR_ISA(least)(MR, m - i), (int)FOR_ISA(least)(step, D - c), seen, s + i, 1,
+                                      width, x + c, wide, y + i * row + c, row, add ? y + i * row + c : NULL, NULL);
         }
     }
 }
@@ -133,15 +136,15 @@ static void FOR_ISA(over_queries)(const float *s, ptrdiff_t width, ptrdiff_t n, 
     for (ptrdiff_t c = 0; c < D; c += step) {
         for (ptrdiff_t r = 0; r < n; r += MR) {
             const ptrdiff_t from = FOR_ISA(most)(0, r - first);
-            FOR_ISA(tile)((int)FOR_ISA(least)(MR, n - r), (int)FOR_ISA(least)(step, D - c), m - from,
-                          s + r * width + from, width, 1, x + from * wide + c, wide, y + r * row + c, row,
-                          add ? y + r * row + c : NULL, NULL);
+            FOR_ISA(micro_kernel)((int)FOR_ISA(least)(MR, n - r), (int)FOR_ISA(least)(step, D - c), m - from,
+                                  s + r * width + from, width, 1, x + from * wide + c, wide, y + r * row + c, row,
+                                  add ? y + r * row + c : NULL, NULL);
         }
     }
 }
 
-/* The keys of a tile that any of LANES queries from i on sees, and zeros in the MR rows after them: a register tile of
-   MR rows reads past what its first row needs. */
+/* Returns the number of keys of a tile that any of LANES queries from i on sees. The MR rows after them are set to
+   zero, because a micro-tile of MR rows reads past what its first row needs. */
 TEMPLATE ptrdiff_t FOR_ISA(seen_by)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t first, ptrdiff_t i) {
     const ptrdiff_t seen = FOR_ISA(most)(0, FOR_ISA(least)(n, first + i + LANES));
     const ptrdiff_t end = FOR_ISA(least)(n, first + i + LANES + MR);
@@ -149,8 +152,8 @@ TEMPLATE ptrdiff_t FOR_ISA(seen_by)(float *s, ptrdiff_t n, ptrdiff_t width, ptrd
     return seen;
 }
 
-/* One tile of online softmax (Milakov & Gimelshein 2018): s becomes exp(s - m) with the new maxima m, l their sums,
-   factor = exp(old m - m). Says whether any maximum rose. */
+/* One tile of online softmax (Milakov and Gimelshein, 2018): s becomes exp(s - m) with the new maxima m, l
+   accumulates the sums, factor = exp(old m - m). Returns whether any maximum rose. */
 static int FOR_ISA(soften)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t first, float *m, float *l,
                            float *factor) {
     const vec lane = vload(LANE);
@@ -162,7 +165,7 @@ static int FOR_ISA(soften)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t fir
         float *column = s + i;
         ptrdiff_t r = 0;
         for (; r < seen && r <= first + i; r++) largest = vmax(vload(column + r * width), largest);
-        for (; r < seen; r++) { /* the mask: lanes before this one do not see key r */
+        for (; r < seen; r++) { /* the causal mask: lanes before r - first - i do not see key r */
             vec x = vwhere_less(lane, vset((float)(r - first - i)), vset(-INFINITY), vload(column + r * width));
             vstore(column + r * width, x);
             largest = vmax(x, largest);
@@ -181,7 +184,7 @@ static int FOR_ISA(soften)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t fir
     return rose;
 }
 
-/* x[LANES] -> the sums over each of them, side by side. */
+/* x[LANES] -> the sums over each of them, side by side in one vector. */
 TEMPLATE vec FOR_ISA(sums)(vec *x) {
     vtranspose(x);
     UNROLL for (int half = LANES / 2; half > 0; half /= 2) {
@@ -190,7 +193,7 @@ TEMPLATE vec FOR_ISA(sums)(vec *x) {
     return x[0];
 }
 
-/* x[i, :] . y[i, :] for n <= LANES rows, one per lane; lanes from n on repeat the last. x_row may be 0. */
+/* x[i, :] . y[i, :] for n <= LANES rows, one per lane; lanes from n on repeat the last row. x_row may be 0. */
 TEMPLATE vec FOR_ISA(row_dots)(const float *x, const ptrdiff_t x_row, const float *y, ptrdiff_t y_row, const int n,
                                ptrdiff_t D) {
     vec sum[LANES];
@@ -211,7 +214,7 @@ TEMPLATE vec FOR_ISA(row_dots)(const float *x, const ptrdiff_t x_row, const floa
 }
 
 /* out[0..] = factor sum_j p[j] x[j, :] for v vectors of columns, the last one with `last` lanes. Even and odd keys have
-   sums of their own: a sum waits 4 cycles for itself. */
+   separate sums, because an FMA waits 4 cycles for the one before it. */
 TEMPLATE void FOR_ISA(weigh_of)(const int v, const float *p, ptrdiff_t n, const float *x, ptrdiff_t row, int last,
                                 float factor, float *out) {
     vec even[4], odd[4];
@@ -234,7 +237,7 @@ TEMPLATE void FOR_ISA(weigh_of)(const int v, const float *p, ptrdiff_t n, const 
         FOR_ISA(store_lanes)(out + c * LANES, vmul(vset(factor), vadd(even[c], odd[c])), c + 1 < v ? LANES : last);
 }
 
-/* Query t alone: dot products with the keys that it sees, and no other key is touched. p: (whole(S),). */
+/* Query t alone: dot products with the keys that it sees; no other key is read. p: (whole(S),). */
 static void FOR_ISA(query)(const AttentionHead *x, ptrdiff_t t, float *p) {
     const ptrdiff_t n = x->S - x->T + t + 1, D = x->D;
     const float *q = x->q + t * x->q_row;
@@ -274,14 +277,14 @@ static void FOR_ISA(query)(const AttentionHead *x, ptrdiff_t t, float *p) {
         for (j = 0; j < x->S; j++) x->weights[t * x->S + j] = j < n ? p[j] * factor : 0.0f;
 }
 
-/* weights[t0 + i, s0 + r] = s[r, i]: the scores of a tile, until lse is known. */
+/* weights[t0 + i, s0 + r] = s[r, i]: keep the scores of a tile until lse is known. */
 static void FOR_ISA(keep_scores)(const AttentionHead *x, const float *s, ptrdiff_t width, ptrdiff_t t0, ptrdiff_t m,
                                  ptrdiff_t s0, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t r = 0; r < n; r++) x->weights[(t0 + i) * x->S + s0 + r] = s[r * width + i];
 }
 
-/* The scores of n queries become exp(score - lse), and 0 for keys that a query does not see. */
+/* Turn the scores of n queries into exp(score - lse), and into 0 for keys that a query does not see. */
 static void FOR_ISA(finish_weights)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n) {
     for (ptrdiff_t t = t0; t < t0 + n; t++) {
         const ptrdiff_t seen = x->S - x->T + t + 1;
@@ -294,7 +297,7 @@ static void FOR_ISA(finish_weights)(const AttentionHead *x, ptrdiff_t t0, ptrdif
     }
 }
 
-/* out = o / l and lse = m + log l for n queries; 0 if all of out is finite, NaN otherwise. */
+/* out = o / l and lse = m + log l for n queries. Returns 0 if all of out is finite, otherwise NaN. */
 static float FOR_ISA(finish_tile)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, const float *o, const float *m,
                                   const float *l) {
     const ptrdiff_t wide = FOR_ISA(whole)(x->D);
@@ -305,7 +308,7 @@ static float FOR_ISA(finish_tile)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_
         for (ptrdiff_t d = 0; d < x->D; d += LANES) {
             vec y = vmul(factor, FOR_ISA(load_lanes)(o + d, x->D - d));
             FOR_ISA(store_lanes)(out + d, y, x->D - d);
-            odd = vadd(odd, vsub(y, y)); /* NaN for infinity and NaN */
+            odd = vadd(odd, vsub(y, y)); /* 0 for a number, NaN for infinity and NaN */
         }
         x->lse[t0 + i] = m[i] + logf(l[i]);
     }
@@ -335,7 +338,7 @@ static void FOR_ISA(attend)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, f
     }
     const float finite = FOR_ISA(finish_tile)(x, t0, n, o, m, l);
     if (x->weights) FOR_ISA(finish_weights)(x, t0, n);
-    if (finite != 0.0f) /* NaN: perhaps 0 times the value of a later key */
+    if (finite != 0.0f) /* NaN, perhaps from weight 0 times a later key's value: compute again without later keys */
         for (ptrdiff_t t = t0; t < t0 + n; t++) FOR_ISA(query)(x, t, memory);
 }
 
@@ -362,7 +365,8 @@ static void FOR_ISA(slopes)(float *s, float *dp, ptrdiff_t n, ptrdiff_t width, p
     }
 }
 
-/* n queries of one head from t0 on: dq is written, dk and dv of the keys that they see are written or added to. */
+/* n queries of one head from t0 on: dq is written; dk and dv of the keys that they see are written, or added to if
+   `add`. */
 static void FOR_ISA(gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_t n, int add, float *memory) {
     const ptrdiff_t width = FOR_ISA(whole)(n), D = x->D, wide = FOR_ISA(whole)(D), earlier = x->S - x->T + t0;
     const float *q = x->q + t0 * x->q_row, *dout = x->dout + t0 * x->dout_row, *out = x->out + t0 * x->out_row;

@@ -1,14 +1,14 @@
-/* Products whose operands are rounded to bfloat16 while they are packed; the sums stay float32. For csrc/matmul.pyx.
+/* Products whose operands are rounded to bfloat16 while they are packed; sums stay float32. For csrc/matmul.pyx.
 
-   bfloat16 is the upper half of a float32: 8 bits of exponent and 8 of precision, so an operand is off by up to 2^-8 of
-   itself. Processors with AVX-512 BF16 multiply pairs of such numbers in one instruction. All others round to the nearest
-   float that ends in 16 zero bits and go on with the tile of matmul_kernel.h: the same products, summed in another
-   order, and without the instruction's habit of taking subnormal numbers for zero. */
+   bfloat16 is the upper half of a float32: 8 bits of exponent and 8 of precision, so that rounding changes an operand
+   by at most 2^-8 of its value. Processors with AVX-512 BF16 multiply pairs of such numbers in one instruction. All
+   others round to the nearest float whose lower 16 bits are zero, and use the float32 micro-kernel. Both compute the
+   same products, but sum them in another order, and the instruction treats subnormal numbers as zero. */
 #ifndef TINYGPT_MATMUL_BF16_KERNEL_H
 #define TINYGPT_MATMUL_BF16_KERNEL_H
 #include "simd/matmul_kernel.h"
 
-/* The 16 bits of the nearest bfloat16, ties to even; a NaN stays one, also if only its lower bits said so. */
+/* The 16 bits of the nearest bfloat16, ties to even. A NaN stays one, even if only its lower bits made it a NaN. */
 static inline uint32_t bf16_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -24,7 +24,8 @@ BEGIN_ISA(AVX512_BF16)
 #include "simd/vec_bf16.h"
 #include "simd/tile.h"
 
-/* Two rows of 16 floats as 16 words, the first in the lower halves. The instruction puts the rows one after the other. */
+/* Interleave two rows of 16 floats into 16 words, the first row in the lower halves. The conversion instruction gives
+   one row after the other, so a permutation follows. */
 static const uint16_t PAIRED[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
 TEMPLATE __m512 pair_rows_bf16(__m512 first, __m512 second) {
@@ -32,13 +33,13 @@ TEMPLATE __m512 pair_rows_bf16(__m512 first, __m512 second) {
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_loadu_si512(PAIRED), both));
 }
 
-/* As pack of matmul_kernel.h, with steps 2 p and 2 p + 1 in one word: panel is (ceil(k / 2), width) words. */
-static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *panel) {
+/* Like pack of matmul_kernel.h, with steps 2 p and 2 p + 1 of the sum in one word: a sliver is (ceil(k / 2), width). */
+static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *sliver) {
     for (int r = 0; r < n; r += LANES) {
         const int part = n - r < LANES ? n - r : LANES, room = width - r < LANES ? width - r : LANES;
         const __mmask16 some = (__mmask16)((1u << part) - 1), fit = (__mmask16)((1u << room) - 1);
         const float *from = x + r * across;
-        float *to = panel + r;
+        float *to = sliver + r;
         ptrdiff_t p = 0;
         if (across == 1) {
             for (; p < k; p += 2, to += width) {
@@ -51,7 +52,7 @@ static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, 
         for (; p + 2 * LANES <= k; p += 2 * LANES) {
             vec y[LANES];
             UNROLL for (int i = 0; i < LANES; i++) {
-                const float *row = from + i * across + p;           /* 32 steps of one row are 16 words in order */
+                const float *row = from + i * across + p;           /* 32 steps of one row are 16 words, in order */
                 y[i] = i < part ? (__m512)_mm512_cvtne2ps_pbh(vload(row + LANES), vload(row)) : vset(0.0f);
             }
             vtranspose(y);
@@ -66,12 +67,12 @@ static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, 
     }
 }
 
-/* As pack_rows of matmul_kernel.h: panels of MR words, of which a whole vector holds those of two. */
-static void pack_rows_bf16(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel) {
+/* Like pack_rows of matmul_kernel.h. A vector of 16 words holds one row of two slivers, MR = 8 words each. */
+static void pack_rows_bf16(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *slivers) {
     for (int i = 0; i < m; i += LANES) {
         const int part = m - i < LANES ? m - i : LANES;
         const __mmask16 some = (__mmask16)((1u << part) - 1);
-        float *low = panel + i * k, *high = low + MR * k;
+        float *low = slivers + i * k, *high = low + MR * k;
         for (ptrdiff_t p = 0; p < k; p += 2, low += MR, high += MR) {
             __m512 first = _mm512_maskz_loadu_ps(some, a + p * step + i);
             __m512 second = p + 1 < k ? _mm512_maskz_loadu_ps(some, a + (p + 1) * step + i) : vset(0.0f);
@@ -83,7 +84,7 @@ static void pack_rows_bf16(const float *a, ptrdiff_t step, int m, ptrdiff_t k, f
 }
 
 static const MatmulKernels matmul_bf16_table_bf16 = {
-    MR, NV * LANES, LANES, 1, 2, pack_bf16, pack_rows_bf16, tile_bf16, NULL, NULL, finish_avx512};
+    MR, NV * LANES, LANES, 1, 2, pack_bf16, pack_rows_bf16, micro_kernel_bf16, NULL, NULL, epilogue_avx512};
 #include "simd/vec_end.h"
 END_ISA
 static int has_bf16(void) { return __builtin_cpu_supports("avx512bf16"); }
@@ -92,7 +93,7 @@ static int has_bf16(void) { return __builtin_cpu_supports("avx512bf16"); }
 static int has_bf16(void) { return 0; }
 #endif
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const MatmulKernels *matmul_bf16_kernels(const char *isa) {
     if (strcmp(isa, "avx512") == 0 && has_bf16()) return &matmul_bf16_table_bf16;
     return TABLE_FOR(matmul_bf16_table, isa);
@@ -101,22 +102,23 @@ static const MatmulKernels *matmul_bf16_kernels(const char *isa) {
 #elif defined(ISA)
 #include "simd/tile_size.h"
 
-/* The panel of matmul_kernel.h with every float rounded in place. */
+/* Pack one sliver as floats, then round every float in place. */
 static void FOR_ISA(pack_rounded)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width,
-                                  float *panel) {
-    FOR_ISA(pack)(x, across, along, n, k, width, panel);
+                                  float *sliver) {
+    FOR_ISA(pack)(x, across, along, n, k, width, sliver);
     for (ptrdiff_t p = 0; p < k; p++)
         for (int r = 0; r < n; r++) {
-            uint32_t bits = bf16_bits(panel[p * width + r]) << 16;
-            memcpy(panel + p * width + r, &bits, sizeof bits);
+            uint32_t bits = bf16_bits(sliver[p * width + r]) << 16;
+            memcpy(sliver + p * width + r, &bits, sizeof bits);
         }
 }
 
-static void FOR_ISA(pack_rows_rounded)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel) {
+static void FOR_ISA(pack_rows_rounded)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *slivers) {
     for (int i = 0; i < m; i += MR)
-        FOR_ISA(pack_rounded)(a + i, 1, step, m - i < MR ? m - i : MR, k, MR, panel + i * k);
+        FOR_ISA(pack_rounded)(a + i, 1, step, m - i < MR ? m - i : MR, k, MR, slivers + i * k);
 }
 
 static const MatmulKernels FOR_ISA(matmul_bf16_table) = {
-    MR, NV * LANES, LANES, 1, 1, FOR_ISA(pack_rounded), FOR_ISA(pack_rows_rounded), FOR_ISA(tile), NULL, NULL, FOR_ISA(finish)};
+    MR, NV * LANES, LANES, 1, 1, FOR_ISA(pack_rounded), FOR_ISA(pack_rows_rounded), FOR_ISA(micro_kernel), NULL, NULL,
+    FOR_ISA(epilogue)};
 #endif

@@ -1,50 +1,73 @@
-/* The inner kernels of the product, for csrc/matmul.pyx: a register tile, packing, dot products, and what comes after.
+/* The inner kernels of matmul: packing, micro-kernel, dot products, scaled rows, epilogue. For csrc/matmul.pyx.
 
-   A panel is (k, width) floats: step p of the sum is a row of `width` lanes, so that the tile reads it with stride one.
-   Columns of b come in panels of NR = NV LANES, padded with zeros to whole vectors; rows of a in panels of MR. */
+   Layout of a sliver: (k, width) floats. Step p of the sum is a row of `width` lanes, so that the micro-kernel reads it
+   with stride one. A sliver of b is NR = NV LANES columns wide, padded with zeros to whole vectors. One of a is MR
+   wide.
+
+   Which kernel serves which shape is decided in csrc/matmul.pyx and product.h. */
 #ifndef TINYGPT_MATMUL_KERNEL_H
 #define TINYGPT_MATMUL_KERNEL_H
 #include "scalar.h"
 
-#define DOT_ROWS 4    /* 4 x 4 sums, 4 vectors of b and one of a are 21 registers; with 16, rows of sums are spilled */
-#define ROWS_AT_ONCE 8 /* streams of b for one row of a: as many numbers of a wait in registers */
-#define DOT_COLUMNS 4 /* four streams of b at a time: one sum would wait 4 cycles for itself */
+#define DOT_ROWS 4     /* 4 x 4 sums + 4 vectors of b + 1 of a = 21 registers; with only 16, sums are spilled to L1 */
+#define DOT_COLUMNS 4  /* columns of b at once: the sums of one alone would wait 4 cycles for each FMA before */
+#define ROWS_AT_ONCE 8 /* rows of b added to one row of c at once: their factors fill 8 registers */
 
-/* Kernels that round their operands (matmul_bf16_kernel.h) have a table of the same form: `rounds` says that operands
-   must be packed even where they could be read in place, `pair` how many steps of the sum lie in a word of a panel. */
+/* The table of an instruction set. Kernels that round their operands to bfloat16 (matmul_bf16_kernel.h) fill one of the
+   same form.
+   mr, nr, lanes   size of the micro-tile in floats, and floats per vector
+   rounds          1 if packing rounds, so that no operand may be read in place
+   pair            steps of the sum per 32-bit word of a sliver: 2 where an instruction multiplies pairs of bfloat16 */
 typedef struct {
     int mr, nr, lanes, rounds, pair;
-    void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *panel);
-    void (*pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel);
-    void (*tile)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b,
-                 ptrdiff_t b_step, float *c, ptrdiff_t c_row, const float *plus, const float *bias);
+    void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *sliver);
+    void (*pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *slivers);
+    void (*micro_kernel)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b,
+                         ptrdiff_t b_step, float *c, ptrdiff_t c_row, const float *addend, const float *bias);
     void (*dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_column,
                  float *c, ptrdiff_t c_row, int add);
     void (*rows)(ptrdiff_t n, ptrdiff_t k, const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_row, float *c,
                  int add);
-    void (*finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row, const float *bias,
-                   int activation);
+    void (*epilogue)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row, const float *bias,
+                     int activation);
 } MatmulKernels;
+
+/* Everything that a layer adds to a product; NULL for an array that is absent. pre receives the input of the
+   activation, which the backward pass needs. */
+typedef struct {
+    const float *bias, *residual;
+    float *pre;
+    int activation;
+} Epilogue;
+
+/* Apply an epilogue to the m x n elements of out (., N) from (i, j) on, while they are still in L1. */
+static inline void apply_epilogue(const MatmulKernels *simd, const Epilogue *e, float *out, ptrdiff_t i, ptrdiff_t j,
+                                  ptrdiff_t N, int m, int n) {
+    const ptrdiff_t at = i * N + j;
+    if (!e->bias && !e->residual && !e->pre && e->activation == 0) return;
+    simd->epilogue(m, n, out + at, e->pre ? e->pre + at : NULL, e->residual ? e->residual + at : NULL, N,
+                   e->bias ? e->bias + j : NULL, e->activation);
+}
 
 #define SIMD_KERNEL "simd/matmul_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const MatmulKernels *matmul_kernels(const char *isa) { return TABLE_FOR(matmul_table, isa); }
 
 #elif defined(ISA)
 #include "simd/math.h"
 #include "simd/tile.h"
 
-/* panel[p, r] = x[r * across + p * along], r < n <= width. One of the strides is 1: rows along r are copied, rows along p
-   are turned in squares of LANES x LANES registers. Lanes from n to the next whole vector are zero, as far as the width
-   goes. */
+/* Pack one sliver: sliver[p, r] = x[r * across + p * along] for r < n <= width. One of the two strides is 1. Rows
+   along r are copied. Rows along p are transposed, in squares of LANES x LANES registers. Lanes from n to the end of
+   their vector are zero, as far as `width` goes. */
 static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width,
-                          float *panel) {
+                          float *sliver) {
     for (int r = 0; r < n; r += LANES) {
         const int part = n - r < LANES ? n - r : LANES, room = width - r < LANES ? width - r : LANES;
         const float *from = x + r * across;
-        float *to = panel + r;
+        float *to = sliver + r;
         ptrdiff_t p = 0;
         if (across == 1) {
             for (; p < k; p++, from += along, to += width) {
@@ -68,19 +91,19 @@ static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int
     }
 }
 
-/* Panels of MR rows one after the other: panel[q][p, i] = a[p * step + q * MR + i] for all m rows. They are the rows of
-   a that are not contiguous, because a is read as its transpose; what is contiguous is read in that order. */
-static void FOR_ISA(pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *panel) {
-    for (ptrdiff_t p = 0; p < k; p++, a += step, panel += MR) {
+/* Pack all slivers of m rows of a transposed a: slivers[q][p, i] = a[p * step + q * MR + i]. Each step reads m
+   neighbours at once. Rows of an a that is not transposed need no packing: the micro-kernel reads them in place. */
+static void FOR_ISA(pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *slivers) {
+    for (ptrdiff_t p = 0; p < k; p++, a += step, slivers += MR) {
         int i = 0;
-        for (; i + MR <= m; i += MR) memcpy(panel + i * k, a + i, MR * sizeof(float));
-        for (int rest = i; rest < m; rest++) panel[i * k + rest - i] = a[rest];
+        for (; i + MR <= m; i += MR) memcpy(slivers + i * k, a + i, MR * sizeof(float));
+        for (int rest = i; rest < m; rest++) slivers[i * k + rest - i] = a[rest];
     }
 }
 
-/* c[i, j] = a[i, :] . b[:, j] for m rows of a and n columns of b, both contiguous along the sum. LANES partial sums for
-   each, added in the order of vsum: what b's columns cost is to read them once. */
-TEMPLATE void FOR_ISA(dots_of)(const int m, const int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b,
+/* c[i, j] = a[i, :] . b[:, j] for m rows of a and n columns of b, both contiguous along the sum. Every sum has LANES
+   partial sums, added in the order of vsum. Each column of b is read once for all m rows. */
+TEMPLATE void FOR_ISA(dots_tile)(const int m, const int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b,
                                ptrdiff_t b_column, float *c, ptrdiff_t c_row, int add) {
     vec sum[DOT_ROWS][DOT_COLUMNS], x, y[DOT_COLUMNS];
     ptrdiff_t p = 0;
@@ -110,14 +133,14 @@ TEMPLATE void FOR_ISA(dots_of)(const int m, const int n, ptrdiff_t k, const floa
     }
 }
 
-#define DOTS(m)                                                                                                 \
-    case m:                                                                                                     \
-        for (j = 0; j + DOT_COLUMNS <= n; j += DOT_COLUMNS)                                                     \
-            FOR_ISA(dots_of)(m, DOT_COLUMNS, k, a, a_row, b + j * b_column, b_column, c + j, c_row, add);       \
-        for (; j < n; j++) FOR_ISA(dots_of)(m, 1, k, a, a_row, b + j * b_column, b_column, c + j, c_row, add);  \
+#define DOTS(m)                                                                                                  \
+    case m:                                                                                                      \
+        for (j = 0; j + DOT_COLUMNS <= n; j += DOT_COLUMNS)                                                      \
+            FOR_ISA(dots_tile)(m, DOT_COLUMNS, k, a, a_row, b + j * b_column, b_column, c + j, c_row, add);      \
+        for (; j < n; j++) FOR_ISA(dots_tile)(m, 1, k, a, a_row, b + j * b_column, b_column, c + j, c_row, add); \
         break;
 
-/* The same for any m <= DOT_ROWS and any n. */
+/* The same for 1 <= m <= DOT_ROWS and any n. */
 static void FOR_ISA(dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b,
                           ptrdiff_t b_column, float *c, ptrdiff_t c_row, int add) {
     int j;
@@ -125,8 +148,9 @@ static void FOR_ISA(dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a
 }
 #undef DOTS
 
-/* c[j] (+)= sum_p a[p] b[p, j] for `count` rows of b, which are read side by side from the first column to the last. */
-TEMPLATE void FOR_ISA(some_rows)(const int count, ptrdiff_t n, const float *a, ptrdiff_t a_step, const float *b,
+/* c[j] (+)= sum_p a[p] b[p, j] for `count` rows of b, read side by side from the first column to the last. Four vectors
+   of c at a time are loaded and stored once for all `count` rows. */
+TEMPLATE void FOR_ISA(add_rows)(const int count, ptrdiff_t n, const float *a, ptrdiff_t a_step, const float *b,
                                  ptrdiff_t b_row, float *c, int add) {
     vec factor[ROWS_AT_ONCE];
     ptrdiff_t j = 0;
@@ -146,20 +170,20 @@ TEMPLATE void FOR_ISA(some_rows)(const int count, ptrdiff_t n, const float *a, p
     }
 }
 
-/* One row times a matrix whose rows are contiguous: c (n,) (+)= a (k,) b (k, n). c stays in L1, b is read once and in
-   order. Each sum is taken over p in ascending order, as in a tile. */
+/* One row times a matrix with contiguous rows: c (n,) (+)= a (k,) b (k, n). c stays in L1, and b is read once, in
+   order. Each sum runs over p in ascending order, as in the micro-kernel. */
 static void FOR_ISA(rows)(ptrdiff_t n, ptrdiff_t k, const float *a, ptrdiff_t a_step, const float *b, ptrdiff_t b_row,
                           float *c, int add) {
     ptrdiff_t p = 0;
     for (; p + ROWS_AT_ONCE <= k; p += ROWS_AT_ONCE)
-        FOR_ISA(some_rows)(ROWS_AT_ONCE, n, a + p * a_step, a_step, b + p * b_row, b_row, c, add || p > 0);
-    for (; p < k; p++) FOR_ISA(some_rows)(1, n, a + p * a_step, a_step, b + p * b_row, b_row, c, add || p > 0);
+        FOR_ISA(add_rows)(ROWS_AT_ONCE, n, a + p * a_step, a_step, b + p * b_row, b_row, c, add || p > 0);
+    for (; p < k; p++) FOR_ISA(add_rows)(1, n, a + p * a_step, a_step, b + p * b_row, b_row, c, add || p > 0);
     if (k == 0 && !add) memset(c, 0, n * sizeof *c);
 }
 
-/* What comes after the product for one vector at c[at], `part` lanes of which are there. */
-TEMPLATE void FOR_ISA(finish_vector)(const int part, float *c, float *pre, const float *residual, const float *bias,
-                                     const int activation) {
+/* The epilogue of one vector of c, of which the first `part` lanes exist. */
+TEMPLATE void FOR_ISA(epilogue_vector)(const int part, float *c, float *pre, const float *residual, const float *bias,
+                                       const int activation) {
     vec x = FOR_ISA(load_lanes)(c, part);
     if (bias) x = vadd(x, FOR_ISA(load_lanes)(bias, part));
     if (pre) FOR_ISA(store_lanes)(pre, x, part);
@@ -168,32 +192,34 @@ TEMPLATE void FOR_ISA(finish_vector)(const int part, float *c, float *pre, const
     FOR_ISA(store_lanes)(c, x, part);
 }
 
-/* All m x n of them. What there is to do is constant where this is inlined, so the loop has no questions in it. */
-TEMPLATE void FOR_ISA(finish_of)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
-                                 const float *bias, const int activation) {
+/* The epilogue of m x n elements. Which arrays exist is constant where this is inlined, so that the loop has no
+   tests. */
+TEMPLATE void FOR_ISA(epilogue_tile)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
+                                     const float *bias, const int activation) {
     for (int i = 0; i < m; i++) {
         const ptrdiff_t r = i * row;
         int j = 0;
         for (; j + LANES <= n; j += LANES)
-            FOR_ISA(finish_vector)(LANES, c + r + j, pre ? pre + r + j : NULL, residual ? residual + r + j : NULL,
-                                   bias ? bias + j : NULL, activation);
+            FOR_ISA(epilogue_vector)(LANES, c + r + j, pre ? pre + r + j : NULL, residual ? residual + r + j : NULL,
+                                     bias ? bias + j : NULL, activation);
         if (j < n)
-            FOR_ISA(finish_vector)(n - j, c + r + j, pre ? pre + r + j : NULL, residual ? residual + r + j : NULL,
-                                   bias ? bias + j : NULL, activation);
+            FOR_ISA(epilogue_vector)(n - j, c + r + j, pre ? pre + r + j : NULL, residual ? residual + r + j : NULL,
+                                     bias ? bias + j : NULL, activation);
     }
 }
 
-/* c = activation(c + bias) + residual while the m x n elements are in L1; pre keeps what went into the activation. The
-   rows of c, pre and residual are `row` apart; pre, residual and bias may be NULL. A tile has added the bias itself, so
-   that of a layer's tiles only those before a GELU come here; dot products come with all there is. */
-static void FOR_ISA(finish)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
-                            const float *bias, int activation) {
-    if (!bias && pre && !residual && activation == 1) FOR_ISA(finish_of)(m, n, c, pre, NULL, row, NULL, 1);
-    else if (!bias && !pre && !residual && activation == 1) FOR_ISA(finish_of)(m, n, c, NULL, NULL, row, NULL, 1);
-    else FOR_ISA(finish_of)(m, n, c, pre, residual, row, bias, activation);
+/* c = activation(c + bias) + residual for m x n elements in L1; pre receives the input of the activation. Rows of c,
+   pre and residual are `row` apart; pre, residual and bias may be NULL. The micro-kernel has added the bias itself,
+   so its tiles come here only for a GELU: these two cases have loops of their own. Dot products come with everything.
+   */
+static void FOR_ISA(epilogue)(int m, int n, float *c, float *pre, const float *residual, ptrdiff_t row,
+                              const float *bias, int activation) {
+    if (!bias && pre && !residual && activation == 1) FOR_ISA(epilogue_tile)(m, n, c, pre, NULL, row, NULL, 1);
+    else if (!bias && !pre && !residual && activation == 1) FOR_ISA(epilogue_tile)(m, n, c, NULL, NULL, row, NULL, 1);
+    else FOR_ISA(epilogue_tile)(m, n, c, pre, residual, row, bias, activation);
 }
 
 static const MatmulKernels FOR_ISA(matmul_table) = {
-    MR, NV * LANES, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), FOR_ISA(tile),
-    FOR_ISA(dots), FOR_ISA(rows), FOR_ISA(finish)};
+    MR, NV * LANES, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), FOR_ISA(micro_kernel),
+    FOR_ISA(dots), FOR_ISA(rows), FOR_ISA(epilogue)};
 #endif

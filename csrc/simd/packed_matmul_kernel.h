@@ -1,8 +1,8 @@
-/* The inner kernels of products with packed weights, for csrc/packed_matmul.pyx: dot products that read b as it is
-   stored, and the step from packed numbers to floats for everything else.
+/* The inner kernels of products with packed weights: dot products that read b as it is stored, and unpacking to float32
+   for everything else. For csrc/packed_matmul.pyx.
 
-   Rows of b are bfloat16, or int8 with a scale for every BLOCK of them, whose bits are those of a half precision number
-   (IEEE 754 binary16). Such a scale has 11 bits and an int8 has 7: their product is a float, exactly. */
+   Rows of b are bfloat16, or int8 with one scale per BLOCK of them. A scale is stored as the bits of a half precision
+   number (IEEE 754 binary16). It has 11 bits and an int8 has 7, so their product fits a float32 exactly. */
 #ifndef TINYGPT_PACKED_MATMUL_KERNEL_H
 #define TINYGPT_PACKED_MATMUL_KERNEL_H
 #include "simd/matmul_kernel.h"
@@ -11,7 +11,7 @@
 #define BFLOAT16 0
 #define INT8 1
 
-/* The float whose upper half are these 16 bits. */
+/* The float32 whose upper half is `bits`. */
 static inline float bfloat16_value(uint16_t bits) {
     const uint32_t word = (uint32_t)bits << 16;
     float x;
@@ -19,8 +19,9 @@ static inline float bfloat16_value(uint16_t bits) {
     return x;
 }
 
-/* A half precision number that is not negative: its 5 bits of exponent in the place of a float's 8 make it 2^112 too
-   small, whether it is subnormal or not. Infinities and NaN are not asked for. */
+/* A half precision number >= 0. Its bits, moved to the place of a float32's exponent and mantissa, give a value that is
+   too small by 2^112 (the difference of the two exponent biases), also for subnormal numbers. Infinities and NaN are
+   not handled: scales have none. */
 static inline float half_value(uint16_t bits) {
     const uint32_t word = (uint32_t)bits << 13;
     float x;
@@ -28,7 +29,7 @@ static inline float half_value(uint16_t bits) {
     return x * 0x1p112f;
 }
 
-/* A matrix (rows, K) of packed numbers; `scales` has ceil(K / BLOCK) for each row, and is NULL for bfloat16. */
+/* A matrix (rows, K) of packed numbers. `scales` has blocks = ceil(K / BLOCK) per row, and is NULL for bfloat16. */
 typedef struct {
     int kind;
     ptrdiff_t K, blocks;
@@ -36,12 +37,13 @@ typedef struct {
     const int8_t *bytes;
 } Packed;
 
-/* Element p of row j. */
+/* Element (j, p) as a float. */
 static inline float packed_value(const Packed *b, ptrdiff_t j, ptrdiff_t p) {
     if (b->kind == BFLOAT16) return bfloat16_value(b->halves[j * b->K + p]);
     return half_value(b->scales[j * b->blocks + p / BLOCK]) * (float)b->bytes[j * b->K + p];
 }
 
+/* The table of an instruction set. */
 typedef struct {
     void (*dots)(int m, ptrdiff_t n, const float *a, const Packed *b, ptrdiff_t j, float *c, ptrdiff_t c_row);
     void (*unpack)(const Packed *b, ptrdiff_t j, ptrdiff_t p, ptrdiff_t n, float *out);
@@ -50,16 +52,16 @@ typedef struct {
 #define SIMD_KERNEL "simd/packed_matmul_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const PackedKernels *packed_kernels(const char *isa) { return TABLE_FOR(packed_table, isa); }
 
-#elif defined(ISA) /* load_lanes and store_lanes are those that matmul_kernel.h has brought */
+#elif defined(ISA) /* load_lanes and store_lanes come with matmul_kernel.h, which this file includes */
 
-/* Columns of sums for each number of rows: with one row 8 sums keep two FMA units busy, and 8 rows of b are read at a
-   time; with several rows there are sums enough. */
+/* Rows of b per pass, for m rows of a. With one row of a, 8 sums keep two FMA units busy for their 4 cycles of latency.
+   With several rows of a there are sums enough. */
 #define COLUMNS(m) ((m) == 1 ? 8 : REGISTERS / 8)
 
-/* LANES numbers of a row of b as floats, or `part` of them and zeros: nothing past them is read. */
+/* LANES numbers of a row of b as floats. With part < LANES the rest is zero, and nothing past them is read. */
 TEMPLATE vec FOR_ISA(bf16_lanes)(const uint16_t *p, int part) {
     uint16_t some[LANES] = {0};
     if (part >= LANES) return vload_bf16(p);
@@ -73,8 +75,8 @@ TEMPLATE vec FOR_ISA(int8_lanes)(const int8_t *p, int part) {
     return vload_int8(some);
 }
 
-/* One step of the sums: `part` numbers from p on, of m rows of a and n rows of b. Rows are short, a page or less, and the
-   processor does not see what comes after them: the same place of the n rows that follow is asked for here. */
+/* One step of the sums: `part` numbers of m rows of a and n rows of b. A row of b is a page or less, too short for the
+   processor to fetch the next ones by itself, so the same place in the n rows that follow is prefetched. */
 TEMPLATE void FOR_ISA(step_bf16)(const int m, const int n, int part, const float *a, ptrdiff_t K, const uint16_t *b,
                                  vec (*sum)[8]) {
     vec x[DOT_ROWS], y;
@@ -86,7 +88,7 @@ TEMPLATE void FOR_ISA(step_bf16)(const int m, const int n, int part, const float
     }
 }
 
-/* c[i, j] = a[i, :] . b[j, :] for m rows of a and n of b, from b as it is stored. LANES partial sums for each. */
+/* c[i, j] = a[i, :] . b[j, :] for m rows of a and n rows of bfloat16, LANES partial sums each. */
 TEMPLATE void FOR_ISA(dots_bf16)(const int m, const int n, const float *a, const uint16_t *b, ptrdiff_t K, float *c,
                                  ptrdiff_t c_row) {
     vec sum[DOT_ROWS][8];
@@ -101,13 +103,13 @@ TEMPLATE void FOR_ISA(dots_bf16)(const int m, const int n, const float *a, const
     }
 }
 
-/* total[i] += a[i] y for one vector of a block, `part` lanes of which are there. */
+/* total[i] += a[i] y for one vector of a block, of which `part` lanes exist. */
 TEMPLATE void FOR_ISA(step_int8)(const int m, int part, const float *a, ptrdiff_t K, const int8_t *b, vec *total) {
     const vec y = FOR_ISA(int8_lanes)(b, part);
     UNROLL for (int i = 0; i < m; i++) total[i] = vfma(FOR_ISA(load_lanes)(a + i * K, part), y, total[i]);
 }
 
-/* A block of the sums: its int8 are multiplied as whole numbers, and the sum of the block by the scale, once. */
+/* One block of the sums: its int8 are multiplied without the scale, and the sum of the block by the scale, once. */
 TEMPLATE void FOR_ISA(block_int8)(const int m, const int n, const int size, const float *a, ptrdiff_t K,
                                   const int8_t *b, const uint16_t *scales, ptrdiff_t blocks, vec (*sum)[8]) {
     UNROLL for (int j = 0; j < n; j++) {
@@ -125,6 +127,7 @@ TEMPLATE void FOR_ISA(block_int8)(const int m, const int n, const int size, cons
     }
 }
 
+/* c[i, j] = a[i, :] . b[j, :] for m rows of a and n rows of int8, LANES partial sums each. */
 TEMPLATE void FOR_ISA(dots_int8)(const int m, const int n, const float *a, const int8_t *b, const uint16_t *scales,
                                  ptrdiff_t K, ptrdiff_t blocks, float *c, ptrdiff_t c_row) {
     vec sum[DOT_ROWS][8];
@@ -150,7 +153,7 @@ TEMPLATE void FOR_ISA(dots_int8)(const int m, const int n, const float *a, const
         for (; j < end; j++, c++) { DOTS(m, 1) }                        \
         break;
 
-/* c[i, 0..n-1] = a[i, :] . b[j + 0..n-1, :] for m <= DOT_ROWS rows of a, K apart: b is read once. */
+/* c[i, 0..n-1] = a[i, :] . b[j + 0..n-1, :] for m <= DOT_ROWS rows of a, K apart. Each row of b is read once. */
 static void FOR_ISA(packed_dots)(int m, ptrdiff_t n, const float *a, const Packed *b, ptrdiff_t j, float *c,
                                  ptrdiff_t c_row) {
     const ptrdiff_t end = j + n;
@@ -160,7 +163,7 @@ static void FOR_ISA(packed_dots)(int m, ptrdiff_t n, const float *a, const Packe
 #undef ROWS
 #undef COLUMNS
 
-/* out[0..n-1] = elements p to p + n of row j as floats; p is a multiple of BLOCK. */
+/* Unpack elements p to p + n - 1 of row j to floats; p is a multiple of BLOCK. */
 static void FOR_ISA(unpack)(const Packed *b, ptrdiff_t j, ptrdiff_t p, ptrdiff_t n, float *out) {
     for (ptrdiff_t i = 0; i < n; i += BLOCK) {
         const int size = n - i < BLOCK ? (int)(n - i) : BLOCK;

@@ -1,4 +1,4 @@
-/* Rows and vectors of the register tile (tile.h) for the number of registers at hand. */
+/* Size of the micro-tile (tile.h): MR rows and NV vectors, for 32 or for 16 vector registers. */
 #undef MR
 #undef NV
 #if REGISTERS >= 32

@@ -1,10 +1,10 @@
-/* csrc/simd/packed_matmul_kernel.h: dot products with bfloat16 and int8 rows, and their way to floats. */
+/* Checks of csrc/simd/packed_matmul_kernel.h: dot products with bfloat16 and int8 rows, and unpacking. */
 #include "check.h"
 #include "simd/packed_matmul_kernel.h"
 
 static const int STEPS[] = {0, 1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 50, 64, 67, 96};
 
-/* A matrix (rows, k): bfloat16 around 1, or int8 with scales from the smallest subnormal one to about 2^-3. */
+/* A random matrix (rows, k): bfloat16 around 1, or int8 with scales from the smallest subnormal to about 2^-3. */
 static Packed matrix(int kind, int rows, int k) {
     Packed b = {kind, k, kind == INT8 ? (k + BLOCK - 1) / BLOCK : 0, NULL, NULL, NULL};
     if (kind == BFLOAT16) {
@@ -20,7 +20,7 @@ static Packed matrix(int kind, int rows, int k) {
     return b;
 }
 
-/* Element p of row j from the definition of the formats. */
+/* Element (j, p), computed from the definition of the formats. */
 static double element(const Packed *b, int j, int p) {
     if (b->kind == BFLOAT16) {
         const int bits = b->halves[j * b->K + p], exponent = bits >> 7 & 0xff;
@@ -45,7 +45,7 @@ static void check_dots(const char *isa, const PackedKernels *s, int kind) {
                     double wanted = 0, size = 0;
                     at("row %d, column %d of m %d, n %d, k %d", i, j, m, n, k);
                     if (j >= n) {
-                        expect(c[e], NAN, 0); /* between the rows nothing is written */
+                        expect(c[e], NAN, 0); /* nothing is written between the rows */
                         continue;
                     }
                     for (int p = 0; p < k; p++) {
