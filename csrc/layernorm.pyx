@@ -1,36 +1,38 @@
-"""Give every row mean 0 and variance 1, then scale and shift every column (Ba, Kiros and Hinton, 2016, eq. (3)).
+"""Layer normalisation, forward and backward (Ba, Kiros and Hinton, 2016, eq. (3)).
 
-    total[r, c] = x[r, c] + residual[r, c]                            without a residual the total is x itself
+Every row gets mean 0 and variance 1; then every column is scaled and shifted.
+
+    total[r, c] = x[r, c] + residual[r, c]                            without a residual, total is x itself
     mean[r]     = sum_c total[r, c] / C                               rows: (R, C), mean, rstd: (R,), float32
     rstd[r]     = 1 / sqrt(sum_c (total[r, c] - mean[r])^2 / C + eps)
     xhat[r, c]  = (total[r, c] - mean[r]) rstd[r]                     never stored
     out[r, c]   = xhat[r, c] weight[c] + bias[c]                      weight, bias: (C,)
 
-The gradient takes the total as its x. With g[r, c] = dy[r, c] weight[c]:
+The backward pass takes total as its x. With g[r, c] = dy[r, c] weight[c]:
 
     dx[r, c]    = rstd[r] (g[r, c] - sum_k g[r, k] / C - xhat[r, c] sum_k g[r, k] xhat[r, k] / C) + dtotal[r, c]
-    dweight[c]  = sum_r dy[r, c] xhat[r, c]        dbias[c] = sum_r dy[r, c]        added to with accumulate
+    dweight[c]  = sum_r dy[r, c] xhat[r, c]        dbias[c] = sum_r dy[r, c]        added to what is there if accumulate
 
 rung      the one idea it adds                                 what it costs
-naive     the formulas: rows for dx, columns for dweight       the gradient reads dy and x twice, once down the columns
+naive     the formulas: rows for dx, columns for dweight       backward reads dy and x twice, once down the columns
 parallel  rows are independent, and so are columns             the same work, several rows or columns at a time
-blocked   dx and the sums over a chunk of rows in one pass     2 C floats for every chunk, and one more sum over chunks
-simd      rows in vectors, the residual in the first sweep     a kernel for every instruction set; other sums along a
-                                                               row, so other bits than blocked
+blocked   dx and the sums of a chunk of rows in one pass       2 C floats per chunk, and one more sum over the chunks
+simd      rows in vectors, the residual in the first pass      one kernel per instruction set; other sums along a row,
+                                                               so the last bits differ from blocked
 
 Design
-- Two passes for the variance, the mean first. Rejected: sum of squares less square of the sum, one pass, which cancels
-  when the mean is large beside the deviation.
-- Sums along a row or down a column are doubles: their error does not grow with C or R. Only the ROWS terms within a
-  chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 of the largest entry at worst, which
-  a row with a large mean turns into an error of every deviation.
-- simd adds along a row in four vectors of floats, and corrects the mean by the mean of the deviations from it, which
-  the second pass gives along the way. Rejected: doubles for every sum, twice the vectors and a conversion of each
-  element; the squares of the deviations are doubles all the same, because in float they are infinite from 2^64 on.
-- The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
-  the bits do not depend on it. Rejected: one partial sum per thread.
-- dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.
-- The forward has no blocked rung: a row of a model's width is in L1 from one pass to the next, with no tiles.
+- The variance takes two passes, the mean first. Rejected: sum of squares minus square of the sum in one pass, which
+  cancels when the mean is large compared to the deviations.
+- Sums along a row or down a column are doubles, so that their error does not grow with C or R. Only the ROWS terms in a
+  chunk of blocked are added as floats. Rejected: floats throughout. Their error may reach C 2^-24 of the largest entry,
+  and in a row with a large mean it would shift every deviation.
+- simd adds along a row in four vectors of floats. It then corrects the mean by the mean of the deviations, which the
+  second pass computes anyway. Rejected: doubles for every sum, which need twice the vectors and convert each element.
+  Only the squared deviations are doubles, because as floats they overflow from 2^64 on.
+- The sum over rows is split into chunks of ROWS rows whatever the number of threads, and the chunks are added in order,
+  so that the bits do not depend on the threads. Rejected: one partial sum per thread.
+- dtotal is the gradient arriving at total through the residual path. Adding it here saves a pass over dx.
+- The forward pass has no blocked rung: a row as wide as a model stays in L1 between its passes without any tiles.
 """
 from cython.parallel cimport prange
 from libc.math cimport sqrt
@@ -68,9 +70,9 @@ cdef extern from "simd/layernorm_kernel.h" nogil:
     const LayernormKernels* layernorm_kernels(const char* isa)
     int LAYERNORM_TILE
 
-# Rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves 2 x C for the second sum:
-# 2 % more. Fewer rows would leave more, more rows would keep threads without a chunk: 256 rows are 8 chunks.
-# LINE is the number of columns of the second sum that one thread takes at a time: 16 floats are one cache line.
+# ROWS is the number of rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves 2
+# C for the second sum, 2 % more. Fewer rows would leave more; more rows would leave threads without work: 256 rows
+# are 8 chunks. LINE is the number of columns of the second sum per task: 16 floats are one cache line.
 cdef enum:
     ROWS = 32
     LINE = 16
@@ -79,7 +81,7 @@ cdef enum:
 cdef void row_of_layernorm(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,
                            const float[::1] bias, float[:, ::1] out, float[:, ::1] total, float[::1] mean,
                            float[::1] rstd, float eps, Py_ssize_t r) noexcept nogil:
-    """Row r, line by line of the formula; z is the row that is normalised."""
+    """Compute row r, line by line of the formula; z is the row that is normalised."""
     cdef Py_ssize_t c, C = x.shape[1]
     cdef const float* z = &x[r, 0]
     cdef double added = 0, squares = 0, deviation
@@ -102,7 +104,7 @@ def layernorm_naive(const float[:, ::1] x, const float[:, ::1] residual,        
                     const float[::1] weight, const float[::1] bias, float[:, ::1] out,                  # IN, IN, OUT
                     float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                   # OUT, OUT, OUT
                     int n_threads):
-    """The formula, one row after the other."""
+    """Apply the formula to one row after the other, on one thread."""
     cdef Py_ssize_t r
     with nogil:
         for r in range(x.shape[0]):
@@ -113,16 +115,48 @@ def layernorm_parallel(const float[:, ::1] x, const float[:, ::1] residual,     
                        const float[::1] weight, const float[::1] bias, float[:, ::1] out,               # IN, IN, OUT
                        float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                # OUT, OUT, OUT
                        int n_threads):
-    """Adds threads: each owns whole rows, so nothing is shared but weight and bias, which are only read."""
+    """Add threads: each owns whole rows. They share only weight and bias, which are read-only."""
     cdef Py_ssize_t r
     for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
         row_of_layernorm(x, residual, weight, bias, out, total, mean, rstd, eps, r)
 
 
+cdef const LayernormKernels* simd = layernorm_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const LayernormKernels* found = layernorm_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+def layernorm_simd(const float[:, ::1] x, const float[:, ::1] residual,                                 # IN, IN
+                   const float[::1] weight, const float[::1] bias, float[:, ::1] out,                   # IN, IN, OUT
+                   float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                    # OUT, OUT, OUT
+                   int n_threads):
+    """Add vectors: three passes over a row, the first with the residual. A thread takes one contiguous run of rows."""
+    cdef Py_ssize_t k, R = x.shape[0], share = (R + n_threads - 1) // n_threads
+    cdef Layernorm a
+    if R == 0:
+        return
+    a.columns, a.eps = x.shape[1], eps
+    a.x, a.weight, a.residual, a.bias, a.total = &x[0, 0], &weight[0], NULL, NULL, NULL
+    a.out, a.mean, a.rstd = &out[0, 0], &mean[0], &rstd[0]
+    if residual is not None:
+        a.residual, a.total = &residual[0, 0], &total[0, 0]
+    if bias is not None:
+        a.bias = &bias[0]
+    for k in prange((R + share - 1) // share, nogil=True, num_threads=n_threads, schedule="static"):
+        simd.rows(&a, k * share, min((k + 1) * share, R))
+
+
 cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
                           const float[::1] mean, const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,
                           Py_ssize_t r) noexcept nogil:
-    """dx[r, :]: what is left of g once its mean and its part along xhat are taken out, scaled as x was."""
+    """Compute dx[r, :]: g without its mean and without its component along xhat, scaled by rstd."""
     cdef Py_ssize_t c, C = x.shape[1]
     cdef double sum_g = 0, sum_g_xhat = 0
     cdef float g, xhat, mean_g, mean_g_xhat
@@ -142,7 +176,7 @@ cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const f
 cdef void column_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] mean,
                              const float[::1] rstd, float[::1] dweight, float[::1] dbias, bint accumulate,
                              Py_ssize_t c) noexcept nogil:
-    """dweight[c] and dbias[c], walking down one column."""
+    """Compute dweight[c] and dbias[c] down one column."""
     cdef Py_ssize_t r
     cdef double scaled = 0, shifted = 0
     for r in range(x.shape[0]):
@@ -157,7 +191,7 @@ def layernorm_backward_naive(const float[:, ::1] dy, const float[:, ::1] x,     
                              const float[::1] weight, const float[::1] mean, const float[::1] rstd,     # IN, IN, IN
                              const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,          # IN, OUT, OUT
                              float[::1] dbias, bint accumulate, int n_threads):                         # OUT
-    """Two formulas, two loops: columns for the parameters, rows for dx."""
+    """Apply the two formulas in two loops: columns for the parameters, rows for dx."""
     cdef Py_ssize_t r, c
     with nogil:
         for c in range(x.shape[1]):
@@ -170,7 +204,7 @@ def layernorm_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x,  
                                 const float[::1] weight, const float[::1] mean, const float[::1] rstd,  # IN, IN, IN
                                 const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,       # IN, OUT, OUT
                                 float[::1] dbias, bint accumulate, int n_threads):                      # OUT
-    """Adds threads: each owns whole columns in the first loop and whole rows in the second."""
+    """Add threads: each owns whole columns in the first loop and whole rows in the second."""
     cdef Py_ssize_t r, c
     with nogil:
         for c in prange(x.shape[1], num_threads=n_threads, schedule="static"):
@@ -182,7 +216,10 @@ def layernorm_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x,  
 cdef void chunk_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
                             const float[::1] mean, const float[::1] rstd, const float[:, ::1] dtotal,
                             float[:, ::1] dx, float* part, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Rows first to last: dx, and in part (2, C) what they add to dweight and dbias. Each row is read once into L1."""
+    """Compute dx of rows first to last - 1, and in part (2, C) what they add to dweight and dbias.
+
+    A row of dy and x is read from memory once: the second use finds it in L1.
+    """
     cdef Py_ssize_t r, c, C = x.shape[1]
     for c in range(2 * C):
         part[c] = 0
@@ -195,7 +232,7 @@ cdef void chunk_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const
 
 cdef void sum_of_chunks(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, Py_ssize_t width,
                         bint accumulate) noexcept nogil:
-    """out[:width] = sum over the chunks k, in order, of part[k * stride:][:width]; width is at most LINE."""
+    """Set out[:width] to the sum over chunks k, in order, of part[k * stride:][:width]; width is at most LINE."""
     cdef Py_ssize_t k, c
     cdef double[LINE] total
     for c in range(LINE):
@@ -211,9 +248,9 @@ def layernorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x,   
                                const float[::1] weight, const float[::1] mean, const float[::1] rstd,   # IN, IN, IN
                                const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,        # IN, OUT, OUT
                                float[::1] dbias, bint accumulate, int n_threads):                       # OUT
-    """Adds chunks of rows: dx and partial sums of dweight and dbias while a row is in L1, then a sum over chunks.
+    """Add chunks of rows: dx and partial sums of dweight and dbias while a row is in L1, then a sum over the chunks.
 
-    Zero rows are zero chunks, and the second sum still writes its zeros.
+    With no rows there are no chunks, and the second sum still writes zeros.
     """
     cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
     cdef float* part = <float*> malloc(max(1, chunks * 2 * C) * sizeof(float))            # (chunks, 2, C)
@@ -223,7 +260,7 @@ def layernorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x,   
         for k in prange(chunks, num_threads=n_threads, schedule="static"):
             chunk_of_gradient(dy, x, weight, mean, rstd, dtotal, dx, part + k * 2 * C, k * ROWS,
                               min((k + 1) * ROWS, R))
-        for k in prange((C + LINE - 1) // LINE, num_threads=n_threads, schedule="static"):     # a tile of columns
+        for k in prange((C + LINE - 1) // LINE, num_threads=n_threads, schedule="static"):     # LINE columns
             c = k * LINE
             sum_of_chunks(part + c, chunks, 2 * C, &dweight[c], min(LINE, C - c), accumulate)
             if dbias is not None:
@@ -231,43 +268,11 @@ def layernorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x,   
     free(part)
 
 
-cdef const LayernormKernels* simd = layernorm_kernels("scalar")
-
-
-def set_isa(str name):
-    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
-    global simd
-    cdef const LayernormKernels* found = layernorm_kernels(name.encode())
-    if found == NULL:
-        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
-    simd = found
-
-
-def layernorm_simd(const float[:, ::1] x, const float[:, ::1] residual,                                 # IN, IN
-                   const float[::1] weight, const float[::1] bias, float[:, ::1] out,                   # IN, IN, OUT
-                   float[:, ::1] total, float[::1] mean, float[::1] rstd, float eps,                    # OUT, OUT, OUT
-                   int n_threads):
-    """Adds vectors: a row in three sweeps, the first with the residual in it; a thread takes one run of rows."""
-    cdef Py_ssize_t k, R = x.shape[0], share = (R + n_threads - 1) // n_threads
-    cdef Layernorm a
-    if R == 0:
-        return
-    a.columns, a.eps = x.shape[1], eps
-    a.x, a.weight, a.residual, a.bias, a.total = &x[0, 0], &weight[0], NULL, NULL, NULL
-    a.out, a.mean, a.rstd = &out[0, 0], &mean[0], &rstd[0]
-    if residual is not None:
-        a.residual, a.total = &residual[0, 0], &total[0, 0]
-    if bias is not None:
-        a.bias = &bias[0]
-    for k in prange((R + share - 1) // share, nogil=True, num_threads=n_threads, schedule="static"):
-        simd.rows(&a, k * share, min((k + 1) * share, R))
-
-
 def layernorm_backward_simd(const float[:, ::1] dy, const float[:, ::1] x,                              # IN, IN
                             const float[::1] weight, const float[::1] mean, const float[::1] rstd,      # IN, IN, IN
                             const float[:, ::1] dtotal, float[:, ::1] dx, float[::1] dweight,           # IN, OUT, OUT
                             float[::1] dbias, bint accumulate, int n_threads):                          # OUT
-    """Adds vectors: the chunks of the blocked rung, and the sum over them."""
+    """Add vectors to the chunks of blocked and to the sum over them."""
     cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
     cdef float* part = scratch_floats(chunks * 2 * C)                                     # (chunks, 2, C)
     cdef LayernormGradient a

@@ -1,33 +1,35 @@
-"""Give every row a root mean square of 1, then scale every column (Zhang and Sennrich, 2019, eq. (4)).
+"""RMS normalisation, forward and backward (Zhang and Sennrich, 2019, eq. (4)).
 
-    total[r, c] = x[r, c] + residual[r, c]                            without a residual the total is x itself
+Every row gets a root mean square of 1; then every column is scaled.
+
+    total[r, c] = x[r, c] + residual[r, c]                            without a residual, total is x itself
     rstd[r]     = 1 / sqrt(sum_c total[r, c]^2 / C + eps)             rows: (R, C), rstd: (R,), float32
     xhat[r, c]  = total[r, c] rstd[r]                                 never stored
     out[r, c]   = xhat[r, c] weight[c]                                weight: (C,)
 
-The gradient takes the total as its x. With g[r, c] = dy[r, c] weight[c]:
+The backward pass takes total as its x. With g[r, c] = dy[r, c] weight[c]:
 
     dx[r, c]    = rstd[r] (g[r, c] - xhat[r, c] sum_k g[r, k] xhat[r, k] / C) + dtotal[r, c]
-    dweight[c]  = sum_r dy[r, c] xhat[r, c]                           added to with accumulate
+    dweight[c]  = sum_r dy[r, c] xhat[r, c]                           added to what is there if accumulate
 
 rung      the one idea it adds                                 what it costs
-naive     the formulas: rows for dx, columns for dweight       the gradient reads dy and x twice, once down the columns
+naive     the formulas: rows for dx, columns for dweight       backward reads dy and x twice, once down the columns
 parallel  rows are independent, and so are columns             the same work, several rows or columns at a time
-blocked   dx and the sum over a chunk of rows in one pass      C floats for every chunk, and one more sum over chunks
-simd      rows in vectors, the residual in the first sweep     a kernel for every instruction set; other sums along a
-                                                               row, so other bits than blocked
+blocked   dx and the sum of a chunk of rows in one pass        C floats per chunk, and one more sum over the chunks
+simd      rows in vectors, the residual in the first pass      one kernel per instruction set; other sums along a row,
+                                                               so the last bits differ from blocked
 
 Design
-- Against layernorm the mean is gone, and the bias: one sum less in each direction. eps is inside the root, so a row of
-  zeros gives zeros.
+- Compared with layernorm there is no mean and no bias, so each direction needs one sum less. eps is inside the root, so
+  that a row of zeros gives zeros.
 - Sums along a row or down a column are doubles: their error does not grow with C or R, and no square overflows. Only
-  the ROWS terms within a chunk of blocked are added as floats. Rejected: floats throughout, off by C 2^-24 at worst,
-  and infinite from an entry of 2^64 on. simd has four vectors of doubles for the squares, and four of floats for the
-  sum of the gradient.
-- The sum over rows is cut into chunks of ROWS rows whatever the number of threads, and the chunks are added in order:
-  the bits do not depend on it. Rejected: one partial sum per thread.
-- dtotal is the gradient that came to the total by the way around the norm: adding it here saves a pass over dx.
-- The forward has no blocked rung: a row of a model's width is in L1 from one pass to the next, with no tiles.
+  the ROWS terms in a chunk of blocked are added as floats. Rejected: floats throughout. Their error may reach C 2^-24,
+  and squares are infinite from an entry of 2^64 on. simd uses four vectors of doubles for the squares and four of
+  floats for the sum of the gradient.
+- The sum over rows is split into chunks of ROWS rows whatever the number of threads, and the chunks are added in order,
+  so that the bits do not depend on the threads. Rejected: one partial sum per thread.
+- dtotal is the gradient arriving at total through the residual path. Adding it here saves a pass over dx.
+- The forward pass has no blocked rung: a row as wide as a model stays in L1 between its passes without any tiles.
 """
 from cython.parallel cimport prange
 from libc.math cimport sqrt
@@ -62,9 +64,9 @@ cdef extern from "simd/rmsnorm_kernel.h" nogil:
     const RmsnormKernels* rmsnorm_kernels(const char* isa)
     int RMSNORM_TILE
 
-# Rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves C for the second sum: 1 %
-# more. Fewer rows would leave more, more rows would keep threads without a chunk: 256 rows are 8 chunks.
-# LINE is the number of columns of the second sum that one thread takes at a time: 16 floats are one cache line.
+# ROWS is the number of rows per chunk of a sum over rows. A chunk moves 3 x ROWS x C floats (dy, x, dx) and leaves C
+# for the second sum, 1 % more. Fewer rows would leave more; more rows would leave threads without work: 256 rows are
+# 8 chunks. LINE is the number of columns of the second sum per task: 16 floats are one cache line.
 cdef enum:
     ROWS = 32
     LINE = 16
@@ -73,7 +75,7 @@ cdef enum:
 cdef void row_of_rmsnorm(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,
                          float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps,
                          Py_ssize_t r) noexcept nogil:
-    """Row r, line by line of the formula; z is the row that is normalised."""
+    """Compute row r, line by line of the formula; z is the row that is normalised."""
     cdef Py_ssize_t c, C = x.shape[1]
     cdef const float* z = &x[r, 0]
     cdef double squares = 0
@@ -90,7 +92,7 @@ cdef void row_of_rmsnorm(const float[:, ::1] x, const float[:, ::1] residual, co
 
 def rmsnorm_naive(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,         # IN, IN, IN
                   float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps, int n_threads):   # OUT, OUT, OUT
-    """The formula, one row after the other."""
+    """Apply the formula to one row after the other, on one thread."""
     cdef Py_ssize_t r
     with nogil:
         for r in range(x.shape[0]):
@@ -100,106 +102,10 @@ def rmsnorm_naive(const float[:, ::1] x, const float[:, ::1] residual, const flo
 def rmsnorm_parallel(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,      # IN, IN, IN
                      float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps,                # OUT, OUT, OUT
                      int n_threads):
-    """Adds threads: each owns whole rows, so nothing is shared but weight, which is only read."""
+    """Add threads: each owns whole rows. They share only weight, which is read-only."""
     cdef Py_ssize_t r
     for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
         row_of_rmsnorm(x, residual, weight, out, total, rstd, eps, r)
-
-
-cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
-                          const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,
-                          Py_ssize_t r) noexcept nogil:
-    """dx[r, :]: what is left of g once its part along xhat is taken out, scaled as x was."""
-    cdef Py_ssize_t c, C = x.shape[1]
-    cdef double sum_g_xhat = 0
-    cdef float mean_g_xhat
-    for c in range(C):
-        sum_g_xhat += <double> (dy[r, c] * weight[c]) * (x[r, c] * rstd[r])
-    mean_g_xhat = <float> (sum_g_xhat / C)
-    for c in range(C):
-        dx[r, c] = rstd[r] * (dy[r, c] * weight[c] - x[r, c] * rstd[r] * mean_g_xhat) + (
-            0 if dtotal is None else dtotal[r, c])
-
-
-cdef void column_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] rstd, float[::1] dweight,
-                             bint accumulate, Py_ssize_t c) noexcept nogil:
-    """dweight[c], walking down one column."""
-    cdef Py_ssize_t r
-    cdef double total = 0
-    for r in range(x.shape[0]):
-        total += <double> dy[r, c] * (x[r, c] * rstd[r])
-    dweight[c] = <float> (dweight[c] + total if accumulate else total)
-
-
-def rmsnorm_backward_naive(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,      # IN, IN, IN
-                           const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,         # IN, IN, OUT
-                           float[::1] dweight, bint accumulate, int n_threads):                         # OUT
-    """Two formulas, two loops: columns for dweight, rows for dx."""
-    cdef Py_ssize_t r, c
-    with nogil:
-        for c in range(x.shape[1]):
-            column_of_gradient(dy, x, rstd, dweight, accumulate, c)
-        for r in range(x.shape[0]):
-            row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
-
-
-def rmsnorm_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,   # IN, IN, IN
-                              const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,      # IN, IN, OUT
-                              float[::1] dweight, bint accumulate, int n_threads):                      # OUT
-    """Adds threads: each owns whole columns in the first loop and whole rows in the second."""
-    cdef Py_ssize_t r, c
-    with nogil:
-        for c in prange(x.shape[1], num_threads=n_threads, schedule="static"):
-            column_of_gradient(dy, x, rstd, dweight, accumulate, c)
-        for r in prange(x.shape[0], num_threads=n_threads, schedule="static"):
-            row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
-
-
-cdef void chunk_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
-                            const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx, float* part,
-                            Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Rows first to last: dx, and in part (C,) what they add to dweight. Each row is read once into L1."""
-    cdef Py_ssize_t r, c, C = x.shape[1]
-    for c in range(C):
-        part[c] = 0
-    for r in range(first, last):
-        for c in range(C):
-            part[c] = part[c] + dy[r, c] * (x[r, c] * rstd[r])
-        row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
-
-
-cdef void sum_of_chunks(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, Py_ssize_t width,
-                        bint accumulate) noexcept nogil:
-    """out[:width] = sum over the chunks k, in order, of part[k * stride:][:width]; width is at most LINE."""
-    cdef Py_ssize_t k, c
-    cdef double[LINE] total
-    for c in range(LINE):
-        total[c] = 0
-    for k in range(chunks):
-        for c in range(width):
-            total[c] = total[c] + part[k * stride + c]
-    for c in range(width):
-        out[c] = <float> (out[c] + total[c] if accumulate else total[c])
-
-
-def rmsnorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,    # IN, IN, IN
-                             const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,       # IN, IN, OUT
-                             float[::1] dweight, bint accumulate, int n_threads):                       # OUT
-    """Adds chunks of rows: dx and a partial sum of dweight while a row is in L1, then a sum over chunks.
-
-    Zero rows are zero chunks, and the second sum still writes its zeros.
-    """
-    cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
-    cdef float* part = <float*> malloc(max(1, chunks * C) * sizeof(float))                # (chunks, C)
-    if part == NULL:
-        raise MemoryError("[rmsnorm_backward] no memory for the partial sums")
-    with nogil:
-        for k in prange(chunks, num_threads=n_threads, schedule="static"):
-            chunk_of_gradient(dy, x, weight, rstd, dtotal, dx, part + k * C, k * ROWS, min((k + 1) * ROWS, R))
-        for k in prange((C + LINE - 1) // LINE, num_threads=n_threads, schedule="static"):     # a tile of columns
-            c = k * LINE
-            sum_of_chunks(part + c, chunks, C, &dweight[c], min(LINE, C - c), accumulate)
-    free(part)
 
 
 cdef const RmsnormKernels* simd = rmsnorm_kernels("scalar")
@@ -216,7 +122,7 @@ def set_isa(str name):
 
 def rmsnorm_simd(const float[:, ::1] x, const float[:, ::1] residual, const float[::1] weight,          # IN, IN, IN
                  float[:, ::1] out, float[:, ::1] total, float[::1] rstd, float eps, int n_threads):    # OUT, OUT, OUT
-    """Adds vectors: a row in two sweeps, the first with the residual in it; a thread takes one run of rows."""
+    """Add vectors: two passes over a row, the first with the residual. A thread takes one contiguous run of rows."""
     cdef Py_ssize_t k, R = x.shape[0], share = (R + n_threads - 1) // n_threads
     cdef Rmsnorm a
     if R == 0:
@@ -229,10 +135,109 @@ def rmsnorm_simd(const float[:, ::1] x, const float[:, ::1] residual, const floa
         simd.rows(&a, k * share, min((k + 1) * share, R))
 
 
+cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
+                          const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,
+                          Py_ssize_t r) noexcept nogil:
+    """Compute dx[r, :]: g without its component along xhat, scaled by rstd."""
+    cdef Py_ssize_t c, C = x.shape[1]
+    cdef double sum_g_xhat = 0
+    cdef float mean_g_xhat
+    for c in range(C):
+        sum_g_xhat += <double> (dy[r, c] * weight[c]) * (x[r, c] * rstd[r])
+    mean_g_xhat = <float> (sum_g_xhat / C)
+    for c in range(C):
+        dx[r, c] = rstd[r] * (dy[r, c] * weight[c] - x[r, c] * rstd[r] * mean_g_xhat) + (
+            0 if dtotal is None else dtotal[r, c])
+
+
+cdef void column_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] rstd, float[::1] dweight,
+                             bint accumulate, Py_ssize_t c) noexcept nogil:
+    """Compute dweight[c] down one column."""
+    cdef Py_ssize_t r
+    cdef double total = 0
+    for r in range(x.shape[0]):
+        total += <double> dy[r, c] * (x[r, c] * rstd[r])
+    dweight[c] = <float> (dweight[c] + total if accumulate else total)
+
+
+def rmsnorm_backward_naive(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,      # IN, IN, IN
+                           const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,         # IN, IN, OUT
+                           float[::1] dweight, bint accumulate, int n_threads):                         # OUT
+    """Apply the two formulas in two loops: columns for dweight, rows for dx."""
+    cdef Py_ssize_t r, c
+    with nogil:
+        for c in range(x.shape[1]):
+            column_of_gradient(dy, x, rstd, dweight, accumulate, c)
+        for r in range(x.shape[0]):
+            row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
+
+
+def rmsnorm_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,   # IN, IN, IN
+                              const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,      # IN, IN, OUT
+                              float[::1] dweight, bint accumulate, int n_threads):                      # OUT
+    """Add threads: each owns whole columns in the first loop and whole rows in the second."""
+    cdef Py_ssize_t r, c
+    with nogil:
+        for c in prange(x.shape[1], num_threads=n_threads, schedule="static"):
+            column_of_gradient(dy, x, rstd, dweight, accumulate, c)
+        for r in prange(x.shape[0], num_threads=n_threads, schedule="static"):
+            row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
+
+
+cdef void chunk_of_gradient(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,
+                            const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx, float* part,
+                            Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Compute dx of rows first to last - 1, and in part (C,) what they add to dweight.
+
+    A row of dy and x is read from memory once: the second use finds it in L1.
+    """
+    cdef Py_ssize_t r, c, C = x.shape[1]
+    for c in range(C):
+        part[c] = 0
+    for r in range(first, last):
+        for c in range(C):
+            part[c] = part[c] + dy[r, c] * (x[r, c] * rstd[r])
+        row_of_gradient(dy, x, weight, rstd, dtotal, dx, r)
+
+
+cdef void sum_of_chunks(const float* part, Py_ssize_t chunks, Py_ssize_t stride, float* out, Py_ssize_t width,
+                        bint accumulate) noexcept nogil:
+    """Set out[:width] to the sum over chunks k, in order, of part[k * stride:][:width]; width is at most LINE."""
+    cdef Py_ssize_t k, c
+    cdef double[LINE] total
+    for c in range(LINE):
+        total[c] = 0
+    for k in range(chunks):
+        for c in range(width):
+            total[c] = total[c] + part[k * stride + c]
+    for c in range(width):
+        out[c] = <float> (out[c] + total[c] if accumulate else total[c])
+
+
+def rmsnorm_backward_blocked(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,    # IN, IN, IN
+                             const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,       # IN, IN, OUT
+                             float[::1] dweight, bint accumulate, int n_threads):                       # OUT
+    """Add chunks of rows: dx and a partial sum of dweight while a row is in L1, then a sum over the chunks.
+
+    With no rows there are no chunks, and the second sum still writes zeros.
+    """
+    cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
+    cdef float* part = <float*> malloc(max(1, chunks * C) * sizeof(float))                # (chunks, C)
+    if part == NULL:
+        raise MemoryError("[rmsnorm_backward] no memory for the partial sums")
+    with nogil:
+        for k in prange(chunks, num_threads=n_threads, schedule="static"):
+            chunk_of_gradient(dy, x, weight, rstd, dtotal, dx, part + k * C, k * ROWS, min((k + 1) * ROWS, R))
+        for k in prange((C + LINE - 1) // LINE, num_threads=n_threads, schedule="static"):     # LINE columns
+            c = k * LINE
+            sum_of_chunks(part + c, chunks, C, &dweight[c], min(LINE, C - c), accumulate)
+    free(part)
+
+
 def rmsnorm_backward_simd(const float[:, ::1] dy, const float[:, ::1] x, const float[::1] weight,       # IN, IN, IN
                           const float[::1] rstd, const float[:, ::1] dtotal, float[:, ::1] dx,          # IN, IN, OUT
                           float[::1] dweight, bint accumulate, int n_threads):                          # OUT
-    """Adds vectors: the chunks of the blocked rung, and the sum over them."""
+    """Add vectors to the chunks of blocked and to the sum over them."""
     cdef Py_ssize_t k, c, R = x.shape[0], C = x.shape[1], chunks = (R + ROWS - 1) // ROWS
     cdef float* part = scratch_floats(chunks * C)                                         # (chunks, C)
     cdef RmsnormGradient a

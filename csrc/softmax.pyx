@@ -1,27 +1,27 @@
-"""Turn every row into probabilities.
+"""Softmax over rows, forward and backward: turn every row of scores into probabilities.
 
     top[r]    = max_c x[r, c]            total[r] = sum_c exp(x[r, c] - top[r])
     out[r, c] = exp(x[r, c] - top[r]) / total[r]                                     all rows: (R, C), float32
     dx[r, c]  = y[r, c] (dy[r, c] - sum_k y[r, k] dy[r, k])                          y is out, dy its gradient
 
 rung      the one idea it adds                                    what it costs
-naive     three passes: maximum, exponentials, quotient           a long row of x comes from memory twice
+naive     three passes: maximum, exponentials, quotient           a long row of x is read from memory twice
 parallel  rows are independent: one thread each                   the same work, several rows at a time
-blocked   maximum and exponentials of a block while it is in L1   one more exp and one more float for every block
-simd      blocks in vectors, the next one on its way meanwhile    a kernel for every instruction set; smaller blocks and
-                                                                  other sums, so other bits than blocked
+blocked   maximum and exponentials of a block while it is in L1   one more exp and one more float per block
+simd      blocks in vectors; the next block is prefetched         one kernel per instruction set; smaller blocks and
+                                                                  other sums, so the last bits differ from blocked
 
 Design
-- The maximum goes off before exp, so nothing overflows and one term of the sum is 1. Rejected: the plain quotient,
-  which is inf / inf from x = 89 on.
-- total is a double: its error does not grow with C. Rejected: a float, which may be off by C 2^-24, 0.3 % for a row of
-  50257. simd adds the exponentials of a block as floats, in four vectors, and the blocks as doubles.
-- blocked writes each exponential under the maximum that is known so far and puts it right by one factor for its block.
-  Rejected: exp(x - top) once more when top is known, which reads x instead of out and takes a second exp per element.
-- simd asks for the next block of x while exp keeps the processor busy with this one. Rejected: leaving that to the
-  processor, which fetches ahead only while it reads: exp and memory then wait for each other.
+- The maximum is subtracted before exp, so that nothing overflows and one term of the sum is 1. Rejected: the plain
+  quotient, which is inf / inf from x = 89 on.
+- total is a double, so that its error does not grow with C. Rejected: a float, whose error may reach C 2^-24, 0.3 % for
+  a row of 50257. simd adds the exponentials of a block as floats, in four vectors, and the blocks as doubles.
+- blocked writes each exponential under the maximum known so far, and corrects its block later by one factor. Rejected:
+  computing exp(x - top) again once top is known, which reads x instead of out and needs a second exp per element.
+- simd prefetches the next block of x while exp keeps the core busy with this one. Rejected: relying on the hardware
+  prefetcher, which runs ahead only while the core reads, so that exp and memory take turns.
 - The gradient has no blocked rung: no dx can be written before the sum over its row is complete, so a row is read twice
-  whatever the blocks are. simd cuts that sum into blocks too, for its accuracy.
+  with any blocks. simd splits that sum into blocks too, for its accuracy.
 """
 from cython.parallel cimport parallel, prange, threadid
 from libc.float cimport FLT_MAX
@@ -39,14 +39,14 @@ cdef extern from "simd/softmax_kernel.h" nogil:
     const SoftmaxKernels* softmax_kernels(const char* isa)
     int SOFTMAX_BLOCK
 
-# Columns per block: x and out are 2 x 8 KB then, half of the smallest L1 in use (32 KB). A shorter row is one block. It
-# also fixes the order of summation.
+# Columns per block: 2048 columns of x and of out are 2 x 8 KB, half of the smallest L1 in use (32 KB). A shorter row is
+# one block. BLOCK also fixes the order of summation.
 cdef enum:
     BLOCK = 2048
 
 
 cdef void row_of_softmax(const float[:, ::1] x, float[:, ::1] out, Py_ssize_t r) noexcept nogil:
-    """out[r, :] in the three passes of the formula."""
+    """Compute out[r, :] in the three passes of the formula."""
     cdef Py_ssize_t c
     cdef float top = -INFINITY
     cdef double total = 0
@@ -60,7 +60,7 @@ cdef void row_of_softmax(const float[:, ::1] x, float[:, ::1] out, Py_ssize_t r)
 
 
 def softmax_naive(const float[:, ::1] x, float[:, ::1] out, int n_threads):                             # IN, OUT
-    """The formula, one row after the other."""
+    """Apply the formula to one row after the other, on one thread."""
     cdef Py_ssize_t r
     with nogil:
         for r in range(x.shape[0]):
@@ -68,7 +68,7 @@ def softmax_naive(const float[:, ::1] x, float[:, ::1] out, int n_threads):     
 
 
 def softmax_parallel(const float[:, ::1] x, float[:, ::1] out, int n_threads):                          # IN, OUT
-    """Adds threads: each owns whole rows, so nothing is shared and nothing is reduced."""
+    """Add threads: each owns whole rows, so nothing is shared and nothing is reduced."""
     cdef Py_ssize_t r
     for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
         row_of_softmax(x, out, r)
@@ -76,10 +76,10 @@ def softmax_parallel(const float[:, ::1] x, float[:, ::1] out, int n_threads):  
 
 cdef void blocks_of_softmax(const float[:, ::1] x, float[:, ::1] out, float* known,
                             Py_ssize_t r) noexcept nogil:
-    """out[r, :] block by block; known[b] is the maximum under which the exponentials of block b were taken.
+    """Compute out[r, :] block by block; known[b] is the maximum under which the exponentials of block b were taken.
 
-    -FLT_MAX stands for "nothing seen": no number is below it, and unlike -inf it can be subtracted from an x of -inf:
-    blocks that are masked as a whole give zeros.
+    -FLT_MAX means "no maximum yet": no finite number is below it. Unlike -inf it can be subtracted from x = -inf, so
+    that a block that is masked as a whole gives zeros instead of NaN.
     """
     cdef Py_ssize_t c, first, last, C = x.shape[1]
     cdef float top = -FLT_MAX, before, factor
@@ -93,7 +93,7 @@ cdef void blocks_of_softmax(const float[:, ::1] x, float[:, ::1] out, float* kno
         for c in range(first, last):
             out[r, c] = expf(x[r, c] - top)
             part += out[r, c]
-        total = total * exp(before - top) + part        # a factor <= 1 moves the sum under the new maximum
+        total = total * exp(before - top) + part        # a factor <= 1 rescales the sum to the new maximum
         known[first // BLOCK] = top
     for first from 0 <= first < C by BLOCK:
         last = min(first + BLOCK, C)
@@ -103,7 +103,7 @@ cdef void blocks_of_softmax(const float[:, ::1] x, float[:, ::1] out, float* kno
 
 
 def softmax_blocked(const float[:, ::1] x, float[:, ::1] out, int n_threads):                           # IN, OUT
-    """Adds blocks of columns: a running maximum and a rescaled sum (Milakov and Gimelshein, 2018), one read of x."""
+    """Add blocks of columns: a running maximum and a rescaled sum (Milakov and Gimelshein, 2018), so x is read once."""
     cdef Py_ssize_t r, blocks = (x.shape[1] + BLOCK - 1) // BLOCK
     cdef float* known = NULL
     cdef float* buffer = <float*> malloc(max(1, n_threads * blocks) * sizeof(float))
@@ -114,36 +114,6 @@ def softmax_blocked(const float[:, ::1] x, float[:, ::1] out, int n_threads):   
         for r in prange(x.shape[0], schedule="static"):
             blocks_of_softmax(x, out, known, r)
     free(buffer)
-
-
-cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,
-                          Py_ssize_t r) noexcept nogil:
-    """dx[r, :]: adding a constant to a row of x changes no probability, so the sum of dx over a row is 0."""
-    cdef Py_ssize_t c
-    cdef double total = 0
-    cdef float mean                     # of dy, weighted by the probabilities
-    for c in range(y.shape[1]):
-        total += <double> y[r, c] * dy[r, c]
-    mean = <float> total
-    for c in range(y.shape[1]):
-        dx[r, c] = y[r, c] * (dy[r, c] - mean)
-
-
-def softmax_backward_naive(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,             # IN, IN, OUT
-                           int n_threads):
-    """The sum over a row, then the row."""
-    cdef Py_ssize_t r
-    with nogil:
-        for r in range(y.shape[0]):
-            row_of_gradient(dy, y, dx, r)
-
-
-def softmax_backward_parallel(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,          # IN, IN, OUT
-                              int n_threads):
-    """Adds threads: each owns whole rows."""
-    cdef Py_ssize_t r
-    for r in prange(y.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
-        row_of_gradient(dy, y, dx, r)
 
 
 cdef const SoftmaxKernels* simd = softmax_kernels("scalar")
@@ -159,7 +129,7 @@ def set_isa(str name):
 
 
 def softmax_simd(const float[:, ::1] x, float[:, ::1] out, int n_threads):                              # IN, OUT
-    """Adds vectors: the blocked rows, four vectors at a time; a thread takes one run of rows."""
+    """Add vectors: the blocks of a row, four vectors at a time. A thread takes one contiguous run of rows."""
     cdef Py_ssize_t k, R = x.shape[0], C = x.shape[1], blocks = (C + SOFTMAX_BLOCK - 1) // SOFTMAX_BLOCK
     cdef Py_ssize_t share = (R + n_threads - 1) // n_threads
     cdef float* known = scratch_floats(n_threads * blocks)
@@ -170,9 +140,39 @@ def softmax_simd(const float[:, ::1] x, float[:, ::1] out, int n_threads):      
                   known + k * blocks)
 
 
+cdef void row_of_gradient(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,
+                          Py_ssize_t r) noexcept nogil:
+    """Compute dx[r, :]. Adding a constant to a row of x changes no probability, so each row of dx sums to 0."""
+    cdef Py_ssize_t c
+    cdef double total = 0
+    cdef float mean                     # the mean of dy, weighted by the probabilities
+    for c in range(y.shape[1]):
+        total += <double> y[r, c] * dy[r, c]
+    mean = <float> total
+    for c in range(y.shape[1]):
+        dx[r, c] = y[r, c] * (dy[r, c] - mean)
+
+
+def softmax_backward_naive(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,             # IN, IN, OUT
+                           int n_threads):
+    """Apply the formula to one row after the other: first its sum, then its elements."""
+    cdef Py_ssize_t r
+    with nogil:
+        for r in range(y.shape[0]):
+            row_of_gradient(dy, y, dx, r)
+
+
+def softmax_backward_parallel(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,          # IN, IN, OUT
+                              int n_threads):
+    """Add threads: each owns whole rows."""
+    cdef Py_ssize_t r
+    for r in prange(y.shape[0], nogil=True, num_threads=n_threads, schedule="static"):
+        row_of_gradient(dy, y, dx, r)
+
+
 def softmax_backward_simd(const float[:, ::1] dy, const float[:, ::1] y, float[:, ::1] dx,              # IN, IN, OUT
                           int n_threads):
-    """Adds vectors to both passes."""
+    """Add vectors to both passes over a row."""
     cdef Py_ssize_t k, at, R = y.shape[0], C = y.shape[1], share = (R + n_threads - 1) // n_threads
     for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
         at = k * share * C

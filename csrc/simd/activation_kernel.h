@@ -1,13 +1,14 @@
-/* Element-wise kernels for csrc/activation.pyx, on n contiguous elements: a whole array or a row of it.
+/* The inner kernels of the element-wise ops, on n contiguous elements: a whole array or one row. For
+   csrc/activation.pyx.
 
-   Each is a step on one vector, taken for all whole vectors and once more for the n % LANES elements that remain. These
-   go through the same instructions, so an element's result does not depend on where it stands. */
+   Each kernel is a step on one vector. It is taken for all whole vectors, and once more for the n % LANES elements that
+   remain. These use the same instructions, so the result of an element does not depend on its place. */
 #ifndef TINYGPT_ACTIVATION_KERNEL_H
 #define TINYGPT_ACTIVATION_KERNEL_H
 #include "scalar.h"
 #include "simd/isa.h"
 
-typedef unsigned long long Bits64; /* as a Python int arrives through Cython */
+typedef unsigned long long Bits64; /* the type in which Cython passes a Python int */
 
 typedef struct {
     void (*gelu)(const float *x, float *out, ptrdiff_t n);
@@ -19,24 +20,25 @@ typedef struct {
                     float scale);
 } ActivationKernels;
 
-/* What SplitMix64 makes of its state: each bit of z reaches all bits of the result, no two z share a result. */
+/* The output function of SplitMix64: each bit of z affects all bits of the result, and it maps no two z to one
+   result. */
 TEMPLATE Bits64 mix(Bits64 z) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
     return z ^ (z >> 31);
 }
 
-#define STREAM_STEP 0x9E3779B97F4A7C15ULL /* 2^64 over the golden ratio, made odd */
+#define STREAM_STEP 0x9E3779B97F4A7C15ULL /* 2^64 divided by the golden ratio, made odd */
 
 /* Number n of the stream that starts at seed. */
 TEMPLATE Bits64 draw(Bits64 seed, Bits64 n) { return mix(seed + (n + 1) * STREAM_STEP); }
 
-#define DRAWS 64 /* at a time: 4 vectors of 16, in 256 bytes of the stack */
+#define DRAWS 64 /* numbers drawn at a time: 4 vectors of 16 lanes, 256 bytes on the stack */
 
 #define SIMD_KERNEL "simd/activation_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const ActivationKernels *activation_kernels(const char *isa) { return TABLE_FOR(activation_table, isa); }
 
 #elif defined(ISA)
@@ -62,8 +64,8 @@ static void FOR_ISA(gelu_backward)(const float *dy, const float *x, float *dx, p
     if (i < n) FOR_ISA(gelu_backward_step)(dy + i, x + i, dx + i, (int)(n - i));
 }
 
-/* Asks for the same two places of the next row, 2F further on. Gates and up are streams that break off after F
-   elements; the processor finds each anew, and only once it has started. After the last row the hint has no effect. */
+/* Prefetch gate and up of the next row, 2F elements further on. Both are streams that break off after F elements, and
+   the hardware prefetcher has to find each again. After the last row the prefetch has no effect. */
 TEMPLATE void FOR_ISA(ahead)(const float *x, ptrdiff_t F) {
     __builtin_prefetch(x + 2 * F);
     __builtin_prefetch(x + 3 * F);
@@ -75,14 +77,14 @@ TEMPLATE void FOR_ISA(swiglu_step)(const float *x, float *out, ptrdiff_t F, int 
     FOR_ISA(store_lanes)(out, vmul(vmul(g, FOR_ISA(sigmoid)(g)), h), n);
 }
 
-/* One row: x holds F gates, then F numbers of up. */
+/* One row: x holds F gates, then F values of up. */
 static void FOR_ISA(swiglu)(const float *x, float *out, ptrdiff_t F) {
     ptrdiff_t f = 0;
     for (; f + LANES <= F; f += LANES) FOR_ISA(swiglu_step)(x + f, out + f, F, LANES);
     if (f < F) FOR_ISA(swiglu_step)(x + f, out + f, F, (int)(F - f));
 }
 
-/* dg = dy h s (1 + g (1 - s)), dh = dy g s. */
+/* One vector of dg = dy h s (1 + g (1 - s)) and dh = dy g s. */
 TEMPLATE void FOR_ISA(swiglu_backward_step)(const float *dy, const float *x, float *dx, ptrdiff_t F, int n) {
     const vec one = vset(1.0f);
     vec d = FOR_ISA(load_lanes)(dy, n), g = FOR_ISA(load_lanes)(x, n), h = FOR_ISA(load_lanes)(x + F, n);
@@ -108,8 +110,8 @@ static void FOR_ISA(add)(const float *a, const float *b, float *out, ptrdiff_t n
     if (i < n) FOR_ISA(add_step)(a + i, b + i, out + i, (int)(n - i));
 }
 
-/* dropped[k] = 1 where number k after `state` is below the limit, else 0, for k < n. Integers alone and no branch: the
-   compiler makes vectors of it. Both sides are below 2^33, so a difference below zero shows in its uppermost bit. */
+/* dropped[k] = 1 if number k after `state` is below the limit, else 0, for k < n. With integers only and no branch, the
+   compiler can vectorise the loop. Both sides are below 2^33, so a negative difference shows in its highest bit. */
 TEMPLATE void FOR_ISA(draws)(Bits64 state, Bits64 limit, float *dropped, int n) {
     for (int k = 0; k < n; k++) {
         state += STREAM_STEP;
@@ -117,7 +119,7 @@ TEMPLATE void FOR_ISA(draws)(Bits64 state, Bits64 limit, float *dropped, int n) 
     }
 }
 
-/* A dropped element is 0 whatever x is: it is chosen, not multiplied by. */
+/* A dropped element is 0 whatever x is, because it is selected and not multiplied by 0. */
 TEMPLATE void FOR_ISA(dropout_step)(const float *x, const float *dropped, const float *residual, float *out, vec scale,
                                     int n) {
     vec value = vmul(FOR_ISA(load_lanes)(x, n), scale);

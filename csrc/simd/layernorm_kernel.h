@@ -1,24 +1,24 @@
-/* Rows that are normalised and their gradient, for csrc/layernorm.pyx.
+/* The inner kernels of layer normalisation: rows, and their gradient. For csrc/layernorm.pyx.
 
-   A row goes through in sweeps of four vectors at a time: an addition waits for the one before it, so every sum runs in
-   four vectors, which are joined in a fixed order at the end. After the first sweep the row is in L1.
-   Rejected: four rows side by side with one vector each. They share the loads of weight and bias, which helps in cache,
-   but from memory, as up to 16 streams at a time, they take longer. */
+   A pass over a row takes four vectors at a time. An addition waits for the result of the one before it, so every sum
+   runs in four vectors, joined in a fixed order at the end. After the first pass the row is in L1. Rejected: four
+   rows at once with one vector each. They share the loads of weight and bias, which helps in cache. From memory, as
+   up to 16 streams at a time, they are slower. */
 #ifndef TINYGPT_LAYERNORM_KERNEL_H
 #define TINYGPT_LAYERNORM_KERNEL_H
 #include "scalar.h"
 #include "scratch.h"
 
-#define LAYERNORM_TILE 64 /* columns of the sum over chunks: 4 cache lines */
+#define LAYERNORM_TILE 64 /* columns per task of the sum over chunks: 4 cache lines */
 
-typedef struct { /* arguments of the forward pass; NULL for an array that is not there */
+typedef struct { /* arguments of the forward pass; NULL for an absent array */
     ptrdiff_t columns;
     const float *x, *residual, *weight, *bias;
     float *out, *total, *mean, *rstd;
     float eps;
 } Layernorm;
 
-typedef struct { /* arguments of the gradient */
+typedef struct { /* arguments of the backward pass */
     ptrdiff_t columns;
     const float *dy, *x, *weight, *mean, *rstd, *dtotal;
     float *dx;
@@ -33,13 +33,13 @@ typedef struct {
 #define SIMD_KERNEL "simd/layernorm_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const LayernormKernels *layernorm_kernels(const char *isa) { return TABLE_FOR(layernorm_table, isa); }
 
 #elif defined(ISA)
 #include "simd/rows.h"
 
-/* total = x + residual, and its sum; without a residual x is the total. */
+/* First pass: total = x + residual, and its sum. Without a residual, x is the total. */
 TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *residual, float *total, vec *sum) {
     UNROLL for (int i = 0; i < m; i++) {
         vec z = FOR_ISA(load_lanes)(x + i * LANES, n);
@@ -51,8 +51,8 @@ TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *r
     }
 }
 
-/* Deviations from a first mean: their sum, and the sum of their squares in doubles, which no square overflows. A lane
-   that is not there does not deviate. */
+/* Second pass: deviations from a first mean. It adds them up, and their squares as doubles, which cannot overflow.
+   Padding lanes have deviation 0. */
 TEMPLATE void FOR_ISA(deviate)(const int m, int n, const float *z, vec mean, vec *sum, dvec *squares) {
     UNROLL for (int i = 0; i < m; i++) {
         vec d = vsub(FOR_ISA(load_lanes)(z + i * LANES, n), mean);
@@ -63,6 +63,7 @@ TEMPLATE void FOR_ISA(deviate)(const int m, int n, const float *z, vec mean, vec
     }
 }
 
+/* Third pass: out = (z - mean) rstd weight + bias. */
 TEMPLATE void FOR_ISA(normalise)(const int m, int n, const float *z, vec mean, vec rstd, const float *weight,
                                  const float *bias, float *out) {
     UNROLL for (int i = 0; i < m; i++) {
@@ -73,8 +74,9 @@ TEMPLATE void FOR_ISA(normalise)(const int m, int n, const float *z, vec mean, v
     }
 }
 
-/* The first mean is off by what a float sum of C terms loses. The deviations from it are small, so that their own mean
-   is nearly exact: it corrects the mean, and its square the variance (Chan, Golub and LeVeque, 1983, eq. (1.7)). */
+/* Rows first to last - 1. The first mean has the rounding error of a float sum of C terms. The deviations from it are
+   small, so their own mean is nearly exact. It corrects the mean, and its square corrects the variance (Chan, Golub and
+   LeVeque, 1983, eq. (1.7)). */
 static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
     const ptrdiff_t C = a->columns;
     for (ptrdiff_t r = first; r < last; r++) {
@@ -91,7 +93,7 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
         const double shift = (double)FOR_ISA(join)(off) / (double)C;
         const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
-        /* Equal elements deviate by rounding errors alone; in a very long row the difference may fall below zero. */
+        /* Equal elements deviate only by rounding errors; in a very long row the difference may fall below zero. */
         const double variance = square < shift * shift ? 0 : square - shift * shift;
         a->mean[r] = (float)(mean + shift);
         a->rstd[r] = (float)(1 / sqrt(variance + a->eps));
@@ -102,7 +104,7 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
     }
 }
 
-/* The sums of g = dy weight and of g xhat. Where a lane is not there dy, and so g, is 0. */
+/* First pass of backward: the sums of g = dy weight and of g xhat. In padding lanes dy and therefore g are 0. */
 TEMPLATE void FOR_ISA(sum_gradient)(const int m, int n, const float *dy, const float *x, const float *weight, vec mean,
                                     vec rstd, vec *sum_g, vec *sum_g_xhat) {
     UNROLL for (int i = 0; i < m; i++) {
@@ -113,11 +115,11 @@ TEMPLATE void FOR_ISA(sum_gradient)(const int m, int n, const float *dy, const f
     }
 }
 
-typedef struct { /* what a row has in every lane */
+typedef struct { /* constants of a row, the same in every lane */
     vec mean, rstd, mean_g, mean_g_xhat;
 } FOR_ISA(Row);
 
-/* dx, and what the row adds to dweight (scaled) and dbias (shifted). */
+/* Second pass of backward: dx, and what the row adds to dweight (scaled) and dbias (shifted). */
 TEMPLATE void FOR_ISA(write_gradient)(const int m, int n, const float *dy, const float *x, const float *weight,
                                       const float *dtotal, const FOR_ISA(Row) * row, float *dx, float *scaled,
                                       float *shifted) {
@@ -133,7 +135,7 @@ TEMPLATE void FOR_ISA(write_gradient)(const int m, int n, const float *dy, const
     }
 }
 
-/* Rows first to last: dx, and in part (2, C) what they add to dweight and dbias, row after row. */
+/* Rows first to last - 1: dx, and in part (2, C) what they add to dweight and dbias, row after row. */
 static void FOR_ISA(gradient)(const LayernormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part) {
     const ptrdiff_t C = a->columns;
     const float *weight = a->weight;

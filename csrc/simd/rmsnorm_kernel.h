@@ -1,22 +1,22 @@
-/* Rows that are normalised by their root mean square and their gradient, for csrc/rmsnorm.pyx.
+/* The inner kernels of RMS normalisation: rows, and their gradient. For csrc/rmsnorm.pyx.
 
-   A row goes through in sweeps of four vectors at a time: an addition waits for the one before it, so every sum runs in
-   four vectors, which are joined in a fixed order at the end. After the first sweep the row is in L1. */
+   A pass over a row takes four vectors at a time. An addition waits for the result of the one before it, so every sum
+   runs in four vectors, joined in a fixed order at the end. After the first pass the row is in L1. */
 #ifndef TINYGPT_RMSNORM_KERNEL_H
 #define TINYGPT_RMSNORM_KERNEL_H
 #include "scalar.h"
 #include "scratch.h"
 
-#define RMSNORM_TILE 64 /* columns of the sum over chunks: 4 cache lines */
+#define RMSNORM_TILE 64 /* columns per task of the sum over chunks: 4 cache lines */
 
-typedef struct { /* arguments of the forward pass; NULL for an array that is not there */
+typedef struct { /* arguments of the forward pass; NULL for an absent array */
     ptrdiff_t columns;
     const float *x, *residual, *weight;
     float *out, *total, *rstd;
     float eps;
 } Rmsnorm;
 
-typedef struct { /* arguments of the gradient */
+typedef struct { /* arguments of the backward pass */
     ptrdiff_t columns;
     const float *dy, *x, *weight, *rstd, *dtotal;
     float *dx;
@@ -31,14 +31,14 @@ typedef struct {
 #define SIMD_KERNEL "simd/rmsnorm_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const RmsnormKernels *rmsnorm_kernels(const char *isa) { return TABLE_FOR(rmsnorm_table, isa); }
 
 #elif defined(ISA)
 #include "simd/rows.h"
 
-/* total = x + residual, and the sum of its squares in doubles, which no square overflows; without a residual x is the
-   total. */
+/* First pass: total = x + residual, and the sum of its squares as doubles, which cannot overflow. Without a residual, x
+   is the total. */
 TEMPLATE void FOR_ISA(square)(const int m, int n, const float *x, const float *residual, float *total, dvec *squares) {
     UNROLL for (int i = 0; i < m; i++) {
         vec z = FOR_ISA(load_lanes)(x + i * LANES, n);
@@ -51,6 +51,7 @@ TEMPLATE void FOR_ISA(square)(const int m, int n, const float *x, const float *r
     }
 }
 
+/* Second pass: out = z rstd weight. */
 TEMPLATE void FOR_ISA(normalise)(const int m, int n, const float *z, vec rstd, const float *weight, float *out) {
     UNROLL for (int i = 0; i < m; i++) {
         vec xhat = vmul(FOR_ISA(load_lanes)(z + i * LANES, n), rstd);
@@ -58,6 +59,7 @@ TEMPLATE void FOR_ISA(normalise)(const int m, int n, const float *z, vec rstd, c
     }
 }
 
+/* Rows first to last - 1. */
 static void FOR_ISA(rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last) {
     const ptrdiff_t C = a->columns;
     for (ptrdiff_t r = first; r < last; r++) {
@@ -74,7 +76,7 @@ static void FOR_ISA(rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last) {
     }
 }
 
-/* The sum of g xhat, g = dy weight. Where a lane is not there dy, and so g, is 0. */
+/* First pass of backward: the sum of g xhat with g = dy weight. In padding lanes dy and therefore g are 0. */
 TEMPLATE void FOR_ISA(sum_gradient)(const int m, int n, const float *dy, const float *x, const float *weight, vec rstd,
                                     vec *sum) {
     UNROLL for (int i = 0; i < m; i++) {
@@ -83,7 +85,7 @@ TEMPLATE void FOR_ISA(sum_gradient)(const int m, int n, const float *dy, const f
     }
 }
 
-/* dx, and what the row adds to dweight. mean is that of g xhat. */
+/* Second pass of backward: dx, and what the row adds to dweight. mean is the mean of g xhat. */
 TEMPLATE void FOR_ISA(write_gradient)(const int m, int n, const float *dy, const float *x, const float *weight,
                                       const float *dtotal, vec rstd, vec mean, float *dx, float *dweight) {
     UNROLL for (int i = 0; i < m; i++) {
@@ -96,7 +98,7 @@ TEMPLATE void FOR_ISA(write_gradient)(const int m, int n, const float *dy, const
     }
 }
 
-/* Rows first to last: dx, and in part (C,) what they add to dweight, row after row. */
+/* Rows first to last - 1: dx, and in part (C,) what they add to dweight, row after row. */
 static void FOR_ISA(gradient)(const RmsnormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part) {
     const ptrdiff_t C = a->columns;
     const float *weight = a->weight;

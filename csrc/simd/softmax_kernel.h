@@ -1,14 +1,14 @@
-/* Rows of probabilities and of their gradient, for csrc/softmax.pyx.
+/* The inner kernels of softmax: rows of probabilities, and their gradient. For csrc/softmax.pyx.
 
-   Every sum and maximum runs in four vectors, because an addition waits for the one before it; they are joined in a
-   fixed order at the end of a block, and blocks are added as doubles. */
+   An addition waits for the result of the one before it, so every sum and maximum runs in four vectors. They are
+   joined in a fixed order at the end of a block, and blocks are added as doubles. */
 #ifndef TINYGPT_SOFTMAX_KERNEL_H
 #define TINYGPT_SOFTMAX_KERNEL_H
 #include <float.h>
 #include "scalar.h"
 #include "scratch.h"
 
-#define SOFTMAX_BLOCK 1024 /* columns: 4 KB of x, 4 KB of out, and the 4 KB of x that come next, in L1 */
+#define SOFTMAX_BLOCK 1024 /* columns: 4 KB of x, 4 KB of out and the next 4 KB of x fit L1 */
 
 typedef struct {
     void (*rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, float *out, float *known);
@@ -18,14 +18,15 @@ typedef struct {
 #define SIMD_KERNEL "simd/softmax_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const SoftmaxKernels *softmax_kernels(const char *isa) { return TABLE_FOR(softmax_table, isa); }
 
 #elif defined(ISA)
 #include "simd/rows.h"
 
-/* out = exp(x - top) for n columns; their sum. A lane that is not there is exp(-infinity) = 0. Meanwhile memory has
-   nothing to do, so the next block is asked for, line by line; to ask for what is past the end of x does no harm. */
+/* out = exp(x - top) for n columns; returns their sum. A padding lane contributes exp(-infinity) = 0. The exponentials
+   leave the memory bus idle, so the next block of x is prefetched meanwhile. A prefetch past the end of x has no
+   effect. */
 TEMPLATE float FOR_ISA(powers)(const float *x, float *out, ptrdiff_t n, float top) {
     const vec off = vset(top), none = vset(-INFINITY);
     vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
@@ -47,6 +48,7 @@ TEMPLATE float FOR_ISA(powers)(const float *x, float *out, ptrdiff_t n, float to
     return FOR_ISA(join)(sum);
 }
 
+/* x *= factor for n columns. */
 TEMPLATE void FOR_ISA(multiply)(float *x, ptrdiff_t n, float factor) {
     const vec by = vset(factor);
     ptrdiff_t c = 0;
@@ -54,9 +56,9 @@ TEMPLATE void FOR_ISA(multiply)(float *x, ptrdiff_t n, float factor) {
     if (c < n) vstore_part(x + c, vmul(vload_part(x + c, (int)(n - c)), by), (int)(n - c));
 }
 
-/* known[b] is the maximum under which the exponentials of block b were taken. As in the blocked rung -FLT_MAX stands
-   for "nothing seen", and a block leaves its exponentials to one factor. Where the maximum did not change that factor
-   is exp(0) = 1, and exp is not asked. */
+/* known[b] is the maximum under which the exponentials of block b were taken. As in the blocked rung, -FLT_MAX means
+   "no maximum yet", and the last pass corrects each block by one factor. Where the maximum did not change, that
+   factor is exp(0) = 1 and exp is not called. */
 static void FOR_ISA(rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, float *out, float *known) {
     for (ptrdiff_t r = 0; r < rows; r++, x += columns, out += columns) {
         float top = -FLT_MAX;
@@ -77,7 +79,7 @@ static void FOR_ISA(rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, flo
     }
 }
 
-/* The sum of y dy over n columns. */
+/* Returns sum y dy over n columns. */
 TEMPLATE float FOR_ISA(product)(const float *dy, const float *y, ptrdiff_t n) {
     vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
     ptrdiff_t c = 0;
@@ -91,13 +93,13 @@ TEMPLATE float FOR_ISA(product)(const float *dy, const float *y, ptrdiff_t n) {
     return FOR_ISA(join)(sum);
 }
 
-/* dx = y (dy - sum y dy) */
+/* dx = y (dy - sum y dy) for every row. */
 static void FOR_ISA(gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *dy, const float *y, float *dx) {
     for (ptrdiff_t r = 0; r < rows; r++, dy += columns, y += columns, dx += columns) {
         double total = 0;
         for (ptrdiff_t c = 0; c < columns; c += SOFTMAX_BLOCK)
             total += FOR_ISA(product)(dy + c, y + c, columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK);
-        const vec mean = vset((float)total); /* of dy, weighted by the probabilities */
+        const vec mean = vset((float)total); /* the mean of dy, weighted by the probabilities */
         ptrdiff_t c = 0;
         for (; c + LANES <= columns; c += LANES)
             vstore(dx + c, vmul(vload(y + c), vsub(vload(dy + c), mean)));
