@@ -1,4 +1,4 @@
-"""Causal attention for several heads, forward and backward.
+"""Causal multi-head attention, forward and backward.
 
     s[t, j]   = scale q[t] . k[j]                    for keys j <= S - T + t, so that the last query sees every key
     lse[t]    = log sum_j exp(s[t, j])               p[t, j] = exp(s[t, j] - lse[t])      (Vaswani et al. 2017, eq. 1)
@@ -10,36 +10,36 @@
 
 for every batch b and query head h. q, out: (B, T, H, D)   k, v: (B, S, G, D)   lse: (B, H, T)   weights: (B, H, T, S)
 
-Query head h reads key/value head h // (H // G): with G < H several query heads share one (Ainslie et al. 2023). All
-arrays of four axes may be strided, with the last axis contiguous: they are views into one qkv buffer or into a cache.
+Query head h reads key/value head h // (H // G): with G < H several query heads share one (Ainslie et al. 2023). Arrays
+of four axes may be strided, with a contiguous last axis: they are views into one qkv buffer or into a KV cache.
 
 rung      the one idea it adds                                             what it costs
 naive     one query after the other: scores, softmax, weighted sum         a row of S scores; all of k and v per query
 parallel  queries (backward: key/value heads) are independent              a row of scores per thread
-blocked   tiles of queries meet tiles of keys, online softmax              keys transposed into a tile; rescaling
-simd      scores transposed, queries side by side in a register: no sum    queries are transposed, values are copied
-          or maximum goes across a register, and all products are tiles
+blocked   tiles of queries meet tiles of keys, with an online softmax      keys transposed into a tile; rescaling
+simd      scores transposed: queries are the lanes of a register, so no    queries are transposed, values are copied
+          sum or maximum crosses lanes; products use the micro-kernel
 
 Design
-- Backward gets out and lse and computes p again from them: memory grows with T, not with T^2 (Dao et al. 2022,
+- Backward receives out and lse and recomputes p from them, so memory grows with T and not with T^2 (Dao et al. 2022,
   section 3.1). All rungs save the same lse, so forward and backward may come from different rungs.
-- Backward gives one key/value head to one thread, which goes through the query heads of its group in order: sums over
-  a group have a fixed order. Rejected: one thread per query head with a buffer of dk and dv each, worth its memory
+- Backward gives each key/value head to one thread, which visits the query heads of its group in order. Sums over a
+  group therefore have a fixed order. Rejected: one thread per query head with its own dk and dv, whose memory pays
   only when B x G is less than the number of threads.
-- The scores of a tile are sums over d with the keys of the tile side by side, so that neighbours in memory are
-  independent sums and the compiler may vectorise them. Rejected: a dot product per score, a sum that must stay in
-  order and therefore scalar.
-- simd computes scores only where a query of the same register sees the key, and sums over no key that none of MR
-  neighbouring queries sees: at T = 64, with 16 lanes, a sixth more than the causal half, where a square tile would
-  double it. Rejected: rows of scores, whose maxima and sums go across registers; transposed outputs, which spare the
-  copy of the values and then have to be turned back.
-- simd gives later keys the weight 0, and 0 NaN is NaN: a tile whose output is not finite is computed again query by
-  query, where no later key is touched. The gradients have no such care: a NaN may reach MR - 1 rows that are its
-  neighbours.
-- simd takes at most FEW queries one by one, with the width of the head along a register: a step of generation would
-  leave all lanes but one empty. The path depends on the shape alone.
-- weights, when asked for, come from this same kernel. In blocked they first take the scores, and become
-  exp(score - lse) once the last tile is known.
+- blocked computes the scores of a tile as sums over d with neighbouring keys side by side. These sums are independent,
+  so the compiler may vectorise them. Rejected: a dot product per score, a single sum that must stay in order and is
+  therefore scalar.
+- simd computes scores only where some query of the same register sees the key, and sums only over keys that one of MR
+  neighbouring queries sees. At T = 64 with 16 lanes this is a sixth more than the causal half; a square tile would be
+  twice as much. Rejected: rows of scores, whose maxima and sums cross lanes; transposed outputs, which save copying the
+  values but must be transposed back.
+- simd multiplies later keys by the weight 0, and 0 times NaN is NaN. A tile whose output is not finite is therefore
+  computed again query by query, where no later key is read. The gradients have no such check: a NaN may spread to the
+  MR - 1 neighbouring rows.
+- simd processes at most FEW queries one by one, with D along the register, because one step of decoding would leave all
+  lanes but one empty. The path depends on the shape alone.
+- weights, when requested, come from the same kernel. blocked first stores the scores there, and turns them into
+  exp(score - lse) after the last tile.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, expf, logf
@@ -81,16 +81,16 @@ cdef extern from "simd/attention_kernel.h" nogil:
     size_t attention_gradient_floats(size_t D)
     int QUERIES, FEW
 
-# TQ queries meet TK keys. At D = 64 a tile of transposed keys, the outputs, the rows of q and those of v are 8 KB each:
-# 32 KB, two thirds of a 48 KB L1, all of a 32 KB one. Backward holds four tiles of 4 D TK = 8 KB (keys, values, dk and
-# dv): the same 32 KB, past which the rows of q and dout stream.
+# Tile sizes: TQ queries meet TK keys. At D = 64 a tile of transposed keys, the outputs, the rows of q and those of v
+# take 8 KB each: 32 KB in all, two thirds of a 48 KB L1 and all of a 32 KB one. Backward holds four tiles of 4 D TK =
+# 8 KB (keys, values, dk, dv), again 32 KB, while the rows of q and dout stream past.
 cdef enum:
     TQ = 32
     TK = 32
 
 
 cdef inline float dot(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
-    """x . y, in order."""
+    """Return x . y, summed in order."""
     cdef Py_ssize_t i
     cdef float total = 0
     for i in range(n):
@@ -99,24 +99,33 @@ cdef inline float dot(const float* x, const float* y, Py_ssize_t n) noexcept nog
 
 
 cdef inline void add_scaled(float* y, float a, const float* x, Py_ssize_t n) noexcept nogil:
-    """y += a x."""
+    """Compute y += a x."""
     cdef Py_ssize_t i
     for i in range(n):
         y[i] += a * x[i]
 
 
 cdef inline void fill(float* y, float value, Py_ssize_t n) noexcept nogil:
+    """Set n elements of y to value."""
     cdef Py_ssize_t i
     for i in range(n):
         y[i] = value
 
 
+cdef float* scratch(Py_ssize_t floats, int n_threads) except NULL:
+    """Allocate `floats` floats for each thread, never zero bytes; the caller frees them."""
+    cdef float* memory = <float*> malloc((floats * n_threads + 1) * sizeof(float))
+    if memory == NULL:
+        raise MemoryError("[attention] no memory for the scores of a tile")
+    return memory
+
+
 cdef void attend(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
                  float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
                  Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, float* p) noexcept nogil:
-    """One query: scores, softmax, weighted sum of the values. p: (S,), scratch."""
+    """Compute one query: scores, softmax, weighted sum of the values. p: (S,), scratch."""
     cdef Py_ssize_t j, D = q.shape[3], S = k.shape[1], g = h // (q.shape[2] // k.shape[2])
-    cdef Py_ssize_t keys = S - q.shape[1] + t + 1                   # the keys that this query sees
+    cdef Py_ssize_t keys = S - q.shape[1] + t + 1                   # the causal mask: keys that this query sees
     cdef float largest = -INFINITY, total = 0
     for j in range(keys):
         p[j] = scale * dot(&q[b, t, h, 0], &k[b, j, g, 0], D)
@@ -136,7 +145,7 @@ cdef void attend(const float[:, :, :, :] q, const float[:, :, :, :] k, const flo
 def attention_naive(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,              # IN
                     float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,        # OUT
                     int n_threads):
-    """The formulas as they stand, one query after the other."""
+    """Apply the formulas to one query after the other, on one thread."""
     cdef Py_ssize_t b, h, t
     cdef float* p = scratch(k.shape[1], 1)
     with nogil:
@@ -150,7 +159,7 @@ def attention_naive(const float[:, :, :, :] q, const float[:, :, :, :] k, const 
 def attention_parallel(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,           # IN
                        float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,     # OUT
                        int n_threads):
-    """Adds threads: queries are independent. Later ones see more keys, so they are dealt out as threads get free."""
+    """Add threads: queries are independent. Later queries see more keys, so idle threads fetch the next ones."""
     cdef Py_ssize_t i, T = q.shape[1], H = q.shape[2], S = k.shape[1]
     cdef float* p = scratch(S, n_threads)
     for i in prange(q.shape[0] * H * T, nogil=True, num_threads=n_threads, schedule="dynamic", chunksize=8):
@@ -158,17 +167,9 @@ def attention_parallel(const float[:, :, :, :] q, const float[:, :, :, :] k, con
     free(p)
 
 
-cdef float* scratch(Py_ssize_t floats, int n_threads) except NULL:
-    """floats for each thread, from the calling thread; never of size zero."""
-    cdef float* memory = <float*> malloc((floats * n_threads + 1) * sizeof(float))
-    if memory == NULL:
-        raise MemoryError("[attention] no memory for the scores of a tile")
-    return memory
-
-
 cdef void transpose_rows(const float[:, :, :, :] x, Py_ssize_t b, Py_ssize_t g, Py_ssize_t s0, Py_ssize_t n,
                          float* tile) noexcept nogil:
-    """tile[d, j] = x[b, s0 + j, g, d] for n rows; columns from n to TK are zero, so loops over TK need no edge."""
+    """Transpose n rows: tile[d, j] = x[b, s0 + j, g, d]. Columns n to TK are zero, so that loops need no edge case."""
     cdef Py_ssize_t d, j, D = x.shape[3]
     cdef const float* row
     for j in range(TK):
@@ -178,7 +179,7 @@ cdef void transpose_rows(const float[:, :, :, :] x, Py_ssize_t b, Py_ssize_t g, 
 
 
 cdef void tile_scores(const float* row, const float* tile, float scale, Py_ssize_t D, float* s) noexcept nogil:
-    """s[j] = scale sum_d row[d] tile[d, j]: TK sums side by side."""
+    """Compute TK scores side by side: s[j] = scale sum_d row[d] tile[d, j]."""
     cdef Py_ssize_t d, j
     cdef float[TK] total
     for j in range(TK):
@@ -193,10 +194,11 @@ cdef void tile_scores(const float* row, const float* tile, float scale, Py_ssize
 cdef void attend_tile(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
                       float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
                       Py_ssize_t b, Py_ssize_t h, Py_ssize_t t0, float* memory) noexcept nogil:
-    """TQ queries from t0 on against all keys that they see, a tile of keys at a time.
+    """Compute TQ queries from t0 on against all keys that they see, one tile of keys at a time.
 
-    Online softmax (Milakov & Gimelshein 2018): with the largest score so far m, the sum l = sum exp(s - m) and the
-    unscaled output o, a tile with a larger score first multiplies l and o by exp(m - m').
+    Online softmax (Milakov and Gimelshein, 2018): per query, m is the largest score so far, l = sum exp(s - m), and o
+    is the output before division by l. When a tile brings a larger score m', l and o are first multiplied by exp(m -
+    m').
     """
     cdef Py_ssize_t T = q.shape[1], D = q.shape[3], S = k.shape[1], g = h // (q.shape[2] // k.shape[2])
     cdef Py_ssize_t rows = min(TQ, T - t0), first = S - T + t0 + 1  # keys that the first query of the tile sees
@@ -214,7 +216,7 @@ cdef void attend_tile(const float[:, :, :, :] q, const float[:, :, :, :] k, cons
         n = min(TK, S - s0)
         transpose_rows(k, b, g, s0, n, keys)
         for i in range(rows):
-            seen = min(n, first + i - s0)                           # the mask: only so many keys of this tile
+            seen = min(n, first + i - s0)                           # the causal mask: keys of this tile that i sees
             if seen <= 0:
                 continue
             tile_scores(&q[b, t0 + i, h, 0], keys, scale, D, s)
@@ -245,7 +247,7 @@ cdef void attend_tile(const float[:, :, :, :] q, const float[:, :, :, :] k, cons
 def attention_blocked(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,            # IN
                       float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,      # OUT
                       int n_threads):
-    """Adds tiles: TQ queries share every tile of keys that is brought to L1, and no row of S scores exists."""
+    """Add tiles: TQ queries share each tile of keys while it is in L1, and no row of S scores is needed."""
     cdef Py_ssize_t i, H = q.shape[2], tiles = (q.shape[1] + TQ - 1) // TQ, need = q.shape[3] * (TK + TQ)
     cdef float* memory = scratch(need, n_threads)
     for i in prange(q.shape[0] * H * tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
@@ -254,11 +256,68 @@ def attention_blocked(const float[:, :, :, :] q, const float[:, :, :, :] k, cons
     free(memory)
 
 
+cdef const AttentionKernels* simd = attention_kernels("scalar")
+
+
+def set_isa(str name):
+    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
+    global simd
+    cdef const AttentionKernels* found = attention_kernels(name.encode())
+    if found == NULL:
+        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
+    simd = found
+
+
+cdef Py_ssize_t queries_per_tile(Py_ssize_t T) noexcept nogil:
+    """Return the queries per tile: at most QUERIES, whole vectors, equal tiles (128 are 64 + 64, not 96 + 32)."""
+    cdef Py_ssize_t tiles = max(1, (T + QUERIES - 1) // QUERIES)
+    return max(1, (T + tiles * simd.lanes - 1) // (tiles * simd.lanes)) * simd.lanes
+
+
+cdef void attend_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
+                      float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
+                      Py_ssize_t b, Py_ssize_t h, Py_ssize_t t0, Py_ssize_t n, float* memory) noexcept nogil:
+    """Compute n queries of a head from t0 on: as one tile, or one by one if the sequence has at most FEW."""
+    cdef Py_ssize_t t, g = h // (q.shape[2] // k.shape[2])
+    cdef AttentionHead x
+    x.q, x.k, x.v, x.out, x.lse = &q[b, 0, h, 0], &k[b, 0, g, 0], &v[b, 0, g, 0], &out[b, 0, h, 0], &lse[b, h, 0]
+    x.weights = NULL
+    if weights is not None:
+        x.weights = &weights[b, h, 0, 0]
+    x.q_row, x.k_row = q.strides[1] // sizeof(float), k.strides[1] // sizeof(float)
+    x.v_row, x.out_row = v.strides[1] // sizeof(float), out.strides[1] // sizeof(float)
+    x.T, x.S, x.D, x.scale = q.shape[1], k.shape[1], q.shape[3], scale
+    if x.T <= FEW:
+        for t in range(t0, t0 + n):
+            simd.query(&x, t, memory)
+    else:
+        simd.tile(&x, t0, n, memory)
+
+
+def attention_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,               # IN
+                   float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,         # OUT
+                   int n_threads):
+    """Add vectors: queries are the lanes; with few queries, the D elements of a head are.
+
+    The last tile of a head is computed first. It sees the most keys, and threads finish together if the longest tasks
+    come first.
+    """
+    cdef Py_ssize_t i, T = q.shape[1], H = q.shape[2], step = queries_per_tile(T), tiles = (T + step - 1) // step
+    cdef Py_ssize_t t0, need = attention_floats(k.shape[1], q.shape[3])
+    cdef float* memory = scratch_floats(need * n_threads)
+    if memory == NULL:
+        raise MemoryError("[attention] no memory for the scores of a tile")
+    for i in prange(q.shape[0] * H * tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
+        t0 = (tiles - 1 - i % tiles) * step
+        attend_simd(q, k, v, out, lse, weights, scale, i // (H * tiles), i // tiles % H, t0, min(step, T - t0),
+                    memory + threadid() * need)
+
+
 cdef void attend_backward(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,
                           const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,
                           float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,
                           Py_ssize_t b, Py_ssize_t g) noexcept nogil:
-    """One key/value head: every query of every head of its group, in order, adds to dk and dv."""
+    """Compute one key/value head: every query of every head of its group, in order, adds to dk and dv."""
     cdef Py_ssize_t T = q.shape[1], D = q.shape[3], S = k.shape[1], group = q.shape[2] // k.shape[2]
     cdef Py_ssize_t h, t, j
     cdef float p, ds, delta
@@ -281,7 +340,7 @@ def attention_backward_naive(const float[:, :, :, :] dout, const float[:, :, :, 
                              const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,  # IN
                              float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,       # OUT
                              int n_threads):
-    """The formulas as they stand; p is computed again from lse."""
+    """Apply the formulas to one key/value head after the other, on one thread; p is recomputed from lse."""
     cdef Py_ssize_t b, g
     with nogil:
         for b in range(k.shape[0]):
@@ -294,7 +353,7 @@ def attention_backward_parallel(const float[:, :, :, :] dout, const float[:, :, 
                                 const float[:, :, :, :] out, const float[:, :, ::1] lse,                          # IN
                                 float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,    # OUT
                                 int n_threads):
-    """Adds threads: key/value heads are independent, and a query head belongs to one of them."""
+    """Add threads: key/value heads are independent, and each query head belongs to one of them."""
     cdef Py_ssize_t i, G = k.shape[2]
     for i in prange(k.shape[0] * G, nogil=True, num_threads=n_threads, schedule="static"):
         attend_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, i // G, i % G)
@@ -304,7 +363,7 @@ cdef void backward_tile(const float[:, :, :, :] dout, const float[:, :, :, :] q,
                         const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,
                         float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,
                         Py_ssize_t b, Py_ssize_t g, Py_ssize_t s0, float* memory) noexcept nogil:
-    """TK keys from s0 on against every query that sees one of them; dk and dv of the tile stay in L1 meanwhile."""
+    """Compute TK keys from s0 on against every query that sees one of them, with dk and dv of the tile in L1."""
     cdef Py_ssize_t T = q.shape[1], D = q.shape[3], S = k.shape[1], group = q.shape[2] // k.shape[2]
     cdef Py_ssize_t n = min(TK, S - s0), h, t, j, d, seen
     cdef float* keys = memory                                       # (D, TK), transposed
@@ -341,7 +400,7 @@ def attention_backward_blocked(const float[:, :, :, :] dout, const float[:, :, :
                                const float[:, :, :, :] out, const float[:, :, ::1] lse,                           # IN
                                float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,     # OUT
                                int n_threads):
-    """Adds tiles: a tile of keys stays in L1 while the queries pass by. dq sums over tiles in ascending order."""
+    """Add tiles: a tile of keys stays in L1 while the queries stream past. dq sums over tiles in ascending order."""
     cdef Py_ssize_t i, b, g, h, t, s0, G = k.shape[2], S = k.shape[1], T = q.shape[1], D = q.shape[3]
     cdef Py_ssize_t group = q.shape[2] // max(1, G)
     cdef float* memory = scratch(4 * D * TK, n_threads)
@@ -356,67 +415,11 @@ def attention_backward_blocked(const float[:, :, :, :] dout, const float[:, :, :
     free(memory)
 
 
-cdef const AttentionKernels* simd = attention_kernels("scalar")
-
-
-def set_isa(str name):
-    """Switch the simd rung to an instruction set that `cpu.isas` lists."""
-    global simd
-    cdef const AttentionKernels* found = attention_kernels(name.encode())
-    if found == NULL:
-        raise ValueError(f"[set_isa] 'name' must be an instruction set of this build, got '{name}'")
-    simd = found
-
-
-cdef Py_ssize_t queries_per_tile(Py_ssize_t T) noexcept nogil:
-    """At most QUERIES, whole vectors, and about the same for every tile: 128 queries are 64 + 64, not 96 + 32."""
-    cdef Py_ssize_t tiles = max(1, (T + QUERIES - 1) // QUERIES)
-    return max(1, (T + tiles * simd.lanes - 1) // (tiles * simd.lanes)) * simd.lanes
-
-
-cdef void attend_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
-                      float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
-                      Py_ssize_t b, Py_ssize_t h, Py_ssize_t t0, Py_ssize_t n, float* memory) noexcept nogil:
-    """n queries of a head from t0 on: a tile of them, or each of a few alone."""
-    cdef Py_ssize_t t, g = h // (q.shape[2] // k.shape[2])
-    cdef AttentionHead x
-    x.q, x.k, x.v, x.out, x.lse = &q[b, 0, h, 0], &k[b, 0, g, 0], &v[b, 0, g, 0], &out[b, 0, h, 0], &lse[b, h, 0]
-    x.weights = NULL
-    if weights is not None:
-        x.weights = &weights[b, h, 0, 0]
-    x.q_row, x.k_row = q.strides[1] // sizeof(float), k.strides[1] // sizeof(float)
-    x.v_row, x.out_row = v.strides[1] // sizeof(float), out.strides[1] // sizeof(float)
-    x.T, x.S, x.D, x.scale = q.shape[1], k.shape[1], q.shape[3], scale
-    if x.T <= FEW:
-        for t in range(t0, t0 + n):
-            simd.query(&x, t, memory)
-    else:
-        simd.tile(&x, t0, n, memory)
-
-
-def attention_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,               # IN
-                   float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,         # OUT
-                   int n_threads):
-    """Adds vectors: queries side by side in registers; or, where there are few, the head's width along a register.
-
-    The last tile of a head comes first: it sees most keys, and the threads should end together.
-    """
-    cdef Py_ssize_t i, T = q.shape[1], H = q.shape[2], step = queries_per_tile(T), tiles = (T + step - 1) // step
-    cdef Py_ssize_t t0, need = attention_floats(k.shape[1], q.shape[3])
-    cdef float* memory = scratch_floats(need * n_threads)
-    if memory == NULL:
-        raise MemoryError("[attention] no memory for the scores of a tile")
-    for i in prange(q.shape[0] * H * tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
-        t0 = (tiles - 1 - i % tiles) * step
-        attend_simd(q, k, v, out, lse, weights, scale, i // (H * tiles), i // tiles % H, t0, min(step, T - t0),
-                    memory + threadid() * need)
-
-
 cdef void gradient_simd(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,
                         const float[:, :, :, :] v, const float[:, :, :, :] out, const float[:, :, ::1] lse,
                         float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,
                         Py_ssize_t b, Py_ssize_t g, float* memory) noexcept nogil:
-    """One key/value head. The last queries see every key, so they write dk and dv, and all others add to them."""
+    """Compute one key/value head. The last tile of queries sees every key: it writes dk and dv, others add to them."""
     cdef Py_ssize_t T = q.shape[1], group = q.shape[2] // k.shape[2], step = queries_per_tile(T)
     cdef Py_ssize_t h, t0
     cdef AttentionGradient x
@@ -438,7 +441,7 @@ def attention_backward_simd(const float[:, :, :, :] dout, const float[:, :, :, :
                             const float[:, :, :, :] out, const float[:, :, ::1] lse,                              # IN
                             float[:, :, :, :] dq, float[:, :, :, :] dk, float[:, :, :, :] dv, float scale,        # OUT
                             int n_threads):
-    """Adds vectors: all five products are tiles of registers. dk and dv sum over tiles of queries, last ones first."""
+    """Add vectors: all five products use the micro-kernel. dk and dv sum over tiles of queries, the last tile first."""
     cdef Py_ssize_t i, G = k.shape[2], need = attention_gradient_floats(q.shape[3])
     cdef float* memory = scratch_floats(need * n_threads)
     if memory == NULL:
