@@ -1,11 +1,11 @@
-/* The compiler of this build, in words. */
+/* Name and version of the compiler of this build, as a string. */
 #ifndef TINYGPT_BUILD_H
 #define TINYGPT_BUILD_H
 
 #define TINYGPT_TEXT_(x) #x
-#define TINYGPT_TEXT(x) TINYGPT_TEXT_(x)  /* two steps, so that a macro gives its value and not its name */
+#define TINYGPT_TEXT(x) TINYGPT_TEXT_(x)  /* two steps, so that a macro is expanded before it becomes a string */
 
-/* clang also says that it is gcc 4.2, so it is asked first. */
+/* clang also defines __GNUC__ (as gcc 4.2), so it is tested first. */
 #if defined(__clang__)
 #define TINYGPT_COMPILER "clang " TINYGPT_TEXT(__clang_major__) "." TINYGPT_TEXT(__clang_minor__) "." \
     TINYGPT_TEXT(__clang_patchlevel__)

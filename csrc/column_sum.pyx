@@ -1,16 +1,16 @@
-"""The sum of every column: the gradient of a bias, which was added to every row.
+"""Column sums: the gradient of a bias that was added to every row.
 
     out[c] = sum_r x[r, c]                    x: (R, C), out: (C,), float32; out[c] += ... with accumulate
 
 rung      the one idea it adds                         what it costs
-naive     one column after the other                   a line of x is fetched for each of its 16 columns
+naive     one column after the other                   a cache line of x is fetched for each of its 16 columns
 parallel  columns are independent: one thread each     threads read the same lines
-blocked   a tile of columns is one line of x           sums in a buffer of the tile
-simd      four lines of x at a time, in registers      a wider last tile is cut to what is left
+blocked   a tile of columns is one line of x           a buffer of sums per thread
+simd      four lines of x at a time, in registers      the last tile may be narrower
 
 Design
-- A column is summed from the first row to the last, whatever the number of threads: the bits do not depend on it.
-  Rejected: threads that share the rows, whose partial sums would be worth their memory only for a very narrow x.
+- A column is summed from the first row to the last, whatever the number of threads, so the bits do not depend on them.
+  Rejected: dividing the rows among threads. Their partial sums would pay only for a very narrow x.
 """
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdlib cimport free, malloc
@@ -20,15 +20,15 @@ cdef extern from "simd/column_sum_kernel.h" nogil:
         void (*add_rows)(const float* x, Py_ssize_t row, Py_ssize_t rows, int n, float* out, bint add) noexcept nogil
     const ColumnSumKernels* column_sum_kernels(const char* isa)
 
-# Columns per tile: 16 floats are one cache line, so no two threads share a line of x; four lines for simd, which are
-# 16 sums of 4 lanes at least: they wait for the loads, not for each other.
+# Columns per tile. LINE: 16 floats are one cache line, so that no two threads share a line of x. TILE: four lines for
+# simd are at least 16 sums of 4 lanes, so that they wait for the loads and not for each other.
 cdef enum:
     LINE = 16
     TILE = 64
 
 
 cdef void column_total(const float[:, ::1] x, float[::1] out, Py_ssize_t c, bint accumulate) noexcept nogil:
-    """out[c] = sum_r x[r, c], walking down one column."""
+    """Compute out[c] = sum_r x[r, c] down one column."""
     cdef Py_ssize_t r
     cdef float total = 0
     for r in range(x.shape[0]):
@@ -37,7 +37,7 @@ cdef void column_total(const float[:, ::1] x, float[::1] out, Py_ssize_t c, bint
 
 
 def column_sum_naive(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """The gradient of a bias: one column after the other."""
+    """Sum one column after the other, on one thread."""
     cdef Py_ssize_t c
     with nogil:
         for c in range(x.shape[1]):
@@ -45,14 +45,14 @@ def column_sum_naive(const float[:, ::1] x, float[::1] out, bint accumulate, int
 
 
 def column_sum_parallel(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """Adds threads: columns are independent."""
+    """Add threads: columns are independent."""
     cdef Py_ssize_t c
     for c in prange(x.shape[1], nogil=True, num_threads=n_threads, schedule="static"):
         column_total(x, out, c, accumulate)
 
 
 def column_sum_blocked(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """Adds tiles of one cache line: each line of x is read once and used whole."""
+    """Add tiles of one cache line: each line of x is read once and used whole."""
     cdef Py_ssize_t k, r, c, width, first, C = x.shape[1]
     cdef float* total = NULL
     cdef float* buffer = <float*> malloc(<size_t> n_threads * LINE * sizeof(float))
@@ -86,7 +86,7 @@ def set_isa(str name):
 
 
 def column_sum_simd(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
-    """Adds vectors: TILE columns are summed in registers, row after row."""
+    """Add vectors: TILE columns are summed in registers, row after row."""
     cdef Py_ssize_t k, R = x.shape[0], C = x.shape[1]
     for k in prange((C + TILE - 1) // TILE, nogil=True, num_threads=n_threads, schedule="static"):
         simd.add_rows(&x[0, 0] + k * TILE, C, R, min(TILE, C - k * TILE), &out[k * TILE], accumulate)

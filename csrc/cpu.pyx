@@ -1,13 +1,13 @@
-"""What this processor is and what it can do at most: instruction sets, OpenMP, peak FMA rate, bandwidth.
+"""Facts about this processor and its two ceilings: instruction sets, OpenMP, peak FMA rate, memory bandwidth.
 
-Two ceilings bound every kernel (the roofline of Williams, Waterman & Patterson 2009): it cannot do more floating-point
-operations per second than the peak, and from memory it cannot read faster than the bandwidth. Both are measured,
-because data sheets do not know the clock, the hypervisor or the neighbours of this machine: the probes are here, and
-tinygpt/kernels/peak.py makes rates of them.
+Two ceilings bound every kernel (the roofline of Williams, Waterman and Patterson, 2009): it cannot do more
+floating-point operations per second than the peak, and it cannot read from memory faster than the bandwidth. Both are
+measured, because data sheets do not know the clock, the hypervisor or the neighbours of this machine. The probes are
+here; tinygpt/kernels/peak.py times them and computes the rates.
 
 Design
 - An ISA counts as supported when the processor has it and the operating system saves its registers.
-- The probes run for a given number of steps; the caller times them. Rejected: a clock in here, which would need one
+- The probes run a given number of steps, and the caller times them. Rejected: a clock in here, which would need one
   implementation per platform.
 """
 from cython.parallel cimport prange
@@ -39,28 +39,28 @@ cdef int _lanes = 4
 
 
 def openmp():
-    """The date of the OpenMP specification that this build uses, as in 201511; 0 for a build without threads."""
+    """Return the date of the OpenMP specification of this build, for example 201511; 0 for a build without threads."""
     return openmp_version()
 
 
 def max_threads():
-    """Threads that OpenMP would use by itself (OMP_NUM_THREADS included); 1 without OpenMP."""
+    """Return the threads that OpenMP would use by default (OMP_NUM_THREADS included); 1 without OpenMP."""
     return openmp_max_threads()
 
 
 def compiler():
-    """The compiler of this build with its version, as in gcc 12.2.0."""
+    """Return the compiler of this build with its version, for example gcc 12.2.0."""
     return build_compiler().decode("ascii")
 
 
 def isas():
-    """The instruction sets that the processor and the operating system support, lowest first."""
+    """Return the instruction sets that both processor and operating system support, lowest first."""
     return tuple(name for name, there in (("scalar", True), ("avx2", has_avx2()), ("avx512", has_avx512()),
                                           ("neon", has_neon())) if there)
 
 
 def set_isa(str name):
-    """Switch the probes to an instruction set out of `isas`."""
+    """Switch the probes to one of the instruction sets in `isas`."""
     global _probe, _lanes
     if name not in isas():
         raise ValueError(f"[set_isa] 'name' must be one of {', '.join(isas())}, got '{name}'")
@@ -75,16 +75,17 @@ def set_isa(str name):
 
 
 def multiply_add(long steps, int n_threads):
-    """Run `steps` rounds of multiply-adds on every thread; returns the floating-point operations done by all."""
+    """Run `steps` rounds of multiply-adds on every thread; return the floating-point operations of all threads."""
     cdef int _
     cdef float total = 0
     for _ in prange(n_threads, nogil=True, num_threads=n_threads, schedule="static"):
         total += _probe(steps)
+    # total is compared with itself so that the compiler cannot remove the loop whose result nobody else uses.
     return 2 * _lanes * ACCUMULATORS * steps * n_threads if total == total else 0
 
 
 def read(const uint64_t[::1] words, int n_threads):                                                               # IN
-    """Read every word once, each thread its own share; returns the bytes read."""
+    """Read every word once, each thread its own share; return the bytes read."""
     cdef Py_ssize_t i, share = words.shape[0] // n_threads
     cdef uint64_t total = 0
     if share == 0:
@@ -95,9 +96,9 @@ def read(const uint64_t[::1] words, int n_threads):                             
 
 
 def copy(const uint64_t[::1] words, uint64_t[::1] out, int n_threads):                                       # IN, OUT
-    """Copy every word, each thread its own share; returns the bytes read and written.
+    """Copy every word, each thread its own share; return the bytes read and written.
 
-    The C library's copy writes large blocks past the caches, so that nothing is read but what is copied.
+    For large blocks the C library's copy writes past the caches, so that only the copied words are read.
     """
     cdef Py_ssize_t i, share = min(words.shape[0], out.shape[0]) // n_threads
     if share == 0:

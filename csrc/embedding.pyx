@@ -1,28 +1,27 @@
-"""Look up the vector of a token, and add the vector of its position.
+"""Token and position embedding, forward and backward: rows of a table looked up and added, gradients scattered back.
 
     out[b T + t, c] = table[tokens[b, t], c] + positions[start + t, c]         tokens: (B, T), int32
     dtable[v, c] = sum of dy[b T + t, c] over tokens[b, t] = v                 table: (V, C), positions: (P, C), float32
     dpositions[start + t, c] = sum_b dy[b T + t, c]                            out, dy: (B T, C)
 
-positions may be missing, as with rotary positions. start is the position of the first column of tokens: the number of
-tokens that came before, when one token at a time is generated. The caller has checked that 0 <= tokens < V and that
-start + T <= P.
+positions may be None, as with rotary positions. start is the position of the first column of tokens: 0 in training, and
+the number of cached tokens during decoding. The caller has checked that 0 <= tokens < V and start + T <= P.
 
 rung      the one idea it adds                                what it costs
 naive     one token after the other                           one thread
 parallel  forward: tokens are independent                     nothing more
-          backward: each thread owns a range of the table     every thread reads all tokens, to find its own
-blocked   left out: a row of dy is read once and used once, so there is no reuse for a tile to catch
+          backward: each thread owns a range of the table     every thread reads all tokens to find its own
+blocked   left out: a row of dy is read and used once, so a tile would reuse nothing
 simd      rows are copied and added in vectors                nothing: sums in the same order, the bits of parallel
 
 Design
-- In backward one element is summed over b, then t, by the thread that owns its row: any number of threads gives the
-  same bits. Rejected: threads that share out the tokens, which need atomic adds, in an order that varies from run to
-  run, or a table for each of them.
-- The borders of the ranges follow the tokens, for frequent tokens have neighbouring ids: letters in bytes, the first
-  merges in BPE. Rejected: V / n_threads rows each, where one thread would have most of the work.
-- accumulate and accumulate_positions are separate: a table that is also the output layer already holds a gradient,
-  positions do not. Without the flag the whole array is set to zero first, with the rows that no token uses.
+- In backward one element is summed over b, then t, by the thread that owns its row, so any number of threads gives the
+  same bits. Rejected: dividing the tokens among threads. That needs atomic additions, whose order varies from run to
+  run, or one table per thread.
+- The borders of the ranges follow the tokens, because frequent tokens have neighbouring ids: letters in bytes, the
+  first merges in BPE. Rejected: V / n_threads rows each, which gives one thread most of the work.
+- accumulate and accumulate_positions are separate: a table that is also the output layer already holds a gradient, the
+  positions do not. Without the flag the whole array is set to zero first, including rows that no token uses.
 """
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
@@ -36,9 +35,36 @@ cdef extern from "simd/embedding_kernel.h" nogil:
         void (*add)(const float* a, const float* b, float* out, Py_ssize_t n) noexcept nogil
     const EmbeddingKernels* embedding_kernels(const char* isa)
 
-# Up to so many numbers, as for a single token, the calling thread is done sooner than it could have woken another.
+# ALONE: up to this many elements, as in a single token, the calling thread finishes before it could wake another.
 cdef enum:
     ALONE = 16384
+
+cdef void embed_row(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,
+                    Py_ssize_t start, float[:, ::1] out, Py_ssize_t b, Py_ssize_t t) noexcept nogil:
+    """Compute out[b T + t, :], one row of table plus one of positions."""
+    cdef Py_ssize_t c, r = b * tokens.shape[1] + t, v = tokens[b, t]
+    for c in range(out.shape[1]):
+        out[r, c] = table[v, c] if positions is None else table[v, c] + positions[start + t, c]
+
+
+def embedding_naive(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,  # IN, IN, IN
+                    Py_ssize_t start, float[:, ::1] out, int n_threads):                                 # OUT
+    """Apply the formula to one token after the other, on one thread."""
+    cdef Py_ssize_t b, t
+    with nogil:
+        for b in range(tokens.shape[0]):
+            for t in range(tokens.shape[1]):
+                embed_row(tokens, table, positions, start, out, b, t)
+
+
+def embedding_parallel(const int[:, ::1] tokens, const float[:, ::1] table,                              # IN, IN
+                       const float[:, ::1] positions, Py_ssize_t start, float[:, ::1] out,               # IN, OUT
+                       int n_threads):
+    """Add threads: each owns whole rows of out, counted over sequences and positions together."""
+    cdef Py_ssize_t r, T = tokens.shape[1]
+    for r in prange(tokens.shape[0] * T, nogil=True, num_threads=n_threads, schedule="static"):
+        embed_row(tokens, table, positions, start, out, r // T, r % T)
+
 
 cdef const EmbeddingKernels* simd = embedding_kernels("scalar")
 
@@ -52,36 +78,9 @@ def set_isa(str name):
     simd = found
 
 
-cdef void embed_row(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,
-                    Py_ssize_t start, float[:, ::1] out, Py_ssize_t b, Py_ssize_t t) noexcept nogil:
-    """out[b T + t, :], one row of table and one of positions."""
-    cdef Py_ssize_t c, r = b * tokens.shape[1] + t, v = tokens[b, t]
-    for c in range(out.shape[1]):
-        out[r, c] = table[v, c] if positions is None else table[v, c] + positions[start + t, c]
-
-
-def embedding_naive(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,  # IN, IN, IN
-                    Py_ssize_t start, float[:, ::1] out, int n_threads):                                 # OUT
-    """The formula, one token after the other."""
-    cdef Py_ssize_t b, t
-    with nogil:
-        for b in range(tokens.shape[0]):
-            for t in range(tokens.shape[1]):
-                embed_row(tokens, table, positions, start, out, b, t)
-
-
-def embedding_parallel(const int[:, ::1] tokens, const float[:, ::1] table,                              # IN, IN
-                       const float[:, ::1] positions, Py_ssize_t start, float[:, ::1] out,               # IN, OUT
-                       int n_threads):
-    """Adds threads: each owns whole rows of out, counted over sequences and positions together."""
-    cdef Py_ssize_t r, T = tokens.shape[1]
-    for r in prange(tokens.shape[0] * T, nogil=True, num_threads=n_threads, schedule="static"):
-        embed_row(tokens, table, positions, start, out, r // T, r % T)
-
-
 cdef void embed_row_simd(const int[:, ::1] tokens, const float[:, ::1] table, const float[:, ::1] positions,
                          Py_ssize_t start, float[:, ::1] out, Py_ssize_t b, Py_ssize_t t) noexcept nogil:
-    """The same row in vectors, or as a copy where there is nothing to add."""
+    """Compute the same row in vectors, or copy it when there are no positions to add."""
     cdef Py_ssize_t r = b * tokens.shape[1] + t, C = out.shape[1]
     if positions is None:
         memcpy(&out[r, 0], &table[tokens[b, t], 0], C * sizeof(float))
@@ -92,7 +91,7 @@ cdef void embed_row_simd(const int[:, ::1] tokens, const float[:, ::1] table, co
 def embedding_simd(const int[:, ::1] tokens, const float[:, ::1] table,                                  # IN, IN
                    const float[:, ::1] positions, Py_ssize_t start, float[:, ::1] out,                   # IN, OUT
                    int n_threads):
-    """Adds vectors along a row."""
+    """Add vectors along a row."""
     cdef Py_ssize_t r, T = tokens.shape[1], rows = tokens.shape[0] * T
     for r in prange(rows, nogil=True, num_threads=n_threads, schedule="static",
                     use_threads_if=rows * out.shape[1] > ALONE):
@@ -100,14 +99,14 @@ def embedding_simd(const int[:, ::1] tokens, const float[:, ::1] table,         
 
 
 cdef void zero_rows(float[:, ::1] x, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """x[first:last] = 0."""
+    """Set x[first:last] to 0."""
     if first < last and x.shape[1] > 0:
         memset(&x[first, 0], 0, (last - first) * x.shape[1] * sizeof(float))
 
 
 cdef void add_row(const float[:, ::1] dy, Py_ssize_t r, float[:, ::1] into, Py_ssize_t row,
                   bint vectors) noexcept nogil:
-    """into[row, :] += dy[r, :], in vectors if asked for."""
+    """Add dy[r, :] to into[row, :], in vectors for the simd rung."""
     cdef Py_ssize_t c
     if vectors:
         simd.add(&into[row, 0], &dy[r, 0], &into[row, 0], dy.shape[1])
@@ -119,7 +118,7 @@ cdef void add_row(const float[:, ::1] dy, Py_ssize_t r, float[:, ::1] into, Py_s
 def embedding_backward_naive(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,     # IN, IN, OUT
                              float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,                # OUT
                              bint accumulate_positions, int n_threads):
-    """Each row of dy is added where its token and its position came from."""
+    """Add each row of dy to the rows that its token and its position came from, on one thread."""
     cdef Py_ssize_t b, t, T = tokens.shape[1]
     with nogil:
         if not accumulate:
@@ -135,9 +134,9 @@ def embedding_backward_naive(const float[:, ::1] dy, const int[:, ::1] tokens, f
 
 cdef void share_out(const int[:, ::1] tokens, Py_ssize_t* work, Py_ssize_t V, bint accumulate, Py_ssize_t* border,
                     int n_threads) noexcept nogil:
-    """border[k]:border[k + 1] is the range of ids of thread k; the ranges cover 0:V and have about the same work.
+    """Divide the ids among threads: thread k owns border[k]:border[k + 1]. The ranges cover 0:V with about equal work.
 
-    work (V,) is scratch: the rows to be written for an id, one for each of its tokens and one to set it to zero.
+    work (V,) is scratch: the rows written per id, one for each of its tokens and one to set it to zero.
     """
     cdef Py_ssize_t b, t, v, k = 1, before = 0, total = tokens.shape[0] * tokens.shape[1] + (0 if accumulate else V)
     for v in range(V):
@@ -147,7 +146,7 @@ cdef void share_out(const int[:, ::1] tokens, Py_ssize_t* work, Py_ssize_t V, bi
             work[tokens[b, t]] += 1
     border[0] = 0
     for v in range(V):
-        while k < n_threads and before * n_threads >= k * total:        # thread k starts where k shares are done
+        while k < n_threads and before * n_threads >= k * total:        # thread k starts where k shares are complete
             border[k] = v
             k += 1
         before += work[v]
@@ -157,7 +156,7 @@ cdef void share_out(const int[:, ::1] tokens, Py_ssize_t* work, Py_ssize_t V, bi
 
 cdef void gather(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable, Py_ssize_t first,
                  Py_ssize_t last, bint accumulate, bint vectors) noexcept nogil:
-    """dtable[first:last], in the order of the tokens."""
+    """Compute dtable[first:last], in the order of the tokens."""
     cdef Py_ssize_t b, t, T = tokens.shape[1]
     if not accumulate:
         zero_rows(dtable, first, last)
@@ -169,7 +168,7 @@ cdef void gather(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1]
 
 cdef void gather_position(const float[:, ::1] dy, Py_ssize_t B, Py_ssize_t T, float[:, ::1] dpositions, Py_ssize_t p,
                           Py_ssize_t start, bint accumulate, bint vectors) noexcept nogil:
-    """dpositions[p, :]; the tokens stand at start:start + T, and other positions get nothing."""
+    """Compute dpositions[p, :]. The tokens have positions start:start + T; other positions get no gradient."""
     cdef Py_ssize_t b
     if not accumulate:
         zero_rows(dpositions, p, p + 1)
@@ -181,7 +180,7 @@ cdef void gather_position(const float[:, ::1] dy, Py_ssize_t B, Py_ssize_t T, fl
 cdef void spread(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable, float[:, ::1] dpositions,
                  Py_ssize_t start, bint accumulate, bint accumulate_positions, Py_ssize_t* border, bint vectors,
                  int n_threads) noexcept nogil:
-    """Each thread its range of dtable, then some rows of dpositions. border (n_threads + 1 + V,) is scratch."""
+    """Give each thread its range of dtable, then some rows of dpositions. border (n_threads + 1 + V,) is scratch."""
     cdef Py_ssize_t k, p
     share_out(tokens, border + n_threads + 1, dtable.shape[0], accumulate, border, n_threads)
     for k in prange(n_threads, num_threads=n_threads, schedule="static"):
@@ -194,7 +193,7 @@ cdef void spread(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1]
 def embedding_backward_parallel(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,  # IN, IN, OUT
                                 float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,             # OUT
                                 bint accumulate_positions, int n_threads):
-    """Adds threads: each owns a range of dtable, then some rows of dpositions, so no element is shared."""
+    """Add threads: each owns a range of dtable, then some rows of dpositions, so no element is shared."""
     cdef Py_ssize_t* border = <Py_ssize_t*> malloc((n_threads + 1 + dtable.shape[0]) * sizeof(Py_ssize_t))
     if border == NULL:
         raise MemoryError("[embedding_backward] no memory to share out the table")
@@ -206,7 +205,7 @@ def embedding_backward_parallel(const float[:, ::1] dy, const int[:, ::1] tokens
 def embedding_backward_simd(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,      # IN, IN, OUT
                             float[:, ::1] dpositions, Py_ssize_t start, bint accumulate,                 # OUT
                             bint accumulate_positions, int n_threads):
-    """Adds vectors along a row; rows are added in the same order, so the bits are those of parallel."""
+    """Add vectors along a row. Rows are added in the same order, so the bits equal those of parallel."""
     cdef size_t words = n_threads + 1 + dtable.shape[0]
     cdef Py_ssize_t* border = <Py_ssize_t*> scratch_floats(words * sizeof(Py_ssize_t) // sizeof(float))
     if border == NULL:

@@ -1,4 +1,4 @@
-/* OpenMP's own questions, answered also by a build without it. */
+/* OpenMP's version and thread count, with the answers of a serial build where OpenMP is missing. */
 #ifndef TINYGPT_OPENMP_H
 #define TINYGPT_OPENMP_H
 

@@ -1,7 +1,7 @@
-/* Working memory that a thread keeps between calls, so that a call costs no page faults: packed panels, tiles.
+/* Working memory that a thread keeps between calls, for packed panels and tiles, so that a call causes no page faults.
 
-   It belongs to the thread that calls a kernel. That thread takes it before a parallel region and hands parts of it to
-   the others. Each module has its own, because it is a static of a header. */
+   It belongs to the thread that calls a kernel. That thread requests it before a parallel region and gives parts of
+   it to the others. Each module has its own, because it is a static variable of a header. */
 #ifndef TINYGPT_SCRATCH_H
 #define TINYGPT_SCRATCH_H
 
@@ -16,10 +16,10 @@ static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
 static _Thread_local void *scratch_memory;
 static _Thread_local size_t scratch_bytes;
 
-static void scratch_make_key(void) { (void)pthread_key_create(&scratch_key, free); } /* freed when a thread ends */
+static void scratch_make_key(void) { (void)pthread_key_create(&scratch_key, free); } /* frees it when a thread ends */
 
-/* At least `floats` floats, 64-byte aligned, not initialised, valid until the thread's next call; NULL if there are
-   none. A larger request frees the smaller block first: nothing in it is kept. */
+/* Returns at least `floats` floats, 64-byte aligned and uninitialised, valid until the thread's next call; NULL if
+   memory is short. A larger request frees the smaller block first, so its contents are lost. */
 static float *scratch_floats(size_t floats) {
     size_t bytes = (floats * sizeof(float) / SCRATCH_ALIGNMENT + 1) * SCRATCH_ALIGNMENT;
     if (bytes > scratch_bytes) {
@@ -33,6 +33,5 @@ static float *scratch_floats(size_t floats) {
     }
     return (float *)scratch_memory;
 }
-
 
 #endif

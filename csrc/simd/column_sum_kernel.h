@@ -1,4 +1,4 @@
-/* The inner kernel of the column sum, for csrc/column_sum.pyx. */
+/* The inner kernel of column sums: rows added up in registers. For csrc/column_sum.pyx. */
 #ifndef TINYGPT_COLUMN_SUM_KERNEL_H
 #define TINYGPT_COLUMN_SUM_KERNEL_H
 
@@ -9,12 +9,13 @@ typedef struct {
 #define SIMD_KERNEL "simd/column_sum_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const ColumnSumKernels *column_sum_kernels(const char *isa) { return TABLE_FOR(column_sum_table, isa); }
 
 #elif defined(ISA)
 
-/* out[j] = sum_r x[r, j], or added to out, for n columns: one column per lane, so that no lane ever meets another. */
+/* out[j] (+)= sum_r x[r, j] for n columns: one column per lane, so that lanes never meet. Four vectors of columns at
+   a time use whole cache lines and hide the latency of an addition. */
 static void FOR_ISA(add_rows)(const float *x, ptrdiff_t row, ptrdiff_t rows, int n, float *out, int add) {
     int j = 0;
     for (; j + 4 * LANES <= n; j += 4 * LANES) {

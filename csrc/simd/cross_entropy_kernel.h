@@ -1,13 +1,13 @@
-/* The loss of rows of logits and its gradient, for csrc/cross_entropy.pyx.
+/* The inner kernels of cross-entropy: the loss of rows of logits, and its gradient. For csrc/cross_entropy.pyx.
 
-   Sums and maxima run in four vectors, because an addition waits for the one before it; they are joined in a fixed
-   order at the end of a block, and blocks are added as doubles. */
+   An addition waits for the result of the one before it, so sums and maxima run in four vectors. They are joined in a
+   fixed order at the end of a block, and blocks are added as doubles. */
 #ifndef TINYGPT_CROSS_ENTROPY_KERNEL_H
 #define TINYGPT_CROSS_ENTROPY_KERNEL_H
 #include <float.h>
 #include "scalar.h"
 
-#define LOSS_BLOCK 1024 /* columns: 4 KB of logits, and the 4 KB that come next, in L1 */
+#define LOSS_BLOCK 1024 /* columns: 4 KB of logits and the next 4 KB fit L1 */
 
 typedef struct {
     void (*loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, float *losses, float *lse);
@@ -18,7 +18,7 @@ typedef struct {
 #define SIMD_KERNEL "simd/cross_entropy_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const CrossEntropyKernels *cross_entropy_kernels(const char *isa) {
     return TABLE_FOR(cross_entropy_table, isa);
 }
@@ -26,8 +26,8 @@ static const CrossEntropyKernels *cross_entropy_kernels(const char *isa) {
 #elif defined(ISA)
 #include "simd/rows.h"
 
-/* The sum of exp(x - top) over n columns. A lane that is not there is exp(-infinity) = 0. Meanwhile memory has nothing
-   to do, so the next block is asked for, line by line; to ask for what is past the end of x does no harm. */
+/* The sum of exp(x - top) over n columns. A padding lane contributes exp(-infinity) = 0. The exponentials leave the
+   memory bus idle, so the next block of x is prefetched meanwhile. A prefetch past the end of x has no effect. */
 TEMPLATE float FOR_ISA(powers)(const float *x, ptrdiff_t n, float top) {
     const vec off = vset(top), none = vset(-INFINITY);
     vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
@@ -43,8 +43,8 @@ TEMPLATE float FOR_ISA(powers)(const float *x, ptrdiff_t n, float top) {
     return FOR_ISA(join)(sum);
 }
 
-/* One read of a row from memory: each block gives its maximum, then its exponentials while it is in L1. As in the
-   blocked rung -FLT_MAX stands for "nothing seen". */
+/* Loss and lse of rows. A row is read from memory once: each block gives its maximum, then its exponentials while it
+   is in L1. As in the blocked rung, -FLT_MAX means "no maximum yet". */
 static void FOR_ISA(loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, float *losses,
                           float *lse) {
     for (ptrdiff_t r = 0; r < rows; r++, logits += columns) {
@@ -54,7 +54,7 @@ static void FOR_ISA(loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits
             const ptrdiff_t n = columns - c < LOSS_BLOCK ? columns - c : LOSS_BLOCK;
             const float before = top;
             top = FOR_ISA(top_of)(logits + c, n, top);
-            if (total != 0 && top != before) total *= exp((double)before - top); /* the sum under the new maximum */
+            if (total != 0 && top != before) total *= exp((double)before - top); /* rescale to the new maximum */
             total += FOR_ISA(powers)(logits + c, n, top);
         }
         total = top + log(total);
@@ -63,7 +63,7 @@ static void FOR_ISA(loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits
     }
 }
 
-/* dlogits = exp(logits - lse) scale, then `scale` less for the target. */
+/* dlogits = exp(logits - lse) scale, then subtract scale at the target. A row without a target gets zeros. */
 static void FOR_ISA(gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets,
                               const float *lse, float *dlogits, float scale) {
     const vec by = vset(scale);

@@ -1,4 +1,6 @@
-/* The sum of two rows, for csrc/embedding.pyx: a token's and its position's, or a gradient's and what it adds to. */
+/* The inner kernel of embedding: the sum of two rows. For csrc/embedding.pyx.
+
+   Forward adds the rows of a token and a position, backward adds a row of dy to a gradient. */
 #ifndef TINYGPT_EMBEDDING_KERNEL_H
 #define TINYGPT_EMBEDDING_KERNEL_H
 #include "scalar.h"
@@ -11,13 +13,13 @@ typedef struct {
 #define SIMD_KERNEL "simd/embedding_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const EmbeddingKernels *embedding_kernels(const char *isa) { return TABLE_FOR(embedding_table, isa); }
 
 #elif defined(ISA)
 #include "simd/math.h"
 
-/* out may be a or b. The remaining n % LANES elements are added as the others are. */
+/* out = a + b; out may be a or b. The remaining n % LANES elements use the same addition under a mask. */
 static void FOR_ISA(add)(const float *a, const float *b, float *out, ptrdiff_t n) {
     ptrdiff_t i = 0;
     for (; i + LANES <= n; i += LANES) vstore(out + i, vadd(vload(a + i), vload(b + i)));

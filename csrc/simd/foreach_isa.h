@@ -1,16 +1,15 @@
-/* Compiles the file that SIMD_KERNEL names once for every instruction set, each time in the words of another
-   vec_<isa>.h, and leaves a table of kernels for each.
+/* Compile the file that SIMD_KERNEL names once per instruction set, each time in the vocabulary of another vec_<isa>.h.
 
        #define SIMD_KERNEL "simd/softmax_kernel.h"
        #include "simd/foreach_isa.h"
 
-   A kernel file has two parts. What is common to all instruction sets (types, the two lines above) stands behind an
-   include guard; the kernels stand behind `#elif defined(ISA)`, which holds while a vocabulary is in force. Their names
-   are FOR_ISA(name), which becomes name_avx2 and so on. That part must not include a system header: it would be
-   compiled for one ISA only and missing for the next.
+   A kernel file has two parts. Declarations that all instruction sets share (types, the two lines above) are inside an
+   include guard. The kernels follow after `#elif defined(ISA)`, which holds while a vocabulary is active. Their names
+   are FOR_ISA(name), which becomes name_avx2 and so on, and each file ends with a table of its kernels. The second
+   part must not include a system header: it would be compiled for one ISA only and missing for the next.
 
-   A region between BEGIN_ISA and END_ISA may use instructions that the rest of the program may not. Both compilers
-   read such a region, each in its own notation; without them there is the scalar vocabulary alone. */
+   Functions between BEGIN_ISA and END_ISA may use instructions that the rest of the program may not. gcc and clang each
+   read such a region in their own notation. On other processors the scalar vocabulary is the only one. */
 
 #include "simd/isa.h"
 

@@ -1,4 +1,4 @@
-/* What every kernel file and its .pyx need, whatever the instruction set. */
+/* Definitions that every kernel file needs, whatever the instruction set: regions, names, inlining, tables. */
 #ifndef TINYGPT_ISA_H
 #define TINYGPT_ISA_H
 
@@ -14,10 +14,11 @@
 #endif
 
 #define JOIN_(name, isa) name##_##isa
-#define JOIN(name, isa) JOIN_(name, isa)       /* two steps, so that a macro gives its value and not its name */
+#define JOIN(name, isa) JOIN_(name, isa)       /* two steps, so that a macro is expanded before it is joined */
 #define FOR_ISA(name) JOIN(name, ISA)          /* dot -> dot_avx2 while avx2 is being compiled */
 
-/* A region whose functions may use the named instructions: #pragma GCC for gcc, which clang ignores, and its own. */
+/* A region whose functions may use the named instructions. gcc reads #pragma GCC; clang ignores that and has its own.
+   */
 #define SIMD_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define BEGIN_ISA(features) SIMD_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
@@ -30,8 +31,8 @@
 #define AVX512 "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"
 #define AVX512_BF16 "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
 
-/* Inlined into every caller, also where the compiler would rather not: its constants are then known, its loops over
-   registers can be unrolled, and its arrays of vectors become registers. */
+/* Inlined into every caller, even where the compiler would decide otherwise. Its arguments are then constants, its
+   loops over registers are unrolled, and its arrays of vectors become registers. */
 #define TEMPLATE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
@@ -39,7 +40,7 @@
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 
-/* Picks table_<isa> by its name, and NULL for a name that this build does not have. */
+/* The address of table_<isa> for the name of an ISA, or NULL for a name that this build does not have. */
 #if defined(__x86_64__)
 #define TABLE_FOR(table, name)                       \
     (strcmp(name, "scalar") == 0   ? &table##_scalar \

@@ -1,7 +1,8 @@
-/* Loops that do nothing but multiply and add, or read: they measure what this processor can do at most.
+/* Probes of what this processor can do at most: loops that only multiply and add, or only read.
 
-   LANES x ACCUMULATORS sums run side by side. An FMA takes 4 cycles and two start in each, so 8 sums keep the units
-   busy; 12 leave some room. Every variant is compiled for its own ISA and is called only where cpu.pyx found it. */
+   LANES x ACCUMULATORS sums run independently. An FMA takes 4 cycles and two start per cycle, so 8 sums keep the units
+   busy, and 12 leave a margin. Each variant is compiled for its own ISA and called only where cpu.pyx found that ISA.
+   */
 #ifndef TINYGPT_PEAK_H
 #define TINYGPT_PEAK_H
 
@@ -13,7 +14,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-/* x <- x a + b with a < 1 stays finite, and no compiler can skip it: the sum of all x is returned. */
+/* x <- x a + b with a < 1 stays finite. The sum of all x is returned, so that no compiler can skip the loop. */
 #define PEAK_LOOP(NAME, TARGET, VECTOR, SET, FMA, STORE, LANES)                                   \
     TARGET static float NAME(long n) {                                                            \
         VECTOR x[ACCUMULATORS], a = SET(0.999f), b = SET(1e-3f);                                  \
@@ -31,9 +32,10 @@
 #define MULTIPLY_ADD_SSE(x, a, b) _mm_add_ps(_mm_mul_ps(x, a), b) /* the baseline has no FMA */
 PEAK_LOOP(peak_scalar, , __m128, _mm_set1_ps, MULTIPLY_ADD_SSE, _mm_storeu_ps, 4)
 PEAK_LOOP(peak_avx2, __attribute__((target("avx2,fma"))), __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
-PEAK_LOOP(peak_avx512, __attribute__((target("avx512f"))), __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
+PEAK_LOOP(peak_avx512, __attribute__((target("avx512f"))), __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps,
+          16)
 
-/* The compiler's run-time check asks the operating system too (XGETBV): wide registers must be saved on a switch. */
+/* The compiler's run-time check also asks the operating system (XGETBV), which must save wide registers on a switch. */
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -75,7 +77,7 @@ static float peak_neon(long n) { return peak_scalar(n); }
 #endif
 #endif
 
-/* The sum of n words in eight independent sums, so that reading and not adding is what takes the time. */
+/* Add n words in eight independent sums, so that reading is the limit and not adding. */
 static uint64_t read_words(const uint64_t *words, ptrdiff_t n) {
     uint64_t total[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     for (ptrdiff_t i = 0; i + 8 <= n; i += 8)

@@ -1,4 +1,4 @@
-/* Turns all heads of one token, for csrc/rope.pyx. */
+/* The inner kernel of rotary positions: rotate all heads of one token. For csrc/rope.pyx. */
 #ifndef TINYGPT_ROPE_KERNEL_H
 #define TINYGPT_ROPE_KERNEL_H
 #include "scalar.h"
@@ -12,13 +12,13 @@ typedef struct {
 #define SIMD_KERNEL "simd/rope_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const RopeKernels *rope_kernels(const char *isa) { return TABLE_FOR(rope_table, isa); }
 
 #elif defined(ISA)
 #include "simd/math.h"
 
-/* Pairs (j, j + E) for n values of j. Both numbers of a pair are read before either is written: out may be x. */
+/* Rotate the pairs (j, j + E) for n values of j. Both elements are read before either is written, so out may be x. */
 TEMPLATE void FOR_ISA(turn_step)(const float *x, float *out, const float *cos, const float *sin, ptrdiff_t E,
                                  int inverse, int n) {
     vec first = FOR_ISA(load_lanes)(x, n), second = FOR_ISA(load_lanes)(x + E, n);
@@ -27,7 +27,8 @@ TEMPLATE void FOR_ISA(turn_step)(const float *x, float *out, const float *cos, c
     FOR_ISA(store_lanes)(out + E, vfma(first, inverse ? minus : s, vmul(second, c)), n);
 }
 
-/* A head after the other, in the order of memory; the token's cosines and sines are in L1 after the first. */
+/* One head after the other, as they lie in memory. The cosines and sines of the token are in L1 after the first head.
+   */
 TEMPLATE void FOR_ISA(turn_heads)(const float *x, ptrdiff_t x_head, float *out, ptrdiff_t out_head, ptrdiff_t heads,
                                   const float *cos, const float *sin, ptrdiff_t E, int inverse) {
     for (ptrdiff_t h = 0; h < heads; h++, x += x_head, out += out_head) {
@@ -38,6 +39,7 @@ TEMPLATE void FOR_ISA(turn_heads)(const float *x, ptrdiff_t x_head, float *out, 
     }
 }
 
+/* inverse becomes a constant here, so that the inner loop has no branch. */
 static void FOR_ISA(turn)(const float *x, ptrdiff_t x_head, float *out, ptrdiff_t out_head, ptrdiff_t heads,
                           const float *cos, const float *sin, ptrdiff_t E, int inverse) {
     if (inverse) FOR_ISA(turn_heads)(x, x_head, out, out_head, heads, cos, sin, E, 1);

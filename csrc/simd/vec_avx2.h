@@ -1,11 +1,11 @@
-/* The vocabulary for AVX2 with FMA: 8 floats, 16 registers. vec_scalar.h says what each word means. */
+/* The vocabulary for AVX2 with FMA: 8 floats per register, 16 registers. vec_scalar.h explains the words. */
 #define ISA avx2
 #define LANES 8
 #define REGISTERS 16
 
 #ifndef TINYGPT_VEC_AVX2_H
 #define TINYGPT_VEC_AVX2_H
-/* All bits set in the first n of 8 lanes: the window that starts n before the end of eight ones and eight zeros. */
+/* A mask of the first n of 8 lanes: the window into eight ones and eight zeros that starts n before the zeros. */
 static const int32_t WINDOW_AVX2[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 TEMPLATE __m256i first_avx2(int n) { return _mm256_loadu_si256((const __m256i *)(WINDOW_AVX2 + 8 - n)); }
 
@@ -16,7 +16,7 @@ TEMPLATE __m256 load_bf16_avx2(const uint16_t *p) {
 TEMPLATE __m256 load_int8_avx2(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
-/* 2^n from its bits, and x 2^n in two factors, since 2^128 and 2^-127 are no floats of that form. */
+/* 2^n from its bits, and x 2^n in two factors, because 2^128 and 2^-127 are no normal floats. */
 TEMPLATE __m256 power_avx2(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
 }
@@ -38,7 +38,7 @@ TEMPLATE double dsum_avx2(__m256d x) {
     __m128d half = _mm_add_pd(_mm256_castpd256_pd128(x), _mm256_extractf128_pd(x, 1));
     return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
-/* Pairs of rows interleave to 2 x 2 blocks, those to 4 x 4 blocks within each half, and the halves change places. */
+/* Interleave pairs of rows to 2 x 2 blocks, those to 4 x 4 blocks within each half, then exchange the halves. */
 TEMPLATE void transpose_avx2(__m256 *x) {
     __m256 t[8];
     for (int i = 0; i < 8; i += 2) {

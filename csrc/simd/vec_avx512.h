@@ -1,4 +1,4 @@
-/* The vocabulary for AVX-512 (F, BW, DQ, VL): 16 floats, 32 registers. vec_scalar.h says what each word means. */
+/* The vocabulary for AVX-512 (F, BW, DQ, VL): 16 floats per register, 32 registers. vec_scalar.h explains the words. */
 #define ISA avx512
 #define LANES 16
 #define REGISTERS 32
@@ -31,8 +31,8 @@ TEMPLATE double dsum_avx512(__m512d x) {
     __m128d quarter = _mm_add_pd(_mm256_castpd256_pd128(half), _mm256_extractf128_pd(half, 1));
     return _mm_cvtsd_f64(_mm_add_sd(quarter, _mm_unpackhi_pd(quarter, quarter)));
 }
-/* Pairs of rows interleave to 2 x 2 blocks and those to 4 x 4 blocks within each quarter of the registers; then the
-   quarters are dealt out, which is a transposition of 4 x 4 blocks in two more steps. */
+/* Interleave pairs of rows to 2 x 2 blocks, and those to 4 x 4 blocks within each quarter of the registers. Two more
+   steps exchange the quarters: they transpose the 4 x 4 matrix of blocks. */
 TEMPLATE void transpose_avx512(__m512 *x) {
     __m512 t[16];
     UNROLL for (int i = 0; i < 16; i += 2) {

@@ -1,5 +1,7 @@
-/* AVX-512 with BF16, for the register tile alone: a lane of a packed panel is a word of two bfloat16 numbers, and one
-   vfma takes two steps of the sum, x0 y0 + x1 y1 + z, in float32. vset repeats such a word. */
+/* The vocabulary for AVX-512 with BF16, for the micro-kernel alone.
+
+   A lane of a packed sliver is a word of two bfloat16 numbers. One vfma takes two steps of the sum in float32:
+   x0 y0 + x1 y1 + z. vset repeats such a word in all lanes. */
 #include "simd/vec_avx512.h"
 #undef ISA
 #undef vfma

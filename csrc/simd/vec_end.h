@@ -1,4 +1,4 @@
-/* Takes the words of a vocabulary back, so that the next one can define them. */
+/* Undefine the words of a vocabulary, so that the next one can define them. */
 #undef ISA
 #undef LANES
 #undef REGISTERS

@@ -1,4 +1,4 @@
-/* The vocabulary for NEON on arm64: 4 floats, 32 registers. vec_scalar.h says what each word means. */
+/* The vocabulary for NEON on arm64: 4 floats per register, 32 registers. vec_scalar.h explains the words. */
 #define ISA neon
 #define LANES 4
 #define REGISTERS 32
@@ -21,7 +21,7 @@ TEMPLATE float32x4_t load_int8_neon(const int8_t *p) {
     int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
 }
-/* 2^n from its bits, and x 2^n in two factors, since 2^128 and 2^-127 are no floats of that form. */
+/* 2^n from its bits, and x 2^n in two factors, because 2^128 and 2^-127 are no normal floats. */
 TEMPLATE float32x4_t power_neon(int32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));
 }
@@ -33,7 +33,7 @@ TEMPLATE float sum_neon(float32x4_t x) {
     float32x2_t half = vadd_f32(vget_low_f32(x), vget_high_f32(x));
     return vget_lane_f32(half, 0) + vget_lane_f32(half, 1);
 }
-/* Pairs of rows interleave to 2 x 2 blocks, and the halves change places. */
+/* Interleave pairs of rows to 2 x 2 blocks, then exchange the halves. */
 TEMPLATE void transpose_neon(float32x4_t *x) {
     float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
     x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));

@@ -1,26 +1,30 @@
-/* The vocabulary of the vector kernels, and its portable form: 4 floats, in the vector types that gcc and clang have on
-   every machine. On x86-64 that is SSE2, which every such processor has.
+/* The vocabulary of the vector kernels, and its portable form.
 
-   vec                           a register of LANES floats; REGISTERS of them are there
+   Kernels use only these words; each vec_<isa>.h defines them for one instruction set. The portable form has 4 floats
+   per register, in the vector types that gcc and clang offer on every machine. On x86-64 they compile to SSE2, which
+   every such processor has.
+
+   vec                           a register of LANES floats; the machine has REGISTERS of them
    vset(x)                       x in every lane
    vload(p), vstore(p, x)        LANES floats from or to any address
-   vload_part(p, n)              lanes 0..n-1 from memory, the others 0; nothing past p[n - 1] is touched; 0 <= n < LANES
-   vstore_part(p, x, n)          lanes 0..n-1 to memory, nothing past them
-   vload_bf16(p), vload_int8(p)  LANES numbers of 16 or 8 bits from any address as floats: bfloat16 (the upper half of a
-                                 float, in a uint16_t), int8_t
+   vload_part(p, n)              lanes 0..n-1 from memory, zeros in the others; 0 <= n < LANES; nothing past p[n - 1]
+                                 is touched
+   vstore_part(p, x, n)          lanes 0..n-1 to memory; nothing past them is touched
+   vload_bf16(p), vload_int8(p)  LANES numbers of 16 or 8 bits from any address, converted to floats: bfloat16 (the
+   upper half of a float, in a uint16_t), int8_t
    vadd vsub vmul vdiv vsqrt     lane by lane
-   vmax(x, y), vmin(x, y)        lane by lane; y where x or y is a NaN (or the NaN, on NEON)
-   vfma(x, y, z)                 x y + z: one rounding where the machine has it, two in this file
+   vmax(x, y), vmin(x, y)        lane by lane; y where x or y is NaN (on NEON, the NaN)
+   vfma(x, y, z)                 x y + z: rounded once where the machine has the instruction, twice in this file
    vround(x)                     the nearest whole number, ties to even, for |x| < 2^22
    vscale(x, n)                  x 2^n for whole numbers -252 <= n <= 254
-   vwhere_less(x, y, yes, no)    x < y ? yes : no, lane by lane; a NaN is not less
+   vwhere_less(x, y, yes, no)    x < y ? yes : no, lane by lane; NaN is not less
    vsum(x), vlargest(x)          over all lanes: halves are added first, then quarters, so the order is fixed
-   vtranspose(x)                 vec x[LANES] seen as a square is transposed in place
+   vtranspose(x)                 transposes vec x[LANES], seen as a square, in place
    dvec                          a register of LANES / 2 doubles
    dset(x), dadd(x, y), dfma(x, y, z), dsum(x)
-   dlow(x), dhigh(x)             the lower and the upper half of the lanes of a vec as doubles
+   dlow(x), dhigh(x)             the lower or upper half of the lanes of a vec, as doubles
 
-   A vocabulary defines these words and nothing else; vec_end.h takes them back. */
+   A vocabulary defines these words and nothing else; vec_end.h undefines them. */
 #define ISA scalar
 #define LANES 4
 #define REGISTERS 16
@@ -60,12 +64,12 @@ TEMPLATE vec_scalar sqrt_scalar(vec_scalar x) {
     for (int i = 0; i < 4; i++) x[i] = sqrtf(x[i]);
     return x;
 }
-/* Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to a whole number, and so is what remains. */
+/* Adding 1.5 * 2^23 leaves no bits for a fraction, so the sum is rounded to a whole number; subtracting restores x. */
 TEMPLATE vec_scalar round_scalar(vec_scalar x) {
     const vec_scalar big = {12582912.0f, 12582912.0f, 12582912.0f, 12582912.0f};
     return (x + big) - big;
 }
-/* A float is 2^(e - 127) with e in bits 23 to 30. Two factors, since 2^128 and 2^-127 have no e. */
+/* A float with exponent bits e (bits 23 to 30) is 2^(e - 127). Two factors, because 2^128 and 2^-127 have no such e. */
 TEMPLATE vec_scalar scale_scalar(vec_scalar x, vec_scalar n) {
     bits_scalar e = __builtin_convertvector(n, bits_scalar), half = e >> 1;
     return x * (vec_scalar)((half + 127) << 23) * (vec_scalar)((e - half + 127) << 23);

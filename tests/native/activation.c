@@ -1,21 +1,22 @@
-/* csrc/simd/activation_kernel.h: everything that works element by element. */
+/* Checks of csrc/simd/activation_kernel.h: the element-wise ops. */
 #include "check.h"
 #include "simd/activation_kernel.h"
 
 static const int sizes[] = SIZES;
 
-/* A sigmoid of z, where z itself may be off by `off` roundings: its value, and its error in roundings of 1. */
+/* A sigmoid: its value, and its error bound in roundings of 1. */
 typedef struct {
     double value, room;
 } Rounded;
 
-/* exp(-z) counts as much as 1 - sigmoid; the sum and the quotient are rounded. */
+/* The sigmoid of z, if z itself may be off by `off` roundings. The error of exp(-z) enters with the weight 1 -
+   sigmoid; the sum and the quotient are rounded once each. */
 static Rounded sigmoid_of(double z, double off) {
     const double s = 1 / (1 + exp(-z));
     return (Rounded){s, s * ((1 - s) * (off * fabs(z) + EXP) + 2) + TINY / ROUNDING};
 }
 
-/* 2 sqrt(2/pi) (x + 0.044715 x^3): six products and sums of one sign. */
+/* 2 sqrt(2/pi) (x + 0.044715 x^3): six products and sums of equal sign, so six roundings. */
 static double gelu_argument(double x) { return 2 * GELU_SCALE * (x + GELU_CUBIC * x * x * x); }
 
 static void check_gelu(const char *isa) {
@@ -32,7 +33,7 @@ static void check_gelu(const char *isa) {
                 const Rounded s = sigmoid_of(z, 6);
                 const double w = fabs(x[i]) < 100 ? 2 * GELU_SCALE * (1 + 3 * GELU_CUBIC * (double)x[i] * x[i]) : 0;
                 const double slope = s.value + x[i] * s.value * (1 - s.value) * w;
-                /* x s (1 - s) w: the error of s, that of 1 - s, five roundings. */
+                /* x s (1 - s) w has the error of s, the error of 1 - s, and five roundings. */
                 const double loss = s.room + fabs(x[i]) * w * ((1 - s.value) * s.room + s.value * (s.room + 1) +
                                                              5 * s.value * (1 - s.value)) + 2 * fabs(slope);
                 at("x = %.9g, n %d", x[i], n);
@@ -80,7 +81,7 @@ static void check_add(const char *isa) {
     finish();
 }
 
-/* Number k of the stream that starts at row: SplitMix64 (Steele, Lea & Flood 2014), its upper half. */
+/* The upper half of number k of the stream that starts at row: SplitMix64 (Steele, Lea and Flood, 2014). */
 static uint64_t number(uint64_t row, uint64_t k) {
     uint64_t z = row + (k + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
@@ -96,7 +97,7 @@ static void check_dropout(const char *isa) {
             const int n = 2 * sizes[t];
             const uint64_t row = 0x0123456789ABCDEFu * (uint64_t)(7 * t + k), limit = limits[k / 2];
             float *x = uniform(n, -1, 1), *residual = k % 2 ? uniform(n, -1, 1) : NULL, *out = blank(n);
-            x[0] = number(row, 0) < limit ? INFINITY : 1; /* what is dropped is not multiplied by 0 */
+            x[0] = number(row, 0) < limit ? INFINITY : 1; /* a dropped element must not be multiplied by 0 */
             activation_kernels(isa)->dropout(x, residual, out, n, row, limit, 1.25f);
             for (int i = 0; i < n; i++) {
                 const double value = number(row, (uint64_t)i) < limit ? 0 : 1.25 * x[i];

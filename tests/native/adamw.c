@@ -1,4 +1,4 @@
-/* csrc/simd/adamw_kernel.h */
+/* Checks of csrc/simd/adamw_kernel.h: one step, and the sum of squares. */
 #include "check.h"
 #include "simd/adamw_kernel.h"
 
@@ -20,7 +20,7 @@ static void check_update(const char *isa) {
             at("element %d of %d", i, n);
             expect(m[i], mean, mean_room);
             expect(v[i], square, 5 * ROUNDING * square);
-            /* The mean's own error, then 2.5 + 2 roundings in the root, two in the quotient, one in each sum. */
+            /* The error of the mean, 2.5 + 2 roundings in the root, two in the quotient, one in each sum. */
             expect(p[i], wanted, s.rate / root * mean_room + ROUNDING * (8 * fabs(step) + fabs(wanted) + s.decay));
         }
         give_back();

@@ -1,4 +1,4 @@
-/* csrc/simd/attention_kernel.h: one head of one sequence, its queries in tiles, one by one, and the gradient. */
+/* Checks of csrc/simd/attention_kernel.h: one head, its queries in tiles and one by one, and the gradient. */
 #include "check.h"
 #include "simd/attention_kernel.h"
 
@@ -9,12 +9,12 @@ static const struct {
 } shapes[] = {{1, 1, 1}, {1, 40, 16}, {2, 9, 5}, {5, 5, 7}, {17, 17, 8}, {33, 65, 20},
               {64, 64, 64}, {97, 130, 33}, {130, 130, 12}};
 
-/* What one query gives in double precision, and how far float32 may be off: p, ds and their errors are (S,). */
+/* Scores (S,) and lse of one query in double precision, with the error bounds of their float32 values. */
 typedef struct {
     double *score, *score_room, lse, lse_room;
 } Scores;
 
-/* Scores of query t; a score is a dot product that is scaled before or after. */
+/* The scores of one query. The kernel may scale before or after the dot product. */
 static Scores scores_of(const float *q, const float *k, int row, int seen, int D, double scale, double *memory) {
     Scores s = {memory, memory + seen, 0, 0};
     double top = -INFINITY, low = INFINITY, worst = 0, total = 0;
@@ -29,11 +29,12 @@ static Scores scores_of(const float *q, const float *k, int row, int seen, int D
     }
     for (int j = 0; j < seen; j++) total += exp(s.score[j] - top);
     s.lse = top + log(total);
-    /* Each tile of keys may raise the maximum: one more exp and two products for all that came before. */
+    /* Each tile of keys may raise the maximum, which costs the earlier terms one more exp and two products. */
     s.lse_room = worst + ROUNDING * (seen + 2 * (top - low) + (seen / KEYS + 1) * (EXP + 2) + 4 + fabs(s.lse));
     return s;
 }
 
+/* lse, out and weights of query t. */
 static void check_query(const AttentionHead *x, int t, double *memory) {
     const int seen = (int)(x->S - x->T) + t + 1, D = (int)x->D;
     const Scores s = scores_of(x->q + t * x->q_row, x->k, (int)x->k_row, seen, D, x->scale, memory);
@@ -60,7 +61,7 @@ static void check_forward(const char *isa, int alone) {
     for (int i = 0; i < COUNT(shapes); i++)
         for (int what = 0; what < 4; what++) {
             const int T = shapes[i].T, S = shapes[i].S, D = shapes[i].D, row = D + 3;
-            const float far = what & 2 ? 6 : 1; /* large scores: most of a row underflows, and maxima rise */
+            const float far = what & 2 ? 6 : 1; /* large scores, so that most of a row underflows and maxima rise */
             AttentionHead x = {uniform((T - 1) * row + D, -far, far), uniform((S - 1) * row + D, -far, far),
                                uniform((S - 1) * row + D, -1, 1), blank((T - 1) * row + D), blank(T),
                                what & 1 ? blank(T * S) : NULL, row, row, row, row, T, S, D, 0.3f};
@@ -74,14 +75,14 @@ static void check_forward(const char *isa, int alone) {
                 check_query(&x, t, scores);
             }
             for (int n = 0; n < (T - 1) * row; n++)
-                if (n % row >= D) expect(x.out[n], NAN, 0); /* between the rows nothing is written */
+                if (n % row >= D) expect(x.out[n], NAN, 0); /* nothing is written between the rows */
             free(scores);
             give_back();
         }
     finish();
 }
 
-/* p and ds of every pair with their errors, (T, S) each. */
+/* p and ds of every (query, key) and their error bounds, (T, S) each. */
 static void slopes_of(const AttentionGradient *x, double *p, double *p_room, double *ds, double *ds_room) {
     const int T = (int)x->T, S = (int)x->S, D = (int)x->D;
     for (int t = 0; t < T; t++) {
@@ -114,7 +115,7 @@ static void slopes_of(const AttentionGradient *x, double *p, double *p_room, dou
     }
 }
 
-/* out[a, d] = sum_b w[a, b] x[b, d] for element (a, d), with w read at w[a * w_row + b * w_step]. */
+/* Element (a, d) of out[a, d] = before + sum_b w[a, b] x[b, d], where w[a, b] is w[a * w_row + b * w_step]. */
 static void check_product(const double *w, const double *w_room, int w_row, int w_step, int n, const float *x, int row,
                           int a, int d, double before, double got) {
     double wanted = before, size = fabs(before), room = 0;
@@ -141,7 +142,7 @@ static void check_gradient(const char *isa) {
             double *p = pairs, *p_room = p + T * S, *ds = p_room + T * S, *ds_room = ds + T * S;
             float *memory = blank((ptrdiff_t)attention_gradient_floats(D));
             at("T %d, S %d, D %d, add %d", T, S, D, add);
-            for (int t = (T - 1) / 48 * 48; t >= 0; t -= 48) /* the last queries first: they see all keys */
+            for (int t = (T - 1) / 48 * 48; t >= 0; t -= 48) /* the last queries first, because they see all keys */
                 attention_kernels(isa)->gradient(&x, t, T - t < 48 ? T - t : 48, add || t + 48 < T, memory);
             slopes_of(&x, p, p_room, ds, ds_room);
             for (int d = 0; d < D; d++) {

@@ -1,4 +1,4 @@
-/* Arrays between guards, random numbers, and the verdict; see check.h. */
+/* Implementation of check.h: guarded arrays, random numbers, and the verdict. */
 #define _DEFAULT_SOURCE
 #include "check.h"
 
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define ARRAYS 64
-#define MARK 0xA5 /* what stands before an array, up to the start of its page */
+#define MARK 0xA5 /* fills the bytes from the start of the page to the array */
 
 static struct {
     unsigned char *memory, *array;
@@ -22,8 +22,9 @@ static char kernel_name[64], case_name[128];
 static long values, wrong;
 static double worst;
 static int failed, readable;
-static uint64_t state; /* of the random numbers: the same for every instruction set */
+static uint64_t state; /* of the random numbers, reset for every kernel: all instruction sets see the same */
 
+/* Memory that ends at a page without access (or, if readable, without writing). */
 static void *take(size_t bytes) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (bytes / page + 1) * page;
     unsigned char *memory;
@@ -56,7 +57,7 @@ void give_back(void) {
     }
 }
 
-/* 53 random bits (xorshift64*, Vigna 2016). */
+/* A number in [0, 1) with 53 random bits (xorshift64*, Vigna, 2016). */
 static double random_number(void) {
     state ^= state >> 12;
     state ^= state << 25;
@@ -139,7 +140,7 @@ void finish(void) {
 
 int failures(void) { return failed; }
 
-/* To read or write past an array ends here. printf is not for signal handlers, write is. */
+/* Called when a kernel reads or writes past an array. write is allowed in signal handlers, printf is not. */
 static void crashed(int number) {
     static const char what[] = " touched memory that is not there (";
     ssize_t n = write(1, kernel_name, strlen(kernel_name));

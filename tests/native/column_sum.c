@@ -1,4 +1,4 @@
-/* csrc/simd/column_sum_kernel.h */
+/* Checks of csrc/simd/column_sum_kernel.h: column sums, written and added. */
 #include "check.h"
 #include "simd/column_sum_kernel.h"
 

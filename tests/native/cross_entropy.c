@@ -1,4 +1,4 @@
-/* csrc/simd/cross_entropy_kernel.h */
+/* Checks of csrc/simd/cross_entropy_kernel.h: the loss and its gradient, also in place. */
 #include "check.h"
 #include "simd/cross_entropy_kernel.h"
 
@@ -22,7 +22,7 @@ static void check_loss(const char *isa) {
                     range = fmax(range, fabs((double)x[r * n + c] - x[r * n]));
                 }
                 const double wanted = log(total), loss = targets[r] < 0 ? 0 : wanted - x[r * n + targets[r]];
-                /* What the sum is off by, relative to itself, is what its logarithm is off by. */
+                /* The relative error of the sum is the absolute error of its logarithm. */
                 const double room = ROUNDING * (n + 2 * range + EXP + 2);
                 at("row %d of %d columns, case %d", r, n, k);
                 expect(lse[r], wanted, room + ROUNDING * fabs(wanted));

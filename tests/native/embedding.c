@@ -1,4 +1,4 @@
-/* csrc/simd/embedding_kernel.h */
+/* Checks of csrc/simd/embedding_kernel.h: the sum of two rows. */
 #include "check.h"
 #include "simd/embedding_kernel.h"
 

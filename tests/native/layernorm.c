@@ -1,11 +1,11 @@
-/* csrc/simd/layernorm_kernel.h */
+/* Checks of csrc/simd/layernorm_kernel.h: rows, their gradient, and sums over chunks. */
 #include "check.h"
 #include "simd/layernorm_kernel.h"
 
 #define ROWS 4
 static const int sizes[] = SIZES;
 
-/* Each output is held against its formula from the outputs before it, which were held against theirs. */
+/* Each output is compared with its formula, evaluated on the outputs before it, which were compared in the same way. */
 static void check_row(const Layernorm *a, int r) {
     const int n = (int)a->columns;
     const float *z = a->residual ? a->total + r * n : a->x + r * n;
@@ -18,10 +18,10 @@ static void check_row(const Layernorm *a, int r) {
         variance += (z[c] - mean) * (z[c] - mean) / n;
         spread += fabs(z[c] - mean) / n;
     }
-    /* The first mean may be off by n roundings; the correction to it, a sum of n deviations, by n of theirs. */
+    /* The first mean may be off by n roundings. Its correction, a sum of n deviations, may be off by n of theirs. */
     const double rstd = 1 / sqrt(variance + a->eps), off = ROUNDING * (2 * fabs(mean) + (n + 3) * spread);
     expect(a->mean[r], mean, off);
-    /* Of each square: one rounding of the deviation, doubled; n roundings of the mean count squared, or not at all. */
+    /* Each square has one rounding of the deviation, doubled. The n roundings of the mean enter squared or cancel. */
     expect(a->rstd[r], rstd, 4 * ROUNDING * rstd);
     for (int c = 0; c < n; c++) {
         const double xhat = ((double)z[c] - a->mean[r]) * a->rstd[r], y = xhat * a->weight[c];

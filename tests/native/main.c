@@ -1,8 +1,8 @@
-/* Runs every check for every instruction set that this processor has.
+/* Run every check for every instruction set that this processor has.
 
    usage: native [-r] [ISA...]
-   -r      what lies behind an array may be read: for emulators whose masked loads read what they must not (qemu 7.2)
-   ISA     to be run whether the processor has it or not */
+   -r      allow reads behind an array, for emulators whose masked loads read masked lanes (qemu 7.2)
+   ISA     run these instruction sets, even if the processor does not report them */
 #include "check.h"
 
 #include <stdio.h>
@@ -39,7 +39,7 @@ static void check_all(const char *isa) {
     check_attention(isa);
 }
 
-/* The probe starts its sums at 0, 1, 2, ..., `repeat` lanes of each, and takes x <- 0.999 x + 0.001 n times. */
+/* The probe starts its sums at 0, 1, 2, ..., in `repeat` lanes each, and computes x <- 0.999 x + 0.001 n times. */
 static void check_probe(const char *isa, float (*probe)(long), int sums, int repeat) {
     const long n = 50;
     double wanted = 0;

@@ -1,11 +1,11 @@
-/* csrc/simd/rmsnorm_kernel.h */
+/* Checks of csrc/simd/rmsnorm_kernel.h: rows, their gradient, and sums over chunks. */
 #include "check.h"
 #include "simd/rmsnorm_kernel.h"
 
 #define ROWS 4
 static const int sizes[] = SIZES;
 
-/* Each output is held against its formula from the outputs before it, which were held against theirs. */
+/* Each output is compared with its formula, evaluated on the outputs before it, which were compared in the same way. */
 static void check_row(const Rmsnorm *a, int r) {
     const int n = (int)a->columns;
     const float *z = a->residual ? a->total + r * n : a->x + r * n;

@@ -1,4 +1,4 @@
-/* csrc/simd/rope_kernel.h */
+/* Checks of csrc/simd/rope_kernel.h: rotations and their inverse, also in place. */
 #include "check.h"
 #include "simd/rope_kernel.h"
 

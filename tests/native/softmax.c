@@ -1,11 +1,11 @@
-/* csrc/simd/softmax_kernel.h */
+/* Checks of csrc/simd/softmax_kernel.h: rows and their gradient. */
 #include "check.h"
 #include "simd/softmax_kernel.h"
 
 #define ROWS 3
 static const int sizes[] = {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 101, 1023, 1024, 1025, 2051};
 
-/* The largest and the smallest of a row that is finite, and the sum of exp(x - largest). */
+/* The largest element of a row, its distance to the smallest finite one, and the sum of exp(x - largest). */
 static void scan(const float *x, int n, double *top, double *range, double *total) {
     double low = INFINITY;
     *top = -INFINITY;
@@ -34,7 +34,7 @@ static void check_rows(const char *isa) {
                 for (int c = 0; c < n; c++) {
                     const double wanted = exp(x[r * n + c] - top) / total;
                     at("row %d, column %d of %d, case %d", r, c, n, k);
-                    /* The difference is rounded twice, for this block and in the sum; so is exp. */
+                    /* The difference and exp are rounded twice: in this block and in the sum. */
                     expect(out[r * n + c], wanted, ROUNDING * wanted * (n + 2 * range + 2 * EXP + 3) + TINY);
                 }
             }

@@ -1,10 +1,10 @@
-/* The words that all kernels are written in, one by one: csrc/simd/vec_*.h, and the functions of csrc/simd/math.h. */
+/* Checks of every word of the vocabulary (csrc/simd/vec_*.h) and of the functions in csrc/simd/math.h. */
 #include "check.h"
 #include "vocabulary_kernel.h"
 
 #define CASES 40
 
-/* What a word should give for one lane. */
+/* The expected result of a word for one lane. */
 typedef float Plain(float x, float y, float z);
 static float plain_copy(float x, float y, float z) { (void)y, (void)z; return x; }
 static float plain_add(float x, float y, float z) { (void)z; return x + y; }
@@ -19,7 +19,7 @@ static float plain_root(float x, float y, float z) { (void)y, (void)z; return sq
 static float plain_round(float x, float y, float z) { (void)y, (void)z; return rintf(x); }
 static float plain_less(float x, float y, float z) { return x < y ? z : -1.0f; }
 
-/* IEEE operations: the same bits as in plain C. */
+/* IEEE operations, which must give the same bits as plain C. */
 static void check_exact(const char *isa, const char *name, int lanes, Word *word, Plain *plain, int positive) {
     begin(isa, name);
     for (int k = 0; k < CASES; k++) {
@@ -45,7 +45,7 @@ static void check_set(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* Halves, ties and numbers up to 2^22, where vround ends. */
+/* Halves, ties and numbers up to 2^22, the limit of vround. */
 static void check_round(const char *isa, const Vocabulary *v) {
     begin(isa, "vround");
     for (int k = -1000; k <= 1000; k++) {
@@ -64,7 +64,7 @@ static void check_round(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* All powers that there are; a subnormal result may be rounded twice. */
+/* All powers of two in range; a subnormal result may be rounded twice. */
 static void check_scale(const char *isa, const Vocabulary *v) {
     begin(isa, "vscale");
     for (int n = -252; n <= 254; n++) {
@@ -81,7 +81,7 @@ static void check_scale(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* A maximum or minimum with a NaN is the second argument, or, on NEON, the NaN; a NaN is not less. */
+/* With a NaN, vmax and vmin return their second argument, or the NaN on NEON; vwhere_less takes NaN as not less. */
 static void check_nan(const char *isa, const Vocabulary *v) {
     const int spreads = strcmp(isa, "neon") == 0;
     begin(isa, "vmax vmin vwhere_less of NaN");
@@ -107,7 +107,7 @@ static void check_nan(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* The memory of both arrays ends after n floats. */
+/* Partial loads and stores: the memory of both arrays ends after n floats. */
 static void check_part(const char *isa, const Vocabulary *v) {
     begin(isa, "vload_part vstore_part");
     for (int n = 0; n < v->lanes; n++) {
@@ -122,7 +122,7 @@ static void check_part(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* Every pattern of 16 and of 8 bits, in every lane: infinities and NaN are bfloat16 too. */
+/* Every pattern of 16 and of 8 bits in every lane, including infinities and NaN of bfloat16. */
 static void check_small(const char *isa, const Vocabulary *v) {
     const int n = v->lanes;
     begin(isa, "vload_bf16 vload_int8");
@@ -185,7 +185,7 @@ static void check_halves(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* From where exp is 0 to where it is infinite, in steps that share no factor with the lanes. */
+/* From where exp is 0 to where it is infinite, in steps that are no multiple of the lanes. */
 static void check_exp(const char *isa, const Vocabulary *v) {
     for (int k = 0; k < 2; k++) {
         begin(isa, k ? "sigmoid" : "exp");

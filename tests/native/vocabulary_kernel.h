@@ -1,4 +1,4 @@
-/* Every word of a vocabulary (csrc/simd/vec_*.h) as a function on arrays, for vocabulary.c. */
+/* Every word of the vocabulary (csrc/simd/vec_*.h) as a function on arrays, for vocabulary.c. */
 #ifndef TINYGPT_VOCABULARY_KERNEL_H
 #define TINYGPT_VOCABULARY_KERNEL_H
 #include "scalar.h"
@@ -9,7 +9,7 @@ typedef struct {
     int lanes, registers;
     Word *set, *copy, *add, *sub, *mul, *div, *fma, *max, *min, *root, *round, *scale, *less, *exp, *sigmoid;
     Word *sum, *largest;   /* out[0] */
-    Word *halves;          /* x y + z in doubles, the lower and the upper half of the lanes, rounded to floats */
+    Word *halves;          /* x y + z as doubles, on both halves of the lanes, rounded to floats */
     double (*dsum)(const float *x); /* over all lanes, each counted 3 times */
     void (*load_part)(const float *x, int n, float *out);  /* n floats to LANES */
     void (*store_part)(const float *x, int n, float *out); /* LANES floats to n */
