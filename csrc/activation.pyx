@@ -63,6 +63,7 @@ cdef extern from "simd/activation_kernel.h" nogil:
         void (*dropout)(const float* x, const float* residual, float* out, Py_ssize_t n, unsigned long long row,
                         unsigned long long limit, float scale) noexcept nogil
     const ActivationKernels* activation_kernels(const char* isa)
+
 # PIECE is the unit that threads share: 4096 floats = 256 cache lines, so that no two threads write to the same line
 # of an aligned array. Up to ALONE elements the calling thread finishes before it could wake another. An addition
 # takes a fraction of the time of an exponential, so its limit is higher.
@@ -70,6 +71,7 @@ cdef enum:
     PIECE = 4096
     ALONE = 8192
     ALONE_ADDING = 32768
+
 
 def gelu_naive(const float[::1] x, float[::1] out, int n_threads):                                    # IN, OUT
     """Apply the formula to one element after the other, on one thread."""
