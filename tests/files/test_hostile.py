@@ -116,7 +116,7 @@ TEXTS = {
     "cut": (b'{"model_type": "gpt2", "n_em', "must be JSON"),
     "binary": (b"\x80\x04\x95", "must be UTF-8, got byte 0x80 at 0"),
     "list": (b"[]", "must hold an object, got a list of 0"),
-    "twice": (b'{"n_layer": 1, "n_layer": 2}', "key 'n_layer' stands twice"),
+    "twice": (b'{"n_layer": 1, "n_layer": 2}', "an object has the key 'n_layer' twice"),
     "NaN": (b'{"n_layer": NaN}', "JSON, which has no NaN"),
     "deep": (b"[" * 1_000_000, "must be JSON of at most 100 levels"),
     "long number": (b'{"n_layer": ' + b"9" * 5000 + b"}", "4300 digits"),
