@@ -36,12 +36,12 @@ def pytorch_loss(run: Run) -> float:
     """Train PyTorch's model on the batches of `run`; returns its validation loss."""
     import torch
 
-    chosen = run.settings
-    peer = TorchGPT.of(run.model, chosen.peak_lr, chosen.betas, chosen.weight_decay)
+    chosen = run.settings.optimisation
+    peer = TorchGPT.of(run.model, run.settings.peak_lr, chosen.betas, chosen.weight_decay)
     for step in range(run.total_steps):
         x, y = run.windows.batch(step * chosen.batch, chosen.batch)
         peer.step(x, y, run.schedule(step))
-    windows = StridedWindows(run.corpus.validation, chosen.seq)
+    windows = StridedWindows(run.corpus.validation, run.settings.model.seq)
     inputs, targets, _ = windows.batch(np.arange(windows.n_windows))
     total = 0.0
     with torch.no_grad():

@@ -8,7 +8,6 @@ import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -252,8 +251,8 @@ def check_recipe() -> None:
     names = {"TrainSettings": TrainSettings}
     exec(compile(ast.Module([function], []), "recipe.py", "exec"), names)
     documented = bound.args[0] if bound.args else next(iter(bound.kwargs.values()))
-    ran = names["settings"](*documented.data, documented.out, documented.seed)
-    assert replace(documented, samples=ran.samples) == ran, (documented, ran)
+    ran = names["settings"](*documented.corpus.data, documented.output.out, documented.optimisation.seed)
+    assert documented.replace(samples=ran.output.samples) == ran, (documented, ran)
 
 
 def constants(op: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors import safe_open
 
 from tinygpt.train.loop import Trainer
+from tinygpt.train.outputs import Outputs
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
 
@@ -35,7 +36,7 @@ def tiny(sources: Path, out: Path, **changes) -> TrainSettings:
 
 def train_arrays(run, steps: int) -> np.ndarray:
     """The losses of the first `steps` steps of a prepared run, with nothing written."""
-    trainer = Trainer(run, Path(), Report())
+    trainer = Trainer(run, Path(), Outputs(run.settings.output, Report()))
     losses = []
     for trainer.step in range(steps):
         losses.append(trainer.one_step()["loss"])
@@ -47,7 +48,7 @@ def flags(settings: TrainSettings, *names: str) -> list[str]:
     words = []
     for name in names or ("data", "out", "layers", "embed", "heads", "seq", "steps", "eval_every", "checkpoint_every",
                           "samples", "threads"):  # fmt: skip
-        value = getattr(settings, name)
+        value = settings.flat()[name]
         words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return words
 

@@ -252,7 +252,7 @@ def test_a_run_goes_on_with_the_same_text(filler, capsys):
     capsys.readouterr()
     assert cli.main(["train", "--resume", "--out", str(filler), "--steps", "13", "--threads", "1"]) == 0
     out = capsys.readouterr().out
-    assert "going on at step 12 of 13" in out
+    assert "resuming at step 12 of 13" in out
     assert "changed" not in out
 
 

@@ -8,7 +8,7 @@ from tinygpt.runs import directory
 
 def refused(out, *words, resume=False):
     """The message of the refusal: one line with the flag and the words in it."""
-    with pytest.raises(ValueError, match=r"^--out ") as error:
+    with pytest.raises(ValueError, match=r"^\[train\] 'out' ") as error:
         directory.check_writable(out, resume)
     message = str(error.value)
     assert "\n" not in message

@@ -159,8 +159,8 @@ def test_a_run_that_goes_on_is_the_same_to_the_bit(other, base, tmp_path, way, c
     score = train(whole)
     with pytest.raises(Interrupted):
         train(halves, Listening(**{f"step{cut - 1}": stop}))
-    tinygpt.load(halves.out)
-    halves.resume = True
+    tinygpt.load(halves.output.out)
+    halves.output.resume = True
     report = Listening()
     assert train(halves, report) == score
     assert [record["step"] for record in report.records] == list(range(cut, 12))
@@ -191,10 +191,10 @@ def test_a_changed_base_is_refused_and_a_moved_one_found_again(other, base, tmp_
     settings = further(other, tmp_path / "out", mine, lora_rank=2)
     with pytest.raises(Interrupted):
         train(settings, Listening(step2=stop))
-    settings.resume = True
+    settings.output.resume = True
     before = content(tmp_path / "out")
     mine.rename(tmp_path / "moved")
-    with pytest.raises(FileNotFoundError, match=rf"{mine}: no such directory; .*--from says where it is now"):
+    with pytest.raises(FileNotFoundError, match=rf"{mine}: no such directory; .*say with 'from' where it is now"):
         train(settings)
     model, tokenizer = tinygpt.load(base)
     model.norm.weight.data[0] += 0.5
@@ -202,7 +202,7 @@ def test_a_changed_base_is_refused_and_a_moved_one_found_again(other, base, tmp_
     with pytest.raises(ValueError, match=rf"belongs to a base \({mine}\) with other weights"):
         train(settings)
     assert content(tmp_path / "out") == before
-    settings.from_ = str(tmp_path / "moved")
+    settings.model.from_ = str(tmp_path / "moved")
     train(settings)
 
 
@@ -213,7 +213,7 @@ def test_a_full_run_goes_on_without_its_base(other, base, tmp_path):
     with pytest.raises(Interrupted):
         train(settings, Listening(step2=stop))
     shutil.rmtree(mine)
-    settings.resume = True
+    settings.output.resume = True
     train(settings)
 
 
@@ -225,18 +225,18 @@ def test_defaults_follow_the_model(sources, base, tmp_path):
         return prepare(TrainSettings(data=[str(data)], from_=str(base), **changes), Report())
 
     run, adapters = prepared(), prepared(lora_rank=2)
-    assert (run.settings.seq, run.windows.block_size) == (40, 40)
+    assert (run.settings.model.seq, run.windows.block_size) == (40, 40)
     assert run.settings.peak_lr == 0.06 / 16
     assert adapters.settings.peak_lr == 0.6 / 16
-    assert adapters.settings.lora_alpha == 4
+    assert adapters.settings.model.lora_alpha == 4
     assert prepared(lr=0.5).settings.peak_lr == 0.5
     assert prepared(dropout=0.2).model.config.dropout == 0.2
     long = tinygpt.load(base)[0]
     model = GPT(GPTConfig(**vars(long.config) | {"block_size": 300, "dropout": 0.25}), seed=0)
     tinygpt.save(tmp_path / "long", model, tinygpt.load(base)[1])
     run = prepare(TrainSettings(data=[str(data)], from_=str(tmp_path / "long"), val_fraction=0.4), Report())
-    assert (run.settings.seq, run.model.config.block_size, run.model.config.dropout) == (256, 300, 0.25)
-    assert prepare(tiny(sources, tmp_path, seq=None), Report()).settings.seq == 64
+    assert (run.settings.model.seq, run.model.config.block_size, run.model.config.dropout) == (256, 300, 0.25)
+    assert prepare(tiny(sources, tmp_path, seq=None), Report()).settings.model.seq == 64
 
 
 def test_dropout_reaches_every_block(other, base, tmp_path):
@@ -262,10 +262,10 @@ def test_work_is_counted_for_what_is_done(other, base, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seq": 41}, "--seq 41 must be at most the context of the model, 40"),
+        ({"seq": 41}, "'seq' 41 must be at most the context of the model, 40"),
         ({"from_": "nowhere"}, "nowhere: no such directory"),
         ({"from_": "{bare}"}, "bare: there is no tokenizer.json"),
-        ({"from_": "{out}"}, "--out .*out: is the model that --from names"),
+        ({"from_": "{out}"}, "'out' .*out: is also the model that 'from' names"),
     ],
 )
 def test_what_cannot_be_trained_further_is_refused(other, base, tmp_path, changes, message):

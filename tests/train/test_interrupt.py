@@ -71,7 +71,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(begun, whole):
     assert process.returncode == 130
     assert err.count("\n") == 1
     assert err.startswith("tinygpt: stopped after step ")
-    assert err.endswith(f"go on with: tinygpt train --resume --out {out}\n")
+    assert err.endswith(f"resume with: tinygpt train --resume --out {out}\n")
     step = int(err.split()[4])
     assert 50 <= step < STEPS
     assert layout.latest_checkpoint(out).name == f"step-{step}"

@@ -16,7 +16,7 @@ from tinygpt.evaluate import Score, evaluate
 from tinygpt.kernels import registry, threads
 from tinygpt.runs import checkpoint, layout
 from tinygpt.runs.metrics import read_metrics
-from tinygpt.train import loop
+from tinygpt.train import loop, outputs
 from tinygpt.train.loop import Interrupted, TrainingFailed, train
 from tinygpt.train.report import Report
 from tinygpt.train.setup import prepare
@@ -117,15 +117,15 @@ def test_a_run_that_goes_on_is_the_same_to_the_bit(sources, tmp_path, changes, c
     whole = tiny(sources, tmp_path / "whole", **changes)
     score = train(whole)
     halves = tiny(sources, tmp_path / "halves", **changes)
-    with pytest.raises(Interrupted, match=rf"after step {cut} of 12, .*tinygpt train --resume --out {halves.out}$"):
+    with pytest.raises(Interrupted, match=rf"^stopped after step {cut} of 12; everything is saved$"):
         train(halves, Listening(**{f"step{cut - 1}": stop}))
     assert checkpoints(tmp_path / "halves")[-1] == f"step-{cut}"
-    tinygpt.load(halves.out)
-    halves.resume = True
+    tinygpt.load(halves.output.out)
+    halves.output.resume = True
     report = Listening()
     assert train(halves, report) == score
     assert [record["step"] for record in report.records] == list(range(cut, 12))
-    assert any(f"going on at step {cut} of 12" in note for note in report.notes)
+    assert any(f"resuming at step {cut} of 12" in note for note in report.notes)
     once, twice = tmp_path / "whole", tmp_path / "halves"
     assert state(once).keys() == set(MODEL)
     assert state(once) == state(twice)
@@ -229,17 +229,17 @@ def test_a_run_that_was_killed_at_once_goes_on(sources, tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         train(first, Listening(step2=die))
     assert checkpoints(tmp_path / "first") == ["step-0"]
-    first.resume = True
+    first.output.resume = True
     assert train(first) == train(second)
     assert state(tmp_path / "first") == state(tmp_path / "second")
 
 
 def test_after_a_stop_the_page_is_up_to_date_and_goes_on(sources, tmp_path, monkeypatch):
-    """Catches a hint that forgets the page or breaks at a space, and a page that lacks the last steps."""
+    """Catches a page that lacks the last steps."""
     pages = []
-    monkeypatch.setattr(loop, "_metrics_page", lambda settings: lambda records, *rest: pages.append(list(records)))
+    monkeypatch.setattr(outputs, "live_page", lambda path: lambda records, *rest: pages.append(list(records)))
     settings = tiny(sources, tmp_path / "out", metrics="my page.html")
-    with pytest.raises(Interrupted, match=rf"--resume --out {settings.out} --metrics 'my page\.html'$"):
+    with pytest.raises(Interrupted, match="stopped after step 6"):
         train(settings, Listening(step5=stop))
     assert [record["step"] for record in pages[-1] if "loss" in record] == list(range(6))
 
@@ -270,9 +270,9 @@ def test_a_run_that_blows_up_stops_and_says_what_to_try(sources, tmp_path, chang
         train(tiny(sources, out, **BLOW_UP | changes))
     message = str(error.value)
     assert "\n" not in message
-    assert all(word in message for word in ("--lr (now 1e+30", "--warmup", "--clip 1"))
+    assert all(word in message for word in ("'lr' (now 1e+30", "'warmup'", "'clip' 1"))
     assert message.endswith(f"; the last good state is {out / 'checkpoints' / 'step-0'}")
-    assert re.match(r"step \d+: .*(nan|inf|infinite)", message)
+    assert re.match(r"\[train\] step \d+: .*(nan|inf|infinite)", message)
     assert not (out / "model.safetensors").exists()
     assert checkpoints(out) == ["step-0"]
     start, run = tinygpt.load(out / "checkpoints" / "step-0")[0], prepare(tiny(sources, out), Report())
@@ -310,7 +310,7 @@ def test_weights_that_blow_up_in_the_last_step_are_not_saved(sources, tmp_path, 
 
     trainers = []
     monkeypatch.setattr(loop.Trainer, "begin", _remember(loop.Trainer.begin, trainers))
-    with pytest.raises(TrainingFailed, match=r"a weight or a moment .* is infinite or NaN"):
+    with pytest.raises(TrainingFailed, match=r"a weight or an optimizer moment is infinite or NaN"):
         train(settings, Breaking())
     assert checkpoints(tmp_path / "out") == ["step-0"]
 
@@ -352,7 +352,7 @@ def test_an_earlier_run_is_moved_away(done, sources, tmp_path):
     before, report = content(out), Listening()
     train(tiny(sources, out, seed=1), report)
     assert content(tmp_path / "out.previous") == before
-    assert report.notes == [f"the run that was in {out} is now in {out}.previous"]
+    assert report.notes == [f"the earlier run in {out} was moved to {out}.previous"]
     assert (out / "model.safetensors").read_bytes() != before["model.safetensors"]
 
 
@@ -372,7 +372,7 @@ def test_there_must_be_something_to_go_on_from(sources, tmp_path, what):
     if what == "no checkpoint":
         loop.directory.begin(out, {})
     before = content(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"--resume: .*no checkpoint") as error:
+    with pytest.raises(FileNotFoundError, match=r"'resume': .*no checkpoint") as error:
         train(tiny(sources, out, resume=True))
     assert str(out) in str(error.value)
     assert content(tmp_path) == before
@@ -450,7 +450,7 @@ def test_kernels_and_threads_are_as_before(sources, tmp_path):
     train(tiny(sources, tmp_path / "out", steps=1, kernels="naive", threads=n + 1), Looking())
     assert seen == [("naive", n + 1)]
     assert (kernels.selection(), tinygpt.get_num_threads()) == (before, n)
-    with pytest.raises(ValueError, match=r"^--kernels: unknown rung 'x'"):
+    with pytest.raises(ValueError, match=r"^\[kernels\] unknown rung 'x'"):
         train(tiny(sources, tmp_path / "other", kernels="x"))
     assert not (tmp_path / "other").exists()
 

@@ -3,10 +3,12 @@
 import json
 import re
 import sys
+import tomllib
 
 import pytest
 from tiny_run import Listening, content, tiny
 
+from tinygpt import cli
 from tinygpt.runs.metrics import read_metrics
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.loop import Interrupted, train
@@ -55,7 +57,7 @@ def test_tensorboard_goes_on(sources, tmp_path):
 
     with pytest.raises(RuntimeError, match="killed"):
         train(settings, Listening(step7=die))
-    settings.resume = True
+    settings.output.resume = True
     train(settings)
     steps = sorted(step for tag, step in events(tmp_path / "board") if tag == "loss/train")
     assert steps == list(range(12))
@@ -64,7 +66,7 @@ def test_tensorboard_goes_on(sources, tmp_path):
 def test_a_missing_tensorboard_is_told_before_anything_is_done(sources, tmp_path, monkeypatch):
     """Catches an hour of training before the error, and a name that pip does not know."""
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ImportError, match=r"--tensorboard needs tensorboardX: pip install 'tinygpt\[tensorboard\]'"):
+    with pytest.raises(ImportError, match=r"'tensorboard' needs tensorboardX: pip install 'tinygpt\[tensorboard\]'"):
         train(tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board")))
     assert content(tmp_path) == {}
 
@@ -73,9 +75,9 @@ def test_a_place_for_no_events_is_refused(tmp_path):
     """Catches an error that comes with the first step."""
     pytest.importorskip("tensorboardX")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match=r"^--tensorboard .*file: is a file, name a directory$"):
+    with pytest.raises(ValueError, match=r"^\[train\] 'tensorboard' .*file: is a file, name a directory$"):
         TensorBoard(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"^--tensorboard .*: cannot write in "):
+    with pytest.raises(ValueError, match=r"^\[train\] 'tensorboard' .*: cannot write in "):
         TensorBoard(tmp_path / "file" / "below")
 
 
@@ -102,7 +104,7 @@ def test_the_page_is_complete_at_the_end(sources, tmp_path):
 
 
 def test_a_stopped_run_says_so_in_its_page(sources, tmp_path, monkeypatch):
-    """Catches a page that waits for ever after Ctrl-C, and a hint that forgets what else was asked for."""
+    """Catches a page that waits for ever after Ctrl-C, and a run that forgets on resuming what else was asked for."""
     pytest.importorskip("plotly")
     page, board = tmp_path / "page.html", tmp_path / "board"
     wanted = []
@@ -113,7 +115,24 @@ def test_a_stopped_run_says_so_in_its_page(sources, tmp_path, monkeypatch):
 
     asked = {"watch": "weights", "watch_every": 3}
     settings = tiny(sources, tmp_path / "out", metrics=str(page), **asked)
-    with pytest.raises(Interrupted, match=rf"--metrics {page} --watch weights --watch-every 3$"):
+    with pytest.raises(Interrupted, match="stopped after step 5"):
         train(settings, Listening(step4=stop))
     assert page_of(page)[:2] == ("stopped", 5)
     assert not board.exists()
+    monkeypatch.undo()
+    assert cli.main(["train", "--resume", "--out", settings.output.out, "--quiet"]) == 0
+    assert page_of(page)[:2] == ("complete", 12)
+    watched = [record["step"] for record in read_metrics(tmp_path / "out" / "watch.jsonl")]
+    assert watched == [0, 3, 6, 9, 11]
+
+
+def test_the_settings_of_a_run_do_not_lead_another_one_to_its_page(sources, tmp_path):
+    """Catches a run made again from run.toml that replaces the page of the first."""
+    pytest.importorskip("plotly")
+    page = tmp_path / "page.html"
+    train(tiny(sources, tmp_path / "out", metrics=str(page)))
+    before = page.read_bytes()
+    again = ["--config", str(tmp_path / "out" / "run.toml"), "--out", str(tmp_path / "again"), "--quiet"]
+    assert cli.main(["train", *again]) == 0
+    assert page.read_bytes() == before
+    assert "metrics" not in tomllib.loads((tmp_path / "again" / "run.toml").read_text())

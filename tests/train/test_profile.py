@@ -68,7 +68,7 @@ def test_every_rung_is_named(sources, tmp_path, text):
 
 
 def test_measuring_changes_nothing(sources, tmp_path):
-    """Catches files that depend on it, wrappers that stay, and a run.toml that measures every later run."""
+    """Catches files that depend on it, wrappers that stay."""
     before = {op: getattr(registry.active, op) for op in kernels.available()}
     train(tiny(sources, tmp_path / "plain"))
     report = Measuring()
@@ -78,19 +78,18 @@ def test_measuring_changes_nothing(sources, tmp_path):
     assert {op: getattr(registry.active, op) for op in before} == before
     assert state(tmp_path / "plain") == state(tmp_path / "measured")
     assert content(tmp_path / "plain").keys() == content(tmp_path / "measured").keys()
-    assert "profile" not in tomllib.loads((tmp_path / "measured" / "run.toml").read_text())
     records = [without_clock(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("plain", "measured")]
     assert records[0] == records[1]
 
 
 def test_a_run_that_is_stopped_tells_what_it_has(sources, tmp_path):
-    """Catches figures that are lost with Ctrl-C, a hint that forgets the flag, and a resumed run without figures."""
+    """Catches figures that are lost with Ctrl-C, and a resumed run without figures."""
     settings = tiny(sources, tmp_path / "out", profile=True)
     report = Measuring(step5=ctrl_c)
-    with pytest.raises(Interrupted, match=r"--resume --out \S+ --profile$"):
+    with pytest.raises(Interrupted, match="stopped after step 6"):
         train(settings, report)
     assert [steps for steps, _ in report.profiles] == [5]
-    settings.resume = True
+    settings.output.resume = True
     steps, lines = measured(settings)
     assert (steps, lines["attention"].calls) == (5, 5)  # 6 are left, and the first of a process is not measured
 
@@ -154,7 +153,7 @@ def test_a_run_may_go_on_the_other_way(sources, tmp_path):
     settings = tiny(sources, tmp_path / "out", layers=2, dropout=0.2, recompute=True)
     with pytest.raises(Interrupted):
         train(settings, Listening(step5=ctrl_c))
-    settings.resume, settings.recompute = True, False
+    settings.output.resume, settings.machine.recompute = True, False
     train(settings)
     assert state(tmp_path / "out" / "checkpoints" / "step-12") == state(tmp_path / "whole" / "checkpoints" / "step-12")
 

@@ -1,6 +1,5 @@
 """Settings of a run: what is refused, and that a file of them means the same as flags."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,7 +7,7 @@ import tomli_w
 
 from tinygpt import cli
 from tinygpt.train import loop
-from tinygpt.train.settings import TrainSettings, flag
+from tinygpt.train.settings import DEFAULTS, TrainSettings, key
 
 COUNTS = ("layers", "embed", "heads", "seq", "kv_heads", "ffn", "batch", "grad_accum", "eval_every", "steps",
           "checkpoint_every", "threads", "max_chars", "vocab_size")  # fmt: skip
@@ -33,7 +32,7 @@ WRONG = [
     ("ext", ","),
 ]
 # What belongs to one call and not to the run.
-OF_A_CALL = {"resume", "config", "quiet", "metrics", "profile", "tensorboard", "watch", "watch_every"}
+OF_A_CALL = {"resume", "config", "quiet"}
 # A value for every other setting that is not its default.
 OTHERS = {
     "data": ["one", "tw o/*.py"],
@@ -80,6 +79,11 @@ OTHERS = {
     "kernels": "naive,softmax=numpy",
     "precision": "float32",
     "threads": 1,
+    "metrics": "/page.html",
+    "tensorboard": "/board",
+    "watch": "weights",
+    "watch_every": 5,
+    "profile": True,
 }
 # What only a run that starts from a model has; flags of the shape are not among its settings.
 FURTHER = {"from_": "a model", "lora_rank": 3, "lora_alpha": 1 / 3, "lora_targets": ["out", "down"]}
@@ -98,7 +102,7 @@ def told(monkeypatch):
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_a_wrong_value_is_named(name, value):
     """Catches a bound that is not checked, or checked for another setting, and a message that hides which one."""
-    with pytest.raises(ValueError, match=rf"^{flag(name)}\b") as error:
+    with pytest.raises(ValueError, match=rf"^\[train\] '{name}'[ :]") as error:
         TrainSettings(**{name: value}).validate()
     assert "\n" not in str(error.value)
 
@@ -106,9 +110,9 @@ def test_a_wrong_value_is_named(name, value):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"embed": 65}, ("--embed 65", "--heads 2")),
-        ({"embed": 60, "heads": 4, "kv_heads": 3}, ("--heads 4", "--kv-heads 3")),
-        ({"embed": 6, "rope": True}, ("--embed", "--heads", "--rope")),
+        ({"embed": 65}, ("'embed' 65", "'heads' 2")),
+        ({"embed": 60, "heads": 4, "kv_heads": 3}, ("'heads' 4", "'kv_heads' 3")),
+        ({"embed": 6, "rope": True}, ("'embed'", "'heads'", "'rope'")),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(settings, named):
@@ -129,7 +133,7 @@ def test_the_smallest_and_largest_values_pass():
 
 def test_every_setting_reaches_the_model():
     """Catches a flag of the shape that is read and then forgotten."""
-    config = TrainSettings(**OTHERS).model_config(99)
+    config = TrainSettings(**OTHERS).model.config(99)
     assert (config.vocab_size, config.block_size, config.n_layer, config.n_embd) == (99, 17, 3, 48)
     assert (config.n_head, config.n_kv_head, config.ffn_dim, config.dropout) == (4, 2, 100, 0.1)
     assert (config.position, config.norm, config.activation) == ("rope", "rmsnorm", "swiglu")
@@ -139,15 +143,15 @@ def test_every_setting_reaches_the_model():
 @pytest.mark.parametrize("left_out", ["epochs", "steps"])
 def test_a_table_read_back_is_the_same(tmp_path, monkeypatch, told, left_out):
     """Catches a setting that the table lacks, rounds, or writes under a name or in a form that is not read."""
-    assert OTHERS.keys() | FURTHER.keys() | OF_A_CALL == {field.name for field in dataclasses.fields(TrainSettings)}
+    assert OTHERS.keys() | FURTHER.keys() | OF_A_CALL == DEFAULTS.keys()
     settings = TrainSettings(**{name: value for name, value in OTHERS.items() if name != left_out})
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.toml").write_text(tomli_w.dumps(settings.table()))
-    assert cli.main(["train", "--config", "run.toml"]) == 0
-    data = [str(tmp_path / name) for name in settings.data]
+    (tmp_path / "again.toml").write_text(tomli_w.dumps(settings.table()))
+    assert cli.main(["train", "--config", "again.toml"]) == 0
+    data = [str(tmp_path / name) for name in settings.corpus.data]
     if left_out == "steps":
         assert "steps" not in settings.table()
-    assert told == [dataclasses.replace(settings, data=data, config="run.toml")]
+    assert told == [settings.replace(data=data, config="again.toml")]
 
 
 def test_a_table_of_a_run_from_a_model_read_back_is_the_same(tmp_path, monkeypatch, told):
@@ -156,23 +160,23 @@ def test_a_table_of_a_run_from_a_model_read_back_is_the_same(tmp_path, monkeypat
     settings = TrainSettings(**rest, **FURTHER)
     settings.validate()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.toml").write_text(tomli_w.dumps(settings.table()))
+    (tmp_path / "again.toml").write_text(tomli_w.dumps(settings.table()))
     assert not settings.table().keys() & {name.replace("_", "-") for name in SHAPE}
-    assert cli.main(["train", "--config", "run.toml"]) == 0
-    data = [str(tmp_path / name) for name in settings.data]
+    assert cli.main(["train", "--config", "again.toml"]) == 0
+    data = [str(tmp_path / name) for name in settings.corpus.data]
     from_ = str(tmp_path / "a model")
-    assert told == [dataclasses.replace(settings, data=data, from_=from_, config="run.toml")]
+    assert told == [settings.replace(data=data, from_=from_, config="again.toml")]
 
 
 @pytest.mark.parametrize("name", SHAPE)
 def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, capsys):
     """Catches a flag of the shape that is passed over: given as a value, as a default, in a file, to a run again."""
-    default = TrainSettings.__dataclass_fields__[name].default
-    words = f"{flag(name)} cannot be given with --from"
-    with pytest.raises(ValueError, match=words):
+    default = DEFAULTS[name]
+    words = f"--{key(name)} cannot be given with --from"
+    with pytest.raises(ValueError, match=f"'{name}' cannot be given with 'from'"):
         TrainSettings(from_="model", **{name: OTHERS[name]}).validate()
     monkeypatch.chdir(tmp_path)
-    typed = [flag(name)] if default in (True, False) else [flag(name), str(default or 2)]
+    typed = ["--" + key(name)] if default in (True, False) else ["--" + key(name), str(default or 2)]
     given = tomli_w.dumps({name: 2 if default is None else default})
     (tmp_path / "one.toml").write_text(given)
     (tmp_path / "two.toml").write_text(given + 'from = "model"\n')
@@ -181,7 +185,7 @@ def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, ca
     calls = [["--from", "model", *typed], ["--from=model", "--config", "one.toml"], ["--config", "two.toml"]]
     calls.append(["--resume", "--out", "out", *typed])
     if default in (True, False):
-        calls.append(["--from", "model", flag("no_" + name)])
+        calls.append(["--from", "model", "--no-" + key(name)])
     for call in calls:
         assert cli.main(["train", *call]) == 2, call
         assert words in capsys.readouterr().err
@@ -193,13 +197,13 @@ def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, ca
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lora_rank": 4}, "--lora-rank needs --from"),
-        ({"from_": "m", "lora_alpha": 4.0}, "--lora-alpha needs --lora-rank"),
-        ({"from_": "m", "lora_targets": ["qkv"]}, "--lora-targets needs --lora-rank"),
-        ({"from_": "m", "lora_rank": 0}, "--lora-rank must be at least 1, got 0"),
-        *(({"from_": "m", "lora_rank": 1, "lora_alpha": x}, "--lora-alpha must") for x in (0.0, math.inf, math.nan)),
-        ({"from_": "m", "lora_rank": 1, "lora_targets": ["q"]}, "--lora-targets must be among qkv, .*, down, got q"),
-        ({"from_": "m", "lora_rank": 1, "lora_targets": []}, "--lora-targets must"),
+        ({"lora_rank": 4}, "'lora_rank' needs 'from'"),
+        ({"from_": "m", "lora_alpha": 4.0}, "'lora_alpha' needs 'lora_rank'"),
+        ({"from_": "m", "lora_targets": ["qkv"]}, "'lora_targets' needs 'lora_rank'"),
+        ({"from_": "m", "lora_rank": 0}, "'lora_rank' must be at least 1, got 0"),
+        *(({"from_": "m", "lora_rank": 1, "lora_alpha": x}, "'lora_alpha' must") for x in (0.0, math.inf, math.nan)),
+        ({"from_": "m", "lora_rank": 1, "lora_targets": ["q"]}, "'lora_targets' must be among qkv, .*, down, got q"),
+        ({"from_": "m", "lora_rank": 1, "lora_targets": []}, "'lora_targets' must"),
     ],
 )
 def test_adapters_that_cannot_be_are_named(settings, words):
@@ -210,10 +214,8 @@ def test_adapters_that_cannot_be_are_named(settings, words):
 
 
 def test_a_table_leaves_out_what_belongs_to_a_call():
-    """Catches a run.toml that would resume, or write a page, each time it is given as --config."""
-    call = {"resume": True, "config": "x", "quiet": True, "metrics": "x", "profile": True}
-    settings = TrainSettings(**call, tensorboard="x", watch="weights", watch_every=5)
-    assert not settings.table().keys() & OF_A_CALL
+    """Catches a run.toml that would resume, or be silent, each time it is given as --config."""
+    assert not TrainSettings(resume=True, config="x", quiet=True).table().keys() & OF_A_CALL
 
 
 def test_the_only_kinds_so_far_are_in_the_table():

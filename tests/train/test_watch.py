@@ -55,7 +55,7 @@ def test_a_resumed_run_sees_the_same(sources, tmp_path):
 
     with pytest.raises(RuntimeError, match="killed"):
         train(settings, Listening(step8=die))
-    settings.resume = True
+    settings.output.resume = True
     train(settings)
     assert watched(tmp_path / "again") == watched(tmp_path / "whole")
     assert [line["step"] for line in watched(tmp_path / "again")] == [0, 2, 4, 6, 8, 10, 11]
@@ -70,7 +70,7 @@ def test_a_run_that_is_resumed_without_watching_keeps_its_lines(sources, tmp_pat
 
     with pytest.raises(RuntimeError, match="killed"):
         train(settings, Listening(step6=die))
-    settings.resume, settings.watch, settings.watch_every = True, None, None
+    settings.output.resume, settings.output.watch, settings.output.watch_every = True, None, None
     train(settings)
     assert [line["step"] for line in watched(tmp_path / "out")] == list(range(7))
 
@@ -90,16 +90,16 @@ def test_some_kinds_are_watched(sources, tmp_path, text, kinds):
 @pytest.mark.parametrize("text", ["", "weight", "weights,", "weights;gradients"])
 def test_an_unknown_kind_is_named(sources, tmp_path, text):
     """Catches a word that is passed over in silence."""
-    with pytest.raises(ValueError, match=r"^--watch must name some of weights,gradients,activations, got '"):
+    with pytest.raises(ValueError, match=r"^\[train\] 'watch' must name some of weights,gradients,activations, got '"):
         train(tiny(sources, tmp_path / "out", watch=text))
     assert content(tmp_path) == {}
 
 
 def test_watch_every_needs_watch(sources, tmp_path):
     """Catches a flag without effect."""
-    with pytest.raises(ValueError, match="--watch-every needs --watch"):
+    with pytest.raises(ValueError, match="'watch_every' needs 'watch'"):
         train(tiny(sources, tmp_path / "out", watch_every=2))
-    with pytest.raises(ValueError, match="--watch-every must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="'watch_every' must be at least 1, got 0"):
         train(tiny(sources, tmp_path / "out", watch="weights", watch_every=0))
 
 

@@ -6,7 +6,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from cyclopts import App, CycloptsError, Parameter, convert
@@ -112,19 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(one_line(error, options), BAD_INPUT)
     except MemoryError as error:
         return fail(f"not enough memory: {one_line(error, options)}", FAILED)
-    except RuntimeError as error:
-        return _runtime_failure(error)
-
-
-def _runtime_failure(error: RuntimeError) -> int:
-    """Runs end in two ways that are no bugs; anything else keeps its traceback."""
-    from tinygpt.train.loop import Interrupted, TrainingFailed
-
-    if isinstance(error, Interrupted):
-        return fail(str(error), INTERRUPTED, "tinygpt: ")
-    if isinstance(error, TrainingFailed):
-        return fail(str(error), FAILED)
-    raise error
 
 
 def fail(message: str, status: int, start: str = "tinygpt: error: ") -> int:
@@ -134,78 +120,9 @@ def fail(message: str, status: int, start: str = "tinygpt: error: ") -> int:
 
 
 def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
-    """Where settings come from besides the flags: the file after ``--config``, then with ``--resume`` the run's own."""
+    """Read the settings that come from files besides the flags; only `train` has any."""
     if not arguments or arguments[0] != "train":
         return ()
-    from tinygpt.runs.directory import read_table
-    from tinygpt.runs.layout import SETTINGS
-    from tinygpt.train.settings import current
+    from tinygpt.cli.config import config_files as of_train
 
-    tables: dict[Path, dict[str, Any]] = {}
-    out = _value_of(arguments, "--out")
-    given = _value_of(arguments, "--config")
-    if given is not None:
-        if not Path(given).is_file():
-            raise ValueError(f"--config {given}: no such file")
-        tables[Path(given)] = table = current(read_table(Path(given)))
-        _check_keys(given, table)
-        out = out or table.get("out")
-    if any(argument.startswith("--resume=") for argument in arguments):
-        raise ValueError("--resume takes no value")
-    if "--resume" in arguments:
-        run = Path(str(out or "runs/tiny"), SETTINGS)
-        if not run.is_file():
-            raise ValueError(f"--resume: there is no run in {run.parent}")
-        # The run may have been moved since it wrote its name down.
-        tables[run] = table = current(read_table(run)) | {"out": str(run.parent)}
-        _check_keys(str(run), table)
-    _check_shape(arguments, tables)
-    _choose_length(arguments, tables)
-    return tuple(Dict(table, source=str(path), use_commands_as_keys=False) for path, table in tables.items())
-
-
-def _check_keys(file: str, table: dict[str, Any]) -> None:
-    """Refuse what is no setting in words that name the file; cyclopts passes over what has the name of a command."""
-    from tinygpt.train.settings import TrainSettings, key
-
-    settings = {key(name) for name in TrainSettings.__dataclass_fields__} - {"config", "resume"}
-    for name, value in table.items():
-        if key(name) not in settings or isinstance(value, dict):
-            raise ValueError(f"{file}: '{name}' is no setting")
-
-
-def _check_shape(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
-    """Refuse --from together with a flag of the shape, also where its value is the default, which nobody asked for."""
-    from tinygpt.train.settings import SHAPE, flag, key, refused_with_from
-
-    keys = {key(name) for table in tables.values() for name in table}
-    if _value_of(arguments, "--from") is None and "from" not in keys:
-        return
-    words = {argument.partition("=")[0].replace("--no-", "--") for argument in arguments}
-    for name in SHAPE:
-        if flag(name) in words or key(name) in keys:
-            raise ValueError(refused_with_from(name))
-
-
-def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
-    """Take --steps and --epochs, of which one replaces the other, from the first source that has either."""
-    names = ("steps", "epochs")
-    chosen = {name for name in names if _value_of(arguments, f"--{name}") is not None}
-    sources = [("", chosen), *((f"{path}: ", table.keys() & set(names)) for path, table in tables.items())]
-    for where, found in sources:
-        if len(found) > 1:
-            raise ValueError(f"{where}--steps and --epochs cannot both be given")
-    for table in tables.values():
-        found = table.keys() & set(names)
-        for name in found if chosen else ():
-            del table[name]
-        chosen = chosen or found
-
-
-def _value_of(arguments: Sequence[str], flag: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(flag + "="):
-            return argument[len(flag) + 1 :]
-    return None
+    return of_train(arguments[1:])

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from tinygpt.cli.flags import flag_names, in_flags
 from tinygpt.train.settings import TrainSettings
 
 
 def train(settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSettings()) -> int:  # noqa: B008 - never written to
     """Train a model on source files.
 
-    Reads the files, trains a tokenizer, holds some files out, trains, and writes
-    the best model to --out: a model directory that the other commands and Hugging
-    Face's transformers read. Ctrl-C saves and says how to go on.
+    Reads the files, trains a tokenizer, sets a validation split aside, trains,
+    and writes the best model to --out: a model directory that the other commands
+    and Hugging Face's transformers read. Ctrl-C saves and says how to resume.
     """
+    from tinygpt.cli.app import FAILED, INTERRUPTED, fail
     from tinygpt.cli.console import ConsoleReport
+    from tinygpt.train.loop import Interrupted, TrainingFailed
     from tinygpt.train.loop import train as run
     from tinygpt.train.report import Report
 
-    run(settings, Report() if settings.quiet else ConsoleReport())
+    try:
+        run(settings, Report() if settings.output.quiet else ConsoleReport())
+    except Interrupted as error:
+        again = shlex.join(["tinygpt", "train", "--resume", "--out", settings.output.out])
+        return fail(f"{error}; resume with: {again}", INTERRUPTED, "tinygpt: ")
+    except TrainingFailed as error:
+        return fail(in_flags(str(error), flag_names([settings])), FAILED)
     return 0

@@ -1,4 +1,4 @@
-"""The run directory: who may write where, and what is kept of an earlier run."""
+"""Run directories: checks before one is written, moving an earlier run aside, run.toml."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tinygpt.runs.layout import LOCK, SETTINGS, is_run
 
 
 def check_writable(out: Path, resume: bool = False) -> None:
-    """Raise ValueError, before any work is done, if the run could not write its results.
+    """Raise ValueError, before any work is done, if the run cannot write its results.
 
-    An existing directory must be empty or hold a run: nothing else is ever moved or written into. A run that is there
-    must be movable, unless it is the one that goes on.
+    An existing directory must be empty or hold a run: nothing else is ever moved or written into. An existing run must
+    be movable, unless it is the one to resume.
 
     Parameters
     ----------
@@ -26,10 +26,10 @@ def check_writable(out: Path, resume: bool = False) -> None:
         Run directory.
     resume : bool
     """
-    check_directory(out, "--out")
+    check_directory(out, "[train] 'out'")
     holds_run = is_run(out)
     if out.exists() and not holds_run and any(path.name != LOCK for path in out.iterdir()):
-        raise ValueError(f"--out {out}: the directory is not empty and holds no tinygpt run, choose another")
+        raise ValueError(f"[train] 'out' {out}: the directory is not empty and is not a training run; choose another")
     lock.check_free(out)
     if holds_run and not resume:
         _check_movable(out)
@@ -37,32 +37,32 @@ def check_writable(out: Path, resume: bool = False) -> None:
 
 def _check_movable(out: Path) -> None:
     if Path.cwd().is_relative_to(out.resolve()):
-        raise ValueError(f"--out {out}: holds a run and is where you are, so it cannot be moved; choose another")
+        raise ValueError(f"[train] 'out' {out}: the run there cannot be moved, you are inside it; choose another")
     earlier = _previous(out)
     if not os.access(earlier.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {out}: no permission to move the run that is there to {earlier}")
+        raise ValueError(f"[train] 'out' {out}: no permission to move the earlier run to {earlier}")
 
 
 def _previous(out: Path) -> Path:
-    """Where a run that is there goes: the first free name of ``out.previous``, ``out.previous-2`` and so on."""
+    """Return where an earlier run is moved: the first free name of ``out.previous``, ``out.previous-2`` and so on."""
     endings = itertools.chain([".previous"], (f".previous-{n}" for n in itertools.count(2)))
     return next(path for path in (out.with_name(out.name + ending) for ending in endings) if not os.path.lexists(path))
 
 
 def begin(out: Path, settings: dict[str, Any]) -> str | None:
-    """Make the directory of a new run and write its settings.
+    """Create the directory of a new run and write its settings.
 
     Parameters
     ----------
     out : Path
-        As `check_writable` accepts it.
+        Directory that `check_writable` accepts.
     settings : dict
         A TOML table.
 
     Returns
     -------
     str or None
-        Where an earlier run of this name is now; none is ever removed.
+        Path to which an earlier run of this name was moved; none is ever removed.
     """
     moved = None
     if is_run(out):
@@ -84,7 +84,7 @@ def write_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file.
+    """Read a TOML file.
 
     Parameters
     ----------

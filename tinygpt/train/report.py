@@ -1,4 +1,4 @@
-"""What a run tells while it goes on. This one says nothing; the command line has one that prints."""
+"""Progress of a run. This report is silent; the command line has one that prints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """Receives what a run has to say; every method may be overridden alone."""
+    """Receives the progress of a run; override any of its methods."""
 
     def fact(self, name: str, text: str) -> None:
-        """One line about the run before it starts: source, tokens, model, machine."""
+        """One line about the run: source, tokens, model, machine, score."""
 
     def merging(self, done: int, total: int) -> None:
-        """The tokenizer has learnt so many of its merges."""
+        """The tokenizer has learned `done` of `total` merges."""
 
     def start(self, first: int, total: int) -> None:
         """Training begins at step `first` of `total`."""
@@ -27,16 +27,16 @@ class Report:
         """An evaluation was done; `best` if no earlier one had a lower loss."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """The final evaluation has done so many of its contexts."""
+        """The final evaluation has scored `done` of `total` contexts."""
 
     def sample(self, number: int, text: str) -> None:
-        """One text that the trained model wrote."""
+        """One text that the trained model generated."""
 
     def note(self, text: str) -> None:
         """Something worth knowing, one line."""
 
     def profile(self, lines: list[Line], steps: int) -> None:
-        """What each kernel took of `steps` steps, the longest first and Python last; empty if there was none."""
+        """Time of each kernel over `steps` steps, longest first and Python last; empty if no step was measured."""
 
     def stop(self) -> None:
-        """No more progress will come."""
+        """End the progress display."""

@@ -1,4 +1,4 @@
-"""From settings to everything a run needs: corpus, tokenizer, model, optimizer, schedule."""
+"""Build everything a run needs from its settings: corpus, tokenizer, model, optimizer, schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tinygpt.train.start import begin_from
 
 @dataclass
 class Run:
-    """What the training loop works on."""
+    """Everything a training run needs: corpus, tokenizer, model, optimizer, schedule."""
 
     settings: TrainSettings
     corpus: Corpus
@@ -36,29 +36,24 @@ class Run:
     schedule: optim.Schedule
     windows: Windows
     total_steps: int
-    peak: float  # FLOP/s that this machine can do
-
-    @property
-    def sequences_per_step(self) -> int:
-        """Sequences that go into one optimizer step."""
-        return self.settings.batch * self.settings.grad_accum
+    peak: float  # measured peak of this machine in FLOP/s
 
     def fingerprint(self) -> str:
-        """A hash of the training tokens: a run that goes on must find the same ones."""
+        """Hash the training tokens, so that a resumed run notices when they have changed."""
         return hashlib.sha256(self.corpus.train.tobytes()).hexdigest()[:16]
 
 
 def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None) -> Run:
-    """Read the sources, train the tokenizer, build the model; or read both.
+    """Read the sources, train the tokenizer and build the model, or load both.
 
     Parameters
     ----------
     settings : TrainSettings
-        Valid ones.
+        Valid settings.
     report : Report
-        Is told what was found.
+        Is told what was read and built.
     resumed : Path, optional
-        Checkpoint of a run that goes on.
+        Checkpoint to resume from.
 
     Returns
     -------
@@ -67,49 +62,53 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
     Raises
     ------
     ValueError, FileNotFoundError
-        Nothing to read, or too little.
+        There is nothing to read, or too little.
     """
     start = begin_from(settings, resumed)
     settings, tokenizer = start.settings, start.tokenizer
-    extensions = parse_extensions(settings.ext) if settings.ext else EXTENSIONS
-    documents, summary = discover(settings.data, extensions)
+    given = settings.corpus
+    extensions = parse_extensions(given.ext) if given.ext else EXTENSIONS
+    documents, summary = discover(given.data, extensions)
     report.fact("source", summary.describe())
-    parts = split(documents, settings.seed, settings.val_fraction)
+    parts = split(documents, settings.optimisation.seed, given.val_fraction)
     if tokenizer is None:
         tokenizer = _tokenizer(settings, (document.text for document in parts.train), report)
-    corpus = Corpus.encode(parts, tokenizer, settings.length, _infilling(settings, tokenizer))
+    corpus = Corpus.encode(parts, tokenizer, settings.model.length, _infilling(settings, tokenizer))
     held = f"{_count(corpus.validation_files, 'file')}, " if len(documents) > 1 else ""
     report.fact(
         "tokens",
         f"{len(corpus.train):,} for training, vocabulary {tokenizer.vocab_size}   "
         f"validation: {held}{len(corpus.validation):,} tokens",
     )
-    model = start.model or GPT(settings.model_config(tokenizer.vocab_size), settings.seed)
-    model.recompute = settings.recompute
+    model = start.model or GPT(settings.model.config(tokenizer.vocab_size), settings.optimisation.seed)
+    model.recompute = settings.machine.recompute
     _tell_model(settings, model, report)
-    windows = Windows(corpus.train, settings.length, settings.seed)
+    windows = Windows(corpus.train, settings.model.length, settings.optimisation.seed)
     peak = _machine(report)
-    total = settings.steps
-    if settings.epochs is not None:
-        total = max(1, round(settings.epochs * windows.n_windows / (settings.batch * settings.grad_accum)))
+    total, epochs = settings.optimisation.steps, settings.optimisation.epochs
+    if epochs is not None:
+        total = max(1, round(epochs * windows.n_windows / settings.sequences_per_step))
     optimizer = _optimizer(settings, model)
     return Run(settings, corpus, tokenizer, model, optimizer, _schedule(settings, total), windows, total, peak)
 
 
 def _tokenizer(settings: TrainSettings, texts: Iterable[str], report: Report) -> Tokenizer:
-    """A tokenizer of the kind that is asked for, trained on `texts`."""
-    special = NAMES if settings.fim_rate else ()
-    if settings.tokenizer_type == "char":
-        return CharTokenizer.train(texts, settings.max_chars, special)
-    return BPETokenizer.train(texts, settings.vocab_size, settings.pattern, special, report.merging)
+    """Train a tokenizer on `texts`."""
+    given = settings.corpus
+    special = NAMES if given.fim_rate else ()
+    if given.tokenizer_type == "char":
+        return CharTokenizer.train(texts, given.max_chars, special)
+    return BPETokenizer.train(texts, given.vocab_size, given.pattern, special, report.merging)
 
 
 def _infilling(settings: TrainSettings, tokenizer: Tokenizer) -> Infilling | None:
-    """What rewrites the training part, if that is asked for."""
-    return Infilling(tokenizer, settings.fim_rate, settings.length, settings.seed) if settings.fim_rate else None
+    """Make what rewrites the training split for fill-in-the-middle, if the settings ask for it."""
+    rate = settings.corpus.fim_rate
+    return Infilling(tokenizer, rate, settings.model.length, settings.optimisation.seed) if rate else None
 
 
 def _machine(report: Report) -> float:
+    """Tell threads, instruction set and kernels; returns the measured peak in FLOP/s."""
     n = threads.get_num_threads()
     peak = peak_flops(n)
     report.fact(
@@ -121,11 +120,12 @@ def _machine(report: Report) -> float:
 
 
 def _count(n: int, what: str) -> str:
+    """Format a count with its noun."""
     return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _kernels() -> str:
-    """The rung that serves, with the ops that have another one, as in ``blocked, softmax=naive``."""
+    """Name the selected rung, and the ops that use another one, as in ``blocked, softmax=naive``."""
     now = registry.selection()
     others = {
         rung: [f"{op}={own}" for op, own in now.items() if own != registry.resolve(op, rung)]
@@ -136,29 +136,31 @@ def _kernels() -> str:
 
 
 def _tell_model(settings: TrainSettings, model: GPT, report: Report) -> None:
-    config, trained = model.config, lora.parameters(model)
+    """Tell shape and size of the model, where it comes from and its adapters."""
+    given, config, trained = settings.model, model.config, lora.parameters(model)
     n_trained = sum(parameter.data.size for parameter in trained)
-    seq = f", in sequences of {settings.seq}" if settings.seq != config.block_size else ""
+    seq = f", in sequences of {given.seq}" if given.seq != config.block_size else ""
     report.fact(
         "model",
         f"{_count(config.n_layer, 'layer')}, {config.n_embd} wide, {_count(config.n_head, 'head')}, "
         f"context {config.block_size}{seq}: "
         f"{model.num_parameters() - n_trained:,} parameters",
     )
-    if settings.from_ is not None:
-        report.fact("from", settings.from_)
+    if given.from_ is not None:
+        report.fact("from", given.from_)
     if trained:
-        targets = ", ".join(settings.lora_targets or [])
-        adapters = f"rank {settings.lora_rank}, alpha {settings.lora_alpha:g}, on {targets}"
-        report.fact("adapters", f"{adapters}: {n_trained:,} parameters, which alone are trained")
+        targets = ", ".join(given.lora_targets or [])
+        adapters = f"rank {given.lora_rank}, alpha {given.lora_alpha:g}, on {targets}"
+        report.fact("adapters", f"{adapters}: {n_trained:,} parameters; only these are trained")
 
 
 def flops_per_token(settings: TrainSettings, model: GPT) -> int:
-    """Floating-point operations of a step for one token of a sequence.
+    """Count the floating-point operations of a training step per token.
 
-    Forward, and in backward as much for the gradients of activations and of weights each; frozen weights have none.
+    Backward costs as much as forward twice: once for the gradients of activations, once for those of weights. Frozen
+    weights have no gradient.
     """
-    config = dataclasses.replace(model.config, block_size=settings.length)
+    config = dataclasses.replace(model.config, block_size=settings.model.length)
     trained = lora.parameters(model)
     if not trained:
         return config.flops_per_token()
@@ -166,18 +168,22 @@ def flops_per_token(settings: TrainSettings, model: GPT) -> int:
 
 
 def _optimizer(settings: TrainSettings, model: GPT) -> optim.Optimizer:
+    """Make the optimizer of the adapters or, without adapters, of all parameters."""
     parameters = lora.parameters(model) or model.parameters()
-    if settings.optimizer == "sgd":
-        return optim.SGD(parameters, settings.peak_lr, settings.momentum)
-    if settings.optimizer == "adam":
-        return optim.Adam(parameters, settings.peak_lr, settings.betas)
-    return optim.AdamW(parameters, settings.peak_lr, settings.betas, weight_decay=settings.weight_decay)
+    given, lr = settings.optimisation, settings.peak_lr
+    if given.optimizer == "sgd":
+        return optim.SGD(parameters, lr, given.momentum)
+    if given.optimizer == "adam":
+        return optim.Adam(parameters, lr, given.betas)
+    return optim.AdamW(parameters, lr, given.betas, weight_decay=given.weight_decay)
 
 
 def _schedule(settings: TrainSettings, total: int) -> optim.Schedule:
-    final = settings.peak_lr / 10 if settings.min_lr is None else settings.min_lr
-    warmup = min(settings.warmup, total // 10)
-    if settings.schedule == "constant":
-        return optim.constant(settings.peak_lr)
-    shape = optim.cosine if settings.schedule == "cosine" else optim.linear
-    return shape(settings.peak_lr, total, warmup, final)
+    """Make the learning-rate schedule of a run of `total` steps."""
+    given, peak = settings.optimisation, settings.peak_lr
+    final = peak / 10 if given.min_lr is None else given.min_lr
+    warmup = min(given.warmup, total // 10)
+    if given.schedule == "constant":
+        return optim.constant(peak)
+    shape = optim.cosine if given.schedule == "cosine" else optim.linear
+    return shape(peak, total, warmup, final)

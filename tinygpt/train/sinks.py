@@ -1,4 +1,4 @@
-"""Where the records of a run go besides metrics.jsonl: the page of the run, and TensorBoard."""
+"""Records of a run for other readers than metrics.jsonl: TensorBoard, and the facts that the page of a run shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinygpt.io.records import Record
 from tinygpt.runs.read import RunData
 from tinygpt.train.setup import Run
 
-# Field of a record -> what TensorBoard calls it. A common beginning puts curves into one group.
+# Field of a record -> tag in TensorBoard, which groups curves by the part before the slash.
 SCALARS = {
     "loss": "loss/train",
     "val_loss": "loss/validation",
@@ -25,7 +25,7 @@ SCALARS = {
 
 
 class TensorBoard:
-    """Writes the numbers of every record as scalars into an event file.
+    """Writes the numbers of every record as scalars to an event file.
 
     Parameters
     ----------
@@ -41,22 +41,22 @@ class TensorBoard:
 
     def __init__(self, folder: Path):
         try:
-            import tensorboardX  # noqa: F401 - found missing here rather than after the text has been read
+            import tensorboardX  # noqa: F401 - found missing now rather than after the text has been read
         except ImportError:
-            raise ImportError("--tensorboard needs tensorboardX: pip install 'tinygpt[tensorboard]'") from None
+            raise ImportError("[train] 'tensorboard' needs tensorboardX: pip install 'tinygpt[tensorboard]'") from None
         from tinygpt.io.paths import check_file
 
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--tensorboard {folder}: is a file, name a directory")
-        check_file(folder / "events", "--tensorboard")
+            raise ValueError(f"[train] 'tensorboard' {folder}: is a file, name a directory")
+        check_file(folder / "events", "[train] 'tensorboard'")
         self.folder = folder
         self.writer: Any = None
 
     def open(self, first: int) -> None:
-        """Begin a file; what an earlier one has of step `first` and of later ones counts no more."""
+        """Open an event file that replaces what earlier files hold of step `first` and later steps."""
         from tensorboardX import SummaryWriter
 
-        # The name of a file has the second it was made in: two of one second must differ.
+        # The suffix keeps two files apart that were opened in the same second, which their name states.
         self.writer = SummaryWriter(str(self.folder), purge_step=first or None, filename_suffix=f".{first}")
 
     def write(self, record: Record) -> None:
@@ -66,18 +66,13 @@ class TensorBoard:
                 self.writer.add_scalar(tag, record[name], record["step"])
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file."""
         if self.writer is not None:
             self.writer.close()
 
 
-def tensorboard(folder: str | None) -> TensorBoard | None:
-    """The sink that ``--tensorboard`` asks for."""
-    return None if folder is None else TensorBoard(Path(folder).expanduser())
-
-
 def run_data(run: Run, out: Path, watched: list[Record], score: float | None) -> RunData:
-    """A run as its page shows it, but for its records.
+    """Describe a run for its page, without its records.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 
 def kinds_of(text: str) -> tuple[str, ...]:
-    """The kinds that ``--watch`` names, in the order of KINDS.
+    """Parse the kinds to watch; returns them in the order of KINDS.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def kinds_of(text: str) -> tuple[str, ...]:
     wanted = [word.strip() for word in text.split(",")]
     for word in wanted:
         if word not in KINDS:
-            raise ValueError(f"--watch must name some of {','.join(KINDS)}, got '{word}'")
+            raise ValueError(f"[train] 'watch' must name some of {','.join(KINDS)}, got '{word}'")
     return tuple(kind for kind in KINDS if kind in wanted)
 
 

@@ -126,8 +126,8 @@ class LivePage:
         try:
             import plotly.offline  # noqa: F401 - found missing here rather than after an hour of training
         except ImportError:
-            raise ImportError("--metrics needs plotly: pip install 'tinygpt[viz]'") from None
-        check_file(path, "--metrics")
+            raise ImportError("[train] 'metrics' needs plotly: pip install 'tinygpt[viz]'") from None
+        check_file(path, "[train] 'metrics'")
         self.path = path
         self.began = time.monotonic()
         self.cost = 0.0  # of the page before

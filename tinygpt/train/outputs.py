@@ -1,0 +1,200 @@
+"""Everything that tells about a run while it goes: report, metrics.jsonl, page, TensorBoard, watch.jsonl, profile.
+
+`Trainer` calls one method for each event and knows nothing of who listens:
+
+    open -> (around, before_update, after_update, record, evaluated, saved)* -> finished -> close
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tinygpt.evaluate import Score
+from tinygpt.io.records import Record
+from tinygpt.kernels import threads
+from tinygpt.kernels.peak import read_bandwidth
+from tinygpt.kernels.profile import Profile
+from tinygpt.runs import layout
+from tinygpt.runs.metrics import MetricsLog
+from tinygpt.train.report import Report
+from tinygpt.train.settings import OutputSettings
+from tinygpt.train.setup import Run
+from tinygpt.train.sinks import RunData, TensorBoard, run_data
+from tinygpt.train.watch import Watch, interval, kinds_of
+
+if TYPE_CHECKING:
+    from tinygpt.viz.metrics import LivePage
+
+
+class Outputs:
+    """Hands the events of a run to everything that tells about it.
+
+    Parameters
+    ----------
+    settings : OutputSettings
+        Valid ones. Places and optional packages are checked here, so that a mistake does not cost a run.
+    report : Report
+
+    Raises
+    ------
+    ImportError
+        A package of an extra is missing; the message names the extra.
+    ValueError
+        A page or event files cannot be written where they should be.
+    """
+
+    run: Run
+    out: Path
+    log: MetricsLog
+
+    def __init__(self, settings: OutputSettings, report: Report):
+        self.settings, self.report = settings, report
+        self.page = None if settings.metrics is None else live_page(Path(settings.metrics))
+        self.board = None if settings.tensorboard is None else TensorBoard(Path(settings.tensorboard).expanduser())
+        self.watch: Watch | None = None
+        self.profile: Profile | None = None
+        self.bandwidth = 0.0  # bytes per second of reading memory
+        self.score: float | None = None  # loss of the best model on the whole validation split, at the end
+        self.step = 0  # steps done
+        self._first = True  # no step was done by this process
+        self._open = False
+
+    def open(self, run: Run, out: Path, step: int) -> None:
+        """Open all files.
+
+        Parameters
+        ----------
+        run : Run
+        out : Path
+            Run directory; must exist.
+        step : int
+            Steps already done. Records of this step and later ones are dropped from the files, because the run repeats
+            these steps.
+        """
+        self.run, self.out, self.step = run, out, step
+        self.log = MetricsLog(out / layout.METRICS, step)
+        self._open = True
+        if self.board is not None:
+            self.board.open(step)
+        if self.settings.watch is not None:
+            kinds, every = kinds_of(self.settings.watch), interval(run.total_steps, self.settings.watch_every)
+            self.watch = Watch(out / layout.WATCH, kinds, run.model, every, run.total_steps, step, self.report.note)
+        if self.settings.profile:
+            self.profile, self.bandwidth = Profile(), read_bandwidth(threads.get_num_threads())
+        self._write_page("running")
+
+    def started(self) -> None:
+        """Start the progress display."""
+        self.report.start(self.step, self.run.total_steps)
+
+    def note(self, text: str) -> None:
+        """Tell something worth knowing, in one line."""
+        self.report.note(text)
+
+    def around(self, step: int) -> AbstractContextManager[object]:
+        """Return the context that measures a step, if it is to be measured.
+
+        The first step of a process is not measured, because it also pays for memory pages and threads. Neither is a
+        step that is watched.
+        """
+        first, self._first = self._first, False
+        watched = self.watch is not None and self.watch.due(step)
+        return nullcontext() if first or watched or self.profile is None else self.profile
+
+    def before_update(self, step: int, tokens: npt.NDArray[np.int32]) -> float:
+        """Let `watch` see gradients and activations of a step; returns the seconds that this took.
+
+        Parameters
+        ----------
+        step : int
+        tokens : int array, shape (B, T)
+            The batch whose gradients were computed last.
+        """
+        if self.watch is None or not self.watch.due(step):
+            return 0.0
+        began = time.perf_counter()
+        self.watch.before_update(step, tokens)
+        return time.perf_counter() - began
+
+    def after_update(self, step: int) -> float:
+        """Let `watch` see the weights after the optimizer's update; returns the seconds that this took."""
+        if self.watch is None or not self.watch.due(step):
+            return 0.0
+        began = time.perf_counter()
+        self.watch.after_update()
+        return time.perf_counter() - began
+
+    def record(self, record: Record) -> None:
+        """Record a step."""
+        self._write(record)
+        self.report.step(record)
+        self.step = record["step"] + 1
+        self._write_page("running")
+
+    def evaluated(self, record: Record, best: bool) -> None:
+        """Record an evaluation; `best` if no earlier one had a lower loss."""
+        self._write(record)
+        self.report.evaluation(record, best)
+
+    def saved(self) -> None:
+        """Flush all records, because a checkpoint must not be newer than the records that lead to it."""
+        self.log.flush()
+
+    def given(self, loss: float) -> None:
+        """Tell the loss of the model that training starts from, which it must improve."""
+        settings = self.run.settings
+        limit, tokens = settings.output.eval_tokens, len(self.run.corpus.validation) - 1
+        windows = f"windows of {settings.model.seq} tokens, here and below"
+        if 0 < limit < tokens:  # the final line scores all tokens, so it cannot be compared with this one
+            windows += f"; until 'validation' the first {limit:,} of {tokens:,} tokens"
+        self.report.fact("given", f"validation loss {loss:.4f}  ({windows})")
+
+    def finished(self, score: Score) -> None:
+        """Tell the score of the best model on the whole validation split."""
+        self.score = score.loss
+        guessing = math.log(self.run.tokenizer.vocab_size)
+        self.report.fact(
+            "validation",
+            f"loss {score.loss:.4f}  perplexity {score.perplexity:.2f}  bits per byte {score.bits_per_byte:.3f}  "
+            f"({score.tokens:,} tokens; guessing would have a loss of {guessing:.2f})",
+        )
+        self.report.fact("written", str(self.out))
+
+    def close(self) -> None:
+        """Close all files, finish the page and tell what was measured, however the run ended."""
+        self.report.stop()
+        if not self._open:
+            return
+        for sink in (self.log, self.watch, self.board):
+            if sink is not None:
+                sink.close()
+        self._write_page("complete" if self.step == self.run.total_steps else "stopped")
+        if self.profile is not None:
+            self.report.profile(self.profile.lines(self.run.peak, self.bandwidth), self.profile.steps)
+
+    def _write(self, record: Record) -> None:
+        self.log.write(record)
+        if self.board is not None:
+            self.board.write(record)
+
+    def _write_page(self, state: str) -> None:
+        if self.page is not None:
+            self.page(self.log.records, state, self._describe)
+
+    def _describe(self) -> RunData:
+        """Return the run as its page shows it, without its records."""
+        return run_data(self.run, self.out, [] if self.watch is None else self.watch.records, self.score)
+
+
+def live_page(path: Path) -> LivePage:
+    """Return what writes the page of a run; ImportError or ValueError if it cannot."""
+    from tinygpt.viz.metrics import LivePage
+
+    return LivePage(path)
