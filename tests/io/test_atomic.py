@@ -169,3 +169,40 @@ def test_only_directories_are_moved_and_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"file: .* not a directory"):
         atomic.replace_directory(tmp_path / "tmp", tmp_path / "file")
     assert listing(tmp_path) == ["file", "tmp"]
+
+
+def test_a_temporary_directory_is_hidden_and_goes_away(tmp_path):
+    """Catches a directory that stays after an error, that is found under a good name, or that cannot be moved."""
+    with pytest.raises(OSError, match="no space left"), atomic.temporary_directory(tmp_path / "step-1"):
+        failing()
+    assert listing(tmp_path) == []
+    with atomic.temporary_directory(tmp_path / "step-1") as made:
+        assert made.parent == tmp_path
+        assert made.name.startswith(".step-1.")
+        (made / "file").write_text("whole")
+        atomic.replace_directory(made, tmp_path / "step-1")
+    assert listing(tmp_path) == ["step-1"]
+
+
+def test_a_removal_that_is_killed_leaves_no_half_directory(tmp_path, monkeypatch):
+    """Catches a directory that is emptied under its own name."""
+    (tmp_path / "step-1").mkdir()
+    (tmp_path / "step-1" / "file").write_text("whole")
+    monkeypatch.setattr(atomic.shutil, "rmtree", failing)
+    with pytest.raises(OSError, match="no space left"):
+        atomic.remove_directory(tmp_path / "step-1")
+    monkeypatch.undo()
+    (left,) = listing(tmp_path)
+    assert left.startswith(".step-1.")
+    atomic.remove_leftovers(tmp_path, "step-[0-9]+")
+    assert listing(tmp_path) == []
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    """Catches foreign names that are removed, and an old tree without a successor, which is all that is left of it."""
+    kept = [".cache", ".step-1.0123abcd.old", ".step-2.0123abc.tmp", ".step-x.0123abcd.tmp", "step-2"]
+    for name in [*kept, ".step-1.0123abcd.tmp", ".step-2.0123abcd.old", ".step-3.89abcdef.tmp"]:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".step-4.0123abcd.tmp").write_text("a file")
+    atomic.remove_leftovers(tmp_path, "step-[0-9]+")
+    assert listing(tmp_path) == sorted([*kept, ".step-4.0123abcd.tmp"])

@@ -1,1 +1,1 @@
-"""Model formats: Hugging Face directories, safetensors, GGUF, config.json."""
+"""Model formats: Hugging Face directories, safetensors, GGUF, config.json, adapters; import and export."""

@@ -1,4 +1,4 @@
-"""config.json: GPTConfig in the words of GPT-2, of Llama, or in its own.
+"""Reading and writing config.json: GPTConfig in the fields of GPT-2, of Llama, or in its own.
 
 family    options                                           read by
 gpt2      learned, layernorm, gelu, n_kv_head = n_head      transformers.GPT2LMHeadModel

@@ -1,4 +1,4 @@
-"""Models in GGUF files, as llama.cpp keeps them: read into a model, and written.
+"""Models in GGUF files, the format of llama.cpp: loaded into a GPT, and written.
 
 Reading goes from cheap to dear like that of a model directory (tinygpt/files/hf.py). Writing holds the model and one
 tensor at a time: what has one axis, and the table of positions, stays float32, as llama.cpp wants it; of Q8_0 a row

@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file: GPTConfig in llama.cpp's words.
+"""Metadata of a GGUF file: GPTConfig in the fields of llama.cpp.
 
     general.architecture        gpt2 or llama, and the first word of the names below
     block_count, embedding_length, feed_forward_length, context_length, vocab_size

@@ -1,4 +1,4 @@
-"""Tensors and metadata in a GGUF file, read without trusting it.
+"""Tensors and metadata in a GGUF file, checked before they are read.
 
     magic "GGUF", version, number of tensors, number of fields
     fields      name, type, value: numbers, strings, lists of either

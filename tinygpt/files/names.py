@@ -1,4 +1,4 @@
-"""Which tensors of a file make up which parameters.
+"""Names of tensors: the mapping between the tensors of a file and the parameters of a model.
 
 own parameter            GPT-2                       Llama
 wte.weight               wte.weight                  embed_tokens.weight

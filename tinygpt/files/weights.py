@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, read without trusting them.
+"""Tensors in safetensors files, checked before they are read.
 
 The safetensors library reads the format, and refuses a file whose header is not well formed or does not cover the data
 from end to end. What it cannot know is checked here: which tensors there must be, in which shapes and types, and that

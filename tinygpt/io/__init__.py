@@ -1,1 +1,1 @@
-"""Files as such: atomic writes, strict JSON, line records, path checks; knows nothing of models."""
+"""Atomic writes, strict JSON and TOML, line records, path checks: files as such, knowing nothing of models."""
