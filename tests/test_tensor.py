@@ -155,7 +155,7 @@ def test_second_backward_is_an_error():
     x = leaf(3)
     y = x + x
     y.backward(np.ones(3))
-    with pytest.raises(RuntimeError, match=r"^\[backward\] this graph was freed by an earlier backward: .*$"):
+    with pytest.raises(RuntimeError, match=r"^\[backward\] the graph was already freed by an earlier backward"):
         y.backward(np.ones(3))
     np.testing.assert_array_equal(x.grad, [2, 2, 2])
 
@@ -184,7 +184,7 @@ def test_no_grad_records_nothing():
         assert not is_recording()
     assert is_recording()
     assert not inside.requires_grad
-    with pytest.raises(RuntimeError, match="no gradient is wanted"):
+    with pytest.raises(RuntimeError, match="no tensor of this graph has requires_grad"):
         inside.backward(np.ones(3))
     with pytest.raises(KeyError), no_grad():
         raise KeyError

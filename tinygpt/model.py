@@ -22,8 +22,7 @@ from tinygpt.nn import Embedding, LayerNorm, Linear, Module, RMSNorm
 from tinygpt.ops.attention import Rotation, rotation_tables
 from tinygpt.ops.elementwise import DropoutKey
 from tinygpt.ops.embedding import inside
-from tinygpt.tensor import Tensor, is_recording, no_grad, recording
-from tinygpt.tracing import is_traced
+from tinygpt.tensor import Tensor, is_recording, is_traced, no_grad, recording
 
 INIT_STD = 0.02
 

@@ -1,8 +1,10 @@
-"""A tensor that remembers how it was made, and the walk back that turns this into gradients.
+"""Reverse-mode automatic differentiation: tensors, the tape that links them, and `backward`.
 
-An operation computes its value with a kernel and leaves a closure behind: given the gradient of its result, it hands
-gradients to its parents. `Tensor.backward` calls the closures in the reverse of the order in which the tensors were
-made, which is always an order in which every gradient is complete before it is passed on.
+An operation computes its value with a kernel and records a closure. Given the gradient of the result, the closure
+passes gradients to the parents. `Tensor.backward` calls the closures in the reverse order of creation, so that every
+gradient is complete before it propagates further.
+
+The tape has one setting per thread for recording (`no_grad`) and one for tracing (`traced_by`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, Protocol
 
 import numpy as np
 
@@ -19,25 +22,57 @@ from tinygpt import memory
 from tinygpt.kernels import registry, threads
 
 Backward = Callable[[np.ndarray], None]
+Args = ParamSpec("Args")
 
 _serial = itertools.count()
 
 
+class Tracer(Protocol):
+    """An object that runs operations in place of a direct call, for example to record their values."""
+
+    def run(self, op: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the result of ``op(*args, **kwargs)``; `op` itself is not traced."""
+
+
 class _Tape(threading.local):
-    """Whether this thread records: `no_grad` in one thread leaves the others alone."""
+    """The settings of one thread: `no_grad` or a trace in one thread does not affect the others."""
 
     recording = True
+    tracer: Tracer | None = None
 
 
 _tape = _Tape()
 
 
+def traced(op: Callable[Args, Tensor]) -> Callable[Args, Tensor]:
+    """Decorate an operation so that the tracer of this thread, if there is one, runs it."""
+
+    @wraps(op)
+    def call(*args: Args.args, **kwargs: Args.kwargs) -> Tensor:
+        tracer = _tape.tracer
+        return op(*args, **kwargs) if tracer is None else tracer.run(op, *args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def traced_by(tracer: Tracer | None) -> Iterator[None]:
+    """Let `tracer` run every operation of this thread inside the ``with`` statement; None suspends tracing."""
+    before, _tape.tracer = _tape.tracer, tracer
+    try:
+        yield
+    finally:
+        _tape.tracer = before
+
+
+def is_traced() -> bool:
+    """Whether a tracer runs the operations of this thread."""
+    return _tape.tracer is not None
+
+
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Operations inside remember nothing, so nothing can be differentiated and no activation is kept.
-
-    It holds for the thread that enters it.
-    """
+    """Record nothing in this thread: results have no gradient, and no activation is kept for backward."""
     before, _tape.recording = _tape.recording, False
     try:
         yield
@@ -47,7 +82,7 @@ def no_grad() -> Iterator[None]:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """The opposite of `no_grad`, which it may stand inside: operations are recorded again in this thread."""
+    """Record operations in this thread again, also inside `no_grad`."""
     before, _tape.recording = _tape.recording, True
     try:
         yield
@@ -56,13 +91,13 @@ def recording() -> Iterator[None]:
 
 
 def is_recording() -> bool:
-    """Whether operations remember how their results were made."""
+    """Whether operations of this thread are recorded for backward."""
     return _tape.recording
 
 
 def _freed(_: np.ndarray) -> None:
-    """Stands where a closure has run."""
-    raise RuntimeError("[backward] this graph was freed by an earlier backward: compute the value again")
+    """Replace the closure of a node whose gradient was already propagated."""
+    raise RuntimeError("[backward] the graph was already freed by an earlier backward(); run the forward pass again")
 
 
 class Tensor:
@@ -71,15 +106,15 @@ class Tensor:
     Parameters
     ----------
     data : array_like
-        Floating-point arrays and numbers become float32, C-contiguous; integers and other types are refused.
+        Floating-point values; converted to a C-contiguous float32 array. Integers and other types raise TypeError.
     requires_grad : bool
-        Collect a gradient in `grad`.
+        Whether `backward` computes a gradient for this tensor.
 
     Attributes
     ----------
     data : array, float32
     grad : array of the same shape, or None
-        Kept on tensors made by the user; those of intermediate results are dropped as soon as they were passed on.
+        Gradient accumulated so far. Intermediate results lose theirs as soon as it was propagated to their parents.
     """
 
     __slots__ = ("__weakref__", "_backward", "_data", "_grad", "_owns_grad", "_parents", "_serial", "requires_grad")
@@ -98,7 +133,7 @@ class Tensor:
 
     @classmethod
     def from_op(cls, data: np.ndarray, parents: tuple[Tensor | None, ...], backward: Backward) -> Tensor:
-        """The result of an operation; `backward` is kept only while recording and if a parent wants a gradient."""
+        """Make the result of an operation; keep `backward` only while recording and if a parent requires a gradient."""
         out = Tensor.__new__(Tensor)
         out._data = data
         out._grad = None
@@ -112,16 +147,16 @@ class Tensor:
 
     @classmethod
     def plain(cls, data: np.ndarray) -> Tensor:
-        """The result of an operation that is not recorded: a value and nothing else."""
+        """Make the result of an operation that is not recorded: a value without parents or closure."""
         out = Tensor.__new__(Tensor)
         out._data, out._grad, out._owns_grad = data, None, False
         out._parents, out._backward, out.requires_grad = (), None, False
-        out._serial = 0  # it stands in no graph, so its place in the order does not matter
+        out._serial = 0  # only tensors with a closure are ordered
         return out
 
     @property
     def data(self) -> np.ndarray:
-        """The values."""
+        """Values, float32."""
         return self._data
 
     @data.setter
@@ -130,19 +165,19 @@ class Tensor:
 
     @property
     def grad(self) -> np.ndarray | None:
-        """The gradient that has arrived so far."""
+        """Gradient accumulated so far; None if there is none."""
         return self._grad
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of `data`."""
+        """Shape of `data`."""
         return self._data.shape
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, requires_grad={self.requires_grad})"
 
     def __add__(self, other: Tensor) -> Tensor:
-        """The sum of two tensors of one shape; both receive the same gradient, by reference."""
+        """Add two tensors of the same shape; both receive the same gradient array."""
         if not isinstance(other, Tensor):
             return NotImplemented
         if self.shape != other.shape:
@@ -158,14 +193,14 @@ class Tensor:
         return Tensor.from_op(out, (self, other), backward)
 
     def item(self) -> float:
-        """The value of a tensor with one element."""
+        """Return the value of a tensor with one element as a Python float."""
         return float(self._data.item())
 
     def receive(self, grad: np.ndarray) -> None:
-        """Take a gradient of the shape of `data` that has arrived from one use of this tensor.
+        """Accumulate the gradient of one use of this tensor.
 
-        The first is kept by reference, as the same array may have gone to another parent too. The second makes a new
-        array; from then on the tensor owns its gradient and adds to it.
+        The first gradient is kept by reference and never written to, because the same array may have been passed to
+        another parent. The second one makes a new array; after that the tensor owns its gradient and adds in place.
         """
         if not self.requires_grad:
             return
@@ -180,12 +215,12 @@ class Tensor:
             self._grad, self._owns_grad = out, True
 
     def take_grad(self) -> np.ndarray | None:
-        """Remove and return the gradient that has arrived: for an op that adds it inside its own kernel."""
+        """Remove and return the gradient so far, for an operation whose kernel adds it."""
         grad, self._grad, self._owns_grad = self._grad, None, False
         return grad
 
     def grad_buffer(self) -> tuple[np.ndarray, bool]:
-        """An array for a kernel to put a gradient into, and whether it must add to what is there."""
+        """Return the array for a kernel to write the gradient into, and whether the kernel must add to it."""
         if self._grad is None:
             self._grad, self._owns_grad = np.empty(self._data.shape, np.float32), True
             return self._grad, False
@@ -194,56 +229,56 @@ class Tensor:
         return self._grad, True
 
     def zero_grad(self) -> None:
-        """Drop the gradient that has arrived."""
+        """Discard the gradient."""
         self._grad, self._owns_grad = None, False
 
     def backward(self, grad: np.ndarray | float | None = None) -> None:
-        """Compute the gradients of everything that this tensor was made from.
+        """Compute the gradients of all tensors that this one was computed from.
 
-        The graph is freed on the way: every closure, and with it the activations it holds, goes once it has run.
+        The graph is freed along the way: each closure is dropped after it ran, together with the activations it holds.
 
         Parameters
         ----------
         grad : array or float, optional
-            The gradient of some final value with respect to this tensor; 1 for a tensor with one element.
+            Gradient of the final value with respect to this tensor. Default: 1, for a tensor with one element.
 
         Raises
         ------
         ValueError
-            No `grad` is given for a tensor with more than one element, or it has another shape.
+            `grad` is missing for a tensor with more than one element, or has another shape.
         RuntimeError
-            Nothing here wants a gradient, or the graph was freed already.
+            No tensor of the graph requires a gradient, or the graph was already freed.
 
         Notes
         -----
-        An exception on the way, an interrupt too, leaves no half-written gradient: whatever this tensor was made from
-        has none then, also none of earlier calls, and the graph is of no use any more.
+        If an exception interrupts the pass, KeyboardInterrupt included, every gradient of the graph is discarded,
+        those of earlier calls too, so that no partial gradient can be mistaken for a complete one.
         """
         if not self.requires_grad:
-            raise RuntimeError("[backward] no gradient is wanted: nothing this was made from has requires_grad")
+            raise RuntimeError("[backward] no tensor of this graph has requires_grad=True")
         if grad is None and self._data.size != 1:
             raise ValueError(f"[backward] 'grad' must be given for a tensor of shape {self.shape}")
         seed = np.asarray(1.0 if grad is None else grad, np.float32)
         if seed.ndim and seed.shape != self.shape:
             raise ValueError(f"[backward] 'grad' must have shape {self.shape}, got {seed.shape}")
-        nodes, leaves = self._made_from()
+        nodes, leaves = self._graph()
         if any(node._backward is _freed for node in nodes):  # before any gradient is touched
             _freed(seed)
         try:
             self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
-            while nodes:  # pop, so that a node whose closure has run can be freed while the walk goes on
+            while nodes:  # pop, so that each node can be freed as soon as its closure ran
                 node = nodes.pop()
                 backward, arrived = node._backward, node.take_grad()
                 node._backward, node._parents = _freed, ()
                 if arrived is not None and backward is not None:
                     backward(arrived)
-        except BaseException:  # gradients that are whole and those that are not look the same: none stays
+        except BaseException:  # a partial gradient looks like a complete one, so discard them all
             for tensor in (*nodes, *leaves):
                 tensor.zero_grad()
             raise
 
-    def _made_from(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Every tensor that leads to this one, itself included: those with a closure, oldest first, and the leaves."""
+    def _graph(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Collect this tensor and all its ancestors: nodes with a closure in order of creation, and leaves."""
         found, stack = {id(self): self}, [self]
         while stack:
             for parent in stack.pop()._parents:

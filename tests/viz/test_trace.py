@@ -146,7 +146,7 @@ def test_the_model_is_left_as_it_was():
         ({"max_tokens": 0}, ValueError, "'max_tokens' must be in 1..1024, got 0"),
         ({"head": 2}, IndexError, "'head' must be in 0..1, got 2"),
         ({"head": -1}, IndexError, "'head' must be in 0..1, got -1"),
-        ({"first": "blocks.7.norm1"}, KeyError, "no step 'blocks.7.norm1'; there are blocks.1.norm1"),
+        ({"first": "blocks.7.norm1"}, KeyError, "no step 'blocks.7.norm1'; did you mean blocks.1.norm1"),
         ({"prompt": "d", "backward": True}, ValueError, "'backward' must have at least two tokens"),
         ({"limit": 1000}, ValueError, "'limit' must hold all steps of the prompt, got 1000"),
     ],

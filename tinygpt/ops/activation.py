@@ -8,9 +8,10 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import rows
-from tinygpt.tensor import Tensor, is_recording
+from tinygpt.tensor import Tensor, is_recording, traced
 
 
+@traced
 def gelu(x: Tensor) -> Tensor:
     """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016).
 
@@ -33,6 +34,7 @@ def gelu(x: Tensor) -> Tensor:
     return Tensor.from_op(out, (x,), backward)
 
 
+@traced
 def swiglu(x: Tensor) -> Tensor:
     """gate sigmoid(gate) up, for rows x = (gate, up) (Shazeer 2020).
 

@@ -11,7 +11,7 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect
-from tinygpt.tensor import Tensor, is_recording
+from tinygpt.tensor import Tensor, is_recording, traced
 
 Rotation = tuple[np.ndarray, np.ndarray]
 
@@ -23,6 +23,7 @@ class Cache(Protocol):
         """Add those of new positions, (B, T, G, D); returns all so far, (B, S, G, D)."""
 
 
+@traced
 def attention(
     qkv: Tensor,
     n_head: int,
@@ -54,9 +55,8 @@ def attention(
     -----
     Formulas in csrc/attention.pyx. dq, dk and dv are parts of one array, in which the rotation is turned back.
     """
-    if cache is not None and qkv.requires_grad:
-        raise RuntimeError("[attention] 'cache' must be used under no_grad(): what is cached has no gradient")
-    H, G, heads = n_head, n_kv_head, _heads(qkv, n_head, n_kv_head, rotation)
+    refuse_cache(qkv, cache)
+    H, G, heads = n_head, n_kv_head, checked_heads(qkv, n_head, n_kv_head, rotation)
     (B, T, _, D), (q, k, v) = heads.shape, _parts(heads, H, G)
     if rotation is not None:
         turned = memory.empty((B, T, H + G, D))
@@ -84,7 +84,13 @@ def attention(
     return Tensor.from_op(out.reshape(B, T, H * D), (qkv,), backward)
 
 
-def _heads(qkv: Tensor, H: int, G: int, rotation: Rotation | None) -> np.ndarray:
+def refuse_cache(qkv: Tensor, cache: Cache | None) -> None:
+    """Raise RuntimeError if keys and values are cached while gradients are recorded."""
+    if cache is not None and qkv.requires_grad:
+        raise RuntimeError("[attention] 'cache' must be used under no_grad(), because cached keys have no gradient")
+
+
+def checked_heads(qkv: Tensor, H: int, G: int, rotation: Rotation | None) -> np.ndarray:
     """The data of qkv as (B, T, H + 2 G, D), held against the numbers of heads and the rotation."""
     if len(qkv.shape) != 3:  # here and below asking first is cheaper than a call, which decoding feels
         expect("attention", "qkv", qkv.data, (None, None, None))

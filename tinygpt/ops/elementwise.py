@@ -11,7 +11,7 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, traced
 
 
 class DropoutKey(NamedTuple):
@@ -52,6 +52,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     return a + b
 
 
+@traced
 def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None) -> Tensor:
     """residual + x keep / (1 - rate), keep = 1 with probability 1 - rate (Srivastava et al. 2014).
 

@@ -10,9 +10,10 @@ from tinygpt.kernels.threads import for_work
 from tinygpt.ops.linear import Weight, refuse_gradients
 from tinygpt.ops.shapes import expect
 from tinygpt.packed import PackedWeight
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, traced
 
 
+@traced
 def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None, start: int = 0) -> Tensor:
     """Rows of `table` picked by `tokens`, plus rows of `positions` from `start` on.
 

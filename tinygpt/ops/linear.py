@@ -10,11 +10,12 @@ from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
-from tinygpt.tensor import Tensor, is_recording
+from tinygpt.tensor import Tensor, is_recording, traced
 
 Weight = Tensor | PackedWeight
 
 
+@traced
 def linear(
     x: Tensor, weight: Weight, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
 ) -> Tensor:

@@ -10,14 +10,14 @@ from tinygpt.kernels.threads import for_work
 from tinygpt.ops.linear import packed_product, product_backward, refuse_gradients
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
-from tinygpt.tensor import Tensor, is_recording
+from tinygpt.tensor import Tensor, is_recording, traced
 
 # Up to so many bytes the logits are kept for backward; above, they are computed again in chunks of rows.
 KEEP_BYTES = 64 * 2**20
 WORK = 30  # scalar operations per logit: mostly the exponential
 
 
-def _targets(op: str, targets: np.ndarray, R: int, V: int) -> tuple[np.ndarray, int]:
+def checked_targets(op: str, targets: np.ndarray, R: int, V: int) -> tuple[np.ndarray, int]:
     """Targets as (R,) int32, and how many of them count."""
     targets = np.asarray(targets)
     if targets.size and targets.dtype.kind not in "iu":
@@ -38,6 +38,7 @@ def _mean(losses: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(losses.sum(dtype=np.float64) / max(1, count), np.float32)
 
 
+@traced
 def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     """Mean of -log softmax(logits)[target] over the rows whose target is not negative.
 
@@ -63,7 +64,7 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     """
     L = rows("cross_entropy", "logits", logits)
     R, V = L.shape
-    flat, count = _targets("cross_entropy", targets, R, V)
+    flat, count = checked_targets("cross_entropy", targets, R, V)
     losses, lse = np.empty(R, np.float32), np.empty(R, np.float32)
     active.cross_entropy(L, flat, losses, lse, for_work(WORK * L.size))
 
@@ -76,6 +77,7 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     return Tensor.from_op(_mean(losses, count), (logits,), backward)
 
 
+@traced
 def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, keep_bytes: int = KEEP_BYTES) -> Tensor:
     """cross_entropy(x W^T, targets) without handing out the logits.
 
@@ -98,7 +100,7 @@ def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, kee
     if isinstance(weight, PackedWeight):
         refuse_gradients("head_loss", x)
     R = X.shape[0]
-    flat, count = _targets("head_loss", targets, R, V)
+    flat, count = checked_targets("head_loss", targets, R, V)
     if keep_bytes < 4 * R * V:
         chunk = max(1, keep_bytes // (4 * V))
         return _chunked_loss(x, weight, flat, count, chunk)

@@ -8,9 +8,10 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect, rows
-from tinygpt.tensor import Tensor, is_recording
+from tinygpt.tensor import Tensor, is_recording, traced
 
 
+@traced
 def low_rank(
     x: Tensor,
     weight: Tensor,

@@ -8,9 +8,10 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import expect, rows
-from tinygpt.tensor import Tensor, is_recording
+from tinygpt.tensor import Tensor, is_recording, traced
 
 
+@traced
 def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) weight + bias over the last axis (Ba, Kiros & Hinton 2016).
 
@@ -55,6 +56,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
     return Tensor.from_op(out.reshape(x.shape), (x, weight, bias), backward)
 
 
+@traced
 def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     """x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tinygpt.formulas import LETTERS
 from tinygpt.model import GPT
 from tinygpt.tensor import no_grad
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.tracing import LIMIT, Step, Trace, trace
+from tinygpt.tracing.formulas import LETTERS
 from tinygpt.viz.attention import check_length
 from tinygpt.viz.labels import label
 from tinygpt.viz.page import Page

@@ -1,58 +1,54 @@
-"""Every intermediate value of a forward pass, with its name, formula, statistics and the line that computed it.
+"""Record every intermediate value of a forward pass under its name.
 
     with tinygpt.trace() as steps:
         model(tokens)
     steps["blocks.0.attn.softmax"].array
 
-While a trace is active, `tinygpt.ops` holds the operations of `tinygpt.ops.unfused` in place of its own; in a thread
-without a trace these call the own ones.
+While a trace is active in a thread, the tape lets it run the operations: instead of each operation of `tinygpt.ops` it
+calls the one of the same name in `tinygpt.tracing.unfused`, which reports every value that its formula names.
 
 Design
-- Names are found, not given: the module at work is the nearest caller that is a `Module`, and its name is its path from
-  the outermost one. The model has no line for this. Rejected: a stack of scopes that every module pushes and pops.
-- An inactive trace leaves nothing behind, so it costs nothing.
+- Step names are derived, not written in the model: the module at work is the nearest caller that is a `Module`, and
+  its name is its path from the outermost one. Rejected: a stack of scopes that every module pushes and pops.
+- The switch is a field of the tape that belongs to one thread. Rejected: replacing functions in `tinygpt.ops`, which
+  other threads see too.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygpt import ops
-from tinygpt.formulas import STREAM, Text, inner, text_of
 from tinygpt.nn import Module
-from tinygpt.ops import unfused
-from tinygpt.tensor import Tensor
+from tinygpt.tensor import Tensor, is_traced, traced_by
+from tinygpt.tracing import unfused
+from tinygpt.tracing.formulas import STREAM, Text, inner, text_of
+from tinygpt.tracing.source import statement
 
 LIMIT = 2**30  # bytes
-PACKAGE = Path(__file__).parent
-# Files between a step and the line of a model that asked for it.
-BETWEEN = {str(PACKAGE / name) for name in ("tracing.py", "nn.py", "ops/unfused.py")}
+PACKAGE = Path(__file__).parents[1]
+# Files whose frames lie between a step and the line of the model that asked for it.
+BETWEEN = {str(PACKAGE / name) for name in ("tracing/record.py", "tracing/unfused.py", "nn.py", "tensor.py", "lora.py")}
 COLUMNS = ("step", "formula", "axes", "shape", "min", "max", "mean", "std", "zeros", "source")
-
-_traces: dict[int, Trace] = {}  # thread -> its trace
-_fused: dict[str, Callable[..., Any]] = {}  # what unfused operations stand in for, while there is a trace
-_lock = threading.Lock()
 
 
 class Stats(NamedTuple):
-    """The values of a step in a few numbers.
+    """Summary statistics of an array.
 
     Attributes
     ----------
     min, max, mean, std : float
-        Of the values that are finite; NaN if there are none.
+        Statistics of the finite values; NaN if there are none.
     zeros, nan, infinite : float
-        Shares of all values.
+        Shares of all values, 0 to 1.
     """
 
     min: float
@@ -65,7 +61,7 @@ class Stats(NamedTuple):
 
 
 def statistics(values: np.ndarray) -> Stats:
-    """The statistics of an array of any shape, in float64."""
+    """Compute the statistics of an array of any shape, in float64."""
     finite = values[np.isfinite(values)].astype(np.float64)
     n = max(1, values.size)
     shares = [int(np.count_nonzero(found)) / n for found in (values == 0, np.isnan(values), np.isinf(values))]
@@ -75,21 +71,22 @@ def statistics(values: np.ndarray) -> Stats:
 
 
 class Step:
-    """One intermediate value.
+    """One intermediate value of a forward pass.
 
     Attributes
     ----------
     name : str
-        As in ``blocks.0.attn.softmax``; ``@2`` follows in the second forward pass of a trace, and so on.
+        For example ``blocks.0.attn.softmax``. From the second forward pass of a trace on, its number follows: ``@2``.
     text : Text
-        Formula, letters of the axes, and a sentence.
+        Formula, letters of the axes, and an explanation.
     shape : tuple of int
     dtype : str
     stats : Stats
+        Statistics of the values.
     source : str
-        File and line of the function that computed it.
+        File and line of the statement that computed the value.
     caller : str
-        File and line of the model, or of a program, that asked for it.
+        File and line of the model (or program) that called the operation.
     """
 
     def __init__(self, name: str, text: Text, values: np.ndarray, source: str, caller: str):
@@ -101,47 +98,46 @@ class Step:
 
     @property
     def formula(self) -> str:
-        """How it follows from earlier steps."""
+        """Formula of the value, in terms of earlier steps."""
         return self.text.formula
 
     @property
     def axes(self) -> str:
-        """A letter for each axis; `tinygpt.formulas.LETTERS` explains them."""
+        """One letter per axis, explained in `tinygpt.tracing.formulas.LETTERS`."""
         return self.text.axes
 
     @property
     def array(self) -> np.ndarray:
-        """The values, read-only.
+        """Values, read-only.
 
         Raises
         ------
         ValueError
-            They were not kept, as the trace had reached its limit.
+            The array was not kept because the trace had reached its memory limit.
         """
         if self._array is None:
-            raise ValueError(f"[trace] '{self.name}' was not kept: 'limit' of the trace was reached")
+            raise ValueError(f"[trace] the array of '{self.name}' was not kept, because 'limit' was reached")
         return self._array
 
     @property
     def kept(self) -> bool:
-        """Whether `array` is there."""
+        """Whether `array` is available."""
         return self._array is not None
 
     @property
     def gradient(self) -> np.ndarray | None:
-        """The gradient of what `backward` was called on, read-only; None if none arrived or none was asked for."""
+        """Gradient of the loss with respect to this value, read-only; None without a backward pass under the trace."""
         return self._gradient
 
     @property
     def block(self) -> int | None:
-        """The number of its block; None outside of the blocks."""
-        before, found, after = self.name.rpartition("blocks.")
-        del before
+        """Index of the block; None for a step outside the blocks."""
+        _, found, after = self.name.rpartition("blocks.")
         return int(after.partition(".")[0]) if found else None
 
     @property
     def local(self) -> str:
-        """The name inside its block, as in ``attn.softmax``."""
+        """Name within the block, for example ``attn.softmax``."""
         return inner(self.name)
 
     def __repr__(self) -> str:
@@ -149,10 +145,7 @@ class Step:
 
 
 class Trace(Mapping[str, Step]):
-    """The steps that were computed in its ``with`` statement, in order; see `trace`.
-
-    It holds for the thread that enters it, and is entered once.
-    """
+    """A mapping from names to the steps computed inside its ``with`` statement, in order; see `trace`."""
 
     def __init__(self, backward: bool = False, limit: int = LIMIT):
         if limit < 0:
@@ -160,32 +153,23 @@ class Trace(Mapping[str, Step]):
         self.backward, self.limit, self.bytes = backward, limit, 0
         self.parameter_gradients: dict[str, np.ndarray] = {}
         self._steps: dict[str, Step] = {}
-        self._times: dict[str, int] = {}  # name -> how often it was computed
+        self._times: dict[str, int] = {}  # name -> number of times it was computed
         self._names: weakref.WeakKeyDictionary[Tensor, str] = weakref.WeakKeyDictionary()
         self._roots: dict[int, tuple[Module, dict[int, str]]] = {}
-        self._thread: int | None = None
+        self._switch: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> Trace:
-        thread = threading.get_ident()
-        if self._thread is not None:
-            raise RuntimeError("[trace] was entered before: begin a new one")
-        with _lock:
-            if thread in _traces:
-                raise RuntimeError("[trace] is active already: one trace cannot stand inside another")
-            if not _traces:
-                for name, apart in unfused.FUNCTIONS.items():
-                    _fused[name] = getattr(ops, name)
-                    setattr(ops, name, _choosing(_fused[name], apart))
-            self._thread, _traces[thread] = thread, self
+        if self._switch is not None:
+            raise RuntimeError("[trace] a trace can be entered only once; call trace() again")
+        if is_traced():
+            raise RuntimeError("[trace] a trace is already active in this thread; traces cannot be nested")
+        self._switch = traced_by(self)
+        self._switch.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with _lock:
-            _traces.pop(self._thread or 0, None)
-            if not _traces:
-                for name, whole in _fused.items():
-                    setattr(ops, name, whole)
-                _fused.clear()
+        if self._switch is not None:
+            self._switch.__exit__(None, None, None)
         for root, _ in self._roots.values() if self.backward else ():
             for name, parameter in root.named_parameters():
                 if parameter.grad is not None:
@@ -197,7 +181,7 @@ class Trace(Mapping[str, Step]):
             import difflib
 
             near = difflib.get_close_matches(name, self._steps, 3)
-            hint = f"; there are {', '.join(near)}" if near else f"; there are {len(self)} steps, see .table()"
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; .table() lists all {len(self)} steps"
             raise KeyError(f"[trace] no step '{name}'{hint}")
         return self._steps[name]
 
@@ -211,22 +195,24 @@ class Trace(Mapping[str, Step]):
         return f"Trace({len(self)} steps, {self.bytes / 1e6:.1f} MB)"
 
     def rows(self) -> list[dict[str, str]]:
-        """The steps as text, by the names in `COLUMNS`."""
+        """Return one dictionary of strings per step, with the keys in `COLUMNS`."""
         return [_row(step) for step in self.values()]
 
     def table(self) -> str:
-        """The steps as lines of text."""
+        """Return a plain-text table with one line per step."""
         lines = [dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows()]
         wide = {name: max(len(line[name]) for line in lines) for name in COLUMNS}
         return "\n".join("  ".join(f"{line[name]:<{wide[name]}}" for name in COLUMNS).rstrip() for line in lines)
 
     def save(self, path: str | Path) -> None:
-        """Write arrays to an .npz file, in one step: values under their names, gradients under ``gradient:`` before it.
+        """Write all arrays to an .npz file, atomically.
+
+        Values are stored under the names of their steps, gradients under ``gradient:`` and the name.
 
         Raises
         ------
         ValueError
-            `path` is there and is not a regular file.
+            `path` exists and is not a regular file.
         """
         import io
 
@@ -251,16 +237,18 @@ class Trace(Mapping[str, Step]):
         heads = "".join(f"<th>{name}</th>" for name in COLUMNS)
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
 
-    # What the operations in tinygpt.ops.unfused ask for.
+    def run(self, op: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Run the unfused form of an operation; the tape calls this."""
+        return unfused.FUNCTIONS[op.__name__](self, *args, **kwargs)
 
     def step(self, name: str, text: str, op: Callable[..., Any], *args: Any) -> Any:
-        """``op(*args)``, written down under `name`; `text` says which formula it is."""
-        result = op(*args)
+        """Return ``op(*args)`` and record it under `name`; `text` is the key of its formula."""
+        with traced_by(None):  # `op` may be a traced operation itself
+            result = op(*args)
         n = self._times[name] = self._times.get(name, 0) + 1
         name = name if n == 1 else f"{name}@{n}"
         values = result.data if isinstance(result, Tensor) else result
-        code = op.__code__
-        step = Step(name, text_of(text), values, _place(code.co_filename, code.co_firstlineno), _caller())
+        step = Step(name, text_of(text), values, _place(*statement(op)), _caller())
         if self._room(values):
             step._array = _frozen(values)
         self._steps[name] = step
@@ -271,9 +259,9 @@ class Trace(Mapping[str, Step]):
         return result
 
     def layer(self, weight: Tensor, otherwise: str) -> str:
-        """The name of the layer that `weight` belongs to and that is at work.
+        """Return the name of the layer at work that owns `weight`; `otherwise` outside a module.
 
-        A model that multiplies with a weight itself makes logits of it. `otherwise` if no module is at work.
+        A module that multiplies by a weight of another one is a model that computes its logits.
         """
         module, name = self._at_work()
         if module is None:
@@ -283,11 +271,11 @@ class Trace(Mapping[str, Step]):
         return _joined(name, "logits")
 
     def beside(self, leaf: str) -> str:
-        """A name in the module that is at work."""
+        """Return the name `leaf` inside the module at work."""
         return _joined(self._at_work()[1], leaf)
 
     def stream(self, branch: str) -> str:
-        """The name of the residual stream once the output of the layer `branch` was added."""
+        """Return the name of the residual stream after the output of the layer `branch` was added."""
         branch = branch.partition("@")[0]
         for layer, name in STREAM.items():
             if branch == layer or branch.endswith(f".{layer}"):
@@ -295,11 +283,11 @@ class Trace(Mapping[str, Step]):
         return f"{branch}.residual"
 
     def name_of(self, x: Tensor, otherwise: str) -> str:
-        """The name that `x` was written down under in its pass."""
+        """Return the name under which `x` was recorded, without the number of its pass."""
         return self._names.get(x, otherwise).partition("@")[0]
 
     def _at_work(self) -> tuple[Module | None, str]:
-        """The nearest caller that is a module, and its path from the outermost one."""
+        """Find the nearest caller that is a module, and its path from the outermost one."""
         found: list[Module] = []
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
@@ -316,14 +304,14 @@ class Trace(Mapping[str, Step]):
         return found[0], self._roots[id(root)][1].get(id(found[0]), "")
 
     def _room(self, values: np.ndarray) -> bool:
-        """Whether `values` fit the limit; counts them if they do."""
+        """Whether `values` fit the memory limit; if so, count them."""
         if self.bytes + values.nbytes > self.limit:
             return False
         self.bytes += values.nbytes
         return True
 
     def _listening(self, step: Step, backward: Callable[[np.ndarray], None]) -> Callable[[np.ndarray], None]:
-        """`backward`, which first keeps the gradient that has arrived: at that point it is whole."""
+        """Wrap `backward` so that it first keeps the gradient of the step, which is complete at this point."""
 
         def listening(dy: np.ndarray) -> None:
             if self._room(dy):
@@ -334,29 +322,29 @@ class Trace(Mapping[str, Step]):
 
 
 def trace(backward: bool = False, limit: int = LIMIT) -> Trace:
-    """Write down every intermediate value of the forward passes in a ``with`` statement.
+    """Record every intermediate value of the forward passes inside a ``with`` statement.
 
-    Under a trace the operations of the model run one by one: attention has its scores, a layer its product before the
-    bias. Results equal those without a trace up to rounding. The steps of a second forward pass are named with ``@2``
-    at their end; with a cache they are those of the new positions. A model with ``recompute`` is not recomputed.
+    Under a trace, fused operations run as separate steps: attention computes its scores, a linear layer its matmul
+    before the bias. Results equal those without a trace up to rounding. The names of a second forward pass end with
+    ``@2``; with a KV cache, steps cover only the new positions. ``recompute`` has no effect under a trace.
 
     Parameters
     ----------
     backward : bool
-        Keep the gradients of the steps too, of a `Tensor.backward` inside the statement, and at its end those of the
-        parameters in ``parameter_gradients``.
+        Also keep gradients: of every step, if `Tensor.backward` is called inside the statement, and of all parameters,
+        as ``parameter_gradients``.
     limit : int
-        Bytes of arrays to keep, 1 GiB by default. Once they are used up, steps have statistics and no array.
+        Maximum memory for arrays in bytes, 1 GiB by default. Steps beyond it keep only their statistics.
 
     Returns
     -------
     Trace
-        A mapping of names to steps, in the order of computation. It holds for the thread that enters it.
+        A mapping from names to steps in the order of computation. It is active in the thread that enters it.
 
     Raises
     ------
     RuntimeError
-        On entering: there is a trace in this thread already.
+        On entering, if a trace is already active in this thread.
 
     Examples
     --------
@@ -367,42 +355,26 @@ def trace(backward: bool = False, limit: int = LIMIT) -> Trace:
     return Trace(backward, limit)
 
 
-def is_traced() -> bool:
-    """Whether a trace is active in this thread."""
-    return threading.get_ident() in _traces
-
-
-def _choosing(whole: Callable[..., Any], apart: Callable[..., Any]) -> Callable[..., Any]:
-    """`apart` in a thread that has a trace, `whole` in all others."""
-
-    @functools.wraps(whole)
-    def op(*args: Any, **given: Any) -> Any:
-        found = _traces.get(threading.get_ident())
-        return whole(*args, **given) if found is None else apart(found, *args, **given)
-
-    return op
-
-
 def _joined(prefix: str, leaf: str) -> str:
     return f"{prefix}.{leaf}" if prefix else leaf
 
 
 def _frozen(values: np.ndarray) -> np.ndarray:
-    """A view that cannot be written through."""
+    """Return a read-only view."""
     view = values.view()
     view.flags.writeable = False
     return view
 
 
 def _place(file: str, line: int) -> str:
-    """A line as the reader finds it: from the folder of the package on, and outside of it the name of the file."""
+    """Format a source line: a path relative to the package's parent folder, or the bare name of another file."""
     path = Path(file)
     inside = path.is_relative_to(PACKAGE)
     return f"{path.relative_to(PACKAGE.parent).as_posix() if inside else path.name}:{line}"
 
 
 def _caller() -> str:
-    """The line that asked for a step, below what stands between."""
+    """Find the line of the model or program that led to a step."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename in BETWEEN:
         frame = frame.f_back
@@ -410,7 +382,7 @@ def _caller() -> str:
 
 
 def number(x: float) -> str:
-    """Four digits; a dash for what is not there."""
+    """Format with four significant digits; NaN becomes a dash."""
     return "-" if math.isnan(x) else f"{x:.4g}"
 
 

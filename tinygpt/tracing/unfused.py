@@ -1,18 +1,17 @@
-"""The operations of a model taken apart, for a trace: one step for every value that a formula names.
+"""The operations of a model in unfused form: one step for every value that a formula names.
 
-What `tinygpt.ops` computes in one call (a product with its bias, activation and residual; attention without its scores
-ever standing in memory) stands here as a row of steps. Each step is an operation with a gradient of its own, so that a
-traced forward pass can be differentiated like any other. Values and gradients equal those of the fused operations up to
-rounding, which tests hold.
+`tinygpt.ops` computes a linear layer in one kernel call with its bias, activation and residual, and attention without
+ever storing its scores. Here the same operation is a row of steps. Each step has its own gradient, so that a traced
+forward pass can be differentiated like any other. Values and gradients equal those of the fused operations up to
+rounding; tests check this.
 
-Every function takes the trace and then what its namesake in `tinygpt.ops` takes. ``trace.step(name, text, op, ...)``
-calls ``op(...)`` and writes the result down. Letters: B sequences, T tokens, S keys (those in a cache included), C the
-width, H query heads, G key/value heads, D the width of a head, F the width inside the MLP, V the vocabulary.
+Every function takes the trace, then the arguments of its namesake in `tinygpt.ops`. ``trace.step(name, text, op, ...)``
+calls ``op(...)`` and records the result. Letters: B sequences, T tokens, S keys (cached ones included), C width,
+H query heads, G key/value heads, D head width, F MLP width, V vocabulary size.
 
 Design
-- A trace puts these functions into `tinygpt.ops` while it is active and takes them out again. Rejected: a question in
-  every operation, which all runs would pay for and all readers would have to step over.
-- NumPy serves where no kernel does: sums and products of two arrays, means. A trace is for small inputs.
+- NumPy computes what has no kernel: sums and products of two arrays, means. Traces are meant for small inputs, so
+  speed does not matter.
 """
 
 from __future__ import annotations
@@ -23,42 +22,36 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinygpt import kernels
+from tinygpt import kernels, ops
 from tinygpt.kernels.products import ACTIVATIONS
-from tinygpt.ops.activation import gelu as bent
-from tinygpt.ops.activation import softmax
-from tinygpt.ops.attention import Cache, Rotation, _heads
+from tinygpt.ops.attention import Cache, Rotation, checked_heads, refuse_cache
 from tinygpt.ops.elementwise import DropoutKey
-from tinygpt.ops.elementwise import dropout as dropped
-from tinygpt.ops.embedding import embedding as rows_of
-from tinygpt.ops.linear import linear as product
-from tinygpt.ops.loss import _targets
-from tinygpt.ops.loss import cross_entropy as mean_loss
+from tinygpt.ops.loss import checked_targets
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.tensor import Tensor
 
 
-class Notes(Protocol):
-    """What a trace offers to the operations below."""
+class Recorder(Protocol):
+    """The part of a trace that the operations below use; `tinygpt.tracing.record` explains each method."""
 
     def step(self, name: str, text: str, op: Callable[..., Any], *args: Any) -> Any:
-        """``op(*args)``, written down under `name`; `text` says which formula it is."""
+        """Return ``op(*args)`` and record it under `name`; `text` is the key of its formula."""
 
     def layer(self, weight: Tensor, otherwise: str) -> str:
-        """The name of the layer that `weight` belongs to and that is at work; `otherwise` if there is none."""
+        """Return the name of the layer at work that owns `weight`; `otherwise` outside a module."""
 
     def beside(self, leaf: str) -> str:
-        """A name in the module that is at work."""
+        """Return the name `leaf` inside the module at work."""
 
     def stream(self, branch: str) -> str:
-        """The name of the residual stream once the output of the layer `branch` was added."""
+        """Return the name of the residual stream after the output of the layer `branch` was added."""
 
     def name_of(self, x: Tensor, otherwise: str) -> str:
-        """The name that `x` was written down under."""
+        """Return the name under which `x` was recorded."""
 
 
 def plus(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, where b may be repeated along axes that it lacks or has once: a bias, or positions in a batch."""
+    """a + b, where b is broadcast along missing axes and axes of length 1: a bias, or positions in a batch."""
 
     def backward(dy: np.ndarray) -> None:
         a.receive(dy)
@@ -68,7 +61,7 @@ def plus(a: Tensor, b: Tensor) -> Tensor:
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
-    """A b, element by element; b may be repeated as in `plus`. da = dy b, db = dy a."""
+    """a * b, element by element, where b is broadcast as in `plus`. da = dy b, db = dy a."""
 
     def backward(dy: np.ndarray) -> None:
         a.receive(dy * b.data)
@@ -78,14 +71,14 @@ def times(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _folded(dy: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """`dy` summed over the axes along which an array of `shape` was repeated."""
+    """Sum `dy` over the axes along which an array of `shape` was broadcast."""
     extra = dy.ndim - len(shape)
     axes = tuple(i for i in range(dy.ndim) if i < extra or (shape[i - extra] == 1 and dy.shape[i] != 1))
     return dy.sum(axes, dtype=np.float64).astype(np.float32).reshape(shape) if axes else dy
 
 
 def part(x: Tensor, start: int, stop: int) -> Tensor:
-    """Columns start..stop-1 of the last axis."""
+    """Columns start..stop-1 of the last axis, x[..., start:stop]."""
 
     def backward(dy: np.ndarray) -> None:
         dx = np.zeros(x.shape, np.float32)
@@ -96,18 +89,18 @@ def part(x: Tensor, start: int, stop: int) -> Tensor:
 
 
 def reshaped(x: Tensor, *shape: int) -> Tensor:
-    """The same values in another shape."""
+    """Change the shape; the gradient is reshaped back."""
     return Tensor.from_op(x.data.reshape(shape), (x,), lambda dy: x.receive(dy.reshape(x.shape)))
 
 
 def heads(qkv: Tensor, start: int, count: int, D: int) -> Tensor:
-    """`count` heads of width D from head `start` on: (B, T, heads D) to (B, T, count, D)."""
+    """Take `count` heads of width D, beginning with head `start`: (B, T, heads D) to (B, T, count, D)."""
     B, T, _ = qkv.shape
     return reshaped(part(qkv, start * D, (start + count) * D), B, T, count, D)
 
 
 def rotated(x: Tensor, cos: np.ndarray, sin: np.ndarray) -> Tensor:
-    """Rotary positions (Su et al. 2021); the gradient is turned back by the same angles."""
+    """Rotary position embedding (Su et al. 2021); the gradient is rotated back by the same angles."""
 
     def backward(dy: np.ndarray) -> None:
         x.receive(kernels.rope(dy, cos, sin, inverse=True))
@@ -116,10 +109,10 @@ def rotated(x: Tensor, cos: np.ndarray, sin: np.ndarray) -> Tensor:
 
 
 def scaled_scores(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T / sqrt(D) for every head, -inf where a key lies in the future (Vaswani et al. 2017, eq. 1).
+    """q k^T / sqrt(D) for every head, -inf where the causal mask hides a key (Vaswani et al. 2017, eq. 1).
 
-    q (B, T, H, D) and k (B, S, G, D) to (B, H, T, S). With s = 1 / sqrt(D): dq = s dy k, dk = s dy^T q, which collects
-    from all query heads that read this key head.
+    q (B, T, H, D) and k (B, S, G, D) to (B, H, T, S). With s = 1 / sqrt(D): dq = s dy k, and dk = s dy^T q, summed over
+    all query heads that share the key head.
     """
     (B, T, H, D), (_, S, G, _) = q.shape, k.shape
     scale = np.float32(1 / math.sqrt(D))
@@ -142,7 +135,7 @@ def scaled_scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def mixed(shares: Tensor, v: Tensor) -> Tensor:
-    """Values weighted by what each query gives them: (B, H, T, S) and (B, S, G, D) to (B, T, H, D).
+    """Values weighted by attention probabilities: (B, H, T, S) and (B, S, G, D) to (B, T, H, D).
 
     dshares = dy v^T, dv = shares^T dy.
     """
@@ -163,7 +156,7 @@ def mixed(shares: Tensor, v: Tensor) -> Tensor:
 
 
 def row_mean(x: Tensor) -> np.ndarray:
-    """The mean of every row: (..., C) to (..., 1)."""
+    """Mean of every row: (..., C) to (..., 1)."""
     return x.data.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
@@ -176,7 +169,7 @@ def row_scale(x: Tensor, mean: np.ndarray | float, eps: float) -> np.ndarray:
 def normalised(x: Tensor, mean: np.ndarray | None, rstd: np.ndarray) -> Tensor:
     """(x - mean) rstd; without a mean x rstd.
 
-    With y the result: dx = rstd (dy - mean(dy) - y mean(y dy)), and without a mean the same without mean(dy).
+    With y the result: dx = rstd (dy - mean(dy) - y mean(y dy)). Without a mean (RMS norm) the term mean(dy) is absent.
     """
     y = (x.data - (0 if mean is None else mean)) * rstd
 
@@ -188,7 +181,7 @@ def normalised(x: Tensor, mean: np.ndarray | None, rstd: np.ndarray) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """X sigmoid(x): what SwiGLU makes of a gate whose partner is 1."""
+    """x sigmoid(x), computed by the SwiGLU kernel with a value of 1 for every gate."""
     F = x.shape[-1]
 
     def beside_ones() -> np.ndarray:
@@ -202,21 +195,21 @@ def silu(x: Tensor) -> Tensor:
 
 
 def adapter(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Scale (x A^T) B^T: what a low-rank adapter adds (Hu et al. 2021, equation 3)."""
-    return times(product(product(x, a), b), Tensor(np.array([scale], np.float32)))
+    """scale (x A^T) B^T, the output of a low-rank adapter (Hu et al. 2021, equation 3)."""
+    return times(ops.linear(ops.linear(x, a), b), Tensor(np.array([scale], np.float32)))
 
 
 def row_losses(logits: Tensor, targets: np.ndarray) -> np.ndarray:
     """-log softmax(logits)[target] of every row, 0 where the target is negative: (..., V) to (...)."""
     L = rows("cross_entropy", "logits", logits)
-    flat, _ = _targets("cross_entropy", targets, *L.shape)
+    flat, _ = checked_targets("cross_entropy", targets, *L.shape)
     return kernels.cross_entropy(L, flat).reshape(logits.shape[:-1])
 
 
-def embedding(trace: Notes, tokens: np.ndarray, table: Tensor, positions: Tensor | None = None, start: int = 0):
-    """`ops.embedding`: the rows of the tokens, those of the positions, their sum."""
+def embedding(trace: Recorder, tokens: np.ndarray, table: Tensor, positions: Tensor | None = None, start: int = 0):
+    """`ops.embedding` in three steps: token embeddings, position embeddings, their sum."""
     at = trace.beside("embed")
-    x = trace.step(f"{at}.token", "embed.token", rows_of, tokens, table)
+    x = trace.step(f"{at}.token", "embed.token", ops.embedding, tokens, table)
     if positions is None:
         return x
     T = x.shape[1]
@@ -224,39 +217,39 @@ def embedding(trace: Notes, tokens: np.ndarray, table: Tensor, positions: Tensor
     if not 0 <= start <= positions.shape[0] - T:
         raise ValueError(f"[embedding] 'start' + T must be at most {positions.shape[0]}, got {start} + {T}")
     places = np.arange(start, start + T)[None]
-    position = trace.step(f"{at}.position", "embed.position", rows_of, places, positions)
+    position = trace.step(f"{at}.position", "embed.position", ops.embedding, places, positions)
     return trace.step(f"{at}.sum", "embed.sum", plus, x, position)
 
 
 def linear(
-    trace: Notes,
+    trace: Recorder,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     activation: str = "none",
 ) -> Tensor:
-    """`ops.linear`: the product, then bias, activation and residual one by one."""
+    """`ops.linear` in up to four steps: matmul, bias, activation, residual."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
     at = trace.layer(weight, "linear")
-    y = trace.step(at if bias is None else f"{at}.product", f"{at}.product", product, x, weight)
+    y = trace.step(at if bias is None else f"{at}.product", f"{at}.product", ops.linear, x, weight)
     if bias is not None:
         expect("linear", "bias", bias.data, y.shape[-1:])
         y = trace.step(at, at, plus, y, bias)
     if activation == "gelu":
         at = f"{at.rpartition('.')[0]}.activation".lstrip(".")
-        y = trace.step(at, "gelu", bent, y)
+        y = trace.step(at, "gelu", ops.gelu, y)
     if residual is not None:
         expect("linear", "residual", residual.data, y.shape)
         y = trace.step(trace.stream(at), trace.stream(at), plus, y, residual)
-    if at.endswith("logits"):  # the end of the way; no gradient comes back from here
-        trace.step(at.replace("logits", "probabilities"), "probabilities", softmax, Tensor.plain(y.data))
+    if at.endswith("logits"):  # for display only: the loss does not depend on this step, so it has no gradient
+        trace.step(at.replace("logits", "probabilities"), "probabilities", ops.softmax, Tensor.plain(y.data))
     return y
 
 
 def low_rank(
-    trace: Notes,
+    trace: Recorder,
     x: Tensor,
     weight: Tensor,
     a: Tensor,
@@ -265,9 +258,9 @@ def low_rank(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """`ops.low_rank`: the product with the weight that stays and its bias, the adapter, their sum, the residual."""
+    """`ops.low_rank` in steps: matmul with the frozen weight, bias, adapter, their sum, residual."""
     at = trace.layer(weight, "low_rank")
-    y = trace.step(f"{at}.frozen" if bias is None else f"{at}.frozen.product", "linear.product", product, x, weight)
+    y = trace.step(f"{at}.frozen" if bias is None else f"{at}.frozen.product", "linear.product", ops.linear, x, weight)
     if bias is not None:
         expect("low_rank", "bias", bias.data, y.shape[-1:])
         y = trace.step(f"{at}.frozen", "linear", plus, y, bias)
@@ -278,14 +271,14 @@ def low_rank(
     return trace.step(trace.stream(at), trace.stream(at), plus, y, residual)
 
 
-def gelu(trace: Notes, x: Tensor) -> Tensor:
-    """`ops.gelu`: a step that goes by the name that the fused one has."""
+def gelu(trace: Recorder, x: Tensor) -> Tensor:
+    """`ops.gelu` in one step, under the name that it has when it is fused into a linear layer."""
     at = trace.name_of(x, "").rpartition(".")[0]
-    return trace.step(f"{at}.activation" if at else "gelu", "gelu", bent, x)
+    return trace.step(f"{at}.activation" if at else "gelu", "gelu", ops.gelu, x)
 
 
-def layernorm(trace: Notes, x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """`ops.layernorm`: mean, deviation, the normalised rows, then weight and bias."""
+def layernorm(trace: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """`ops.layernorm` in steps: mean, reciprocal deviation, normalised rows, weight, bias."""
     rows("layernorm", "x", x)
     at = trace.layer(weight, "layernorm")
     mean = trace.step(f"{at}.mean", "layernorm.mean", row_mean, x)
@@ -299,8 +292,8 @@ def layernorm(trace: Notes, x: Tensor, weight: Tensor, bias: Tensor | None = Non
     return trace.step(at, "norm.shifted", plus, y, bias)
 
 
-def rmsnorm(trace: Notes, x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """`ops.rmsnorm`: the root mean square, the normalised rows, then the weight."""
+def rmsnorm(trace: Recorder, x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """`ops.rmsnorm` in steps: reciprocal root mean square, normalised rows, weight."""
     rows("rmsnorm", "x", x)
     at = trace.layer(weight, "rmsnorm")
     rstd = trace.step(f"{at}.rstd", "rmsnorm.rstd", row_scale, x, 0.0, eps)
@@ -310,7 +303,7 @@ def rmsnorm(trace: Notes, x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tenso
 
 
 def attention(
-    trace: Notes,
+    trace: Recorder,
     qkv: Tensor,
     n_head: int,
     n_kv_head: int,
@@ -318,11 +311,10 @@ def attention(
     cache: Cache | None = None,
     weights: np.ndarray | None = None,
 ) -> Tensor:
-    """`ops.attention`: queries, keys and values, their rotation, scores, softmax, and the mix of values."""
-    if cache is not None and qkv.requires_grad:
-        raise RuntimeError("[attention] 'cache' must be used under no_grad(): what is cached has no gradient")
+    """`ops.attention` in steps: queries, keys, values, their rotation, scores, softmax, weighted values."""
+    refuse_cache(qkv, cache)
     H, G = n_head, n_kv_head
-    B, T, _, D = _heads(qkv, H, G, rotation).shape
+    B, T, _, D = checked_heads(qkv, H, G, rotation).shape
     q = trace.step(trace.beside("q"), "attn.q", heads, qkv, 0, H, D)
     k = trace.step(trace.beside("k"), "attn.k", heads, qkv, H, G, D)
     v = trace.step(trace.beside("v"), "attn.v", heads, qkv, H + G, G, D)
@@ -332,15 +324,15 @@ def attention(
     if cache is not None:
         k, v = map(Tensor, cache.extend(k.data, v.data))
     scores = trace.step(trace.beside("scores"), "attn.scores", scaled_scores, q, k)
-    shares = trace.step(trace.beside("softmax"), "attn.softmax", softmax, scores)
+    shares = trace.step(trace.beside("softmax"), "attn.softmax", ops.softmax, scores)
     if weights is not None:
         expect("attention", "weights", weights, shares.shape)
         weights[...] = shares.data
     return reshaped(trace.step(trace.beside("mix"), "attn.mix", mixed, shares, v), B, T, H * D)
 
 
-def swiglu(trace: Notes, x: Tensor) -> Tensor:
-    """`ops.swiglu`: gate and value apart, the gate through SiLU, their product."""
+def swiglu(trace: Recorder, x: Tensor) -> Tensor:
+    """`ops.swiglu` in steps: gate, value, SiLU of the gate, their product."""
     if rows("swiglu", "x", x).shape[1] % 2:
         raise ValueError(f"[swiglu] 'x' must have an even width, got {x.shape[-1]}")
     F = x.shape[-1] // 2
@@ -350,27 +342,29 @@ def swiglu(trace: Notes, x: Tensor) -> Tensor:
     return trace.step(trace.beside("activation"), "swiglu", times, opened, value)
 
 
-def dropout(trace: Notes, x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None) -> Tensor:
-    """`ops.dropout`: what is kept of x, then the residual."""
+def dropout(
+    trace: Recorder, x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None
+) -> Tensor:
+    """`ops.dropout` in two steps: masked and rescaled x, residual."""
     at = trace.name_of(x, "x").removesuffix(".sum").removesuffix(".token")
-    y = trace.step(f"{at}.dropout", "dropout", dropped, x, rate, key, site)
+    y = trace.step(f"{at}.dropout", "dropout", ops.dropout, x, rate, key, site)
     if residual is None:
         return y
     expect("dropout", "residual", residual.data, x.shape)
     return trace.step(trace.stream(at), trace.stream(at), plus, y, residual)
 
 
-def cross_entropy(trace: Notes, logits: Tensor, targets: np.ndarray) -> Tensor:
-    """`ops.cross_entropy`: the loss of every position, then their mean."""
+def cross_entropy(trace: Recorder, logits: Tensor, targets: np.ndarray) -> Tensor:
+    """`ops.cross_entropy` in two steps: the loss of every position, their mean."""
     trace.step(trace.beside("losses"), "losses", row_losses, logits, targets)
-    return trace.step(trace.beside("loss"), "loss", mean_loss, logits, targets)
+    return trace.step(trace.beside("loss"), "loss", ops.cross_entropy, logits, targets)
 
 
-def head_loss(trace: Notes, x: Tensor, weight: Tensor, targets: np.ndarray, keep_bytes: int = 0) -> Tensor:
-    """`ops.head_loss`: the logits, and the loss of these; all of them at once, whatever `keep_bytes` says."""
+def head_loss(trace: Recorder, x: Tensor, weight: Tensor, targets: np.ndarray, keep_bytes: int = 0) -> Tensor:
+    """`ops.head_loss` in steps: all logits at once (`keep_bytes` has no effect), then the loss."""
     X = rows("head_loss", "x", x)
     expect("head_loss", "weight", weight, (None, X.shape[1]))
-    _targets("head_loss", targets, len(X), weight.shape[0])
+    checked_targets("head_loss", targets, len(X), weight.shape[0])
     return cross_entropy(trace, linear(trace, x, weight), targets)
 
 
