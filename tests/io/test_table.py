@@ -33,9 +33,9 @@ def test_what_a_table_lets_pass(content):
     [
         ({}, "'top.size' is missing"),
         ({"size": 1, "new": None}, "'top.new' is not known here; it might change the result"),
-        ({"size": 1, "dropout": 0.1}, "'top.dropout' must be null or 0.0, got 0.1"),
-        ({"size": 1, "dropout": False}, "'top.dropout' must be null or 0.0, got false"),
-        ({"size": 1, "scaling": 0}, "'top.scaling' must be null or false or an object of 0, got 0"),
+        ({"size": 1, "dropout": 0.1}, "'top.dropout' must be 0.0, got 0.1"),
+        ({"size": 1, "dropout": False}, "'top.dropout' must be 0.0, got false"),
+        ({"size": 1, "scaling": 0}, "'top.scaling' must be false or {}, got 0"),
         ({"size": 1, "scaling": {"x": 1}}, "got an object of 1"),
         ({"size": 1, "heads": [2, 3]}, "'top.heads' must be 2 in each layer, got a list of 2"),
     ],

@@ -72,6 +72,14 @@ def test_the_config_of_characters_has_no_roles(tmp_path):
         ({"chat_template": [{"name": "rag", "template": "x"}]}, "one template named 'default', got 0"),
         ({"chat_template": ["x"]}, "one template named 'default', got 0"),
         ({"add_prefix_space": True}, "'add_prefix_space' must be false, got true"),
+        ({"add_bos_token": 1}, "'add_bos_token' must be true or false, got 1"),
+        ({"do_lower_case": True}, "'do_lower_case' must be false, got true"),
+        ({"new_option": 1}, "'new_option' is not known here"),
+        ({"additional_special_tokens": "<x>"}, "'additional_special_tokens' must be a list, got '<x>'"),
+        ({"additional_special_tokens": [None]}, "'additional_special_tokens[0]' must be a string, got null"),
+        ({"added_tokens_decoder": {"-1": {"content": "<x>"}}}, "must have ids as keys, got '-1'"),
+        ({"added_tokens_decoder": {"400": "<x>"}}, "'added_tokens_decoder.400' must be an object, got '<x>'"),
+        ({"added_tokens_decoder": {"400": {"content": "<x>", "lstrip": True}}}, "lstrip' must be false, got true"),
     ],
 )
 def test_a_wrong_config(folder, content, message):
@@ -80,9 +88,14 @@ def test_a_wrong_config(folder, content, message):
 
 
 def test_a_config_that_names_what_is_not_there(folder):
-    """Catches a KeyError, and an end of text that would never come."""
-    message = "'added_tokens' must have '<e>', which is named as eos_token"
-    refused(folder, "tokenizer.json", message, lambda: with_config(folder, eos_token="<e>"))
+    """Catches a KeyError, a token without an id of its own, and a padding token that makes a model too small."""
+    plain = tinygpt.tokenizers.load(folder)
+    tokenizer = with_config(folder, eos_token="<e>")
+    assert tokenizer.special_tokens["<e>"] == plain.vocab_size == tokenizer.vocab_size - 1
+    assert tokenizer.end_ids == {plain.eot_id, plain.vocab_size}
+    tokenizer = with_config(folder, pad_token="<pad>", unk_token="<unk>")
+    assert tokenizer.vocab_size == plain.vocab_size
+    assert tokenizer.roles.pad_token is tokenizer.roles.unk_token is None
     (folder / "chat_template.jinja").write_bytes(b"\xff")
     refused(folder, "chat_template.jinja", "must be UTF-8, got byte 0xFF at 0", lambda: with_config(folder))
 
@@ -181,3 +194,26 @@ def test_other_pre_tokenizers_are_refused(folder, before):
 
     message = f"got another '{before['type']}' and 'ByteLevel'"
     refused(folder, "tokenizer.json", message, lambda: changed(folder, change))
+
+
+def test_files_that_give_a_token_two_ids(folder):
+    """Catches a token that has one id in tokenizer.json and another beside it, of which one would be wrong."""
+    i = tinygpt.tokenizers.load(folder).special_tokens["<s>"]
+    message = f"'added_tokens_decoder' of tokenizer_config.json has '<s>' as id 0, 'added_tokens' as {i}"
+    call = lambda: with_config(folder, added_tokens_decoder={"0": {"content": "<s>"}})  # noqa: E731
+    refused(folder, "tokenizer.json", message, call)
+    message = "there are 303 tokens, so ids must be 0 ... 302, got 400 for '<x>'"
+    call = lambda: with_config(folder, added_tokens_decoder={"400": {"content": "<x>"}})  # noqa: E731
+    refused(folder, "tokenizer.json", message.replace("303", str(i + 3)).replace("302", str(i + 2)), call)
+
+
+def test_several_end_tokens(folder):
+    """Catches generation that never stops at the second end token, and an id beyond the vocabulary that is kept."""
+    plain = tinygpt.tokenizers.load(folder)
+    (folder / "config.json").write_text('{"eos_token_id": [5, 70000]}')
+    assert tinygpt.tokenizers.load(folder).end_ids == {plain.eot_id, 5}
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert tinygpt.tokenizers.load(folder).end_ids == {plain.eot_id, 5, 7}
+    for wrong in ("true", '"x"', "[1.0]", "{}"):
+        (folder / "generation_config.json").write_text(f'{{"eos_token_id": {wrong}}}')
+        refused(folder, "generation_config.json", "'eos_token_id' must be an id or", lambda: with_config(folder))

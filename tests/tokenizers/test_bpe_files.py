@@ -155,14 +155,23 @@ def vocab(change):
 # Of a tokenizer with the merges a b and c d: 256 is ab, 257 is cd, 258 is the separator.
 WRONG = {
     "another kind": (lambda c: c["model"].update(type="WordPiece"), "'model.type' must be 'BPE', got 'WordPiece'"),
-    "normalizer": (lambda c: c.update(normalizer={"type": "NFC"}), "'normalizer' must be null, got an object of 1"),
-    "padding": (lambda c: c.update(padding={}), "'padding' must be null"),
+    "normalizer": (
+        lambda c: c.update(normalizer={"type": "NFC"}),
+        '\'normalizer\' must be {"type": "Sequence", "normalizers": []}, got an object of 1',
+    ),
+    "normalizers": (
+        lambda c: c.update(normalizer={"type": "Sequence"}),
+        '\'normalizer\' must be {"type": "Sequence", "normalizers": []}',
+    ),
     "version": (lambda c: c.pop("version"), "'version' must be \"1.0\", got null"),
     "unknown part": (lambda c: c.update(extra=1), "'extra' is not known here"),
     "unknown field": (lambda c: c["model"].update(extra=1), "'model.extra' is not known here"),
-    "dropout": (lambda c: c["model"].update(dropout=0.1), "'model.dropout' must be null, got 0.1"),
-    "ignore merges": (lambda c: c["model"].update(ignore_merges=1), "'model.ignore_merges' must be false, got 1"),
-    "prefix": (lambda c: c["model"].update(continuing_subword_prefix="##"), "must be null, got '##'"),
+    "dropout": (lambda c: c["model"].update(dropout=0.1), "'model.dropout' must be 0.0, got 0.1"),
+    "ignore merges": (
+        lambda c: c["model"].update(ignore_merges=1),
+        "'model.ignore_merges' must be true or false, got 1",
+    ),
+    "prefix": (lambda c: c["model"].update(continuing_subword_prefix="##"), "must be '', got '##'"),
     "no decoder": (lambda c: c.pop("decoder"), "'decoder.type' must be 'ByteLevel', got null"),
     "post-processor": (lambda c: c.update(post_processor={"type": "Bert"}), "'post_processor' must be null or of type"),
     "no byte level": (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), "must be or end with 'ByteLevel'"),
@@ -184,10 +193,10 @@ WRONG = {
     "no letters": (vocab(lambda v: v.update({"a b": 259})), "must have tokens written in the letters of bytes"),
     "surrogate": (vocab(lambda v: v.update({"\ud800": 259})), "must have tokens written in the letters of bytes"),
     "empty token": (vocab(lambda v: v.update({"": 259})), "'model.vocab' must not have an empty token"),
-    "no merges": (lambda c: c["model"].pop("merges"), "'model.merges' must be a list, got null"),
+    "no merges": (lambda c: c["model"].pop("merges"), "'model.merges' is missing"),
     "token missing": (vocab(lambda v: v.pop("cd")), "'model.merges' entry 1 needs 'cd', which is not in the vocab"),
     "half missing": (lambda c: c["model"]["merges"].append(["a", "xy"]), "'model.merges' entry 2 needs 'xy'"),
-    "merge twice": (lambda c: c["model"]["merges"].append(["a", "b"]), "'model.merges' entry 2 stands there before"),
+    "merge twice": (lambda c: c["model"]["merges"].append(["a", "b"]), "'model.merges' entry 2 occurs before"),
     "merge of one": (lambda c: c["model"]["merges"].append(["a"]), "'model.merges' entry 2 must have two tokens"),
     "merge of three": (lambda c: c["model"]["merges"].append("a b c"), "entry 2 must have two tokens, got 'a b c'"),
     "merge of nothing": (
@@ -199,7 +208,7 @@ WRONG = {
         "entry 2 must have two tokens, got a list of 2",
     ),
     "merge is a number": (lambda c: c["model"]["merges"].append(7), "entry 2 must have two tokens, got 7"),
-    "no added tokens": (lambda c: c.pop("added_tokens"), "'added_tokens' must be a list, got null"),
+    "no added tokens": (lambda c: c.pop("added_tokens"), "'added_tokens' is missing"),
     "no separator": (lambda c: c.update(added_tokens=[]), "'added_tokens' must have the separator"),
     "another separator": (
         lambda c: (c["added_tokens"][0].update(content="<e nd>"), c["model"]["vocab"].pop("<|endoftext|>")),
@@ -211,13 +220,16 @@ WRONG = {
         "'added_tokens' has id 3 twice",
     ),
     "no id": (lambda c: (c["added_tokens"][0].pop("id"), c["model"]["vocab"].pop("<|endoftext|>")), "got null for"),
-    "not special": (lambda c: c["added_tokens"][0].update(special=0), "'added_tokens[0].special' must be true, got 0"),
+    "not special": (
+        lambda c: c["added_tokens"][0].update(special=0),
+        "'added_tokens[0].special' must be true or false, got 0",
+    ),
     "strips": (lambda c: c["added_tokens"][0].update(lstrip=True), "'added_tokens[0].lstrip' must be false, got true"),
     "name is a number": (
         lambda c: c["added_tokens"][0].update(content=1),
         "'added_tokens[0].content' must be a string",
     ),
-    "added twice": (lambda c: c["added_tokens"].append(c["added_tokens"][0]), "'added_tokens[1].content' stands there"),
+    "added twice": (lambda c: c["added_tokens"].append(c["added_tokens"][0]), "'added_tokens[1].content' occurs"),
     "added text": (lambda c: c["added_tokens"].append("x"), "'added_tokens[1]' must be an object, got 'x'"),
 }
 
@@ -303,7 +315,7 @@ WRONG_MERGES = {
     "cut in a line": (lines_with(lambda lines: [*lines[:9], lines[9][:1]]), "line 10 must have two tokens"),
     "cut after a line": (lines_with(lambda lines: lines[:30]), "no line makes "),
     "empty": (lambda lines: b"", "line 1 must have two tokens, got ''"),
-    "twice": (lines_with(lambda lines: [*lines, lines[5]]), "line 45 stands there before"),
+    "twice": (lines_with(lambda lines: [*lines, lines[5]]), "line 45 occurs before"),
     "unknown token": (lines_with(lambda lines: [*lines, "x zz"]), "line 45 needs 'zz', which is not in the vocabulary"),
     "unknown result": (lines_with(lambda lines: [*lines, "x z"]), "line 45 needs 'xz', which is not in the vocabulary"),
     "three": (lines_with(lambda lines: [*lines[:2], "a b c"]), "line 3 must have two tokens, got 'a b c'"),

@@ -245,7 +245,7 @@ WRONG_CONTENT = {
         "'model.byte_fallback' must be true, got false",
     ),
     "zero for false": (lambda c: c["model"].update(fuse_unk=0), "'model.fuse_unk' must be false, got 0"),
-    "missing field": (lambda c: c["model"].pop("dropout"), "'model.dropout' is missing"),
+    "missing field": (lambda c: c["model"].pop("byte_fallback"), "'model.byte_fallback' is missing"),
     "unknown field": (lambda c: c["model"].update(extra=1), "'model.extra' is not known here"),
     "unknown part": (lambda c: c.update(extra=1), "'extra' is not known here"),
     "missing part": (lambda c: c.pop("decoder"), "'decoder' is missing"),

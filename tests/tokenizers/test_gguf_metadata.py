@@ -169,3 +169,27 @@ def test_unused_tokens_in_the_middle_keep_their_ids():
     again = from_metadata(fields)
     assert again.vocab_size == ours.vocab_size
     assert again.special_tokens == ours.special_tokens
+
+
+def test_several_end_tokens():
+    """Catches an end of a turn or of a message that is lost on the way into a file or out of it."""
+    ours = trained(roles=Roles("<a>", end_ids=frozenset([65, 66])))
+    fields = to_metadata(ours)
+    assert (fields[f"{PREFIX}eot_token_id"], fields[f"{PREFIX}eom_token_id"]) == (65, 66)
+    assert from_metadata(fields).end_ids == ours.end_ids == {65, 66, ours.eot_id, ours.special_tokens["<a>"]}
+    for name in ("eot_token_id", "eom_token_id"):
+        for wrong in (-1, len(fields[f"{PREFIX}tokens"]), True, "x"):
+            with pytest.raises(ValueError, match=f"{name}' must be an id in 0 ... "):
+                from_metadata({**fields, PREFIX + name: wrong})
+    with pytest.raises(ValueError, match="GGUF has fields for 3 tokens that end a text, got 4"):
+        to_metadata(trained(roles=Roles("<a>", end_ids=frozenset([65, 66, 67]))))
+
+
+def test_an_added_token_that_merges_make_too():
+    """Catches a vocabulary that falls apart because one of its tokens is a token that is found in any text."""
+    plain = BPETokenizer.train(inspect.getsource(json.encoder), 290, "gpt2")
+    special = {"se": plain.parts.vocab[b"se"], **plain.special_tokens}
+    ours = BPETokenizer(plain.parts.vocab, plain.parts.merges, "gpt2", special, plain={"se"})
+    again = from_metadata(to_metadata(ours, ours.vocab_size))
+    assert again.parts.vocab == ours.parts.vocab
+    assert again.encode("self.se house").tolist() == ours.encode("self.se house").tolist()

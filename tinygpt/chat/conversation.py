@@ -44,7 +44,9 @@ class MessageEncoder:
         self._ends = {name[n:] for name in names for n in range(1, len(name))}
         self._longest = len(names[0])
         roles: Roles = getattr(tokenizer, "roles", Roles(eos_token=SEPARATOR))
-        self._variables = roles.names()
+        self._variables: dict[str, object] = {**roles.names()}
+        if roles.additional:
+            self._variables["additional_special_tokens"] = list(roles.additional)
 
     def text(self, messages: Sequence[Message]) -> str:
         """What the template makes of messages."""

@@ -1,4 +1,4 @@
-"""Messages to one text by the Jinja template that a model carries, as ``transformers`` renders it."""
+"""Chat templates: render messages to one text with a model's Jinja template, as ``transformers`` does."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Message = dict[str, str]
 
 
 class ChatTemplate:
-    """A chat template, compiled.
+    """A compiled chat template.
 
     Parameters
     ----------
     text : str
-        Is not trusted: see tinygpt/chat/sandbox.py.
+        Untrusted; it runs in the sandbox of tinygpt/chat/sandbox.py.
     name : str
-        What an error calls it.
+        Begins every error message.
 
     Raises
     ------
     ImportError
-        jinja2 is not there.
+        The package `jinja2` is not installed.
     ValueError
-        The template is too long, or is none.
+        The template is too long, or is not a template.
     """
 
     def __init__(self, text: str, name: str = "chat template"):
@@ -43,18 +43,18 @@ class ChatTemplate:
             self._template = self._environment.from_string(text)
 
     def render(
-        self, messages: Sequence[Message], answer: bool = True, variables: Mapping[str, str] | None = None
+        self, messages: Sequence[Message], answer: bool = True, variables: Mapping[str, object] | None = None
     ) -> str:
-        """The text of a conversation.
+        """Render a conversation.
 
         Parameters
         ----------
         messages : sequence of dict
             Each with ``role`` and ``content``.
         answer : bool
-            Add what begins an answer (``add_generation_prompt``).
-        variables : mapping of str to str, optional
-            More names for the template, such as ``bos_token``.
+            Whether to add the beginning of an answer (``add_generation_prompt``).
+        variables : mapping of str to object, optional
+            Further variables of the template, such as ``bos_token``.
 
         Returns
         -------
@@ -63,27 +63,31 @@ class ChatTemplate:
         Raises
         ------
         ValueError
-            The template refuses the messages, fails, or does too much.
+            The template refuses the messages, fails, or exceeds a limit.
         """
         self._environment.start(self._size)
         with _named(self.name):
             given = [dict(message) for message in messages]
-            return self._template.render(dict(variables or {}, messages=given, add_generation_prompt=answer))
+            # transformers passes these two in every call, so templates test them for none, not for being defined.
+            always = {"tools": None, "documents": None}
+            return self._template.render(
+                {**always, **(variables or {}), "messages": given, "add_generation_prompt": answer}
+            )
 
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Make one ValueError, with the template's name, of all that a template can do wrong."""
+    """Turn any failure of a template into one ValueError with its name."""
     from jinja2 import TemplateError, TemplateSyntaxError
 
     from tinygpt.chat.sandbox import TooMuch
 
-    # A template is a program: of what Python raises it can cause any of the ordinary errors.
+    # A template is a program, so it can cause any of Python's ordinary errors.
     ordinary = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, MemoryError)
     try:
         yield
     except TemplateSyntaxError as error:
-        raise ValueError(f"{name}: line {error.lineno}: {_one_line(error.message or 'no template')}") from None
+        raise ValueError(f"{name}: line {error.lineno}: {_one_line(error.message or 'not a template')}") from None
     except (TemplateError, TooMuch, *ordinary) as error:
         raise ValueError(f"{name}: {_one_line(str(error)) or type(error).__name__}") from None
 

@@ -12,6 +12,7 @@ than not, and a wrong result without an error is worse than a refusal.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -79,7 +80,8 @@ class Table:
             if not test(value):
                 raise fields.wrong(name, words)
         elif not any(same(value, one) for one in good):
-            raise fields.wrong(name, " or ".join(["null", *map(shown, good)]))
+            words = [json.dumps(one) if isinstance(one, (dict, list)) else shown(one) for one in good]
+            raise fields.wrong(name, " or ".join(words) or "null")
 
 
 def same(found: Any, expected: Any) -> bool:

@@ -1,14 +1,15 @@
 """Text to token ids and back.
 
-`CharTokenizer` has a token for each common character and the bytes of UTF-8 for all others; `BPETokenizer` learns
-tokens of several characters. A tokenizer is kept in a ``tokenizer.json`` that Hugging Face ``tokenizers`` reads too;
-`load` finds out from its content which one it is.
+`CharTokenizer` has a token for each common character and UTF-8 bytes for all others. `BPETokenizer` learns tokens of
+several characters. Both are saved as a ``tokenizer.json`` that Hugging Face ``tokenizers`` reads too; `load` tells them
+apart by its content.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from tinygpt.tokenizers.bpe import BPETokenizer
     from tinygpt.tokenizers.char import CharTokenizer
 
-# Public name -> the module it comes from, loaded on first use.
+# Public name -> its module, which is loaded on first use.
 _PARTS = {
     "BPETokenizer": "tinygpt.tokenizers.bpe",
     "CharTokenizer": "tinygpt.tokenizers.char",
@@ -33,37 +34,42 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
     Parameters
     ----------
     path : path
-        A ``tokenizer.json``, or a model directory that holds one. A ``tokenizer_config.json`` beside it is read too.
+        A ``tokenizer.json``; or a model directory that has one, or GPT-2's ``vocab.json`` and ``merges.txt``. The
+        other files of the directory that name special tokens are read too.
 
     Returns
     -------
     Tokenizer
-        Of the kind that the file describes.
+        A `CharTokenizer` or a `BPETokenizer`.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is not a tokenizer that can be read here; the message names the file and what is wrong with it.
+        The file is not a tokenizer that is supported; the message names the file and the fault.
     """
-    from tinygpt.tokenizers import config_file, json_file
-    from tinygpt.tokenizers.special import Roles
+    from tinygpt.tokenizers import config_file, gpt2_file, json_file
 
+    folder = Path(path)
+    if folder.is_dir() and not (folder / json_file.NAME).exists() and gpt2_file.in_folder(folder):
+        from tinygpt.tokenizers.bpe import BPETokenizer
+
+        return BPETokenizer.from_parts(gpt2_file.read_folder(folder))
     file, content = json_file.read(path)
     byte_level = content.get("pre_tokenizer") is not None
-    # Special tokens of a character tokenizer have no roles: Hugging Face would cut them out of a text.
-    roles = config_file.read(file.parent) if byte_level and file.name == json_file.NAME else Roles()
+    # Special tokens of a character tokenizer have no roles, because Hugging Face would cut them out of a text.
+    beside = config_file.read(file.parent) if byte_level and file.name == json_file.NAME else config_file.Beside()
     with json_file.naming(file):
         model = json_file.section(content, "model")
-        # Older files of byte-level BPE do not name it.
+        # Older files of byte-level BPE have no type.
         kind = model.get("type", "BPE" if byte_level else None)
         if kind != "BPE":
             raise ValueError(f"'model.type' must be 'BPE', got {json_file.shown(kind)}")
         if byte_level:
             from tinygpt.tokenizers.bpe import BPETokenizer
 
-            return BPETokenizer.from_json(content, roles)
+            return BPETokenizer.from_json(content, beside)
         if model.get("merges") != []:
             raise ValueError("'model.merges' must be an empty list where 'pre_tokenizer' is null")
         from tinygpt.tokenizers.char import CharTokenizer

@@ -130,10 +130,11 @@ class BPETokenizer(Tokenizer):
         special = dict(parts.special_tokens)
         self._parts = parts
         self.pattern, self.special_tokens = parts.pattern, special
-        self.vocab_size = len(parts.vocab) + len(special)
+        self.vocab_size = parts.size
         self.eot_id = special[parts.separator()]
         self.roles = replace(parts.roles, eos_token=parts.roles.eos_token or parts.separator())
-        self.end_ids = frozenset([self.eot_id, special[str(self.roles.eos_token)]])
+        more = (i for i in self.roles.end_ids if 0 <= i < self.vocab_size)
+        self.end_ids = frozenset([self.eot_id, special[str(self.roles.eos_token)], *more])
         self.bos_id = None if parts.first is None else special[parts.first]
         self.start_id = special[parts.beginning()]
         self.chat_template = parts.roles.chat_template
@@ -238,15 +239,15 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
     @classmethod
-    def from_json(cls, content: json_file.Object, roles: Roles = Roles()) -> BPETokenizer:  # noqa: B008
-        """Take the content of a ``tokenizer.json``.
+    def from_json(cls, content: json_file.Object, beside: config_file.Beside = config_file.Beside()) -> BPETokenizer:  # noqa: B008
+        """Make a tokenizer from the content of a ``tokenizer.json``.
 
         Parameters
         ----------
         content : dict
-            What `json_file.read` gives.
-        roles : Roles
-            What `config_file.read` gives.
+            Returned by `json_file.read`.
+        beside : Beside
+            Returned by `config_file.read`.
 
         Returns
         -------
@@ -255,9 +256,9 @@ class BPETokenizer(Tokenizer):
         Raises
         ------
         ValueError
-            A field is missing, unknown, wrong, or asks for something else than byte-level BPE with a known pattern.
+            A field is missing, unknown or wrong, or asks for something other than byte-level BPE with a known pattern.
         """
-        return cls.from_parts(bpe_file.from_json(content, roles))
+        return cls.from_parts(bpe_file.from_json(content, beside))
 
     @classmethod
     def from_parts(cls, parts: Parts) -> BPETokenizer:
@@ -325,7 +326,7 @@ class BPETokenizer(Tokenizer):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; see `Tokenizer.token_bytes`."""
         (known,) = check_ids("token_bytes", token, self.vocab_size).tolist()
-        special = known in self._names and self._names[known] not in self._parts.plain
+        special = known in self._names and self._names[known] not in self._parts.plain | self._parts.shared
         return b"" if special else self._pieces[known]
 
     def config_fields(self) -> dict[str, Any]:

@@ -1,13 +1,18 @@
-"""A byte-level BPE tokenizer as a Hugging Face ``tokenizer.json``, which is read without trusting it."""
+"""Byte-level BPE in a Hugging Face ``tokenizer.json``: written, and read without trusting it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from tinygpt.io.strict import shown
-from tinygpt.tokenizers import json_file
-from tinygpt.tokenizers.bpe_parts import Merge, Names, Parts, from_letters, to_letters
+from tinygpt.core import bpe_encode
+from tinygpt.io.strict import Fields, shown
+from tinygpt.io.table import Table, same
+from tinygpt.tokenizers import added, json_file
+from tinygpt.tokenizers.added import AddedToken
+from tinygpt.tokenizers.bpe_parts import BYTES, Merge, Names, Parts, from_letters, to_letters
+from tinygpt.tokenizers.config_file import Beside
 from tinygpt.tokenizers.patterns import PATTERNS
 from tinygpt.tokenizers.special import Roles
 
@@ -21,6 +26,20 @@ _MODEL = {
     "byte_fallback": False,
     "ignore_merges": False,
 }
+# Truncation and padding are those of the last call before the file was saved; encoding here does neither.
+_FILE_TABLE = Table(
+    required=["version", "model", "added_tokens"],
+    known=["pre_tokenizer", "post_processor", "decoder"],
+    without_effect=["truncation", "padding"],
+    refused={"normalizer": ({"type": "Sequence", "normalizers": []},)},
+)
+_MODEL_TABLE = Table(
+    required=["vocab", "merges"],
+    known=["type", "ignore_merges", "unk_token", "fuse_unk", "byte_fallback"],
+    refused={"dropout": (0.0,), "continuing_subword_prefix": ("",), "end_of_word_suffix": ("",)},
+)
+_BYTE_LEVEL_TABLE = Table(known=["type", "use_regex"], without_effect=["trim_offsets"],
+                          refused={"add_prefix_space": (False,)})  # fmt: skip
 _DIGITS = {"type": "Digits", "individual_digits": True}
 _TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 
@@ -34,7 +53,7 @@ def _split(pattern: str) -> dict[str, Any]:
 
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    """ByteLevel alone splits as GPT-2 does; any other pattern is made by what stands before it."""
+    """Make a pre-tokenizer: ByteLevel alone splits by GPT-2's pattern, others need a splitter before it."""
     if pattern == "gpt2":
         return _byte_level(True)
     before = _DIGITS if pattern == "smollm" else _split(pattern)
@@ -42,7 +61,7 @@ def _pre_tokenizer(pattern: str) -> dict[str, Any]:
 
 
 def _post_processor(first: str | None, special: dict[str, int]) -> dict[str, Any] | None:
-    """A template that puts one token before a text."""
+    """Make a template that puts one token before a text."""
     if first is None:
         return None
     token = {"SpecialToken": {"id": first, "type_id": 0}}
@@ -56,7 +75,7 @@ def _post_processor(first: str | None, special: dict[str, int]) -> dict[str, Any
 
 
 def to_json(parts: Parts) -> json_file.Object:
-    """The content of a ``tokenizer.json``."""
+    """Make the content of a ``tokenizer.json``."""
     ids = {**{to_letters(token): i for token, i in parts.vocab.items()}, **parts.special_tokens}
     special = dict(sorted(parts.special_tokens.items(), key=lambda one: one[1]))
     added = [
@@ -82,17 +101,18 @@ def to_json(parts: Parts) -> json_file.Object:
     }
 
 
-def from_json(content: json_file.Object, roles: Roles = Roles()) -> Parts:  # noqa: B008
-    """The parts in the content of a ``tokenizer.json``.
+def from_json(content: json_file.Object, beside: Beside = Beside()) -> Parts:  # noqa: B008
+    """Read the parts in the content of a ``tokenizer.json``.
 
-    Files of other programs may leave out what has a default, have merges as ``"a b"``, and a ByteLevel post-processor.
+    Files of other programs may omit fields that have a default, write merges as ``"a b"``, and have a ByteLevel
+    post-processor.
 
     Parameters
     ----------
     content : dict
-        What `json_file.read` gives.
-    roles : Roles
-        What the file beside it says.
+        Returned by `json_file.read`.
+    beside : Beside
+        Content of the files beside it.
 
     Returns
     -------
@@ -102,42 +122,84 @@ def from_json(content: json_file.Object, roles: Roles = Roles()) -> Parts:  # no
     Raises
     ------
     ValueError
-        A field is missing, or would change what a text is encoded to.
+        A field is missing, unknown, or would change the ids of a text.
     """
-    model = json_file.section(content, "model")
-    fixed = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None}
-    read_below = ("model", "added_tokens", "pre_tokenizer", "post_processor", "decoder")
-    _check_values({"version": None, **without(content, read_below)}, fixed)
-    ignore_merges = model.get("ignore_merges") is True
-    expected = {"type": "BPE", **_MODEL, "ignore_merges": ignore_merges}
-    _check_values(without(model, ("vocab", "merges")), expected, "model.")
+    json_file.check_version(content)
+    _FILE_TABLE.check(Fields(content))
+    model = Fields(json_file.section(content, "model"), "model.")
+    _MODEL_TABLE.check(model)
+    if model.text("type", "BPE") != "BPE":
+        raise model.wrong("type", "'BPE'")
     pattern = _known_pattern(content.get("pre_tokenizer"))
     if _kind(content.get("decoder")) != "ByteLevel":
         raise ValueError(f"'decoder.type' must be 'ByteLevel', got {shown(_kind(content.get('decoder')))}")
-    special, plain, late = _added_tokens(content.get("added_tokens"))
-    written = json_file.section(model, "vocab", "model.")
-    for name, i in special.items():
-        if written.get(name, i) != i:
-            raise ValueError(
-                f"'added_tokens' has {shown(name)} as id {shown(i)}, 'model.vocab' as {shown(written[name])}"
-            )
+    written = json_file.section(model.content, "vocab", "model.")
+    tokens = added.gather(_added_tokens(content["added_tokens"]), beside.tokens, written)
     names = Names("'model.vocab'", "'model.merges' entry", 0, "'added_tokens'", "'eos_token' of tokenizer_config.json")
+    merges = read_merges(model.content["merges"], names.merges, "'model.merges'")
+    ignore_merges = model.flag("ignore_merges", False)
+    parts = assembled(written, merges, tokens, pattern, beside, ignore_merges, names)
+    _check_unknown_bytes(model, parts)
+    return replace(parts, first=_first_token(content.get("post_processor"), parts.special_tokens))
+
+
+def assembled(
+    written: json_file.Object,
+    merges: list[Merge],
+    tokens: list[AddedToken],
+    pattern: str,
+    beside: Beside,
+    ignore_merges: bool,
+    names: Names,
+) -> Parts:
+    """Put together a vocabulary as a file has it, merges and added tokens.
+
+    Added tokens are in the file's vocabulary too. One that merges can make (``add_tokens(["def"])``) stays in the
+    vocabulary of the parts; the others leave it, because no text may become them by itself.
+    """
+    needed = {token for left, right in merges for token in (left, right, left + right)}
+
+    def reached(name: str) -> bool:
+        letters = from_letters(name)
+        if not letters or name not in written:
+            return False
+        word = ignore_merges and len(bpe_encode.word_ends(letters, pattern)) == 1
+        return word or letters in needed or len(letters) == 1
+
+    kept = {token.name for token in tokens if reached(token.name)}
+    late = frozenset(token.name for token in tokens if token.late)
     return Parts(
-        vocab=read_tokens(without(written, special), "'model.vocab'"),
-        merges=read_merges(model.get("merges"), names.merges, "'model.merges'"),
-        special_tokens=special,
+        vocab=read_tokens(without(written, {token.name for token in tokens} - kept), names.vocab),
+        merges=merges,
+        special_tokens={token.name: token.id for token in tokens},
         pattern=pattern,
         ignore_merges=ignore_merges,
-        first=_first_token(content.get("post_processor"), special),
-        plain=plain,
-        late=late,
-        roles=roles,
+        plain=frozenset(token.name for token in tokens if not token.special),
+        # There is no normalizer, so both rounds search the same text: if all tokens are late, none is.
+        late=late if len(late) < len(tokens) else frozenset(),
+        roles=_known_roles(beside, {token.name for token in tokens}),
         names=names,
     )
 
 
+def _known_roles(beside: Beside, names: set[str]) -> Roles:
+    """Drop the roles of tokens that `added.gather` left out."""
+    gone = {token.name for token in beside.tokens if token.optional and token.name not in names}
+    return beside.roles.with_names({role: None for role, n in beside.roles.names().items() if n in gone})
+
+
+def _check_unknown_bytes(model: Fields, parts: Parts) -> None:
+    """Refuse a token for unknown bytes if there are any; with a token for every byte these fields have no effect."""
+    if sum(bytes([byte]) in parts.vocab for byte in range(BYTES)) == BYTES:
+        return
+    if model.has("unk_token"):
+        raise model.wrong("unk_token", "null, because some bytes have no token")
+    if model.flag("byte_fallback", False):
+        raise model.wrong("byte_fallback", "false, because some bytes have no token")
+
+
 def read_tokens(written: json_file.Object, where: str) -> dict[bytes, int]:
-    """Tokens that are written in letters, with their ids as they are."""
+    """Read tokens written in letters; ids are not checked."""
     vocab: dict[bytes, int] = {}
     for text, i in written.items():
         token = from_letters(text)
@@ -148,7 +210,7 @@ def read_tokens(written: json_file.Object, where: str) -> dict[bytes, int]:
 
 
 def read_merges(found: Any, row_name: str, where: str, first: int = 0) -> list[Merge]:
-    """Merges, each written as ["a", "b"] or as "a b"."""
+    """Read merges, each written as ["a", "b"] or as "a b"."""
     if not isinstance(found, list):
         raise ValueError(f"{where} must be a list, got {shown(found)}")
     return [_merge(merge, f"{row_name} {row}") for row, merge in enumerate(found, first)]
@@ -165,48 +227,40 @@ def _merge(found: Any, where: str) -> Merge:
 
 
 def without(content: json_file.Object, names: Iterable[str]) -> json_file.Object:
-    """An object without some of its fields."""
+    """Copy an object without some of its fields."""
     left_out = set(names)
     return {name: value for name, value in content.items() if name not in left_out}
 
 
 def _kind(section: Any) -> Any:
-    """The type that a part of a file names; None where it is null."""
+    """Return the type of a part of a file; None if the part is null."""
     if section is None:
         return None
     return section.get("type") if isinstance(section, dict) else "not an object"
 
 
-def _check_values(found: json_file.Object, expected: json_file.Object, prefix: str = "") -> None:
-    """Each field must have its value; one that is left out has it, and for a prefix or suffix none is also ""."""
-    same = {name: found.get(name, value) for name, value in expected.items()}
-    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if same.get(name) == "":
-            same[name] = None
-    json_file.check_fields({**found, **same}, expected, prefix)
-
-
 def _known_pattern(found: Any) -> str:
-    """The name of the pattern that a pre-tokenizer splits by."""
+    """Return the name of the pattern that a pre-tokenizer splits by."""
     parts = found.get("pretokenizers") if _kind(found) == "Sequence" else [found]
     if not (isinstance(parts, list) and parts and _kind(parts[-1]) == "ByteLevel"):
         raise ValueError(f"'pre_tokenizer' must be or end with 'ByteLevel', got {shown(_kind(found))}")
     *before, last = parts
-    if last.get("add_prefix_space") is not False:
-        got = shown(last.get("add_prefix_space"))
-        raise ValueError(f"'pre_tokenizer': 'add_prefix_space' of ByteLevel must be false, got {got}")
-    use_regex = last.get("use_regex", True)
+    fields = Fields(last, "pre_tokenizer.")
+    _BYTE_LEVEL_TABLE.check(fields)
+    if not fields.has("add_prefix_space"):  # whose default is true
+        raise fields.wrong("add_prefix_space", "false")
+    use_regex = fields.flag("use_regex", True)
     for name in PATTERNS:
         made = _pre_tokenizer(name)
         *expected, ending = made.get("pretokenizers", [made])
-        if before == expected and use_regex is ending["use_regex"]:
+        if same(before, expected) and use_regex is ending["use_regex"]:
             return name
     got = " and ".join(shown(_kind(part)) for part in parts[:4])
     raise ValueError(f"'pre_tokenizer' must split by one of the patterns {', '.join(PATTERNS)}, got another {got}")
 
 
-def _first_token(found: Any, special: dict[str, int]) -> str | None:
-    """The token that a post-processor puts before a text, if it does."""
+def _first_token(found: Any, special: Mapping[str, int]) -> str | None:
+    """Return the token that a post-processor puts before a text; None if it puts none."""
     steps = found.get("processors") if _kind(found) == "Sequence" else [] if found is None else [found]
     if not isinstance(steps, list):
         raise ValueError(f"'post_processor.processors' must be a list, got {shown(steps)}")
@@ -226,35 +280,22 @@ def _first_token(found: Any, special: dict[str, int]) -> str | None:
     token = single[0].get("SpecialToken")
     name = token.get("id") if isinstance(token, dict) else None
     known = templates[0].get("special_tokens")
-    made = known.get(name) if isinstance(known, dict) and isinstance(name, str) else None
-    # The name in the template is a key; what it stands for is said beside it.
+    if not isinstance(known, dict) or not isinstance(name, str):
+        raise wrong
+    made = known.get(name)  # the template's own name for one or more ids
     if not isinstance(made, dict) or name not in special or made.get("ids") != [special[name]]:
         raise wrong
-    return str(name)
+    return name
 
 
-def _added_tokens(found: Any) -> tuple[dict[str, int], frozenset[str], frozenset[str]]:
-    """The special tokens of a file, name to id; those found in any text; those looked for after the others."""
+def _added_tokens(found: Any) -> list[AddedToken]:
+    """Read the added tokens of a tokenizer.json."""
     if not isinstance(found, list):
         raise ValueError(f"'added_tokens' must be a list, got {shown(found)}")
-    special: dict[str, int] = {}
-    plain, late = set(), set()
-    for row, token in enumerate(found):
-        where = f"added_tokens[{row}]"
-        if not isinstance(token, dict):
-            raise ValueError(f"'{where}' must be an object, got {shown(token)}")
-        name = token.get("content")
-        if not isinstance(name, str):
-            raise ValueError(f"'{where}.content' must be a string, got {shown(name)}")
-        if name in special:
-            raise ValueError(f"'{where}.content' stands there before: {shown(name)}")
-        is_special, normalized = token.get("special") is not False, token.get("normalized") is True
-        expected = {**_ADDED, "special": is_special, "normalized": normalized}
-        json_file.check_fields({"normalized": False, **without(token, ("id", "content"))}, expected, f"{where}.")
-        special[name] = token.get("id")  # type: ignore[assignment]  # Parts.check looks at it
-        if not is_special:
-            plain.add(name)
-        if normalized:
-            late.add(name)
-    # There is no normalizer, so all of them are looked for in the same text: where all are late, none is.
-    return special, frozenset(plain), frozenset(late if len(late) < len(special) else ())
+    tokens: dict[str, AddedToken] = {}
+    for row, one in enumerate(found):
+        token = added.read(one, f"added_tokens[{row}]", "'added_tokens'")
+        if token.name in tokens:
+            raise ValueError(f"'added_tokens[{row}].content' occurs before: {shown(token.name)}")
+        tokens[token.name] = token
+    return list(tokens.values())

@@ -28,6 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygpt.io import atomic
+from tinygpt.io.strict import Fields
+from tinygpt.io.table import Table, same
 from tinygpt.tokenizers import json_file
 from tinygpt.tokenizers.base import SEPARATOR, Decoder, Ids, Tokenizer, check_ids, check_text, visible
 from tinygpt.tokenizers.special import Cutter
@@ -35,6 +37,29 @@ from tinygpt.tokenizers.special import Cutter
 BYTES = 256
 BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(BYTES)]
 CODE_POINTS = 0x110000
+_AS_IS = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}]}
+_FILE_TABLE = Table(
+    required=["version", "model", "decoder"],
+    without_effect=["truncation", "padding"],
+    refused={
+        "added_tokens": ([],),
+        "normalizer": (),
+        "pre_tokenizer": (),
+        # transformers writes one that adds nothing.
+        "post_processor": (lambda found: isinstance(found, dict) and same({**found, **_AS_IS}, found), "null"),
+    },
+)
+_MODEL_TABLE = Table(
+    required=["type", "vocab", "merges", "byte_fallback"],
+    refused={
+        "dropout": (0.0,),
+        "unk_token": (),
+        "continuing_subword_prefix": ("",),
+        "end_of_word_suffix": ("",),
+        "fuse_unk": (False,),
+        "ignore_merges": (False,),
+    },
+)
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # A code point from each of these on takes one more byte in UTF-8.
 LONGER_FROM = (0x80, 0x800, 0x10000)
@@ -209,12 +234,16 @@ class CharTokenizer(Tokenizer):
         ValueError
             A field is missing, unknown or of another value, or the vocabulary is not that of a character tokenizer.
         """
-        expected = _fields()
-        model = json_file.section(content, "model")
-        vocab = json_file.section(model, "vocab")
-        json_file.check_fields({**content, "model": {}}, {**expected, "model": {}})
-        rest = {name: value for name, value in model.items() if name != "vocab"}
-        json_file.check_fields(rest, {**expected["model"], "merges": []}, "model.")
+        json_file.check_version(content)
+        _FILE_TABLE.check(Fields(content))
+        model = Fields(json_file.section(content, "model"), "model.")
+        vocab = json_file.section(model.content, "vocab")
+        _MODEL_TABLE.check(model)
+        for name, value in {"type": "BPE", "byte_fallback": True}.items():
+            if model.content[name] != value:
+                raise model.wrong(name, json_file.shown(value))
+        if not same(content["decoder"], _fields()["decoder"]):
+            raise ValueError("'decoder' must be ByteFallback and Fuse")
         return cls(*_parts(vocab))
 
 

@@ -16,16 +16,19 @@ for. Rows of the model that no token stands for are filled up with tokens that a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygpt.core import bpe_encode
 from tinygpt.io.strict import Fields, shown
-from tinygpt.tokenizers.base import Tokenizer
+from tinygpt.tokenizers.added import AddedToken
+from tinygpt.tokenizers.base import SEPARATOR, Tokenizer
 from tinygpt.tokenizers.bpe import BPETokenizer
-from tinygpt.tokenizers.bpe_file import read_merges, read_tokens
+from tinygpt.tokenizers.bpe_file import assembled, read_merges
 from tinygpt.tokenizers.bpe_parts import Names, Parts, to_letters
+from tinygpt.tokenizers.config_file import Beside
 from tinygpt.tokenizers.special import Roles
 
 PREFIX = "tokenizer.ggml."
@@ -36,7 +39,18 @@ PATTERN_OF = {"gpt-2": "gpt2", "llama-bpe": "gpt4", "smollm": "smollm", "qwen2":
 _LLAMA = "llama-bpe"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 # The fields of `Roles`, and the keys of their ids.
-_ROLES = {"eos_token": "eos_token_id", "bos_token": "bos_token_id", "pad_token": "padding_token_id"}
+_ROLES = {
+    "eos_token": "eos_token_id",
+    "bos_token": "bos_token_id",
+    "pad_token": "padding_token_id",
+    "unk_token": "unknown_token_id",
+    "sep_token": "seperator_token_id",  # as llama.cpp spells it
+    "mask_token": "mask_token_id",
+}
+# Further tokens that end a text: the end of a turn, and of a message.
+_ENDS = ("eot_token_id", "eom_token_id")
+# llama.cpp takes tokens with these names as ends, whatever the file says.
+_NAMED_ENDS = (SEPARATOR, "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<EOT>", "_<EOT>")
 
 
 class _Token(NamedTuple):
@@ -81,17 +95,22 @@ def from_metadata(fields: dict[str, Any]) -> BPETokenizer:
         raise ValueError(f"'{PREFIX}bos_token_id' is missing, and every text is to begin with this token")
     merges = f"'{PREFIX}merges'"
     names = Names(f"'{PREFIX}tokens'", f"{merges} entry", 0, f"'{PREFIX}tokens'", f"'{PREFIX}eos_token_id'")
-    parts = Parts(
-        vocab=read_tokens({token.text: token.id for token in tokens if token.kind in (NORMAL, BYTE)}, names.vocab),
-        merges=read_merges(own.content.get("merges"), names.merges, merges),
-        special_tokens=special,
-        pattern=PATTERN_OF[pre],
-        ignore_merges=pre == _LLAMA,
-        first=named["bos_token"] if begins else None,
-        plain=frozenset(token.text for token in tokens if token.kind == USER_DEFINED),
-        roles=Roles(**named, chat_template=Fields(fields).text(TEMPLATE) if TEMPLATE in fields else None),
-        names=names,
+    template = Fields(fields).text(TEMPLATE) if TEMPLATE in fields else None
+    more = [own.content.get(name) for name in _ENDS]
+    for name, found in zip(_ENDS, more, strict=True):
+        if found is not None and (type(found) is not int or not 0 <= found < len(tokens)):
+            raise own.wrong(name, f"an id in 0 ... {len(tokens) - 1}")
+    ends = frozenset(i for i in more if i is not None)
+    parts = assembled(
+        {token.text: token.id for token in tokens},
+        read_merges(own.content.get("merges"), names.merges, merges),
+        [AddedToken(text, i, special=tokens[i].kind != USER_DEFINED) for text, i in special.items()],
+        PATTERN_OF[pre],
+        Beside(Roles(chat_template=template, end_ids=ends).with_names(named)),
+        pre == _LLAMA,
+        names,
     )
+    parts = replace(parts, first=named["bos_token"] if begins else None)
     return BPETokenizer.from_parts(parts)
 
 
@@ -130,7 +149,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
         )
     _check_expressible(parts, pre)
     # Where no token is named, llama.cpp would take the one with id 11.
-    ids = {**roles.names(), "bos_token": parts.beginning()}
+    ids = {**{role: name for role, name in roles.names().items() if role in _ROLES}, "bos_token": parts.beginning()}
     tokens, types = _rows(parts, tokenizer.vocab_size if rows is None else rows)
     fields = {
         "model": MODEL,
@@ -139,6 +158,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
         "token_type": types,
         "merges": [f"{to_letters(left)} {to_letters(right)}" for left, right in parts.merges],
         **{_ROLES[role]: parts.special_tokens[name] for role, name in ids.items()},
+        **_further_ends(tokenizer, parts.special_tokens[ids["eos_token"]]),
         "add_bos_token": parts.first is not None,
         "add_space_prefix": False,
     }
@@ -146,9 +166,21 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
     return {**{PREFIX + name: value for name, value in fields.items()}, **template}
 
 
+def _further_ends(tokenizer: BPETokenizer, eos: int) -> dict[str, int]:
+    """Return the fields of end tokens besides the `eos_token`; llama.cpp knows some by their names."""
+    named = {i for name, i in tokenizer.special_tokens.items() if name in _NAMED_ENDS}
+    unnamed = sorted(tokenizer.end_ids - named - {eos})
+    others = [*unnamed, *sorted(tokenizer.roles.end_ids & tokenizer.end_ids & named - {eos})]
+    if len(unnamed) > len(_ENDS):
+        raise ValueError(
+            f"[to_metadata] GGUF has fields for {1 + len(_ENDS)} tokens that end a text, got {1 + len(unnamed)}"
+        )
+    return dict(zip(_ENDS, others, strict=False))
+
+
 def _rows(parts: Parts, rows: int) -> tuple[list[str], list[int]]:
     """A token and its type for each row of the model."""
-    used = len(parts.vocab) + len(parts.special_tokens)
+    used = parts.size
     if rows < used:
         raise ValueError(f"[to_metadata] 'rows' must be at least {used}, got {rows}")
     tokens, types = [f"[PAD{i}]" for i in range(rows)], [UNUSED] * rows

@@ -1,42 +1,62 @@
-"""Special tokens: what they are for, and where their names stand in a text."""
+"""Special tokens: their roles, and how their names are found in a text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tinygpt.tokenizers.base import Ids
 
+# In the order in which transformers adds tokens that the vocabulary does not have.
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
 
 @dataclass(frozen=True)
 class Roles:
-    """What a model's files say about its special tokens.
+    """The roles of a model's special tokens, as its files state them.
 
     Parameters
     ----------
     eos_token : str, optional
-        Ends what the model says: the end of a turn in a chat, for others the separator.
+        Ends an answer: the end of a turn in a chat model, the separator in others.
     bos_token : str, optional
-        What the files name as beginning of a text. Whether a text does begin with it is said elsewhere: `first` of a
-        tokenizer.
+        Named as the beginning of a text. Whether texts do begin with it is stated elsewhere: `first` of a tokenizer.
     pad_token : str, optional
-        Fills up a row of a batch.
+        Fills up a row of a batch. Here it is kept for other programs, as are the next four.
     chat_template : str, optional
         A Jinja template that turns messages into one text.
+    unk_token, sep_token, cls_token, mask_token : str, optional
+        Roles of other kinds of models.
+    additional : tuple of str
+        Special tokens without a role.
+    end_ids : frozenset of int
+        Ids of further tokens that end a text; an id that is not in the vocabulary has no effect.
     """
 
     eos_token: str | None = None
     bos_token: str | None = None
     pad_token: str | None = None
     chat_template: str | None = None
+    unk_token: str | None = None
+    sep_token: str | None = None
+    cls_token: str | None = None
+    mask_token: str | None = None
+    additional: tuple[str, ...] = ()
+    end_ids: frozenset[int] = frozenset()
 
     def names(self) -> dict[str, str]:
-        """The tokens that are named, by the field that names them."""
-        found = {"eos_token": self.eos_token, "bos_token": self.bos_token, "pad_token": self.pad_token}
-        return {field: name for field, name in found.items() if name is not None}
+        """Return the tokens that have a role, by the field that names them."""
+        found = {role: getattr(self, role) for role in ROLES}
+        return {role: name for role, name in found.items() if name is not None}
+
+    def with_names(self, names: Mapping[str, str | None]) -> Roles:
+        """Copy the roles with other tokens for some of `ROLES`."""
+        changes: dict[str, Any] = dict(names)
+        return replace(self, **changes)
 
 
 class Cutter:
