@@ -112,7 +112,14 @@ def test_the_files_that_gpt2_came_with(capsys, work):
     assert tinygpt.load("new")[1].encode("def").tolist() == [256, vocab["f"]]
     # A Llama with such files may well split its texts in another way, which they do not say.
     assert cli.main(["import", "mute", "--out", "x"]) == 2
-    assert "mute: there must be a tokenizer.json, vocab.json is read for a gpt2 alone" in capsys.readouterr().err
+    assert "mute/vocab.json: belongs to no GPT-2, so the pattern that splits a text is not" in capsys.readouterr().err
+    # The directory is read as it is, too, with everything that the files beside it say.
+    (work / "old" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"}))
+    assert tinygpt.load("old")[1].chat_template == "x"
+    said(capsys, "generate", "--model", "old", "--prompt", "def", "--length", "3", "--quiet")
+    (work / "old" / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    assert cli.main(["generate", "--model", "old", "--prompt", "def"]) == 2
+    assert "tokenizer_config.json: 'add_prefix_space' must be false, got true" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing(capsys, work):

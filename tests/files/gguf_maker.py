@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 
-KINDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
+KINDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30, "F64": 28}
 UINT8, INT32, UINT32, FLOAT32, BOOL, STRING, LIST, UINT64 = 0, 5, 4, 6, 7, 8, 9, 10
 CODES = {UINT8: "B", INT32: "i", UINT32: "I", FLOAT32: "f", BOOL: "?", UINT64: "Q"}
 

@@ -273,7 +273,10 @@ HEADERS = {
         lambda h: record(h, QKV, shape=[24, 8]),
         rf"tensor '{QKV}' has shape \(24, 8\), config.json asks for \(8, 24\)$",
     ),
-    "integers": (lambda h: record(h, dtype="I32"), f"tensor '{WTE}' has dtype I32, it must be F32 or F16 or BF16$"),
+    "integers": (
+        lambda h: record(h, dtype="I32"),
+        f"tensor '{WTE}' has dtype I32, it must be F32 or F16 or BF16 or",
+    ),
     "misnamed": (lambda h: rename(h, QKV, "h.0.attn.c_atn.weight"), f"has no tensor '{QKV}', which config.json asks"),
     "not named at all": (lambda h: {"a": {**EMPTY, "dtype": "U8"}}, DAMAGED + "incomplete metadata"),
     "control characters": (

@@ -52,15 +52,16 @@ KINDS = {
     8: Kind("Q8_0", 32, 34),
     12: Kind("Q4_K", 256, 144),
     14: Kind("Q6_K", 256, 210),
+    28: Kind("F64", 1, 8),
     30: Kind("BF16", 1, 2),
 }
 # The types that NumPy reads by itself.
-PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 # Types that are known and not read, for a message that names them.
 _OTHERS = {
     **{6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"},
     **{18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16"},
-    **{26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"},
+    **{26: "I32", 27: "I64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"},
 }
 # Types of a field: code of struct; 8 is a string, 9 a list.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -139,7 +140,8 @@ class GGUFFile(Tensors):
                 data = stream.read(len(part) // place.kind.block * place.kind.n_bytes)
                 if len(data) * place.kind.block != len(part) * place.kind.n_bytes:
                     raise self._error(f"tensor {shown(name)} ends early: the file has become shorter")
-                part[...] = make(data)
+                with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, which is refused
+                    part[...] = make(data)
         self._check_finite(name, values)
         return values.reshape(shape)
 

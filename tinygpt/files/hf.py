@@ -174,13 +174,22 @@ class ModelDirectory(Source):
         if not any(name.startswith(prefix) for name in self.file.entries):
             prefix = ""
         self._check(prefix)
-        self.pieces = list(names.pieces(self.family, self.config, prefix))  # as many as the file has tensors
+        self.pieces = list(self._named(prefix))  # as many as the file has tensors
+
+    def _named(self, prefix: str) -> Iterator[names.Piece]:
+        """Yield every tensor that the config asks for; a tied matrix may be under the name of the head alone."""
+        tied = self.config.tie_embeddings and self.family != "tinygpt" and names.HEAD in self.file.entries
+        for piece in names.pieces(self.family, self.config, prefix):
+            only_head = tied and piece.parameter == "wte.weight" and piece.name not in self.file.entries
+            yield piece._replace(name=names.HEAD) if only_head else piece
 
     def _check(self, prefix: str) -> None:
         config, kind = self.config, self.family
-        pieces = names.pieces(kind, config, prefix)
+        pieces = self._named(prefix)
+        embedding = next(names.pieces(kind, config, prefix)).name
         wanted: Iterator[tuple[str, names.Shape]] = ((piece.name, piece.shape) for piece in pieces)
-        self._repeats_embedding = config.tie_embeddings and kind != "tinygpt" and names.HEAD in self.file.entries
+        both = names.HEAD in self.file.entries and embedding in self.file.entries
+        self._repeats_embedding = config.tie_embeddings and kind != "tinygpt" and both
         if self._repeats_embedding:
             wanted = _and_head(wanted, config)
         self.file.expect(wanted, names.buffers(kind, config, prefix), config_file.NAME)

@@ -1,6 +1,6 @@
 """Model directories: a model and its tokenizer, saved and loaded in the Hugging Face layout.
 
-    config.json  model.safetensors  tokenizer.json
+    config.json  model.safetensors  tokenizer.json          tokenizer.json may be vocab.json and merges.txt of a GPT-2
     tokenizer_config.json                                   tells transformers how to read tokenizer.json
     adapter/                                                the adapters, if the model was trained with some
 
@@ -24,10 +24,13 @@ from tinygpt.files import config as config_file
 from tinygpt.io import atomic
 from tinygpt.io.strict import StrPath
 from tinygpt.model import GPT
-from tinygpt.tokenizers import Tokenizer
+from tinygpt.tokenizers import Tokenizer, gpt2_file
+from tinygpt.tokenizers import config_file as tokenizer_config
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# Files of another program that describe the model before a save. The reader would apply them to the new model too.
+_STALE = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json")
 # A model directory with a file of this name belongs to a training run (`tinygpt.runs`); imports and exports refuse it.
 RUN = "run.toml"
 # The temporary folder of a save is named after this, for `atomic.remove_leftovers`.
@@ -46,7 +49,7 @@ def save(
     Parameters
     ----------
     directory : path
-        Created if missing. A model in it is replaced; other files stay.
+        Created if missing. A model in it is replaced, with the files that describe its special tokens; others stay.
     model : GPT
         A model with adapters is written merged, and its adapters also by themselves in a folder ``adapter``.
     tokenizer : Tokenizer, optional
@@ -66,8 +69,9 @@ def save(
         A file cannot be written.
     """
     folder = Path(directory)
-    if tokenizer is None and (folder / TOKENIZER).exists():
-        raise ValueError(f"{folder / TOKENIZER}: belongs to an earlier save: pass a tokenizer too, or remove the file")
+    before = tokenizer_file(folder)
+    if tokenizer is None and before is not None:
+        raise ValueError(f"{before}: belongs to an earlier save: pass a tokenizer too, or remove the file")
     check_vocabulary("[save] 'tokenizer'", model.config, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic.temporary_directory(folder / TEMPORARY) as temporary:
@@ -77,6 +81,8 @@ def save(
         for name in (config_file.NAME, TOKENIZER_CONFIG, TOKENIZER, hf.WEIGHTS):
             if (temporary / name).exists():
                 os.replace(temporary / name, folder / name)
+        for name in _STALE:
+            (folder / name).unlink(missing_ok=True)
         atomic.sync_folder(folder)
     if lora.of(model) is not None:
         adapters.save(folder / adapters.FOLDER, model)
@@ -96,7 +102,7 @@ def load(directory: StrPath, weights: str = "float32") -> tuple[GPT, Tokenizer |
     -------
     model : GPT
     tokenizer : Tokenizer or None
-        None if the directory has no tokenizer.json.
+        None if the directory has neither a tokenizer.json nor a vocab.json with a merges.txt.
 
     Raises
     ------
@@ -107,12 +113,49 @@ def load(directory: StrPath, weights: str = "float32") -> tuple[GPT, Tokenizer |
         fault. Or `weights` has another value.
     """
     folder = Path(directory)
-    model = hf.read(folder, weights)
-    if not (folder / TOKENIZER).exists():
-        return model, None
-    tokenizer = tokenizers.load(folder / TOKENIZER)
-    check_vocabulary(f"{folder / TOKENIZER}:", model.config, tokenizer)
-    return model, tokenizer
+    source = hf.ModelDirectory(folder)
+    tokenizer = load_tokenizer(folder, source)
+    return hf.build(source, weights=weights), tokenizer
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """Return the file that a directory's tokenizer is read from; None if it has none."""
+    if (folder / TOKENIZER).exists():
+        return folder / TOKENIZER
+    return folder / gpt2_file.VOCAB if gpt2_file.in_folder(folder) else None
+
+
+def load_tokenizer(folder: Path, source: hf.Source) -> Tokenizer | None:
+    """Read the tokenizer of a model directory.
+
+    Parameters
+    ----------
+    folder : Path
+    source : Source
+        The model of the directory.
+
+    Returns
+    -------
+    Tokenizer or None
+        None if the directory has no tokenizer.
+
+    Raises
+    ------
+    ValueError
+        The tokenizer is damaged or of another kind than byte-level BPE, or has more tokens than the model.
+    """
+    file = tokenizer_file(folder)
+    if file is None:
+        return None
+    # The two files of GPT-2 do not say how a text is split. For another model a class of tokenizers must say it.
+    if file.name == gpt2_file.VOCAB and source.family != "gpt2" and tokenizer_config.read(folder).kind is None:
+        raise ValueError(
+            f"{file}: belongs to no GPT-2, so the pattern that splits a text is not known: save the tokenizer with "
+            f"transformers as {TOKENIZER}"
+        )
+    tokenizer = tokenizers.load(folder)
+    check_vocabulary(f"{file}:", source.config, tokenizer)
+    return tokenizer
 
 
 def load_weights(directory: StrPath, model: GPT) -> None:
@@ -136,9 +179,8 @@ def open_model(folder: Path, model: GPT) -> Callable[[], None]:
     """Check every tensor of a model directory, and return a function that copies all of them into the model."""
     source = hf.ModelDirectory(folder)
     _check_config(folder / config_file.NAME, source, model)
-    for _ in (
-        source.values()
-    ):  # read again when they are copied, because keeping them would take the memory of a second model
+    # The values are read again when they are copied, because keeping them would take the memory of a second model.
+    for _ in source.values():
         pass
     return lambda: hf.assign(model, source.values())
 

@@ -11,14 +11,13 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tinygpt import tokenizers
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
 from tinygpt.files import gguf, hf, model_directory
 from tinygpt.files.weights import Progress
 from tinygpt.io import paths
 from tinygpt.io.strict import StrPath, naming
-from tinygpt.tokenizers import BPETokenizer, Tokenizer
+from tinygpt.tokenizers import Tokenizer
 
 DTYPES = {"hf": ("float32", "float16", "bfloat16"), "gguf": tuple(gguf.DTYPES)}
 
@@ -109,31 +108,23 @@ def _open(origin: Path) -> tuple[hf.Source, Tokenizer | None]:
         raise FileNotFoundError(f"{origin}: no such file or directory")
     if origin.is_dir():
         directory = hf.ModelDirectory(origin)
-        file, tokenizer = _tokenizer(origin, directory.family)
-        model_directory.check_vocabulary(f"{file}:", directory.config, tokenizer)
-        return directory, tokenizer
+        return directory, _tokenizer(origin, directory)
     if origin.suffix == ".safetensors":
         raise ValueError(f"{origin}: holds weights alone, give the directory with its {config_file.NAME}")
     model = gguf.GGUFModel(origin)  # checks the number of tokens itself
     return model, model.tokenizer()
 
 
-def _tokenizer(folder: Path, family: str) -> tuple[Path, Tokenizer | None]:
-    """Load tokenizer.json, or GPT-2's vocab.json and merges.txt, and return the file and the tokenizer."""
-    file, vocab, merges = (folder / name for name in (model_directory.TOKENIZER, "vocab.json", "merges.txt"))
-    if file.exists():
-        return file, tokenizers.load(file)
-    if vocab.exists() and merges.exists():
-        if family != "gpt2":  # these files do not say how text is split into words; only GPT-2's rule is known
-            raise ValueError(
-                f"{folder}: there must be a {model_directory.TOKENIZER}, vocab.json is read for a gpt2 alone"
-            )
-        return vocab, BPETokenizer.from_gpt2(vocab, merges)
+def _tokenizer(folder: Path, source: hf.Source) -> Tokenizer | None:
+    """Read the tokenizer of a directory; a kind that cannot be read here is refused rather than left out."""
+    tokenizer = model_directory.load_tokenizer(folder, source)
     for name in ("tokenizer.model", "spiece.model"):
-        if (folder / name).exists():
-            raise ValueError(f"{folder / name}: is a SentencePiece model, and only byte-level BPE can be read: "
-                             f"there must be a {model_directory.TOKENIZER} of it")  # fmt: skip
-    return file, None
+        if tokenizer is None and (folder / name).exists():
+            raise ValueError(
+                f"{folder / name}: is a SentencePiece model, and only byte-level BPE is supported: "
+                f"there must be a {model_directory.TOKENIZER} of it"
+            )
+    return tokenizer
 
 
 def export_model(

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 
 from tinygpt.io.strict import Object, StrPath, naming, one_line, read_object, require_file, shown
 
-# Types that weights may have; NumPy makes float32 of each without a rounding.
-WEIGHTS = ("F32", "F16", "BF16")
+# Types that weights may have. All but F64 become float32 without rounding.
+WEIGHTS = ("F32", "F16", "BF16", "F64")
 # Words of the command line -> name in a file, type of an array.
 DTYPES: dict[str, tuple[str, np.dtype]] = {
     "float32": ("F32", np.dtype(np.float32)),
@@ -164,7 +164,8 @@ class TensorFile(Tensors):
 
     def read(self, name: str) -> np.ndarray:
         """The values of one tensor; see `Tensors.read`."""
-        values = self._file.get_tensor(name).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, which is refused below
+            values = self._file.get_tensor(name).astype(np.float32, copy=False)
         self._check_finite(name, values)
         return values
 

@@ -1,0 +1,98 @@
+"""Model directories of other programs: what their files state is kept, and does not outlive the model."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tinygpt
+from tinygpt import GPT, GPTConfig
+from tinygpt.generate import sample_text
+from tinygpt.tokenizers import BPETokenizer
+
+SIZES = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
+FAMILIES = {
+    "gpt2": {},
+    "llama": {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request, tmp_path):
+    tokenizer = BPETokenizer.train("ab ab", 258, special_tokens=["<|im_end|>"])
+    tinygpt.save(tmp_path / "m", GPT(GPTConfig(vocab_size=264, **SIZES, **FAMILIES[request.param])), tokenizer)
+    return tmp_path / "m"
+
+
+def logits(folder):
+    return tinygpt.load(folder)[0](np.arange(16)[None] % 7).data
+
+
+def change(folder, **fields):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **fields}))
+
+
+def test_several_end_tokens_are_kept(folder, tmp_path):
+    """Catches a second end token that is read and lost when the model is saved again."""
+    change(folder, eos_token_id=[97, 98])
+    (folder / "generation_config.json").write_text('{"eos_token_id": [97, 99]}')
+    model, tokenizer = tinygpt.load(folder)
+    assert tokenizer.end_ids == {97, 98, 99, tokenizer.eot_id}
+    for target in (tmp_path / "again", folder):
+        tinygpt.save(target, model, tokenizer)
+        assert tinygpt.load(target)[1].end_ids == tokenizer.end_ids
+        assert json.loads((target / "config.json").read_text())["eos_token_id"] == sorted(tokenizer.end_ids)
+
+
+def test_generation_stops_at_every_end_token(folder):
+    """Catches generation that runs on past the second of two end tokens."""
+    model, tokenizer = tinygpt.load(folder)
+    drawn = model.generate(tokenizer.encode("ab"), 3, temperature=0)[2:].tolist()
+    end = drawn[-1]
+    change(folder, eos_token_id=[96, end])
+    text = sample_text(*tinygpt.load(folder), "ab", 3, temperature=0)
+    assert text == tokenizer.decode(drawn[: drawn.index(end)])
+    change(folder, eos_token_id=96)
+    assert len(sample_text(*tinygpt.load(folder), "ab", 3, temperature=0)) > len(text)
+
+
+def test_a_save_does_not_leave_the_words_of_the_model_before(folder):
+    """Catches special tokens, a template or ends of a replaced model that are read into the new one."""
+    (folder / "special_tokens_map.json").write_text('{"bos_token": "<x>"}')
+    (folder / "added_tokens.json").write_text('{"<y>": 260}')
+    (folder / "chat_template.jinja").write_text("old")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 5}')
+    config = GPTConfig(vocab_size=300, **SIZES)
+    tinygpt.save(folder, GPT(config), BPETokenizer.train("cd cd", 258))
+    tokenizer = tinygpt.load(folder)[1]
+    assert tokenizer.end_ids == {tokenizer.eot_id}
+    assert list(tokenizer.special_tokens) == ["<|endoftext|>"]
+    assert tokenizer.chat_template is None
+
+
+def test_a_tied_model_with_one_of_the_two_matrices(folder):
+    """Catches a tied model that is refused because its one matrix has the name of the head."""
+    wanted = logits(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (name,) = [name for name in tensors if name.endswith(("wte.weight", "embed_tokens.weight"))]
+    tensors["lm_head.weight"] = tensors.pop(name)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    np.testing.assert_array_equal(logits(folder), wanted)
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="has no tensor"):
+        logits(folder)
+
+
+def test_float64_weights(folder):
+    """Catches weights that are refused for their type, and one that becomes infinite on the way to float32."""
+    wanted = logits(folder)
+    tensors = {name: values.astype(np.float64) for name, values in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    np.testing.assert_array_equal(logits(folder), wanted)
+    next(iter(tensors.values()))[:1] = 1e300
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="holds values that are NaN or infinite"):
+        logits(folder)
