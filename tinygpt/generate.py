@@ -175,10 +175,10 @@ def stream_pieces(
     """
     if top is not None and top < 0:
         raise ValueError(f"[generate] 'top' must be 0 or more, got {top}")
-    rows = np.asarray(ids)
+    rows, never = np.asarray(ids), never_drawn(tokenizer, model.config.vocab_size)
     texts = [_Text(i, tokenizer, stop) for i in range(len(rows))]
     shown = 0
-    for done, step in enumerate(steps(model, rows, length, sampler, never=never_drawn(tokenizer)), 1):
+    for done, step in enumerate(steps(model, rows, length, sampler, never=never), 1):
         if progress is not None:
             progress(done, length)
         for row, text in enumerate(texts):

@@ -165,7 +165,7 @@ class Conversation:
         self.computed, self.full = len(ids) - cache.length, False
         decoder, drawn, answer = tokenizer.decoder(), list[int](), list[str]()
         try:
-            length, never = min(self.length, room), never_drawn(tokenizer)
+            length, never = min(self.length, room), never_drawn(tokenizer, self.model.config.vocab_size)
             for step in steps(self.model, ids[None], length, self.sampler, cache, never):
                 drawn.append(int(step.tokens[0]))
                 if drawn[-1] in tokenizer.end_ids:

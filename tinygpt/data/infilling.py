@@ -67,10 +67,15 @@ class Markers:
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
 
-def never_drawn(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The markers: a window of training may lie between two, so that a model expects them where they mean nothing."""
+def never_drawn(tokenizer: Tokenizer, rows: int) -> tuple[int, ...]:
+    """List the ids that generation must not draw.
+
+    These are the markers, because a training window may start between two of them, so that a model expects them where
+    they mean nothing; and the rows of the model beyond the vocabulary, which stand for no text.
+    """
     markers = Markers.of(tokenizer)
-    return () if markers is None else (markers.prefix, markers.suffix, markers.middle)
+    own = () if markers is None else (markers.prefix, markers.suffix, markers.middle)
+    return (*own, *range(tokenizer.vocab_size, rows))
 
 
 class Infilling:
