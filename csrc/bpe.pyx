@@ -1,30 +1,33 @@
-"""Byte-pair encoding, first half: a vocabulary learnt from text. (csrc/bpe_encode.pyx turns text into its tokens.)
+"""Byte-pair encoding, training: learn a vocabulary of merges from text. csrc/bpe_encode.pyx encodes with it.
 
-Gage 1994 replaced the most frequent pair of bytes by a new byte, again and again, to compress. Sennrich, Haddow & Birch
-2016 learn a vocabulary that way, within words; Radford et al. 2019 begin with the 256 bytes, so any text has tokens.
+Gage (1994) compressed text by replacing its most frequent pair of bytes with a new byte, again and again. Sennrich,
+Haddow and Birch (2016) learn a vocabulary that way, within words. Radford et al. (2019) start with the 256 bytes, so
+that every text has tokens.
 
-Split the texts into words w (csrc/bpe/split.h) and count each distinct one, n_w. Its tokens are at first its bytes.
+Split the texts into words w (csrc/bpe/split.h) and count each distinct word, n_w. Its tokens are at first its bytes.
 
     count(a, b) = sum_w n_w #{i : w[i] = a, w[i + 1] = b}
-    repeat: take the pair with the greatest count, of several the first in the order of their bytes; make the token ab;
-            in every word, from left to right, put ab in the place of a b          until no pair stands twice
+    repeat: take the pair with the greatest count, among equals the first in the order of their bytes;
+            make the token ab; in every word, from left to right, replace a b by ab
+    until no pair occurs twice
 
-By hand, "aaabdaaabac" as one word: a a stands 4 times, so aa is made: aa a b d aa a b a c. Now a b and aa a stand twice
-each and "a" comes before "aa", so ab is made: aa ab d aa ab a c. Then aa ab makes aaab: aaab d aaab a c. That is all.
+By hand, "aaabdaaabac" as one word: a a occurs 4 times, so aa is made: aa a b d aa a b a c. Now a b and aa a occur twice
+each, and "a" comes before "aa", so ab is made: aa ab d aa ab a c. Then aa ab makes aaab: aaab d aaab a c. No pair
+occurs twice any more.
 
 Design
-- A merge visits the places of its pair and nothing else. Every byte of the distinct words is a node, linked to its
-  neighbours in the word; the nodes where one pair begins are linked to each other. Replacing a b ends at most three
-  pairs and begins two. Rejected: counting again after each merge, which reads all words every time; and a set of words
-  per pair, which reads a long word once for every merge in it.
-- The list of a pair is in the order of the text without sorting: all of it is appended in one pass, by the merge that
-  made the younger of its two tokens, which itself goes from left to right.
-- The heap of pairs is corrected late. Once that pass is over, the count of a pair can only fall, so an entry of the
-  heap is never too small: on top is either the right pair, or one whose count has fallen and that goes back in.
-  Rejected: moving entries with every change, most of which never come to the top.
-- Ties are broken by bytes, not by ids or places: the merges do not depend on the order of the texts.
-- A token's bytes are not stored: they stand where it was first made. Tokens that grow a byte at a time would else take
-  the square of their number.
+- A merge visits only the places of its pair. Every byte of the distinct words is a node, linked to its neighbours in
+  the word. The nodes where one pair begins are linked to each other. Replacing a b removes at most three pairs and
+  adds two. Rejected: counting again after each merge, which reads all words every time; a set of words per pair, which
+  reads a long word once for every merge in it.
+- The list of a pair is in the order of the text without sorting. All of it is appended in one pass from left to right,
+  by the merge that made the younger of its two tokens.
+- The heap of pairs is updated lazily. After that pass the count of a pair can only fall, so an entry of the heap is
+  never too small. The top is either the right pair, or a pair whose count has fallen and that is pushed again.
+  Rejected: moving entries with every change, most of which never reach the top.
+- Ties are broken by bytes, not by ids or places, so the merges do not depend on the order of the texts.
+- The bytes of a token are not stored but read at the place where it was first made. Tokens that grow by one byte at a
+  time would otherwise take memory quadratic in their number.
 """
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -52,14 +55,22 @@ cdef extern from "bpe/tables.h" nogil:
     int pair_add(PairTable* table, int left, int right)
     void pair_table_free(PairTable* table)
 
+cdef extern from "bpe/heap.h" nogil:
+    ctypedef struct Candidate:
+        int64_t count
+        int pair
+    ctypedef bint (*pair_heap_order)(const Candidate* x, const Candidate* y, const void* context) noexcept nogil
+    void pair_heap_push(Candidate* heap, int64_t n, Candidate entry, pair_heap_order first, const void* context)
+    Candidate pair_heap_pop(Candidate* heap, int64_t n, pair_heap_order first, const void* context)
+
 cdef enum:
     BYTES = 256
 
 
-cdef struct Node:                        # a position of a distinct word: where a token begins, or is inside of one
+cdef struct Node:                        # a byte of a distinct word, at which a token begins or which is inside of one
     int token
     int word
-    int before, after                    # the tokens beside it in the word, NONE at its ends
+    int before, after                    # the neighbouring tokens in the word, NONE at its ends
     int pair                             # the pair that begins here
     int previous, next                   # the places before and after this one where the same pair begins
 
@@ -68,16 +79,40 @@ cdef struct Pair:
     int left, right                      # tokens
     int first, last                      # nodes
 
-cdef struct Token:                       # where its bytes are found: a node has the number of its byte
+cdef struct Token:                       # where its bytes are found: a node has the index of its byte
     int64_t start, length
 
-cdef struct Candidate:
-    int64_t count                      # when it was put into the heap; it may have fallen since
-    int pair
+cdef struct Order:                       # the arrays that the order of two pairs depends on
+    const Pair* pairs
+    const Token* tokens
+    const unsigned char* bytes
+
+
+cdef int compare_bytes(const Order* order, int s, int t) noexcept nogil:
+    """Return a negative number if the bytes of token s come before those of t, as words do in a dictionary."""
+    cdef const Token* x = &order.tokens[s]
+    cdef const Token* y = &order.tokens[t]
+    cdef int result
+    if s == t:
+        return 0
+    result = memcmp(order.bytes + x.start, order.bytes + y.start, min(x.length, y.length))
+    return result if result != 0 else -1 if x.length < y.length else 1
+
+
+cdef bint more_frequent(const Candidate* x, const Candidate* y, const void* context) noexcept nogil:
+    """Order the heap of pairs: the greatest count first, then by the bytes of the left and the right token."""
+    cdef const Order* order = <const Order*>context
+    cdef int result
+    if x.count != y.count:
+        return x.count > y.count
+    result = compare_bytes(order, order.pairs[x.pair].left, order.pairs[y.pair].left)
+    if result == 0:
+        result = compare_bytes(order, order.pairs[x.pair].right, order.pairs[y.pair].right)
+    return result < 0
 
 
 cdef class Trainer:
-    """Learns merges: `add` texts, `start`, then `merge` until there are enough."""
+    """Learn merges: `add` texts, `start`, then `merge` until there are enough tokens."""
 
     cdef NextWord _next_word
     cdef WordTable _words
@@ -85,7 +120,7 @@ cdef class Trainer:
     cdef PairTable _numbers
     cdef Pair* _pairs
     cdef Token* _tokens
-    cdef Candidate* _heap
+    cdef Candidate* _heap                # the counts are those when pushed, and may have fallen since
     cdef int64_t _n_pairs, _pairs_room, _n_tokens, _tokens_room, _n_heap, _heap_room
 
     def __cinit__(self, str pattern):
@@ -102,7 +137,7 @@ cdef class Trainer:
         free(self._heap)
 
     def add(self, const unsigned char[::1] text):                                                                # IN
-        """Count the words of UTF-8 text."""
+        """Count the words of a UTF-8 text."""
         if self._nodes != NULL:
             raise ValueError("[train] texts must be added before the start")
         if text.shape[0] == 0:
@@ -120,7 +155,7 @@ cdef class Trainer:
             raise ValueError(f"[train] the distinct words must have at most {MAX_TEXT} bytes together")
 
     def start(self):
-        """End the counting: every byte of every distinct word becomes a node."""
+        """End the counting and turn every byte of every distinct word into a node."""
         cdef int result
         if self._nodes == NULL:
             self._nodes = <Node*>malloc((self._words.n_bytes + 1) * sizeof(Node))
@@ -135,9 +170,9 @@ cdef class Trainer:
                 raise MemoryError("[train] no memory for the pairs")
 
     def merge(self, int[:, ::1] out):                                                                           # OUT
-        """Make tokens, one for each row of `out` (n, 2), and write there the two that each is made of.
+        """Make one token per row of `out` (n, 2), and write there the two tokens that it is made of.
 
-        Returns the number of tokens made, less than n where no pair stands twice any more.
+        Returns the number of tokens made: less than n if no pair occurs twice any more.
         """
         cdef Py_ssize_t done = 0
         cdef int pair = 0
@@ -156,6 +191,7 @@ cdef class Trainer:
         return done
 
     cdef int _place_nodes(self) noexcept nogil:
+        """Link the bytes of every word, and list the places of every pair."""
         cdef int64_t w, i, start, end
         cdef Word* words = self._words.words
         for w in range(self._words.n_words):
@@ -170,7 +206,7 @@ cdef class Trainer:
         return self._push_from(0)
 
     cdef int _replace(self, int pair) noexcept nogil:
-        """One merge: in the place of every a b, from left to right, the new token."""
+        """Merge a pair: replace every a b by the new token, from left to right."""
         cdef int64_t known = self._n_pairs
         cdef int i = self._pairs[pair].first, b, before, after
         cdef Token* tokens = <Token*>with_room(self._tokens, self._n_tokens, &self._tokens_room, sizeof(Token))
@@ -180,7 +216,7 @@ cdef class Trainer:
         tokens[self._n_tokens] = tokens[self._pairs[pair].left]
         tokens[self._n_tokens].start = i
         tokens[self._n_tokens].length += tokens[self._pairs[pair].right].length
-        # Always the first of the list: in "aaa" the first a a takes away the second.
+        # Take the first of the list each time, because in "aaa" merging the first a a removes the second.
         while self._pairs[pair].first != NONE:
             i = self._pairs[pair].first
             b = self._nodes[i].after
@@ -223,7 +259,7 @@ cdef class Trainer:
         return 0
 
     cdef void _end_pair(self, int i) noexcept nogil:
-        """Take node i out of the places of its pair."""
+        """Remove node i from the places of its pair."""
         cdef Node* node = &self._nodes[i]
         cdef Pair* pair = &self._pairs[node.pair]
         pair.count -= self._words.words[node.word].count
@@ -237,10 +273,12 @@ cdef class Trainer:
             self._nodes[node.next].previous = node.previous
 
     cdef int _most_frequent(self) noexcept nogil:
-        """The pair to merge next, taken out of the heap; NONE if no pair stands twice, or NO_MEMORY."""
+        """Remove the pair to merge next from the heap; NONE if no pair occurs twice, or NO_MEMORY."""
         cdef Candidate top
+        cdef Order order = Order(self._pairs, self._tokens, self._words.bytes)
         while self._n_heap > 0:
-            top = self._pop()
+            top = pair_heap_pop(self._heap, self._n_heap, more_frequent, &order)
+            self._n_heap -= 1
             if self._pairs[top.pair].count == top.count:
                 return top.pair
             if self._push(top.pair) < 0:
@@ -248,7 +286,7 @@ cdef class Trainer:
         return NONE
 
     cdef int _push_from(self, int64_t first) noexcept nogil:
-        """Put all pairs from a number on into the heap."""
+        """Push all pairs from number `first` on."""
         cdef int64_t i
         for i in range(first, self._n_pairs):
             if self._push(<int>i) < 0:
@@ -256,51 +294,14 @@ cdef class Trainer:
         return 0
 
     cdef int _push(self, int pair) noexcept nogil:
-        cdef Candidate new = Candidate(self._pairs[pair].count, pair)
-        cdef int64_t i = self._n_heap
-        if new.count < 2:                # a token that stands once shortens nothing
+        """Push a pair with its present count. A pair that occurs once is left out: merging it would shorten nothing."""
+        cdef Order order = Order(self._pairs, self._tokens, self._words.bytes)
+        if self._pairs[pair].count < 2:
             return 0
         heap = <Candidate*>with_room(self._heap, self._n_heap, &self._heap_room, sizeof(Candidate))
         if heap == NULL:
             return NO_MEMORY
         self._heap = heap
-        # A parent that comes later than the new one moves down; its children are at 2 i + 1 and 2 i + 2.
-        while i > 0 and self._comes_first(&new, &heap[(i - 1) // 2]):
-            heap[i] = heap[(i - 1) // 2]
-            i = (i - 1) // 2
-        heap[i] = new
+        pair_heap_push(heap, self._n_heap, Candidate(self._pairs[pair].count, pair), more_frequent, &order)
         self._n_heap += 1
         return 0
-
-    cdef Candidate _pop(self) noexcept nogil:
-        cdef Candidate* heap = self._heap
-        cdef Candidate top = heap[0], last = heap[self._n_heap - 1]
-        cdef int64_t i = 0, child = 1, n = self._n_heap - 1
-        while child < n:
-            if child + 1 < n and self._comes_first(&heap[child + 1], &heap[child]):
-                child += 1
-            if not self._comes_first(&heap[child], &last):
-                break
-            heap[i] = heap[child]
-            i, child = child, 2 * child + 1
-        heap[i] = last
-        self._n_heap = n
-        return top
-
-    cdef bint _comes_first(self, const Candidate* x, const Candidate* y) noexcept nogil:
-        """More frequent, or as frequent and earlier in the order of the left tokens' bytes, then of the right ones'."""
-        cdef int order
-        if x.count != y.count:
-            return x.count > y.count
-        order = self._compare(self._pairs[x.pair].left, self._pairs[y.pair].left)
-        if order == 0:
-            order = self._compare(self._pairs[x.pair].right, self._pairs[y.pair].right)
-        return order < 0
-
-    cdef int _compare(self, int s, int t) noexcept nogil:
-        """Negative if the bytes of token s come before those of t, as words in a dictionary."""
-        cdef Token x = self._tokens[s], y = self._tokens[t]
-        if s == t:
-            return 0
-        cdef int order = memcmp(self._words.bytes + x.start, self._words.bytes + y.start, min(x.length, y.length))
-        return order if order != 0 else -1 if x.length < y.length else 1

@@ -1,21 +1,21 @@
-"""Byte-pair encoding, second half: text into tokens. (csrc/bpe.pyx learns the merges.)
+"""Byte-pair encoding, use: turn text into tokens and back. csrc/bpe.pyx learns the merges.
 
-The number of a merge is its rank: what was learnt first comes first.
+The number of a merge is its rank: the merge that was learnt first has the lowest.
 
-    split the text into words (csrc/bpe/split.h); for each: begin with its bytes
-    repeat: among all neighbours that are a merge take the one of lowest rank, of several the leftmost; merge it
+    split the text into words (csrc/bpe/split.h); for each word: start with its bytes
+    repeat: of all neighbours that are a merge take the one of lowest rank, among equals the leftmost; merge it
 
-By hand, with the merges 0: a a, 1: a b, 2: aa ab, the word "aaab": a a a b has the ranks 0, 0, 1, so the first two are
-merged: aa a b. Its ranks are none and 1: aa ab. Then rank 2: aaab. In training the same merges happened in this order,
-so a word of the text that was learnt from gets the tokens that it had at the end.
+By hand, with the merges 0: a a, 1: a b, 2: aa ab and the word "aaab". a a a b has the ranks 0, 0, 1, so the first two
+are merged: aa a b. Its ranks are none and 1: aa ab. Then rank 2: aaab. Training made the same merges in this order, so
+a word of the training text gets the tokens that it had at the end of training.
 
 Design
-- Words of up to SHORT bytes are merged by looking over all pairs each time, quadratic but without a data structure;
-  longer ones with a heap of (rank, place), n log n: a megabyte without a space is one word.
-- The heap is corrected late: an entry whose pair has gone meanwhile is known by its rank, as the pair that begins at a
-  place only ever grows. Rejected: entries that move, which need to know where in the heap they are.
-- The words of a text repeat, so a table remembers the ids of those seen: one cache line per word, and a new word takes
-  the place of an old one. Rejected: a table that grows, which has to be emptied at some point.
+- Words of up to SHORT bytes are merged by searching all pairs each time, which is quadratic but needs no data
+  structure. Longer ones use a heap of (rank, place), n log n, because a megabyte without a space is one word.
+- The heap is updated lazily. An entry is stale if its rank is no longer that of its place: the tokens at a place only
+  ever grow, so a rank does not return. Rejected: moving entries, which would have to know their position in the heap.
+- The words of a text repeat, so a cache keeps the ids of recent words: one cache line per word, and a new word
+  replaces an old one. Rejected: a table that grows, because it would have to be emptied at some point.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
@@ -45,11 +45,13 @@ cdef extern from "bpe/tables.h" nogil:
     void pair_table_free(PairTable* table)
 
 cdef extern from "bpe/heap.h" nogil:
-    void heap_push(uint64_t* heap, int64_t n, uint64_t number)
-    uint64_t heap_pop(uint64_t* heap, int64_t n)
+    ctypedef bint (*rank_heap_order)(const uint64_t* x, const uint64_t* y, const void* context) noexcept nogil
+    void rank_heap_push(uint64_t* heap, int64_t n, uint64_t entry, rank_heap_order first, const void* context)
+    uint64_t rank_heap_pop(uint64_t* heap, int64_t n, rank_heap_order first, const void* context)
+    bint lowest_rank(const uint64_t* x, const uint64_t* y, const void* context) noexcept
 
-# An entry of the cache is a cache line of 64 bytes: a word of up to 22 bytes, two lengths, and up to 10 ids. Of the
-# words in source code about three in a thousand are longer. 2^15 entries are 2 MB.
+# An entry of the cache is one cache line of 64 bytes: a word of up to 22 bytes, two lengths, and up to 10 ids. About
+# three in a thousand words of source code are longer. 2^15 entries are 2 MB.
 cdef enum:
     BYTES = 256
     SHORT = 64
@@ -59,6 +61,7 @@ cdef enum:
 
 
 cdef NextWord find_scanner(str pattern) except NULL:
+    """Return the scanner of a pattern by its name."""
     cdef NextWord found = scanner(pattern.encode())
     if found == NULL:
         raise ValueError(f"[encode] 'pattern' is not known: '{pattern}'")
@@ -66,18 +69,18 @@ cdef NextWord find_scanner(str pattern) except NULL:
 
 
 def unicode_version():
-    """The version of Unicode whose letters, numbers and spaces the patterns know."""
+    """Return the version of Unicode that defines the letters, numbers and spaces of the patterns."""
     return UNICODE_VERSION.decode("ascii")
 
 
 def classes(unsigned int first, unsigned int stop):
-    """The class of every code point in [first, stop), a byte for each: 0 other, 1 letter, 2 number, 3 space."""
+    """Return the class of every code point in [first, stop), one byte each: 0 other, 1 letter, 2 number, 3 space."""
     cdef unsigned int code
     return bytes([class_of(code) for code in range(first, stop)])
 
 
 def word_ends(const unsigned char[::1] text, str pattern):                                                       # IN
-    """Where the words of UTF-8 text end, in bytes; the last is the end of the text."""
+    """Return the ends of the words of a UTF-8 text, in bytes; the last is the end of the text."""
     cdef NextWord next_word = find_scanner(pattern)
     if text.shape[0] == 0:
         return []
@@ -96,7 +99,7 @@ cdef struct Entry:
 
 
 cdef class Cache:
-    """Ids of words that were seen. An encoder that is called from two threads at a time needs one for each."""
+    """Ids of recent words. Two threads that encode at the same time need a cache each."""
 
     cdef Entry* _entries
 
@@ -110,11 +113,11 @@ cdef class Cache:
 
 
 cdef class Encoder:
-    """Turns text into ids.
+    """Turn text into ids.
 
-    `byte_ids` (256,) has the id of each byte, -1 for one that is left out of a text; `merges` (M, 3) rows of left id,
-    right id and the id of both together, in the order of rank; a pair stands once. `whole` are words that are not
-    merged but have an id of their own, that at the same place in `whole_ids`.
+    `byte_ids` (256,) has the id of each byte, or -1 for a byte that is dropped from texts. `merges` (M, 3) has rows of
+    left id, right id and the id of both together, in the order of rank; each pair occurs once. `whole` are words that
+    are not merged but have an id of their own, at the same index in `whole_ids`.
     """
 
     cdef NextWord _next_word
@@ -123,7 +126,7 @@ cdef class Encoder:
     cdef int* _merged                    # rank -> id
     cdef WordTable _whole
     cdef int* _whole_ids                 # number of a word -> id
-    cdef Py_ssize_t _longest             # in bytes, of these words
+    cdef Py_ssize_t _longest             # length in bytes of the longest of these words
 
     def __cinit__(self, str pattern, const int[::1] byte_ids, const int[:, ::1] merges, list whole=None,
                   const int[::1] whole_ids=None):                                                                 # IN
@@ -143,6 +146,7 @@ cdef class Encoder:
         self._keep_whole(whole or [], whole_ids)
 
     cdef _keep_whole(self, list words, const int[::1] ids):
+        """Store the words that have an id of their own."""
         cdef const unsigned char[::1] word
         cdef Py_ssize_t i
         if len(words) != (0 if ids is None else ids.shape[0]):
@@ -168,7 +172,7 @@ cdef class Encoder:
         free(self._whole_ids)
 
     def encode(self, const unsigned char[::1] text, int[::1] out, Cache cache not None):              # IN, OUT, INOUT
-        """Write the ids of UTF-8 text to the front of `out`, which has an element for each byte; returns how many."""
+        """Write the ids of a UTF-8 text to the front of `out`, which has one element per byte; return how many."""
         cdef Py_ssize_t n = 0
         if text.shape[0] > MAX_TEXT:
             raise ValueError(f"[encode] 'text' must have at most {MAX_TEXT} bytes, got {text.shape[0]}")
@@ -182,6 +186,7 @@ cdef class Encoder:
         return n
 
     cdef Py_ssize_t _encode(self, Text p, Text end, int* out, Entry* entries) noexcept nogil:
+        """Encode word by word, short words through the cache."""
         cdef Py_ssize_t n, n_ids, total = 0
         cdef Text stop
         while p < end:
@@ -198,7 +203,7 @@ cdef class Encoder:
         return total
 
     cdef Py_ssize_t _remembered(self, Text word, Py_ssize_t n, int* ids, Entry* entries) noexcept nogil:
-        """The ids of a short word, from the cache if it is there, and into the cache if not."""
+        """Write the ids of a short word from the cache; if it is not there, merge it and store it."""
         cdef Entry* entry = &entries[hash_bytes(word, n) & (ENTRIES - 1)]
         cdef Py_ssize_t n_ids
         if entry.length == n and memcmp(entry.word, word, n) == 0:
@@ -213,7 +218,7 @@ cdef class Encoder:
         return n_ids
 
     cdef Py_ssize_t _merge_word(self, Text word, Py_ssize_t n, int* ids) noexcept nogil:
-        """A word from its bytes: `ids`, with room for one per byte, is merged in place. Returns how many are left."""
+        """Encode one word: `ids`, with room for one per byte, is merged in place. Return how many ids remain."""
         cdef Py_ssize_t i, n_ids = 0
         cdef int found = word_table_find(&self._whole, word, n) if n <= self._longest else NONE
         if found != NONE:
@@ -221,15 +226,16 @@ cdef class Encoder:
             return 1
         for i in range(n):
             ids[n_ids] = self._byte_ids[word[i]]
-            n_ids += ids[n_ids] >= 0    # a byte without a token is written over by the next
+            n_ids += ids[n_ids] >= 0    # the id of a dropped byte is overwritten by the next
         return self._merge_short(ids, n_ids) if n_ids <= SHORT else self._merge_long(ids, n_ids)
 
     cdef unsigned int _rank(self, int left, int right) noexcept nogil:
-        """The rank of a pair; one that is no merge has NONE, which is the greatest number there is without a sign."""
+        """Return the rank of a pair. A pair that is no merge has NONE, which is the largest unsigned number."""
         return <unsigned int>pair_find(&self._ranks, left, right)
 
     cdef Py_ssize_t _merge_short(self, int* ids, Py_ssize_t n) noexcept nogil:
-        cdef unsigned int ranks[SHORT]   # ranks[i]: of the pair that begins at i
+        """Merge a short word: find the lowest rank by looking at all pairs, merge it, repeat. Return the ids left."""
+        cdef unsigned int ranks[SHORT]   # ranks[i] belongs to the pair that begins at i
         cdef Py_ssize_t i, best
         for i in range(n - 1):
             ranks[i] = self._rank(ids[i], ids[i + 1])
@@ -242,7 +248,7 @@ cdef class Encoder:
                 break
             ids[best] = self._merged[ranks[best]]
             n -= 1
-            # What is right of the pair moves one to the left: n - best - 1 ids, and as many ranks less one.
+            # Everything right of the pair moves one to the left: n - best - 1 ids, and one rank less.
             memmove(&ids[best + 1], &ids[best + 2], (n - best - 1) * sizeof(int))
             if best + 1 < n:
                 memmove(&ranks[best + 1], &ranks[best + 2], (n - best - 2) * sizeof(int))
@@ -252,11 +258,11 @@ cdef class Encoder:
         return n
 
     cdef Py_ssize_t _merge_long(self, int* ids, Py_ssize_t n) noexcept nogil:
-        """The same with a heap of (rank, place), and links in the place of moves."""
+        """Merge a long word: a heap of (rank, place) in place of the search, links in place of moves."""
         cdef unsigned int* ranks = <unsigned int*>malloc(n * sizeof(int))
         cdef int* before = <int*>malloc(n * sizeof(int))
         cdef int* after = <int*>malloc(n * sizeof(int))
-        # A merge takes one entry out and puts two in, and there are fewer than n merges.
+        # A merge removes one entry and adds two, and there are fewer than n merges.
         cdef uint64_t* heap = <uint64_t*>malloc(2 * n * sizeof(uint64_t))
         cdef Py_ssize_t left = NO_MEMORY
         if ranks != NULL and before != NULL and after != NULL and heap != NULL:
@@ -269,6 +275,7 @@ cdef class Encoder:
 
     cdef Py_ssize_t _merge_linked(self, int* ids, int n, unsigned int* ranks, int* before, int* after,
                                   uint64_t* heap) noexcept nogil:
+        """Merge with links: before and after are the places of a token's neighbours. Return the ids left."""
         cdef int64_t n_heap = 0
         cdef uint64_t top
         cdef int i, b, left = 0
@@ -276,10 +283,10 @@ cdef class Encoder:
             before[i], after[i] = i - 1, i + 1
             n_heap = self._note(ids, n, i, ranks, after, heap, n_heap)
         while n_heap > 0:
-            top = heap_pop(heap, n_heap)
+            top = rank_heap_pop(heap, n_heap, lowest_rank, NULL)
             n_heap -= 1
-            i = <int><unsigned int>top    # the lower half
-            if ranks[i] != top >> 32:    # the pair that was here has gone
+            i = <int><unsigned int>top   # the lower half
+            if ranks[i] != top >> 32:    # stale: the pair that was here has been merged
                 continue
             b = after[i]
             ids[i] = self._merged[ranks[i]]
@@ -299,18 +306,18 @@ cdef class Encoder:
 
     cdef int64_t _note(self, const int* ids, int n, int i, unsigned int* ranks, const int* after,
                        uint64_t* heap, int64_t n_heap) noexcept nogil:
-        """Find the rank of the pair that begins at i, and put a merge into the heap. Returns the heap's size."""
+        """Look up the rank of the pair that begins at i, and push it if it is a merge. Return the size of the heap."""
         ranks[i] = self._rank(ids[i], ids[after[i]]) if after[i] < n else <unsigned int>NONE
         if ranks[i] == <unsigned int>NONE:
             return n_heap
-        heap_push(heap, n_heap, <uint64_t>ranks[i] << 32 | <unsigned int>i)
+        rank_heap_push(heap, n_heap, <uint64_t>ranks[i] << 32 | <unsigned int>i, lowest_rank, NULL)
         return n_heap + 1
 
 
-# -------------------------------------------------------------------------------------------------- decoding
+# ---------------------------------------------------------------------------------------------------- decoding
 
 def join(const int[::1] ids, const unsigned char[::1] pieces, const int64_t[::1] starts):                        # IN
-    """The bytes of tokens, one after the other: those of token t are pieces[starts[t] : starts[t + 1]]."""
+    """Return the bytes of tokens, joined: those of token t are pieces[starts[t] : starts[t + 1]]."""
     cdef Py_ssize_t i, n_tokens = starts.shape[0] - 1, total = 0
     cdef char* to
     for i in range(ids.shape[0]):

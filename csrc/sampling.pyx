@@ -1,31 +1,32 @@
-"""Draw the next token from logits: penalties, top-k, top-p, min-p, temperature, in this order, then a draw.
+"""Sampling: draw the next token from logits through penalties, top-k, top-p, min-p and temperature, in this order.
 
-    penalties    of a token that the context holds n times: x = x / r if x > 0, else x r (Keskar et al. 2019, section
-                 4.1); then x = x - presence - n frequency
-    top-k        keep the k largest x, and all that tie with the last of them (Fan et al. 2018)
-    top-p        keep the smallest set of largest p = softmax(x) that sums up to at least top_p, of equals those with
-                 the lowest ids (Holtzman et al. 2020)
-    min-p        keep p >= min_p max(p) (Nguyen et al. 2024)
-    temperature  p = softmax(x / temperature); 0: all for the first of the largest
-    draw         the first token with p[0] + ... + p[token] > u              x: (V,), float32; u in [0, 1)
+    penalties    for a token that occurs n times in the context: x = x / r if x > 0, else x r (Keskar et al. 2019,
+    section 4.1); then x = x - presence - n frequency top-k        keep the k largest x, and all that tie with the last
+    of them (Fan et al. 2018) top-p        keep the smallest set of largest p = softmax(x) whose sum is at least top_p;
+    among equal p, keep the lowest ids (Holtzman et al. 2020) min-p        keep p >= min_p max(p) (Nguyen et al. 2024)
+    temperature  p = softmax(x / temperature); 0: all probability for the first of the largest draw         the first
+    token with p[0] + ... + p[token] > u              x: (V,), float32; u in [0, 1)
 
-By hand: p = 0.4, 0.05, 0.25, 0.3. top_k 3 leaves 0.42, 0, 0.26, 0.32; top_p 0.7 leaves ids 0 and 3, which have 0.57 and
-0.43 between them; u = 0.5 draws 0, and u = 0.6 draws 3.
+By hand: p = 0.4, 0.05, 0.25, 0.3. top_k 3 leaves 0.42, 0, 0.26, 0.32. top_p 0.7 leaves ids 0 and 3, with 0.57 and 0.43
+between them. u = 0.5 draws 0, and u = 0.6 draws 3.
 
-There are no rungs: a row is drawn once for a whole pass through the model, so one way that is not slow is enough.
+There are no rungs: one row is drawn per pass through the whole model, so one reasonably fast version is enough.
 
 Design
-- Nothing is sorted. The last value that top-k or top-p keeps is found by parting the values at a pivot and going on in
-  the one part that it lies in: a few times V steps for any logits, where a sort takes V log V. Both ask the same: where
-  does a sum from the largest value downwards reach a target? For top-k every value adds 1, for top-p itself.
-- Before that, most are left out. top-k: at least k values reach the k-th largest of COLUMNS maxima, so what is below it
-  is out. top-p: all values below (1 - top_p) / V together have less than 1 - top_p, so the others are enough.
-- Weights are not divided by their sum: a draw scales u instead, and min-p compares with the largest weight, which is 1.
-- Weights and sums are double. Penalised logits are rounded to float32, like those of a model: one chain reads both.
-- The context of a row is a list of its distinct tokens, searched from the front. Rejected: counts for all V, which for
-  a large vocabulary are mostly zeros, and a hash table: a context is short, and the model reads all of it every step.
-- Rows are drawn one after the other, holding the interpreter's lock, so that contexts need no lock of their own: all of
-  it takes a small part of the time in which the model made the logits.
+- Nothing is sorted. The smallest value that top-k or top-p keeps is found by quickselect: partition the values at a
+  pivot, then continue in the part that contains it. That takes a few times V steps for any logits, where a sort takes
+  V log V. Both filters ask the same question: where does a sum from the largest value downwards reach a target? For
+  top-k every value adds 1, for top-p it adds itself.
+- Most tokens are excluded before that. top-k: at least k values reach the k-th largest of COLUMNS maxima, so smaller
+  ones are out. top-p: all values below (1 - top_p) / V together sum to less than 1 - top_p, so the others are enough.
+- Weights are not normalised: a draw scales u by their sum, and min-p compares with the largest weight, which is 1.
+- Weights and sums are doubles. Penalised logits are rounded to float32 like those of a model, so that the rest of the
+  chain reads one type.
+- The context of a row is a list of its distinct tokens, searched from the front. Rejected: counts for all V, most of
+  which are zero for a large vocabulary; a hash table, because a context is short and the model reads all of it in
+  every step.
+- Rows are drawn one after the other while holding the interpreter lock, so that contexts need no lock of their own.
+  This takes a small part of the time in which the model computed the logits.
 """
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, NAN, ceil, isfinite
@@ -47,7 +48,7 @@ cdef extern from "simd/sampling_kernel.h" nogil:
     const SamplingKernels* sampling_kernels(const char* isa)
     void part_at(double* a, double* low, Py_ssize_t n, double pivot, Py_ssize_t* above, Py_ssize_t* below)
 
-# Weights of a draw are added in blocks first, of which one is then looked at token by token.
+# A draw first adds the weights in blocks of DRAW_BLOCK, then goes through one block token by token.
 cdef enum:
     DRAW_BLOCK = 256
     ALIGNED = 8                         # doubles in a cache line
@@ -56,7 +57,7 @@ cdef const SamplingKernels* simd = sampling_kernels("scalar")
 
 
 def set_isa(str name):
-    """Switch to an instruction set that `cpu.isas` lists; the results are the same to the bit."""
+    """Switch to an instruction set that `cpu.isas` lists. The results are the same to the bit."""
     global simd
     cdef const SamplingKernels* found = sampling_kernels(name.encode())
     if found == NULL:
@@ -64,18 +65,18 @@ def set_isa(str name):
     simd = found
 
 
-# Scratch for one row. Up to n of the V tokens are left: ids (n,) in ascending order, and their weights (n,).
+# Scratch memory for one row. n <= V tokens remain: ids (n,) in ascending order, and their weights (n,).
 cdef struct Room:
     double* weights
-    double* high                        # what a search for a value still looks at,
-    double* low                         # and what it parts that into
-    float* logits                       # penalised
+    double* high                        # the values that a search still considers,
+    double* low                         # and the part of them below its pivot
+    float* logits                       # with penalties applied
     float* columns
     int* ids
 
 
 cdef int make_room(Room* room, Py_ssize_t V) except -1:
-    """Lay the arrays of a Room out in the scratch of this thread."""
+    """Lay out the arrays of a Room in the scratch memory of this thread."""
     cdef Py_ssize_t n = (max(V, COLUMNS) + ALIGNED - 1) // ALIGNED * ALIGNED
     cdef double* start = <double*> scratch_floats(6 * n + 3 * n)
     if start == NULL:
@@ -88,7 +89,7 @@ cdef int make_room(Room* room, Py_ssize_t V) except -1:
 
 
 cdef double pivot_of(const double* a, Py_ssize_t n, uint64_t* state) noexcept nogil:
-    """The median of three random elements; no order of tokens is a bad one for it, as it would be for fixed places."""
+    """Return the median of three random elements. With fixed places some order of tokens would be the worst case."""
     cdef double x[3]
     cdef Py_ssize_t i
     for i in range(3):
@@ -98,10 +99,10 @@ cdef double pivot_of(const double* a, Py_ssize_t n, uint64_t* state) noexcept no
 
 
 cdef double cut(double* a, double* b, Py_ssize_t n, double target, bint weighed, Py_ssize_t* needed) noexcept nogil:
-    """The value at which the sum of a (n,) from its largest value downwards reaches `target`; n > 0.
+    """Return the value at which the sum of a (n,) from its largest value downwards reaches `target`; n > 0.
 
-    Each value adds itself if `weighed`, else 1: then it is the target-th largest. `needed` gets how many of the values
-    that equal it the sum takes. a and b (n,) are left in disorder.
+    Each value adds itself if `weighed`, otherwise 1, so that the result is the target-th largest. `needed` receives how
+    many of the values equal to it the sum takes. a and b (n,) are left in any order.
     """
     cdef Py_ssize_t above, below, equal
     cdef double pivot, part, each, done = 0
@@ -116,7 +117,7 @@ cdef double cut(double* a, double* b, Py_ssize_t n, double target, bint weighed,
         equal, each = n - above - below, pivot if weighed else 1
         if below == 0 or done + part + equal * each >= target:
             needed[0] = equal
-            if each > 0:                # rounding must not make it none, or more than there are
+            if each > 0:                # rounding must give at least 1, and no more than exist
                 needed[0] = <Py_ssize_t> max(1, min(equal, ceil((target - done - part) / each)))
             return pivot
         done += part + equal * each
@@ -125,7 +126,7 @@ cdef double cut(double* a, double* b, Py_ssize_t n, double target, bint weighed,
 
 
 cdef Py_ssize_t keep_top_k(const float* x, Py_ssize_t V, Py_ssize_t k, const Room* room) noexcept nogil:
-    """The ids of the k largest, and of their ties; 0 < k < V. Returns how many."""
+    """Keep the ids of the k largest and of their ties; 0 < k < V. Return how many there are."""
     cdef Py_ssize_t i, n, needed, kept = 0
     cdef float low = -INFINITY
     if V > COLUMNS and k <= COLUMNS:
@@ -143,10 +144,10 @@ cdef Py_ssize_t keep_top_k(const float* x, Py_ssize_t V, Py_ssize_t k, const Roo
 
 
 cdef Py_ssize_t keep_top_p(Py_ssize_t n, double top_p, const Room* room) noexcept nogil:
-    """Of n tokens the ids and weights of the nucleus; returns how many."""
+    """Keep the ids and weights of the nucleus among n tokens; return how many there are."""
     cdef double* e = room.weights
     cdef double total = simd.sum(e, n)
-    # Half of what was derived above, since both sides of it are rounded.
+    # Half of the threshold derived above, because both sides of the comparison are rounded.
     cdef double last, least = 0.5 * (1 - top_p) * total / n
     cdef Py_ssize_t i, equals, m = 0, kept = 0
     cdef bint keep
@@ -163,7 +164,7 @@ cdef Py_ssize_t keep_top_p(Py_ssize_t n, double top_p, const Room* room) noexcep
 
 
 cdef Py_ssize_t keep_min_p(Py_ssize_t n, double min_p, const Room* room) noexcept nogil:
-    """Of n tokens the ids and weights of those that reach min_p times the largest weight, 1; returns how many."""
+    """Keep the ids and weights that reach min_p times the largest weight, which is 1; return how many there are."""
     cdef Py_ssize_t i, kept = 0
     cdef bint keep
     for i in range(n):
@@ -175,10 +176,10 @@ cdef Py_ssize_t keep_min_p(Py_ssize_t n, double min_p, const Room* room) noexcep
 
 cdef void weigh(const float* x, Py_ssize_t V, Py_ssize_t n, double top, double temperature,
                 const Room* room) noexcept nogil:
-    """The weights of the n tokens that are left, the largest 1."""
+    """Compute the weights of the n remaining tokens; the largest weight is 1."""
     cdef Py_ssize_t i
     cdef float* chosen = <float*> room.high
-    if n == V:                          # then ids are 0 ... V - 1
+    if n == V:                          # then the ids are 0 ... V - 1
         simd.weights(x, top, temperature, room.weights, V)
         return
     for i in range(n):
@@ -187,7 +188,7 @@ cdef void weigh(const float* x, Py_ssize_t V, Py_ssize_t n, double top, double t
 
 
 cdef Py_ssize_t choose(const double* e, Py_ssize_t n, double u) noexcept nogil:
-    """The first i with e[0] + ... + e[i] > u sum(e); never one whose weight is 0."""
+    """Return the first i with e[0] + ... + e[i] > u sum(e); never one with weight 0."""
     cdef Py_ssize_t start, i, stop = n
     cdef double part, target, total = 0, so_far = 0
     for start from 0 <= start < n by DRAW_BLOCK:
@@ -203,14 +204,14 @@ cdef Py_ssize_t choose(const double* e, Py_ssize_t n, double u) noexcept nogil:
                     return i
             break
         so_far += part
-    # Rounding has left the target at the end of a block, or of all: the last of it that has a weight.
+    # Rounding put the target at the end of a block, or of all tokens: take its last token with a weight.
     i = stop - 1
     while e[i] == 0:
         i -= 1
     return i
 
 
-# Of one row: its distinct tokens, in the order in which they came, and how often each is there.
+# The context of one row: its distinct tokens in order of first appearance, and how often each occurs.
 cdef struct Seen:
     int64_t token
     int64_t count
@@ -221,15 +222,15 @@ cdef struct Context:
 
 
 cdef class Chain:
-    """The settings of a chain and, for penalties, the contexts of its rows.
+    """Settings of a sampling chain and, for penalties, the contexts of its rows.
 
-    Off are top_k 0, top_p 1, min_p 0, repetition 1, presence 0, frequency 0. The caller has checked the values.
+    Neutral values are top_k 0, top_p 1, min_p 0, repetition 1, presence 0, frequency 0. The caller checked the ranges.
     """
 
     cdef double _temperature, _top_p, _min_p, _repetition, _presence, _frequency
     cdef Py_ssize_t _top_k, _rows
     cdef Context* _contexts
-    cdef readonly bint counts           # whether there are penalties, and contexts to keep
+    cdef readonly bint counts           # True if there are penalties, which need contexts
 
     def __cinit__(self, double temperature, Py_ssize_t top_k, double top_p, double min_p, double repetition,
                   double presence, double frequency, Py_ssize_t rows):
@@ -249,7 +250,7 @@ cdef class Chain:
         free(self._contexts)
 
     def start(self, const int64_t[:, :] tokens):                                                     # IN
-        """Take tokens (B, T) as the whole contexts of the rows. Only with penalties, and for as many rows."""
+        """Set the contexts of all rows to tokens (B, T). Needs penalties, and as many rows as the chain has."""
         cdef Py_ssize_t row, t
         for row in range(self._rows):
             self._contexts[row].n = 0
@@ -257,19 +258,19 @@ cdef class Chain:
                 self._count(row, tokens[row, t])
 
     def draw(self, const float[:, ::1] logits, list numbers, int[::1] tokens):                       # IN, IN, OUT
-        """One token for each row of logits (B, V), from its number in [0, 1), which temperature 0 does not need."""
+        """Draw one token for each row of logits (B, V), from its number in [0, 1); temperature 0 ignores the number."""
         cdef Py_ssize_t row, n, V = logits.shape[1]
         cdef Room room
         make_room(&room, V)
         for row in range(logits.shape[0]):
             n = self._left(logits, row, row, &room)
             tokens[row] = room.ids[0 if n == 1 else choose(room.weights, n, numbers[row])]
-        if self.counts:                 # once no row can fail any more
+        if self.counts:                 # after the loop, when no row can fail any more
             for row in range(logits.shape[0]):
                 self._count(row, tokens[row])
 
     def probabilities(self, const float[:, ::1] logits, Py_ssize_t row, double[::1] out):            # IN, OUT
-        """The distribution (V,) that logits (1, V) would be drawn from in a row."""
+        """Compute the distribution (V,) from which logits (1, V) would be drawn in a row."""
         cdef Py_ssize_t i, n, V = logits.shape[1]
         cdef double total
         cdef Room room
@@ -281,7 +282,7 @@ cdef class Chain:
             out[room.ids[i]] = room.weights[i] / total
 
     cdef int _count(self, Py_ssize_t row, int64_t token) except -1:
-        """One more of a token in the context of a row."""
+        """Add one occurrence of a token to the context of a row."""
         cdef Context* context = &self._contexts[row]
         cdef Seen* more
         cdef Py_ssize_t i
@@ -299,7 +300,7 @@ cdef class Chain:
         return 0
 
     cdef int _penalise(self, float* x, Py_ssize_t V, Py_ssize_t row) except -1:
-        """x (V,), changed for the tokens of the context of a row."""
+        """Apply the penalties to x (V,) for the tokens in the context of a row."""
         cdef Context* context = &self._contexts[row]
         cdef Py_ssize_t i
         cdef int64_t token
@@ -309,14 +310,14 @@ cdef class Chain:
             if not 0 <= token < V:
                 raise IndexError(f"[sample] 'tokens' must be in 0..{V - 1}, got {token}")
             value = x[token]
-            if isfinite(value):         # what can never be drawn stays so, and what is wrong is told later
+            if isfinite(value):         # -inf stays excluded, and NaN is reported later
                 value = value / self._repetition if value > 0 else value * self._repetition
                 value -= self._presence + context.seen[i].count * self._frequency
                 x[token] = <float> max(-FLT_MAX, min(FLT_MAX, value))
         return 0
 
     cdef Py_ssize_t _left(self, const float[:, ::1] logits, Py_ssize_t at, Py_ssize_t row, const Room* room) except -1:
-        """The ids and weights of what may be drawn from logits[at] in a row of the batch; returns how many."""
+        """Compute ids and weights of the tokens that may be drawn from logits[at] in a row; return their number."""
         cdef Py_ssize_t V = logits.shape[1]
         cdef const float* x = &logits[at, 0]
         cdef float top = -INFINITY
@@ -330,7 +331,7 @@ cdef class Chain:
         return self._filter(x, V, top, room)
 
     cdef Py_ssize_t _filter(self, const float* x, Py_ssize_t V, float top, const Room* room) noexcept nogil:
-        """The chain after the penalties, for a row whose largest is `top`."""
+        """Apply the chain after the penalties, for a row whose largest logit is `top`."""
         cdef Py_ssize_t i = 0, n = V
         if self._temperature == 0:
             while x[i] != top:

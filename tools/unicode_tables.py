@@ -23,7 +23,9 @@ CONTROL_SPACES = {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x85}  # White_Space that is not
 LINE = 120
 
 TEXT = """\
-/* Written by tools/unicode_tables.py from the general categories of Unicode {version}. Do not edit.
+/* Classes of the code points of Unicode {version}: letter, number, space or other.
+
+   Written by tools/unicode_tables.py from the general categories; do not edit.
 
    LETTER is \\p{{L}}, NUMBER is \\p{{N}}, SPACE is \\s (White_Space). Code point c has two bits, in row
    class_row[c / {row}] of class_bits: in byte c % {row} / 4, from bit 2 (c % 4) on. All from {limit:#x} on are

@@ -1,4 +1,6 @@
-/* Written by tools/unicode_tables.py from the general categories of Unicode 16.0.0. Do not edit.
+/* Classes of the code points of Unicode 16.0.0: letter, number, space or other.
+
+   Written by tools/unicode_tables.py from the general categories; do not edit.
 
    LETTER is \p{L}, NUMBER is \p{N}, SPACE is \s (White_Space). Code point c has two bits, in row
    class_row[c / 256] of class_bits: in byte c % 256 / 4, from bit 2 (c % 4) on. All from 0x32400 on are

@@ -1,12 +1,12 @@
-/* Where the words of a text end, for csrc/bpe.pyx: five patterns, each as a scanner over UTF-8.
+/* Scanners that split a text into words: five patterns over UTF-8. For csrc/bpe.pyx and csrc/bpe_encode.pyx.
 
-   A pattern is a regular expression (tinygpt/tokenizers/patterns.py has them) whose alternatives are tried in order at
-   the end of the word before. Each scanner below tries the same alternatives in the same order, so it can be read
-   beside the expression; tests hold the two equal. Every code point is in some word: nothing is skipped.
+   A pattern is a regular expression (listed in tinygpt/tokenizers/patterns.py) whose alternatives are tried in order
+   where the previous word ended. Each scanner tries the same alternatives in the same order, so it can be read beside
+   the expression; tests hold the two equal. Every code point belongs to some word: nothing is skipped.
 
-   Two things keep a scanner short. Letters, numbers and spaces exclude each other, so the class of one code point rules
-   out most alternatives; and \s+(?!\S), a run of spaces that does not touch what follows, is the whole run at the end
-   of the text and otherwise the run without its last space. */
+   Two facts keep a scanner short. Letters, numbers and spaces exclude each other, so the class of one code point
+   rules out most alternatives. And \s+(?!\S), a run of spaces that does not touch what follows, is the whole run at
+   the end of the text, and elsewhere the run without its last space. */
 #ifndef TINYGPT_SPLIT_H
 #define TINYGPT_SPLIT_H
 
@@ -15,18 +15,19 @@
 #include <stddef.h>
 #include <string.h>
 
-#define MAX_TEXT 2147483647LL /* bytes: a place in a text, or in all distinct words, is an int */
+#define MAX_TEXT 2147483647LL /* bytes: a position in a text, or in all distinct words, is an int */
 
-typedef const uint8_t *Text; /* a place in the UTF-8 */
+typedef const uint8_t *Text; /* a position in UTF-8 */
 
+/* The class of a code point, from two bits of the table in classes.h. */
 static inline int class_of(uint32_t code) {
     if (code >= CLASS_LIMIT) return OTHER;
     const uint8_t *row = class_bits + class_row[code / CLASS_ROW] * (CLASS_ROW / 4);
     return row[code % CLASS_ROW / 4] >> 2 * (code % 4) & 3;
 }
 
-/* The class of the code point at p < end; its length goes to *width. Text that is not UTF-8 is OTHER, byte by byte:
-   nothing at or after the end is read, whatever the bytes are. */
+/* The class of the code point at p < end, and its length in *width. Bytes that are not UTF-8 are OTHER, one at a time.
+   Nothing at or after the end is read, whatever the bytes are. */
 static inline int class_at(Text p, Text end, int *width) {
     *width = 1;
     if (*p < 0x80) return ascii_class[*p];
@@ -38,7 +39,7 @@ static inline int class_at(Text p, Text end, int *width) {
     return class_of(code);
 }
 
-/* Whether there is a code point of this class at p. */
+/* True if there is a code point of this class at p. */
 static inline int is_class(int kind, Text p, Text end) {
     int width;
     return p < end && class_at(p, end, &width) == kind;
@@ -69,15 +70,15 @@ static inline Text run_of_byte(uint8_t byte, Text p, Text end) {
 static inline Text spaces(Text p, Text stop, Text end) {
     if (stop == end) return stop;
     Text last = stop - 1;
-    while ((*last & 0xc0) == 0x80) last--; /* back over the bytes of one code point */
+    while ((*last & 0xc0) == 0x80) last--; /* back over the continuation bytes of one code point */
     return last == p ? stop : last;
 }
 
-/* The length of 's 't 're 've 'm 'll 'd at p, or 0. With any_case also of 'S and the like, and of 's with a long s
-   (U+017F, c5 bf), which folds to s. */
+/* The length of 's 't 're 've 'm 'll 'd at p, or 0. With any_case also of 'S etc., and of ' with a long s (U+017F,
+   c5 bf), which case folding makes an s. */
 static inline int contraction(Text p, Text end, int any_case) {
     if (*p != '\'' || end - p < 2) return 0;
-    const int lower = any_case ? 0x20 : 0; /* ASCII letters differ in this bit; no other byte becomes one of these */
+    const int lower = any_case ? 0x20 : 0; /* sets the bit in which ASCII cases differ; no other byte becomes a match */
     const int a = p[1] | lower, b = end - p > 2 ? p[2] | lower : 0;
     if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
     if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
@@ -95,8 +96,8 @@ static Text next_gpt2(Text p, Text end) {
     return kind == SPACE ? spaces(p, stop, end) : stop;
 }
 
-/* \p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+: each number by itself, and what is
-   between two of them as in next_gpt2, for which a number is the end of the text. */
+/* \p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+ : each number alone. Between two
+   numbers it splits like next_gpt2, to which a number is the end of the text. */
 static Text next_smollm(Text p, Text end) {
     int width;
     if (class_at(p, end, &width) == NUMBER) return p + width;
@@ -107,7 +108,7 @@ static Text next_smollm(Text p, Text end) {
 }
 
 /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
-   with up to `digits` for N. */
+   with `digits` for N. */
 static inline Text next_of_gpt4(Text p, Text end, int digits) {
     int width;
     const int short_form = contraction(p, end, 1), kind = class_at(p, end, &width);
@@ -119,7 +120,7 @@ static inline Text next_of_gpt4(Text p, Text end, int digits) {
     if (is_class(OTHER, first, end)) return line_breaks(run(OTHER, first, end), end);
     Text stop = run(SPACE, p + width, end), last = stop;
     while (last > p && last[-1] != '\r' && last[-1] != '\n') last--;
-    return last > p ? last : spaces(p, stop, end); /* \s* gives back what follows the last line break */
+    return last > p ? last : spaces(p, stop, end); /* \s* gives back everything after the last line break */
 }
 
 static Text next_gpt4(Text p, Text end) { return next_of_gpt4(p, end, 3); }
@@ -140,14 +141,14 @@ static Text next_code(Text p, Text end) {
     if (stop - p > 1) return stop;
     if (kind == LETTER) return run(LETTER, p + width, end);
     if ((*p == ' ' || kind == OTHER) && is_class(LETTER, p + width, end)) return run(LETTER, p + width, end);
-    if (is_class(NUMBER, stop, end)) return run_of(NUMBER, stop, end, 3); /* stop: after the one space, if there is one */
+    if (is_class(NUMBER, stop, end)) return run_of(NUMBER, stop, end, 3); /* stop: after one space, if there is one */
     if (is_class(OTHER, stop, end)) return run(OTHER, stop, end);
     return p + width;
 }
 
 typedef Text (*NextWord)(Text p, Text end);
 
-/* The scanner of a pattern, NULL if there is none of that name. */
+/* The scanner of a pattern, or NULL if there is none of that name. */
 static inline NextWord scanner(const char *pattern) {
     return strcmp(pattern, "gpt2") == 0     ? next_gpt2
            : strcmp(pattern, "gpt4") == 0   ? next_gpt4

@@ -1,9 +1,10 @@
-/* Two hash tables for csrc/bpe.pyx: distinct words with their counts, and pairs of tokens with their numbers.
+/* Two hash tables: distinct words with their counts, and pairs of tokens with their numbers. For csrc/bpe.pyx and
+   csrc/bpe_encode.pyx.
 
-   Both are open addressing with linear probing: a key's hash says where to look first, and the search goes on to the
-   next slot until it meets the key or an empty one. At most half of the slots are taken, so a search is short. Entries
-   are never removed. What a table holds is numbered 0, 1, ... in the order of its first appearance, so the rest of what
-   is known about it can lie in arrays that have no gaps. */
+   Both use open addressing with linear probing: the hash of a key gives the first slot, and the search continues with
+   the next slot until it finds the key or an empty slot. At most half of the slots are used, so searches are short.
+   Entries are never removed. Words and pairs are numbered 0, 1, ... in the order of their first appearance, so that
+   further facts about them can be kept in arrays without gaps. */
 #ifndef TINYGPT_TABLES_H
 #define TINYGPT_TABLES_H
 
@@ -13,16 +14,17 @@
 
 #define NONE (-1)
 #define NO_MEMORY (-2)
-#define FIRST_SLOTS 1024 /* a power of two, as all sizes: the rest of a division is then a mask */
+#define FIRST_SLOTS 1024 /* a power of two, like all sizes, so that a remainder is a bit mask */
 
-/* 64 bits that depend on every bit of x (the finaliser of MurmurHash3, Appleby 2011, by its published constants). */
+/* Mix 64 bits so that each depends on every bit of x: the finaliser of MurmurHash3 (Appleby, 2011). */
 static inline uint64_t mix(uint64_t x) {
     x = (x ^ x >> 33) * 0xff51afd7ed558ccdULL;
     x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53ULL;
     return x ^ x >> 33;
 }
 
-/* Eight bytes at a time; the length keeps a word apart from the same word with zeros after it. */
+/* The hash of a word, eight bytes at a time. Its length is part of the hash, so trailing zero bytes make a
+   difference. */
 static inline uint64_t hash_bytes(const uint8_t *bytes, ptrdiff_t n) {
     uint64_t hash = (uint64_t)n, part;
     for (; n >= 8; n -= 8, bytes += 8) {
@@ -33,7 +35,8 @@ static inline uint64_t hash_bytes(const uint8_t *bytes, ptrdiff_t n) {
     return mix(hash ^ part);
 }
 
-/* Room for one more entry in an array that doubles; NULL if there is no memory, and the array is then as it was. */
+/* Room for one more entry in an array that doubles its size. Returns NULL if memory is short, with the array
+   unchanged. */
 static inline void *with_room(void *array, int64_t used, int64_t *room, size_t size) {
     if (used < *room) return array;
     void *larger = realloc(array, (size_t)(*room ? 2 * *room : FIRST_SLOTS) * size);
@@ -46,7 +49,7 @@ static inline void *with_room(void *array, int64_t used, int64_t *room, size_t s
 typedef struct {
     uint64_t hash;
     int64_t count;
-    int64_t start; /* in bytes */
+    int64_t start; /* index of its first byte */
     int64_t length;
 } Word;
 
@@ -55,10 +58,11 @@ typedef struct {
     int64_t n_words, room;
     uint8_t *bytes; /* of all words, one after the other */
     int64_t n_bytes, bytes_room;
-    int32_t *slots; /* numbers of words, NONE where empty */
+    int32_t *slots; /* numbers of words; NONE in an empty slot */
     int64_t n_slots;
 } WordTable;
 
+/* Double the number of slots and insert all words again. */
 static inline int word_table_grow(WordTable *table) {
     const int64_t n = table->n_slots ? 2 * table->n_slots : FIRST_SLOTS;
     int32_t *slots = (int32_t *)malloc((size_t)n * sizeof(int32_t));
@@ -75,7 +79,7 @@ static inline int word_table_grow(WordTable *table) {
     return 0;
 }
 
-/* The number of a word, NONE if it is not there. */
+/* The number of a word, or NONE if it is not in the table. */
 static inline int32_t word_table_find(const WordTable *table, const uint8_t *bytes, int64_t length) {
     if (!table->n_slots) return NONE;
     const uint64_t hash = hash_bytes(bytes, length);
@@ -89,7 +93,7 @@ static inline int32_t word_table_find(const WordTable *table, const uint8_t *byt
     return table->slots[slot];
 }
 
-/* Counts a word once more. */
+/* Count one more occurrence of a word; returns NO_MEMORY if there is none. */
 static inline int word_table_add(WordTable *table, const uint8_t *bytes, int64_t length) {
     if (2 * table->n_words >= table->n_slots && word_table_grow(table) < 0) return NO_MEMORY;
     const uint64_t hash = hash_bytes(bytes, length);
@@ -128,7 +132,7 @@ static inline void word_table_free(WordTable *table) {
 
 typedef struct {
     uint64_t key;
-    int32_t number; /* NONE where empty */
+    int32_t number; /* NONE in an empty slot */
 } PairSlot;
 
 typedef struct {
@@ -137,20 +141,23 @@ typedef struct {
     int32_t n_pairs;
 } PairTable;
 
-static inline uint64_t pair_key(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+static inline uint64_t pair_key(int32_t left, int32_t right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
 
-/* The slot that holds a key, or the empty one where it belongs. */
+/* The slot that holds a key, or the empty slot where it belongs. */
 static inline PairSlot *pair_slot(const PairTable *table, uint64_t key) {
     uint64_t slot = mix(key), mask = (uint64_t)(table->n_slots - 1);
     while (table->slots[slot & mask].number != NONE && table->slots[slot & mask].key != key) slot++;
     return &table->slots[slot & mask];
 }
 
-/* The number of a pair, NONE if it has none. */
+/* The number of a pair, or NONE if it is not in the table. */
 static inline int32_t pair_find(const PairTable *table, int32_t left, int32_t right) {
     return table->n_pairs ? pair_slot(table, pair_key(left, right))->number : NONE;
 }
 
+/* Double the number of slots and insert all pairs again. */
 static inline int pair_table_grow(PairTable *table) {
     PairTable larger = {NULL, table->n_slots ? 2 * table->n_slots : FIRST_SLOTS, table->n_pairs};
     larger.slots = (PairSlot *)malloc((size_t)larger.n_slots * sizeof(PairSlot));
@@ -163,7 +170,7 @@ static inline int pair_table_grow(PairTable *table) {
     return 0;
 }
 
-/* The number of a pair, a new one if it has none yet; NO_MEMORY. */
+/* The number of a pair, which is added if it is new; returns NO_MEMORY if there is none. */
 static inline int32_t pair_add(PairTable *table, int32_t left, int32_t right) {
     if (2 * (int64_t)table->n_pairs >= table->n_slots && pair_table_grow(table) < 0) return NO_MEMORY;
     PairSlot *slot = pair_slot(table, pair_key(left, right));

@@ -1,19 +1,21 @@
-/* Loops over all tokens, for csrc/sampling.pyx, in a form that compilers turn into vectors by themselves: double and
-   whole numbers, which the vocabulary has no words for. What goes from one element to the next stands in an array of
-   its own, of a size that does not depend on the instruction set, and nothing is fused: every one gives the same bits. */
+/* The inner loops of sampling over all tokens, written so that compilers vectorise them by themselves. For
+   csrc/sampling.pyx.
+
+   They use doubles and integers, for which the vocabulary has no words. Running values are kept in arrays whose size
+   does not depend on the instruction set, and nothing is fused, so that all instruction sets give the same bits. */
 #ifndef TINYGPT_SAMPLING_KERNEL_H
 #define TINYGPT_SAMPLING_KERNEL_H
 #include "simd/isa.h"
 
-#define PARTS 8      /* of a sum, added in a fixed order at the end */
-#define COLUMNS 1024 /* maxima that are kept of a row: 4 KB, which stay in L1 */
-#define BLOCK 16     /* floats that are looked at together: one cache line */
+#define PARTS 8      /* partial sums, added in a fixed order at the end */
+#define COLUMNS 1024 /* maxima per row: 4 KB, which stay in L1 */
+#define BLOCK 16     /* floats that are tested together: one cache line */
 
 #define LOG2_E 0x1.71547652b82fep+0
 #define LN2_HIGH 0x1.62e42feep-1 /* ln 2 in two parts; n times the first, of 32 bits, is exact */
 #define LN2_LOW 0x1.a39ef35793c76p-33
-#define ROUND 0x1.8p52    /* x + ROUND holds the whole number next to x in its low bits */
-#define SMALLEST (-708.0) /* exp(-708) is about the last that is no subnormal number; below, exp is taken as 0 */
+#define ROUND 0x1.8p52    /* x + ROUND holds the whole number nearest to x in its low bits */
+#define SMALLEST (-708.0) /* exp(-708) is about the smallest normal double; below that, exp is taken as 0 */
 
 typedef struct {
     void (*weights)(const float *x, double top, double temperature, double *restrict e, ptrdiff_t n);
@@ -23,12 +25,12 @@ typedef struct {
     ptrdiff_t (*at_least)(const float *x, ptrdiff_t n, float low, int *restrict ids);
 } SamplingKernels;
 
-/* Parts a[0:n] at a pivot: what is above it goes to the front of a, what is below to the front of `low`. */
+/* Partition a[0:n] at a pivot: values above it move to the front of a, values below it to the front of `low`. */
 static void part_at(double *a, double *restrict low, ptrdiff_t n, double pivot, ptrdiff_t *above, ptrdiff_t *below) {
     ptrdiff_t up = 0, down = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const double v = a[i];
-        a[up] = v; /* up <= i: nothing is lost that has not been read */
+        a[up] = v; /* up <= i, so only values that were already read are overwritten */
         low[down] = v;
         up += v > pivot;
         down += v < pivot;
@@ -40,15 +42,15 @@ static void part_at(double *a, double *restrict low, ptrdiff_t n, double pivot, 
 #define SIMD_KERNEL "simd/sampling_kernel.h"
 #include "simd/foreach_isa.h"
 
-/* The kernels for an instruction set, NULL if there are none of that name. */
+/* The kernels of an instruction set, or NULL if this build has none of that name. */
 static const SamplingKernels *sampling_kernels(const char *isa) { return TABLE_FOR(sampling_table, isa); }
 
 #elif defined(ISA)
 
-/* exp(x) for x <= 0, -inf too. x = n ln 2 + r with |r| <= ln(2) / 2, and exp(x) = 2^n exp(r). The Taylor series up to
-   r^13 leaves r^14 / 14! < 5e-18; its terms are added in pairs, pairs of pairs and so on, which do not wait for each
-   other. exp(0) is 1 exactly. Rejected: exp of the C library, one call per token, whose last bit differs between
-   libraries, so that a seed would not give the same text everywhere. */
+/* exp(x) for x <= 0, including -inf. x = n ln 2 + r with |r| <= ln(2) / 2, and exp(x) = 2^n exp(r). The Taylor series
+   up to r^13 leaves an error of r^14 / 14! < 5e-18. Its terms are added in pairs, then pairs of pairs, which do not
+   wait for each other. exp(0) is exactly 1. Rejected: exp of the C library, one call per token, whose last bit
+   differs between libraries, so that a seed would not give the same text everywhere. */
 TEMPLATE double FOR_ISA(exp_of_negative)(double x) {
     const double shifted = x * LOG2_E + ROUND, n = shifted - ROUND;
     const double r = (x - n * LN2_HIGH) - n * LN2_LOW, r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
@@ -63,21 +65,21 @@ TEMPLATE double FOR_ISA(exp_of_negative)(double x) {
     memcpy(&power, &shifted, sizeof power);
     memcpy(&sign, &room, sizeof sign);
     bits += power << 52;        /* adds n to the exponent */
-    bits &= (sign >> 63) - 1;   /* 0 where it does not fit there; a branch would keep the loop from becoming vectors */
+    bits &= (sign >> 63) - 1;   /* 0 below SMALLEST; a branch would keep the loop from being vectorised */
     memcpy(&p, &bits, sizeof p);
     return p;
 }
 
-/* e[i] = exp((x[i] - top) / temperature); x[i] <= top. Over a tiny temperature the quotient may be -inf. */
+/* e[i] = exp((x[i] - top) / temperature) with x[i] <= top. With a tiny temperature the quotient may be -inf. */
 static void FOR_ISA(weights)(const float *x, double top, double temperature, double *restrict e, ptrdiff_t n) {
-    if (temperature == 1) { /* a quotient that costs as much as the rest of the line */
+    if (temperature == 1) { /* skip the division, which costs as much as the rest of the line */
         for (ptrdiff_t i = 0; i < n; i++) e[i] = FOR_ISA(exp_of_negative)((double)x[i] - top);
         return;
     }
     for (ptrdiff_t i = 0; i < n; i++) e[i] = FOR_ISA(exp_of_negative)(((double)x[i] - top) / temperature);
 }
 
-/* The sum of a[0:n], element i in part i % PARTS. */
+/* The sum of a[0:n], in which element i belongs to partial sum i % PARTS. */
 static double FOR_ISA(sum_of)(const double *a, ptrdiff_t n) {
     double part[PARTS] = {0};
     ptrdiff_t i = 0;
@@ -87,7 +89,7 @@ static double FOR_ISA(sum_of)(const double *a, ptrdiff_t n) {
     return ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
 }
 
-/* columns[j] = the largest of x[j], x[j + COLUMNS], ... Returns whether there is a NaN, which the maxima pass over. */
+/* columns[j] = the largest of x[j], x[j + COLUMNS], ... Returns whether x has a NaN, which the maxima skip. */
 static int FOR_ISA(column_maxima)(const float *x, ptrdiff_t n, float *restrict columns) {
     int nan = 0;
     for (ptrdiff_t j = 0; j < n && j < COLUMNS; j++) {
@@ -105,7 +107,7 @@ static int FOR_ISA(column_maxima)(const float *x, ptrdiff_t n, float *restrict c
     return nan;
 }
 
-/* The largest of x[0:n]; -inf if there is nothing. */
+/* The largest of x[0:n], or -inf if n is 0. */
 static float FOR_ISA(largest_of)(const float *x, ptrdiff_t n) {
     float part[BLOCK], most = -INFINITY;
     ptrdiff_t i = 0;
@@ -117,14 +119,14 @@ static float FOR_ISA(largest_of)(const float *x, ptrdiff_t n) {
     return most;
 }
 
-/* ids = where x[0:n] is at least `low`, in order; returns how many. Most blocks of a row hold none. */
+/* ids = the i in order with x[i] >= low; returns how many there are. Most blocks of a row have none. */
 static ptrdiff_t FOR_ISA(at_least)(const float *x, ptrdiff_t n, float low, int *restrict ids) {
     ptrdiff_t found = 0, i = 0;
     for (; i + BLOCK <= n; i += BLOCK) {
         int any = 0;
         for (int l = 0; l < BLOCK; l++) any |= x[i + l] >= low;
         for (int l = 0; any && l < BLOCK; l++) {
-            ids[found] = (int)(i + l); /* written in any case: a branch would be guessed wrong too often */
+            ids[found] = (int)(i + l); /* always written, because a branch would be mispredicted too often */
             found += x[i + l] >= low;
         }
     }
