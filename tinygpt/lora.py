@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -44,7 +44,8 @@ class Adapters:
     alpha : float
         The product of the two matrices is multiplied by alpha / rank.
     targets : tuple of str
-        Layers of every block that have an adapter, in the order of `TARGETS`.
+        Layers that have an adapter in some block, in the order of `TARGETS`; in every block unless `add` was given
+        names of layers.
     base : str
         Path of the base model; information for people and for peft.
     """
@@ -97,6 +98,7 @@ def add(
     targets: Sequence[str] | None = None,
     seed: int = 0,
     base: str = "",
+    layers: Collection[str] | None = None,
 ) -> list[Parameter]:
     """Freeze a model and give it adapters.
 
@@ -114,6 +116,8 @@ def add(
         Seed of the random matrix A; B is zero.
     base : str
         Path of the base model.
+    layers : collection of str, optional
+        Names of the layers that get an adapter, such as ``blocks.0.attn.qkv``, instead of `targets` in every block.
 
     Returns
     -------
@@ -140,13 +144,18 @@ def add(
         )
     if seed < 0:
         raise ValueError(f"[lora] 'seed' must be 0 or more, got {seed}")
-    adapters = Adapters(rank, alpha, tuple(name for name in TARGETS if name in wanted), base)
+    chosen = {place: name for place, _, name, _ in _linears(model) if name in wanted and layers is None}
+    if layers is not None:
+        chosen = {place: name for place, _, name, _ in _linears(model) if place in layers}
+        if len(chosen) < len(set(layers)) or not chosen:
+            raise ValueError("[lora] 'layers' must be names of layers, such as blocks.0.attn.qkv")
+    adapters = Adapters(rank, alpha, tuple(name for name in TARGETS if name in chosen.values()), base)
     for parameter in model.parameters():
         parameter.requires_grad = False
-    for _, owner, name, layer in _linears(model):
-        if name in adapters.targets:
+    for place, owner, name, layer in _linears(model):
+        if place in chosen:
             setattr(owner, name, LoraLinear(layer, adapters))
-    _Pairs([layer for _, layer in layers(model)]).initialise(seed)
+    _Pairs([layer for _, layer in _adapted(model)]).initialise(seed)
     return parameters(model)
 
 
@@ -160,6 +169,10 @@ def _linears(model: GPT) -> Iterator[tuple[str, Module, str, Linear]]:
 
 def layers(model: GPT) -> list[tuple[str, LoraLinear]]:
     """List the layers of a model that have an adapter, with their names."""
+    return _adapted(model)
+
+
+def _adapted(model: GPT) -> list[tuple[str, LoraLinear]]:
     return [(name, layer) for name, _, _, layer in _linears(model) if isinstance(layer, LoraLinear)]
 
 

@@ -1,11 +1,12 @@
 """Files of adapters: what comes back, what `peft` reads, and what a damaged file leaves."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import safetensors.numpy as peer
-from adapted_models import FAMILIES, LLAMA, U, adapted, base, logits
+from adapted_models import FAMILIES, LLAMA, U, adapted, base, draw, logits
 from safetensors import safe_open
 
 import tinygpt
@@ -98,6 +99,16 @@ BREAKS = {
         lambda d: changed(d, **{"1__self_attn__v_proj__lora_B__weight": lambda _: None}),
         "adapter_model.safetensors: has no tensor '.*layers.1.self_attn.v_proj.lora_B.weight'",
     ),
+    "part missing": (
+        lambda d: changed(d, **{f"1__self_attn__v_proj__lora_{which}__weight": lambda _: None for which in ("A", "B")}),
+        "adapter_model.safetensors: has tensor '.*1.self_attn.q_proj.lora_A.weight' but none for "
+        "'model.layers.1.self_attn.v_proj'; here both belong to one layer with one adapter",
+    ),
+    "unknown": (lambda d: config(d, new_option=1), "adapter_config.json: 'new_option' is not known here"),
+    "pissa": (lambda d: config(d, init_lora_weights="pissa"), "'init_lora_weights' must be true or false or 'gau"),
+    "alora": (lambda d: config(d, alora_invocation_tokens=[1]), "'alora_invocation_tokens' must be null, got a list"),
+    "huge rank": (lambda d: config(d, r=2**31 - 1), "tensor '.*' has shape .*, adapter_config.json asks for"),
+    "nothing": (lambda d: peer.save_file({"x": np.zeros(1, np.float32)}, d / adapters.WEIGHTS), "no tensor lora_A"),
     "own A": (
         lambda d: changed(d, **{"1__self_attn__v_proj__lora_A__weight": lambda x: x + 1}),
         "adapter_model.safetensors: tensor '.*1.self_attn.v_proj.lora_A.weight' must be that of the layer's other",
@@ -147,3 +158,34 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="must have adapters to be saved"):
         adapters.save(tmp_path / "new", base())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_some_layers(tmp_path, family):
+    """Catches adapters that only some blocks have, refused or read into all of them."""
+    model = base(**FAMILIES[family])
+    names = ["blocks.0.mlp.down", "blocks.1.attn.qkv"]
+    for parameter in lora.add(model, 2, 3.0, layers=names):
+        parameter.data = draw(*parameter.shape)
+    adapters.save(tmp_path / "adapter", model)
+    again = base(**FAMILIES[family])
+    adapters.load(tmp_path / "adapter", again)
+    assert [name for name, _ in lora.layers(again)] == names
+    np.testing.assert_array_equal(logits(again), logits(model))
+    assert abs(logits(again) - logits(base(**FAMILIES[family]))).max() > 1e-3
+    with pytest.raises(ValueError, match="'layers' must be names of layers"):
+        lora.add(base(), 2, layers=["blocks.9.mlp.down"])
+
+
+def test_a_huge_rank_costs_nothing(tmp_path):
+    """Catches matrices of the size that a file asks for, made before its tensors are looked at."""
+    adapters.save(tmp_path / "adapter", adapted())
+    config(tmp_path / "adapter", r=10**8)
+    model = base()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="has shape"):
+            adapters.load(tmp_path / "adapter", model)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tinygpt.files import config as config_file
 from tinygpt.files import names, weights
 from tinygpt.io import atomic
 from tinygpt.io.strict import Fields, StrPath, naming, read_object, shown
+from tinygpt.io.table import Table
 from tinygpt.model import GPT
 from tinygpt.nn import Parameter
 
@@ -32,16 +34,41 @@ FOLDER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."  # peft's own two wrappers
-# Options of peft that would change the result, each with the one value that is computed here.
-_PLAIN = {
-    "bias": "none",
-    "use_rslora": False,
-    "use_dora": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": None,
-    "layers_to_transform": None,
-}
+# The names of peft's options, in the order of its LoraConfig.
+TABLE = Table(
+    required=["peft_type", "r", "lora_alpha"],
+    known=["base_model_name_or_path", "use_rslora"],
+    without_effect=[
+        # which layers are adapted: the tensors say so
+        "target_modules", "exclude_modules", "layers_pattern", "layers_to_transform",
+        # training, and the way to load weights that are in the file anyway
+        "inference_mode", "lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+        "runtime_config", "ensure_weight_tying",
+        # settings of options that are refused, and facts for other programs
+        "auto_mapping", "fan_in_fan_out", "megatron_core", "peft_version", "qalora_group_size", "revision", "task_type",
+    ],
+    refused={
+        "bias": ("none",),
+        "modules_to_save": ([],),
+        # The other kinds, such as pissa and olora, change the weights of the base model before training.
+        "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
+        "rank_pattern": ({},),
+        "alpha_pattern": ({},),
+        "megatron_config": (),
+        "trainable_token_indices": ([], {}),
+        "use_dora": (False,),
+        "velora_config": (),
+        "alora_invocation_tokens": (),
+        "use_qalora": (False,),
+        "monteclora_config": (),
+        "layer_replication": ([],),
+        "lora_bias": (False,),
+        "target_parameters": ([],),
+        "use_bdlora": (False,),
+        "arrow_config": (),
+        "kasa_config": (),
+    },
+)  # fmt: skip
 
 
 def fingerprint(model: GPT) -> str:
@@ -56,16 +83,23 @@ def fingerprint(model: GPT) -> str:
     return sha.hexdigest()[:32]
 
 
+def _pieces(model: GPT) -> Iterator[tuple[str, str, names.Piece]]:
+    """Yield, for every matrix of a block in an adapter file, the start of its names, its layer, and its piece."""
+    kind = config_file.family(model.config)
+    places = tuple(f".{place}" for place in lora.PLACES.values())
+    for piece in names.pieces(kind, model.config, names.PREFIX[kind]):
+        layer = (piece.parameter or "").removesuffix(".weight")
+        if layer != piece.parameter and layer.endswith(places):
+            yield _PREFIX + piece.name.removesuffix(".weight"), layer, piece
+
+
 def _tensors(model: GPT) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the name of every tensor of an adapter file, and a view of the part of a parameter that it stores."""
-    kind = config_file.family(model.config)
-    held = {f"{name}.weight": layer for name, layer in lora.layers(model)}
-    for piece in names.pieces(kind, model.config, names.PREFIX[kind]):
-        layer = held.get(piece.parameter or "")
-        if layer is not None:
-            start = _PREFIX + piece.name.removesuffix(".weight")
-            yield f"{start}.lora_A.weight", layer.lora_A.data
-            yield f"{start}.lora_B.weight", layer.lora_B.data[piece.rows]
+    held = dict(lora.layers(model))
+    for start, name, piece in _pieces(model):
+        if name in held:
+            yield f"{start}.lora_A.weight", held[name].lora_A.data
+            yield f"{start}.lora_B.weight", held[name].lora_B.data[piece.rows]
 
 
 def save(directory: StrPath, model: GPT) -> None:
@@ -101,6 +135,8 @@ def write(directory: StrPath, model: GPT) -> None:
         raise ValueError("[lora] 'model' must have adapters to be saved")
     tensors = dict(_tensors(model))
     modules = sorted({_module(name) for name in tensors})
+    if len(lora.layers(model)) < model.config.n_layer * len(adapters.targets):  # in some blocks only: whole names
+        modules = sorted({name.removeprefix(_PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -153,26 +189,48 @@ class AdapterFiles:
         content = read_object(folder / CONFIG)
         fields = Fields(content)
         with naming(folder / CONFIG):
+            TABLE.check(fields)
             if fields.text("peft_type") != "LORA":
                 raise fields.wrong("peft_type", "'LORA'")
-            for name, plain in _PLAIN.items():
-                if content.get(name) not in (None, plain):
-                    raise fields.wrong(name, shown(plain))
             self.rank, self.alpha = fields.count("r"), fields.number("lora_alpha")
             if not self.alpha > 0:
                 raise fields.wrong("lora_alpha", "positive")
+            if fields.flag("use_rslora", False):  # which divides by the square root of the rank
+                self.alpha *= math.sqrt(self.rank)
             self.base = fields.text("base_model_name_or_path", "")
         self.file = weights.TensorFile(folder / WEIGHTS)
 
-    def targets(self, model: GPT) -> list[str]:
-        """Return the layers that have adapters in the file; the first block stands for all."""
-        kind = config_file.family(model.config)
-        found = []
-        for piece in names.pieces(kind, model.config, names.PREFIX[kind]):
-            name = f"{_PREFIX}{piece.name.removesuffix('.weight')}.lora_A.weight"
-            place = (piece.parameter or "").removeprefix("blocks.0.").removesuffix(".weight")
-            found += [target for target in lora.TARGETS if lora.PLACES[target] == place and name in self.file.entries]
-        return found
+    def layers(self, model: GPT) -> list[str]:
+        """List the layers of a model that have adapters in the file, after a check of the tensors' shapes.
+
+        Nothing of the size that the file asks for is allocated.
+
+        Raises
+        ------
+        ValueError
+            A tensor is missing, has no place in the model, or another shape than the rank asks for; or only some parts
+            of a fused layer have adapters.
+        """
+        found: dict[str, list[str]] = {}
+        missing: dict[str, list[str]] = {}
+        wanted: list[tuple[str, weights.Shape]] = []
+        for start, layer, piece in _pieces(model):
+            if f"{start}.lora_A.weight" not in self.file.entries:
+                missing.setdefault(layer, []).append(start)
+                continue
+            found.setdefault(layer, []).append(start)
+            n_out, n_in = piece.shape[::-1] if piece.transposed else piece.shape
+            wanted += [(f"{start}.lora_A.weight", (self.rank, n_in)), (f"{start}.lora_B.weight", (n_out, self.rank))]
+        if not found:
+            raise ValueError(f"{self.file.path}: has no tensor lora_A of a layer of the model")
+        for layer, parts in found.items():
+            if layer in missing:
+                raise ValueError(
+                    f"{self.file.path}: has tensor {shown(parts[0] + '.lora_A.weight')} but none for "
+                    f"{shown(missing[layer][0].removeprefix(_PREFIX))}; here both belong to one layer with one adapter"
+                )
+        self.file.expect(wanted, (), CONFIG)
+        return list(found)
 
     def check(self, model: GPT) -> None:
         """Raise ValueError unless the model has adapters of the same form, on a base with the same weights."""
@@ -222,9 +280,10 @@ def load(directory: StrPath, model: GPT) -> list[Parameter]:
     """
     source = AdapterFiles(directory)
     fresh = lora.of(model) is None
+    layers = source.layers(model)
     if fresh:
         wanted = [parameter.requires_grad for parameter in model.parameters()]
-        lora.add(model, source.rank, source.alpha, source.targets(model) or lora.TARGETS, base=source.base)
+        lora.add(model, source.rank, source.alpha, base=source.base, layers=layers)
     try:
         source.check(model)
     except ValueError:

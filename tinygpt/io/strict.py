@@ -57,6 +57,43 @@ def require_file(file: Path) -> None:
         raise ValueError(f"{file}: must be a regular file")
 
 
+def read_bytes(file: Path, max_bytes: int) -> bytes:
+    """Read a file that must not be long.
+
+    Parameters
+    ----------
+    file : Path
+    max_bytes : int
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        Not a regular file, or longer than `max_bytes`; the message begins with the file's name.
+    """
+    require_file(file)
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        # A read of N bytes allocates N, so ask for no more than there are. Files of the kernel have size 0.
+        data = stream.read(min(size, max_bytes) + 1) if size else stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"{file}: must be at most {max_bytes} bytes long, got {max(size, len(data))}")
+    return data
+
+
+def decoded(data: bytes) -> str:
+    """Decode UTF-8, or raise ValueError with the place of the first wrong byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"must be UTF-8, got byte 0x{data[error.start]:02X} at {error.start}") from None
+
+
 def read_object(file: Path, max_bytes: int = MAX_BYTES) -> Object:
     """Read a file that holds one JSON object.
 
@@ -79,12 +116,8 @@ def read_object(file: Path, max_bytes: int = MAX_BYTES) -> Object:
         The path is not a regular file, the file is longer than `max_bytes`, or `parse_object` refuses its content. The
         message begins with the file's name.
     """
-    require_file(file)
+    data = read_bytes(file, max_bytes)
     with naming(file):
-        with open(file, "rb") as stream:
-            data = stream.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise ValueError(f"must be at most {max_bytes} bytes long, got {file.stat().st_size}")
         return parse_object(data)
 
 
@@ -107,9 +140,7 @@ def parse_object(data: bytes) -> Object:
         object has a key twice.
     """
     try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"must be UTF-8, got byte 0x{data[error.start]:02X} at {error.start}") from None
+        content = json.loads(decoded(data), object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"must be JSON: {error}") from None
     except RecursionError:
@@ -142,12 +173,8 @@ def read_toml(file: Path, max_bytes: int = MAX_TOML_BYTES) -> Object:
         The path is not a regular file, or the file is longer than `max_bytes`, not TOML, or nested too deeply. The
         message begins with the file's name.
     """
-    require_file(file)
+    data = read_bytes(file, max_bytes)
     with naming(file):
-        with open(file, "rb") as stream:
-            data = stream.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise ValueError(f"must be at most {max_bytes} bytes long, got {file.stat().st_size}")
         try:
             text = data.decode("utf-8")
             # tomllib takes quadratic time for a dotted key: minutes for one of a megabyte.

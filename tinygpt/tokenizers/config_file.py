@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinygpt.io.strict import Fields, Object, naming, read_object, require_file, shown
+from tinygpt.io.strict import Fields, Object, decoded, naming, read_bytes, read_object, shown
 from tinygpt.io.table import Table
 from tinygpt.tokenizers import added
 from tinygpt.tokenizers.added import AddedToken
@@ -220,13 +220,6 @@ def _template(found: Any) -> str | None:
 def _template_file(file: Path) -> str | None:
     if not file.exists():
         return None
-    require_file(file)
+    data = read_bytes(file, MAX_TEMPLATE)
     with naming(file):
-        with open(file, "rb") as stream:
-            data = stream.read(MAX_TEMPLATE + 1)
-        if len(data) > MAX_TEMPLATE:
-            raise ValueError(f"must be at most {MAX_TEMPLATE} bytes long, got {file.stat().st_size}")
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"must be UTF-8, got byte 0x{data[error.start]:02X} at {error.start}") from None
+        return decoded(data)

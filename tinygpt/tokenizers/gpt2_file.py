@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tinygpt.io.strict import StrPath, naming, read_object, require_file, shown
+from tinygpt.io.strict import StrPath, decoded, naming, read_bytes, read_object, shown
 from tinygpt.tokenizers import added, config_file, json_file
 from tinygpt.tokenizers.added import AddedToken
 from tinygpt.tokenizers.base import SEPARATOR
@@ -76,13 +76,6 @@ def read(encoder_json: StrPath, vocab_bpe: StrPath, beside: Beside = Beside()) -
 
 def _lines(file: Path) -> list[str]:
     """Read the lines of a text file, without empty ones at its end; only a line feed ends a line."""
-    require_file(file)
+    data = read_bytes(file, json_file.MAX_BYTES)
     with naming(file):
-        with open(file, "rb") as stream:
-            data = stream.read(json_file.MAX_BYTES + 1)
-        if len(data) > json_file.MAX_BYTES:
-            raise ValueError(f"must be at most {json_file.MAX_BYTES} bytes long, got {file.stat().st_size}")
-        try:
-            return data.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"must be UTF-8, got byte 0x{data[error.start]:02X} at {error.start}") from None
+        return decoded(data).replace("\r\n", "\n").rstrip("\n").split("\n")
