@@ -136,27 +136,35 @@ def add(
     alpha = 2.0 * rank if alpha is None else float(alpha)
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"[lora] 'alpha' must be positive, got {alpha}")
+    if seed < 0:
+        raise ValueError(f"[lora] 'seed' must be 0 or more, got {seed}")
+    chosen = _chosen(model, targets, layers)
+    adapters = Adapters(rank, alpha, tuple(name for name in TARGETS if name in chosen.values()), base)
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    made: list[LoraLinear] = []
+    for place, owner, name, layer in _linears(model):
+        if place in chosen:
+            setattr(owner, name, LoraLinear(layer, adapters))
+            made.append(getattr(owner, name))
+    _Pairs(made).initialise(seed)
+    return parameters(model)
+
+
+def _chosen(model: GPT, targets: Sequence[str] | None, layers: Collection[str] | None) -> dict[str, str]:
+    """Return the layers that `add` gives an adapter: name to target."""
     wanted = TARGETS if targets is None else tuple(targets)
     unknown = [name for name in wanted if name not in TARGETS]
     if unknown or not wanted:
         raise ValueError(
             f"[lora] 'targets' must be among {', '.join(TARGETS)}, got {unknown[0] if unknown else 'none'}"
         )
-    if seed < 0:
-        raise ValueError(f"[lora] 'seed' must be 0 or more, got {seed}")
-    chosen = {place: name for place, _, name, _ in _linears(model) if name in wanted and layers is None}
-    if layers is not None:
-        chosen = {place: name for place, _, name, _ in _linears(model) if place in layers}
-        if len(chosen) < len(set(layers)) or not chosen:
-            raise ValueError("[lora] 'layers' must be names of layers, such as blocks.0.attn.qkv")
-    adapters = Adapters(rank, alpha, tuple(name for name in TARGETS if name in chosen.values()), base)
-    for parameter in model.parameters():
-        parameter.requires_grad = False
-    for place, owner, name, layer in _linears(model):
-        if place in chosen:
-            setattr(owner, name, LoraLinear(layer, adapters))
-    _Pairs([layer for _, layer in _adapted(model)]).initialise(seed)
-    return parameters(model)
+    every = {place: name for place, _, name, _ in _linears(model)}
+    if layers is None:
+        return {place: name for place, name in every.items() if name in wanted}
+    if not layers or not every.keys() >= set(layers):
+        raise ValueError("[lora] 'layers' must be names of layers, such as blocks.0.attn.qkv")
+    return {place: name for place, name in every.items() if place in layers}
 
 
 def _linears(model: GPT) -> Iterator[tuple[str, Module, str, Linear]]:
@@ -169,10 +177,6 @@ def _linears(model: GPT) -> Iterator[tuple[str, Module, str, Linear]]:
 
 def layers(model: GPT) -> list[tuple[str, LoraLinear]]:
     """List the layers of a model that have an adapter, with their names."""
-    return _adapted(model)
-
-
-def _adapted(model: GPT) -> list[tuple[str, LoraLinear]]:
     return [(name, layer) for name, _, _, layer in _linears(model) if isinstance(layer, LoraLinear)]
 
 
