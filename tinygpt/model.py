@@ -1,4 +1,4 @@
-"""GPT: blocks, and the one forward that training, evaluation and generation share.
+"""GPT: attention, MLP, block, and the one forward pass that training, evaluation and generation share.
 
     x = token embedding (+ position embedding)
     for every block:  x = x + attention(norm1(x));  x = x + mlp(norm2(x))
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,22 @@ from tinygpt.ops.elementwise import DropoutKey
 from tinygpt.ops.embedding import inside
 from tinygpt.tensor import Tensor, is_recording, is_traced, no_grad, recording
 
-INIT_STD = 0.02
+INIT_STD = 0.02  # of initial weights (GPT-2)
+
+
+class Dropout(NamedTuple):
+    """Dropout of one training step.
+
+    Attributes
+    ----------
+    rate : float
+        Probability of dropping an element.
+    key : DropoutKey
+        Seed, step and sequence that the masks are drawn from.
+    """
+
+    rate: float
+    key: DropoutKey
 
 
 def _norm(config: GPTConfig) -> LayerNorm | RMSNorm:
@@ -33,85 +49,127 @@ def _norm(config: GPTConfig) -> LayerNorm | RMSNorm:
     return LayerNorm(config.n_embd, config.bias, config.norm_eps)
 
 
-class Attention(Module):
-    """Causal attention: one product for queries, keys and values, one for the output."""
+def _project(layer: Linear, branch: Tensor, residual: Tensor, dropout: Dropout | None, site: int) -> Tensor:
+    """residual + dropout(layer(branch)); without dropout the matmul itself adds the residual.
 
-    def __init__(self, config: GPTConfig):
+    `site` numbers the places where a model drops elements, so that each draws a mask of its own.
+    """
+    if dropout is None:
+        return layer(branch, residual=residual)
+    return ops.dropout(layer(branch), dropout.rate, dropout.key, site, residual=residual)
+
+
+class Attention(Module):
+    """Causal self-attention of several heads: one matmul for queries, keys and values, one output projection."""
+
+    def __init__(self, config: GPTConfig, site: int):
         width = (config.n_head + 2 * config.kv_heads) * config.head_dim
         self.qkv = Linear(config.n_embd, width, config.bias, INIT_STD)
-        # What is added to the residual stream starts smaller, by the number of times it is added (GPT-2, section 2.3).
+        # Each block adds to the residual stream twice. Smaller initial weights keep the sum from growing with depth
+        # (GPT-2, section 2.3).
         self.out = Linear(config.n_embd, config.n_embd, config.bias, INIT_STD / math.sqrt(2 * config.n_layer))
-        self.config = config
+        self.n_head, self.kv_heads, self.site = config.n_head, config.kv_heads, site
 
-    def mix(self, x: Tensor, rotation: Rotation | None, cache: LayerCache | None, weights=None) -> Tensor:
-        """What the heads make of x, before the output product: (B, T, C) to (B, T, C)."""
-        return ops.attention(self.qkv(x), self.config.n_head, self.config.kv_heads, rotation, cache, weights)
+    def __call__(
+        self,
+        x: Tensor,
+        residual: Tensor,
+        rotation: Rotation | None,
+        cache: LayerCache | None = None,
+        dropout: Dropout | None = None,
+        weights: np.ndarray | None = None,
+    ) -> Tensor:
+        """Return residual + attention(x), both (B, T, C)."""
+        heads = ops.attention(self.qkv(x), self.n_head, self.kv_heads, rotation, cache, weights)
+        return _project(self.out, heads, residual, dropout, self.site)
+
+
+class Hidden(NamedTuple):
+    """Hidden activations of one MLP.
+
+    Attributes
+    ----------
+    values : float32 array, shape (B, T, F)
+        Output of the activation function.
+    gate : float32 array, shape (B, T, F)
+        Positive where a unit is on: with swiglu the gate before SiLU, with gelu the values.
+    """
+
+    values: np.ndarray
+    gate: np.ndarray
 
 
 class MLP(Module):
-    """Two products with an activation between them. For swiglu, `up` gives gate and up side by side."""
+    """Two linear layers with an activation between them; for swiglu, `up` computes gate and up side by side."""
 
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, site: int):
         wide = config.ffn_width
         self.up = Linear(config.n_embd, wide if config.activation == "gelu" else 2 * wide, config.bias, INIT_STD)
         self.down = Linear(wide, config.n_embd, config.bias, INIT_STD / math.sqrt(2 * config.n_layer))
-        self.swiglu = config.activation == "swiglu"
+        self.swiglu, self.site = config.activation == "swiglu", site
 
-    def widen(self, x: Tensor) -> Tensor:
-        """The activations inside: (B, T, C) to (B, T, F)."""
-        return ops.swiglu(self.up(x)) if self.swiglu else self.up(x, activation="gelu")
+    def __call__(
+        self, x: Tensor, residual: Tensor, dropout: Dropout | None = None, probe: list[Hidden] | None = None
+    ) -> Tensor:
+        """Return residual + mlp(x), both (B, T, C); `probe` receives the hidden activations."""
+        if self.swiglu:
+            gate_up = self.up(x)
+            wide = ops.swiglu(gate_up)
+        else:
+            gate_up = wide = self.up(x, activation="gelu")
+        if probe is not None:
+            # GELU keeps the sign of its input, so its output tells as well as a gate whether a unit is on.
+            probe.append(Hidden(wide.data, gate_up.data[..., : wide.shape[-1]]))
+        return _project(self.down, wide, residual, dropout, self.site)
 
 
 class Block(Module):
-    """x + attention(norm1(x)), then x + mlp(norm2(x))."""
+    """One transformer block: x = x + attention(norm1(x)), then x = x + mlp(norm2(x))."""
 
     def __init__(self, config: GPTConfig, index: int):
         self.norm1 = _norm(config)
-        self.attn = Attention(config)
+        self.attn = Attention(config, site=2 * index + 1)
         self.norm2 = _norm(config)
-        self.mlp = MLP(config)
-        self.index, self.dropout = index, config.dropout
+        self.mlp = MLP(config, site=2 * index + 2)
 
     def __call__(
         self,
         x: Tensor,
         rotation: Rotation | None,
         cache: LayerCache | None = None,
-        key: DropoutKey | None = None,
+        dropout: Dropout | None = None,
         weights: np.ndarray | None = None,
+        probe: list[Hidden] | None = None,
     ) -> Tensor:
-        """One block: (B, T, C) to (B, T, C)."""
-        mixed = self.attn.mix(self.norm1(x), rotation, cache, weights)
-        x = self._add(self.attn.out, mixed, x, key, 2 * self.index + 1)
-        return self._add(self.mlp.down, self.mlp.widen(self.norm2(x)), x, key, 2 * self.index + 2)
+        """Compute the block: (B, T, C) to (B, T, C). The sublayers add x themselves, inside their last matmul."""
+        x = self.attn(self.norm1(x), x, rotation, cache, dropout, weights)  # x + attention(norm1(x))
+        return self.mlp(self.norm2(x), x, dropout, probe)  # x + mlp(norm2(x))
 
-    def recomputed(self, x: Tensor, rotation: Rotation | None, key: DropoutKey | None = None) -> Tensor:
-        """The same value and the same gradients, keeping x alone: backward does the block again (Chen et al. 2016).
+    def recomputed(self, x: Tensor, rotation: Rotation | None, dropout: Dropout | None = None) -> Tensor:
+        """Compute the same value and gradients while keeping x alone: backward runs the block again.
 
-        Dropout masks are functions of `key`, so that the second time the same elements are dropped.
+        Dropout masks are functions of the key, so the second run drops the same elements.
+
+        References
+        ----------
+        Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost.
         """
         with no_grad():
-            out = self(x, rotation, key=key).data
+            out = self(x, rotation, dropout=dropout).data
 
         def backward(dy: np.ndarray) -> None:
-            # A graph of its own: it ends at the parameters themselves and at a stand-in for x, whose graph is not
-            # walked here.
+            # A graph of its own. It starts from a stand-in for x, so that this walk stops there and the outer walk
+            # continues with the gradient of x.
             inside = Tensor(x.data, requires_grad=x.requires_grad)
             with recording():
-                again = self(inside, rotation, key=key)
+                again = self(inside, rotation, dropout=dropout)
             again.backward(dy)
             if inside.grad is not None:
                 x.receive(inside.grad)
 
-        # The parameters are parents although `backward` hands them nothing: they make the result want a gradient where
-        # x does not, and lose theirs when a walk fails.
+        # The parameters are listed as parents even though `backward` passes them nothing. Without them, the result
+        # would not require a gradient when x does not, and an interrupted walk would not discard their gradients.
         return Tensor.from_op(out, (x, *self.parameters()), backward)
-
-    def _add(self, project: Linear, branch: Tensor, x: Tensor, key: DropoutKey | None, site: int) -> Tensor:
-        """X + dropout(project(branch)); without dropout the product itself adds x."""
-        if key is None or self.dropout == 0:
-            return project(branch, residual=x)
-        return ops.dropout(project(branch), self.dropout, key, site, residual=x)
 
 
 class GPT(Module):
@@ -121,15 +179,15 @@ class GPT(Module):
     ----------
     config : GPTConfig
     seed : int or None
-        Of the initial weights: N(0, 0.02^2), what is added to the residual divided by sqrt(2 n_layer), norms 1 and
-        biases 0. None leaves them all 0, for a reader of files: memory that nobody has written costs nothing.
+        Seed of the initial weights: N(0, 0.02^2), those of residual projections divided by sqrt(2 n_layer); norm
+        weights 1, biases 0. None leaves all of them 0, for loading a file: untouched memory costs nothing.
 
     Attributes
     ----------
     recompute : bool
-        While gradients are recorded, keep only the input of every block and compute the block again in backward:
-        memory for the activations of one block instead of all, for the time of one more forward pass. Values and
-        gradients are the same to the bit. It belongs to training: no file of a model has it.
+        Keep only the input of every block while gradients are recorded, and compute the block again in backward.
+        This needs memory for the activations of one block instead of all, and the time of one more forward pass.
+        Values and gradients have the same bits. Model files do not store it.
     """
 
     recompute = False
@@ -147,16 +205,16 @@ class GPT(Module):
         self.initialise(seed)
 
     def __call__(self, tokens: np.ndarray, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """Logits of the token after each position; never drops anything.
+        """Compute the logits of the token after each position, without dropout.
 
         Parameters
         ----------
         tokens : int array, shape (B, T)
-            T plus what is in the cache is at most `block_size`.
+            T plus the length of the cache must be at most `block_size`.
         cache : KVCache, optional
-            Earlier positions; is extended.
+            Keys and values of earlier positions; those of `tokens` are appended.
         last : bool
-            Only of the last position, T = 1 in the result.
+            Compute the logits of the last position only: T = 1 in the result.
 
         Returns
         -------
@@ -176,20 +234,22 @@ class GPT(Module):
         dropout_key: DropoutKey | None = None,
         weights: Sequence[np.ndarray] | None = None,
         stream: list[Tensor] | None = None,
+        probe: list[Hidden] | None = None,
     ) -> Tensor:
-        """What the head sees: the normalised output of the last block.
+        """Compute the input of the head: the normalised output of the last block.
 
         Parameters
         ----------
         tokens : int array, shape (B, T)
         cache : KVCache, optional
         dropout_key : DropoutKey, optional
-            Without one nothing is dropped.
+            Key of the dropout masks; None means no dropout.
         weights : sequence of arrays, one (B, H, T, S) per layer, optional
-            Are filled with the attention probabilities.
+            Output: attention probabilities.
         stream : list, optional
-            Is given the embeddings, then the output of every block: n_layer + 1 tensors (B, T, C), the last of which
-            is returned normalised.
+            Output: the embeddings, then the residual stream after every block, n_layer + 1 tensors (B, T, C).
+        probe : list, optional
+            Output: the hidden activations of every MLP.
 
         Returns
         -------
@@ -198,9 +258,9 @@ class GPT(Module):
         Raises
         ------
         TypeError
-            Tokens are not integers.
+            `tokens` are not integers.
         ValueError
-            Not two axes, no position, or more positions than the context has.
+            `tokens` do not have two axes, have no position, or have more positions than the context.
         IndexError
             A token is not in the vocabulary.
         """
@@ -209,41 +269,40 @@ class GPT(Module):
         if cache is not None and cache.k.shape[1] != len(tokens):
             raise ValueError(f"[GPT] 'tokens' must have {cache.k.shape[1]} rows, as the cache, got {len(tokens)}")
         T = tokens.shape[1]
-        x = ops.embedding(tokens, self.wte.weight, None if self.wpe is None else self.wpe.weight, start)
-        if dropout_key is not None and self.config.dropout:
-            x = ops.dropout(x, self.config.dropout, dropout_key, 0)
+        dropout = Dropout(self.config.dropout, dropout_key) if dropout_key and self.config.dropout else None
+        x = self._embed(tokens, start, dropout)
         rotation = self._rotation(start, T)
-        again = self.recompute and is_recording() and cache is None and weights is None and not is_traced()
+        plain = cache is None and weights is None and probe is None and not is_traced()
         if stream is not None:
             stream.append(x)
         for i, block in enumerate(self.blocks):
-            if again:
-                x = block.recomputed(x, rotation, dropout_key)
+            if plain and self.recompute and is_recording():
+                x = block.recomputed(x, rotation, dropout)
             else:
                 layer = cache.layer(i) if cache is not None else None
-                x = block(x, rotation, layer, dropout_key, None if weights is None else weights[i])
+                x = block(x, rotation, layer, dropout, None if weights is None else weights[i], probe)
             if stream is not None:
                 stream.append(x)
         out = self.norm(x)
-        if cache is not None:  # after the last thing that can fail: a call that raised may be made again
+        if cache is not None:  # last, so that a call that raised can be repeated
             cache.length += T
         return out
 
     def loss(self, tokens: np.ndarray, targets: np.ndarray, dropout_key: DropoutKey | tuple | None = None) -> Tensor:
-        """Mean cross-entropy of the next tokens.
+        """Compute the mean cross-entropy of the next tokens.
 
         Parameters
         ----------
         tokens : int array, shape (B, T)
         targets : int array, shape (B, T)
-            Token that follows each position; negative ones are ignored.
+            Token that follows each position; negative targets are ignored.
         dropout_key : DropoutKey or tuple (seed, step, first sequence), optional
-            What dropout masks are drawn from; without one nothing is dropped.
+            Key of the dropout masks; None means no dropout.
 
         Returns
         -------
         Tensor, shape ()
-            In nats per token.
+            Loss in nats per token.
         """
         key = None if dropout_key is None else DropoutKey(*dropout_key)
         targets = np.asarray(targets)
@@ -270,23 +329,23 @@ class GPT(Module):
         Parameters
         ----------
         tokens : int array, shape (B, T) or (T,)
-            At least one token; of more than the context the last ones are used.
+            At least one token. The model sees only the last ones that fit its context.
         max_new_tokens : int
-            Tokens to add.
+            Number of tokens to add.
         temperature : float
-            0 always takes the most likely token.
+            Divides the logits; 0 always takes the most likely token.
         top_k : int, optional
-            Sample among the k most likely only.
+            Sample among the k most likely tokens.
         top_p : float, optional
-            Sample among the most likely that together have this probability.
+            Sample among the fewest most likely tokens whose probabilities sum to at least this.
         seed : int, optional
-            Row i draws from a generator of its own, by (seed, i). None: from the system's entropy.
+            Row i draws from a generator of its own, seeded by (seed, i). None takes entropy from the system.
         min_p : float, optional
-            Sample among those that have this share of the probability of the most likely one.
+            Sample among tokens with at least this share of the highest probability.
         repetition_penalty : float
-            Logits of tokens in the context are divided by it where positive and multiplied where negative. 1: off.
+            Divides positive logits of tokens in the context and multiplies negative ones; 1 means off.
         presence_penalty, frequency_penalty : float
-            Are subtracted from the logits of tokens in the context: once, and once for each time. 0: off.
+            Subtracted from the logits of tokens in the context, once or once per occurrence; 0 means off.
 
         Returns
         -------
@@ -305,22 +364,27 @@ class GPT(Module):
         return out[0] if given.ndim == 1 else out
 
     def pack(self, kind: str, keep: Iterable[Module | None] = (), values: bool = True) -> None:
-        """As `Module.pack`; learned positions stay float32, as their rows are added and multiply nothing."""
+        """Pack the weights as `Module.pack` does; learned positions stay float32, because no matmul reads them."""
         super().pack(kind, (*keep, self.wpe), values)
 
     def new_cache(self, batch: int = 1) -> KVCache:
-        """An empty cache for `batch` sequences."""
+        """Make an empty KV cache for `batch` sequences."""
         return KVCache(self.config, batch)
 
+    def _embed(self, tokens: np.ndarray, start: int, dropout: Dropout | None) -> Tensor:
+        """Return the start of the residual stream: token embeddings plus, where they are learned, positions."""
+        x = ops.embedding(tokens, self.wte.weight, None if self.wpe is None else self.wpe.weight, start)
+        return x if dropout is None else ops.dropout(x, dropout.rate, dropout.key, 0)
+
     def _rotation(self, start: int, count: int) -> Rotation | None:
-        """Cosines and sines of `count` positions."""
+        """Return the cosines and sines of `count` positions from `start` on."""
         if self._tables is None:
             return None
         cos, sin = self._tables
         return cos[start : start + count], sin[start : start + count]
 
     def _check_tokens(self, tokens: np.ndarray, start: int) -> np.ndarray:
-        """`tokens` as int32 (B, T), held against vocabulary and context."""
+        """Return `tokens` as int32 (B, T) after checking them against vocabulary and context."""
         tokens = np.asarray(tokens)
         if tokens.dtype.kind not in "iu":
             raise TypeError(f"[GPT] 'tokens' must be integers, got {tokens.dtype}")

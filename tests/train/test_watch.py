@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import Listening, content, state, tiny, without_clock
 
-from tinygpt import GPT, GPTConfig
+from tinygpt import GPT, GPTConfig, ops
 from tinygpt.runs.metrics import read_metrics
 from tinygpt.runs.read import read_run
 from tinygpt.runs.watch import HEALTHY, KINDS, QUANTILES, place
@@ -152,26 +152,33 @@ def test_only_matrices_are_watched():
     assert list(matrices(model_of(tie_embeddings=False, position="rope"))) == ["wte", *names, "head"]
 
 
+def widened(mlp, x):
+    """Hidden activations of an MLP, from its input."""
+    return ops.swiglu(mlp.up(x)) if mlp.swiglu else mlp.up(x, activation="gelu")
+
+
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize("position", ["learned", "rope"])
 def test_activations_are_those_of_the_forward_pass(activation, position, monkeypatch):
     """Catches the inside of another block's MLP, one that lacks attention or its norm, and other dead units.
 
-    What the activation of the real forward pass returns is kept on its way.
+    The input of every MLP is kept during a real forward pass; its activations are then computed again from it.
     """
     model = model_of(activation=activation, position=position)
     for block in model.blocks:  # some units that nothing turns on
         block.mlp.up.bias.data[:5] = -100
-    kept, widen = [], type(model.blocks[0].mlp).widen
+    kept, mlp = [], type(model.blocks[0].mlp)
+    call = mlp.__call__
     with monkeypatch.context() as patch, no_grad():
         patch.setattr(
-            type(model.blocks[0].mlp), "widen", lambda self, x: kept.append((x, widen(self, x))) or kept[-1][1]
+            mlp, "__call__", lambda self, x, *rest: kept.append((x, widened(self, x))) or call(self, x, *rest)
         )
         model(TOKENS)
     found = activations(model, TOKENS)
-    for i, (block, (x, wide)) in enumerate(zip(model.blocks, kept, strict=True)):
+    for i, (block, x) in enumerate(zip(model.blocks, kept, strict=True)):
         statistics = dict(found[f"blocks.{i}.mlp"])
         with no_grad():
+            wide = widened(block.mlp, x)
             on = (block.mlp.up(x).data[..., : wide.shape[-1]] > 0).reshape(-1, wide.shape[-1]).any(0)
         dead = statistics.pop("dead")
         assert dead == pytest.approx(1 - on.mean(), rel=1e-4)

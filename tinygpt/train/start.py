@@ -63,7 +63,7 @@ def begin_from(settings: TrainSettings, resumed: Path | None = None) -> Start:
     model, tokenizer = _read(settings, resumed)
     given, config = settings.model, model.config
     if given.dropout is not None:
-        _set_dropout(model, given.dropout)
+        model.config = dataclasses.replace(config, dropout=given.dropout)
     if (given.seq or 1) > config.block_size:
         raise ValueError(f"[train] 'seq' {given.seq} must be at most the context of the model, {config.block_size}")
     rate = (FURTHER_LR if given.lora_rank is None else ADAPTER_LR) / config.n_embd
@@ -84,13 +84,6 @@ def _add_adapters(settings: TrainSettings, model: GPT, rank: int) -> TrainSettin
         return settings
     targets = [name for name in get_args(Target) if name in adapters.targets]
     return settings.replace(lora_alpha=adapters.alpha, lora_targets=targets)
-
-
-def _set_dropout(model: GPT, rate: float) -> None:
-    """Replace a model's dropout; its config is saved with the new value."""
-    model.config = dataclasses.replace(model.config, dropout=rate)
-    for block in model.blocks:
-        block.dropout, block.attn.config = rate, model.config
 
 
 def _read(settings: TrainSettings, resumed: Path | None) -> tuple[GPT, Tokenizer]:

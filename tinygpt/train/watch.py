@@ -10,9 +10,9 @@ together) or of the gradient before clipping, over that of the weights before th
 Design
 - Only matrices and embedding tables are watched. Vectors (biases, norms) are few and start at 0 or 1, where ratios say
   nothing.
-- Activations come from a second forward pass over the batch, which keeps nothing for a gradient and drops nothing:
-  `GPT.hidden` gives what flows between the blocks, and the blocks' own methods the inside of an MLP. Rejected: hooks
-  in the forward pass that trains, for which every step would pay.
+- Activations come from a second forward pass over the batch, without gradients and without dropout. `GPT.hidden` hands
+  out the residual stream and the hidden activations of every MLP. Rejected: hooks in the forward pass that trains,
+  because every step would pay for them.
 - Nothing here draws a random number or writes to a weight: a run that is watched learns the same to the last bit.
 - Quantiles and changes of a large tensor are those of a part of it, taken at even distances: they are pictures, and a
   million numbers draw the same one as a hundred million.
@@ -28,9 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinygpt.model import GPT, Block
+from tinygpt.model import GPT, Hidden
 from tinygpt.nn import Parameter
-from tinygpt.ops.attention import Rotation
 from tinygpt.runs.metrics import MetricsLog
 from tinygpt.runs.watch import HEALTHY, KINDS, QUANTILES, Range, place
 from tinygpt.tensor import Tensor, no_grad
@@ -193,25 +192,15 @@ def activations(model: GPT, tokens: npt.NDArray[np.int32]) -> dict[str, dict[str
         gate) is never above 0.
     """
     stream: list[Tensor] = []
+    probe: list[Hidden] = []
     with no_grad():
-        model.hidden(tokens, stream=stream)
-        found = {"embeddings": figures(stream[0].data)}
-        for i, block in enumerate(model.blocks):
-            wide, gate = inside(block, stream[i], model._rotation(0, tokens.shape[1]))
-            dead = float((gate.reshape(-1, gate.shape[-1]).max(0) <= 0).mean())
-            found[f"blocks.{i}.stream"] = figures(stream[i + 1].data)
-            found[f"blocks.{i}.mlp"] = figures(wide) | {"dead": rounded(dead)}
+        model.hidden(tokens, stream=stream, probe=probe)
+    found = {"embeddings": figures(stream[0].data)}
+    for i, hidden in enumerate(probe):
+        dead = float((hidden.gate.reshape(-1, hidden.gate.shape[-1]).max(0) <= 0).mean())
+        found[f"blocks.{i}.stream"] = figures(stream[i + 1].data)
+        found[f"blocks.{i}.mlp"] = figures(hidden.values) | {"dead": rounded(dead)}
     return found
-
-
-def inside(block: Block, x: Tensor, rotation: Rotation | None) -> tuple[Floats, Floats]:
-    """The activations inside a block's MLP, (B, T, F), and what decides whether a unit is on, of the same shape."""
-    middle = block.attn.out(block.attn.mix(block.norm1(x), rotation, None), residual=x)
-    normed = block.norm2(middle)
-    wide = block.mlp.widen(normed).data
-    if not block.mlp.swiglu:
-        return wide, wide  # gelu has the sign of what goes in
-    return wide, block.mlp.up(normed).data[..., : wide.shape[-1]]
 
 
 def figures(values: Floats) -> dict[str, Any]:
