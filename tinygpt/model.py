@@ -264,10 +264,7 @@ class GPT(Module):
         IndexError
             A token is not in the vocabulary.
         """
-        start = cache.length if cache is not None else 0
-        tokens = self._check_tokens(tokens, start)
-        if cache is not None and cache.k.shape[1] != len(tokens):
-            raise ValueError(f"[GPT] 'tokens' must have {cache.k.shape[1]} rows, as the cache, got {len(tokens)}")
+        tokens, start = self._check_tokens(tokens, cache), 0 if cache is None else cache.length
         T = tokens.shape[1]
         dropout = Dropout(self.config.dropout, dropout_key) if dropout_key and self.config.dropout else None
         x = self._embed(tokens, start, dropout)
@@ -383,9 +380,9 @@ class GPT(Module):
         cos, sin = self._tables
         return cos[start : start + count], sin[start : start + count]
 
-    def _check_tokens(self, tokens: np.ndarray, start: int) -> np.ndarray:
-        """Return `tokens` as int32 (B, T) after checking them against vocabulary and context."""
-        tokens = np.asarray(tokens)
+    def _check_tokens(self, tokens: np.ndarray, cache: KVCache | None) -> np.ndarray:
+        """Return `tokens` as int32 (B, T) after checking them against vocabulary, context and cache."""
+        tokens, start = np.asarray(tokens), 0 if cache is None else cache.length
         if tokens.dtype.kind not in "iu":
             raise TypeError(f"[GPT] 'tokens' must be integers, got {tokens.dtype}")
         if tokens.ndim != 2 or tokens.shape[1] < 1:
@@ -398,4 +395,6 @@ class GPT(Module):
         if tokens.size and not inside(tokens, self.config.vocab_size):
             wrong = int(tokens.min()) if int(tokens.min()) < 0 else int(tokens.max())
             raise IndexError(f"[GPT] 'tokens' must be in 0..{self.config.vocab_size - 1}, got {wrong}")
+        if cache is not None and cache.k.shape[1] != len(tokens):
+            raise ValueError(f"[GPT] 'tokens' must have {cache.k.shape[1]} rows, as the cache, got {len(tokens)}")
         return np.ascontiguousarray(tokens, np.int32)
