@@ -13,7 +13,7 @@ from tinygpt.train.settings import TrainSettings
 
 NAMES = ("alpha", "beta", "gamma", "delta", "kappa", "sigma", "theta", "omega")
 # What differs between two runs of the same settings: all the rest must not.
-CLOCK = ("tokens_per_s", "gflops", "peak_share", "seconds")
+CLOCK = ("tokens_per_s", "gflops", "peak_share", "seconds", "resumed")
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 

@@ -1,10 +1,13 @@
 """metrics.jsonl: lines that are there, and lines that are wrong."""
 
+import itertools
 import json
 import math
+import tracemalloc
 
 import pytest
 
+from tinygpt.io.records import Records
 from tinygpt.runs import metrics
 from tinygpt.runs.metrics import MetricsLog, read_metrics
 
@@ -99,3 +102,54 @@ def test_what_json_cannot_say_is_refused(tmp_path, value):
     log.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
     assert log.records == []
+
+
+@pytest.mark.parametrize("n", [1, 99, 100, 101, 5_000, 123_457])
+def test_memory_is_bounded_and_peaks_stay(n):
+    """Catches memory that grows with the steps, a peak or the newest record that is lost, and steps out of order."""
+    kept = metrics.Kept(100)
+    losses = {n // 3: 99.0, n // 2: -7.0}
+    norms = {2 * n // 3: 1e9}
+    for step in range(n):
+        kept.add({"step": step, "loss": losses.get(step, step % 13 / 13), "grad_norm": norms.get(step, 1.0)})
+        if step % 50 == 49:
+            kept.add({"step": step, "val_loss": 1.0})
+    found = [record for record in kept.records if "loss" in record]
+    assert [record["step"] for record in kept.records] == sorted(record["step"] for record in kept.records)
+    assert len({record["step"] for record in found}) == len(found)
+    assert (found[0]["step"], found[-1]["step"]) == (0, n - 1)
+    assert {*losses, *norms} <= {record["step"] for record in found}
+    assert len(found) == n if n <= 100 else 30 < len(found) <= 150
+    assert len(kept.records) - len(found) == n // 50 if n <= 100 else len(kept.records) <= 300
+
+
+def test_stretches_are_equally_long():
+    """Catches a beginning of the run that gets sparser with every thinning, until nothing is left of it."""
+    kept = metrics.Kept(400)
+    for step in range(100_000):
+        kept.add({"step": step, "loss": 1.0, "grad_norm": 1.0})
+    steps = [record["step"] for record in kept.records]
+    gaps = [after - before for before, after in itertools.pairwise(steps)]
+    assert max(gaps) <= 2 * kept.stretch
+
+
+def test_a_long_file_is_read_piece_by_piece(tmp_path):
+    """Catches a reader, and a log that is opened again, that hold the whole file in memory."""
+    path, n = tmp_path / "metrics.jsonl", 40_000
+    with path.open("w") as file:
+        for step in range(n):
+            file.write(json.dumps({"step": step, "loss": 1.0, "text": "x" * 200}) + "\n")
+    tracemalloc.start()
+    try:
+        log = MetricsLog(path, n - 10, 100)
+        log.close()
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 20
+    finally:
+        tracemalloc.stop()
+    assert sum(1 for _ in Records(path)) == n - 10
+
+
+def test_a_last_line_cut_inside_a_character_is_dropped(path):
+    """Catches a run that a kill in the middle of a character keeps from being resumed."""
+    path.write_bytes(path.read_bytes() + '{"step": 3, "note": "ä'.encode()[:-1])
+    assert read_metrics(path) == RECORDS

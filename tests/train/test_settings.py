@@ -10,7 +10,7 @@ from tinygpt.train import loop
 from tinygpt.train.settings import DEFAULTS, TrainSettings, key
 
 COUNTS = ("layers", "embed", "heads", "seq", "kv_heads", "ffn", "batch", "grad_accum", "eval_every", "steps",
-          "checkpoint_every", "threads", "max_chars", "vocab_size")  # fmt: skip
+          "log_every", "checkpoint_every", "threads", "max_chars", "vocab_size")  # fmt: skip
 FROM_ZERO = ("warmup", "eval_tokens", "samples", "sample_length", "seed", "lr", "min_lr", "weight_decay", "clip")
 WRONG = [
     *((name, value) for name in COUNTS for value in (0, -1)),
@@ -73,6 +73,7 @@ OTHERS = {
     "eval_every": 11,
     "eval_tokens": 0,
     "checkpoint_every": 13,
+    "log_every": 3,
     "samples": 0,
     "sample_length": 0,
     "recompute": True,

@@ -15,7 +15,7 @@ from tinygpt.runs.watch import HEALTHY, KINDS, QUANTILES, place
 from tinygpt.tensor import no_grad
 from tinygpt.train import watch as module
 from tinygpt.train.loop import train
-from tinygpt.train.watch import Watch, activations, figures, interval, kinds_of, matrices, ratio, rms, spread
+from tinygpt.train.watch import Watch, activations, figures, kinds_of, matrices, ratio, rms, spread
 
 ALL = ",".join(KINDS)
 TOKENS = np.random.default_rng(0).integers(0, 20, (3, 8)).astype(np.int32)
@@ -103,10 +103,40 @@ def test_watch_every_needs_watch(sources, tmp_path):
         train(tiny(sources, tmp_path / "out", watch="weights", watch_every=0))
 
 
-def test_a_run_has_about_a_hundred_looks():
+def watch_of(tmp_path, every, total):
+    """A watch that has looked at nothing yet."""
+    look = Watch(tmp_path / "watch.jsonl", KINDS, model_of(), every, total, 0, lambda text: None)
+    look.close()
+    return look
+
+
+def test_a_run_has_about_a_hundred_looks(tmp_path):
     """Catches a short run that is never looked at, and a long one that is looked at all the time."""
-    assert [interval(total, None) for total in (1, 99, 100, 250, 100_000)] == [1, 1, 1, 2, 1000]
-    assert interval(100_000, 7) == 7
+    for total, steps in ((1, 1), (99, 99), (100, 100), (250, 126), (100_000, 101)):
+        look = watch_of(tmp_path, None, total)
+        assert len([step for step in range(total) if look.due(step)]) == steps
+    look = watch_of(tmp_path, 7, 100)
+    assert [step for step in range(30) if look.due(step)] == [0, 7, 14, 21, 28]
+
+
+@pytest.mark.parametrize("cost", [0.001, 0.1, 1.0])
+def test_looks_take_a_bounded_share_of_the_time(tmp_path, cost):
+    """Catches looks that slow a small model down: a look may cost as much as a hundred steps."""
+    total, spent = 20_000, 0.0
+    look = watch_of(tmp_path, None, total)
+    for step in range(total):
+        spent += cost if look.due(step) else 0.0
+        look.took(0.002, cost if look.due(step) else 0.0)
+    assert spent <= 0.03 * 0.002 * total + 2 * cost  # the first and the last step are always looked at
+    assert spent >= min(0.02 * 0.002 * total, 100 * cost)
+
+
+def test_an_interval_that_was_asked_for_is_kept(tmp_path):
+    """Catches a flag that a costly look overrides."""
+    look = watch_of(tmp_path, 5, 100)
+    for step in range(20):
+        assert look.due(step) == (step % 5 == 0)
+        look.took(0.001, 1.0 if look.due(step) else 0.0)
 
 
 @pytest.mark.parametrize("shape", [(1,), (7, 5), (300, 64)])

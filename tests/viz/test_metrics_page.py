@@ -236,7 +236,7 @@ def test_a_place_for_no_page_is_refused_at_once(tmp_path, where):
     """Catches an hour of training before the first write fails."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match=r"^--metrics ") as error:
+    with pytest.raises(ValueError, match=r"^\[train\] 'metrics' ") as error:
         LivePage(tmp_path / where)
     assert str(tmp_path / where) in str(error.value)
 
@@ -244,5 +244,5 @@ def test_a_place_for_no_page_is_refused_at_once(tmp_path, where):
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     """Catches a name that pip does not know."""
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ImportError, match=r"--metrics needs plotly: pip install 'tinygpt\[viz\]'"):
+    with pytest.raises(ImportError, match=r"'metrics' needs plotly: pip install 'tinygpt\[viz\]'"):
         LivePage(tmp_path / "page.html")

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinygpt.io.strict import is_count, naming, one_line, parse_object, require_file, shown
 
 MAX_STEP = 2**53  # largest count that JavaScript, which draws the pages, represents exactly
-MAX_LINE = 2**24  # characters; a line of watch.jsonl takes about 5 million for a model with 10,000 tensors
+MAX_LINE = 2**24  # bytes; a line of watch.jsonl takes about 5 million for a model with 10,000 tensors
 
 Record = dict[str, Any]
-
-
-class Lines(NamedTuple):
-    """Result of `read_records`."""
-
-    records: list[Record]
-    torn: int | None  # number of the last line if a killed run left it unfinished
 
 
 def line(record: Record) -> str:
@@ -28,8 +21,8 @@ def line(record: Record) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def read_records(path: Path, check: Callable[[Record], None] | None = None) -> Lines:
-    """Read all records of a file; each must have a step.
+class Records:
+    """The records of a file, read one by one, so that a long file takes no more memory than a short one.
 
     Parameters
     ----------
@@ -38,10 +31,10 @@ def read_records(path: Path, check: Callable[[Record], None] | None = None) -> L
     check : function, optional
         Called with every record; raises ValueError for one that is not valid.
 
-    Returns
-    -------
-    Lines
-        An unfinished last line is left out, and `torn` has its number.
+    Attributes
+    ----------
+    torn : int or None
+        After iteration, the number of the last line if a killed run left it unfinished. That line is left out.
 
     Raises
     ------
@@ -51,37 +44,54 @@ def read_records(path: Path, check: Callable[[Record], None] | None = None) -> L
         The path is not a regular file, the text is not UTF-8, or a line before the last is not a valid record. The
         message names the file and the line.
     """
-    require_file(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
-    records: list[Record] = []
-    for number, text in enumerate(lines, 1):
+
+    def __init__(self, path: Path, check: Callable[[Record], None] | None = None):
+        require_file(path)
+        self.path, self.check = path, check
+        self.torn: int | None = None
+
+    def __iter__(self) -> Iterator[Record]:
+        offset = 0
+        with open(self.path, "rb") as file:
+            for number, text in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+                record = self._record(number, text, offset)
+                offset += len(text)
+                if record is not None:
+                    yield record
+
+    def _record(self, number: int, text: bytes, offset: int) -> Record | None:
+        """Parse one line; None for an empty or an unfinished one."""
         if not text.strip():
-            continue
-        with naming(f"{path}: line {number}"):
-            try:
+            return None
+        try:
+            text.decode()
+            with naming(f"{self.path}: line {number}"):
                 record = _parsed(text)
-            except ValueError:
-                if number == len(lines):  # no line end follows it, so it was never finished
-                    return Lines(records, number)
-                raise
+        except UnicodeDecodeError as error:
+            if not text.endswith(b"\n") and len(text) <= MAX_LINE:
+                self.torn = number
+                return None
+            raise ValueError(f"{self.path}: not UTF-8: {error.reason} at byte {offset + error.start}") from None
+        except ValueError:
+            if not text.endswith(b"\n") and len(text) <= MAX_LINE:
+                self.torn = number
+                return None
+            raise
+        with naming(f"{self.path}: line {number}"):
             step = record.get("step")
             if step is None or not (step == -1 or is_count(step)) or step > MAX_STEP:
                 raise ValueError(f"must have a step from -1 (before the first) to 2^53, got {shown(step)}")
-            if check is not None:
-                check(record)
-        records.append(record)
-    return Lines(records, None)
+            if self.check is not None:
+                self.check(record)
+        return record
 
 
-def _parsed(text: str) -> Record:
+def _parsed(text: bytes) -> Record:
     """Parse one line."""
     if len(text) > MAX_LINE:
-        raise ValueError(f"must be at most {MAX_LINE} characters long, got {len(text)}")
+        raise ValueError(f"must be at most {MAX_LINE} bytes long")
     try:
-        return parse_object(text.encode("utf-8"))
+        return parse_object(text)
     except ValueError as error:
         raise ValueError(one_line(str(error))) from None
 

@@ -2,79 +2,164 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
-from tinygpt.io.atomic import write_text
-from tinygpt.io.records import Record, check_numbers, line, read_records
+from tinygpt.io.atomic import replacing
+from tinygpt.io.records import Record, Records, check_numbers, is_number, line
 
 FLUSH_SECONDS = 1.0  # most seconds that a record waits in memory while further records are written
+MOST_KEPT = 20_000  # records in memory, about 12 MB
+PER_STRETCH = 4  # records of a stretch that stay
 # Fields of a record of a step, and of an evaluation.
 NUMBERS = ("loss", "lr", "grad_norm", "tokens_per_s", "gflops", "peak_share", "seconds", "epoch")
 EVALUATION = ("val_loss", "val_bits_per_byte")
 
 
+class Kept:
+    """Records of a run of any length in bounded memory.
+
+    All records are kept until there are more than `most`. From then on, records are grouped into stretches of equal
+    length. Of each stretch stay the first record, those with the lowest and the highest loss, and the one with the
+    highest gradient norm, so that no peak is lost. When there are too many stretches, two become one.
+
+    Parameters
+    ----------
+    most : int
+        Records that are kept at most, apart from a few hundred of the newest stretch.
+
+    Attributes
+    ----------
+    stretch : int
+        Records in one stretch; 1 while all are kept.
+    """
+
+    def __init__(self, most: int = MOST_KEPT):
+        self.most, self.stretch = most, 1
+        self._stretches: dict[str, list[list[Record]]] = {}
+        self._newest: dict[str, list[Record]] = {}
+        self._filled: dict[str, int] = {}  # records that the newest stretch stands for
+        self._last: dict[str, Record] = {}
+
+    def add(self, record: Record) -> None:
+        """Add one record; steps must not go back."""
+        kind = "val_loss" if record.get("val_loss") is not None else "loss"
+        newest = self._newest.setdefault(kind, [])
+        newest.append(record)
+        self._last[kind] = record
+        self._filled[kind] = self._filled.get(kind, 0) + 1
+        if len(newest) > 2 * PER_STRETCH:
+            newest[:] = _telling(newest, kind)
+        if self._filled[kind] < self.stretch:
+            return
+        stretches = self._stretches.setdefault(kind, [])
+        stretches.append(_telling(newest, kind))
+        self._newest[kind], self._filled[kind] = [], 0
+        if len(stretches) > max(2, self.most // (1 if self.stretch == 1 else PER_STRETCH)):
+            self._merge()
+
+    def _merge(self) -> None:
+        """Make the stretches twice as long, or at first as long as keeps the number of records."""
+        factor = 2 * PER_STRETCH if self.stretch == 1 else 2
+        self.stretch *= factor
+        for kind, stretches in self._stretches.items():
+            joined = [[*itertools.chain(*stretches[i : i + factor])] for i in range(0, len(stretches), factor)]
+            self._stretches[kind] = [_telling(records, kind) for records in joined]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records that are kept, by step; the evaluation of a step follows it."""
+        found: list[Record] = []
+        for kind in ("loss", "val_loss"):
+            for records in (*self._stretches.get(kind, []), self._newest.get(kind, [])):
+                found += records
+            last = self._last.get(kind)
+            if last is not None and (not found or found[-1] is not last):
+                found.append(last)
+        return sorted(found, key=lambda record: record["step"])
+
+
+def _telling(records: list[Record], kind: str) -> list[Record]:
+    """Choose the records of a stretch that stay, in their order."""
+    if len(records) <= PER_STRETCH:
+        return list(records)
+    places = range(len(records))
+    keep = {0, min(places, key=lambda i: _value(records[i], kind)), max(places, key=lambda i: _value(records[i], kind))}
+    keep.add(max(places, key=lambda i: _value(records[i], "grad_norm")))
+    keep |= {i for i in places if records[i].get("resumed")}
+    return [records[i] for i in sorted(keep)]
+
+
+def _value(record: Record, name: str) -> float:
+    """Return a figure of a record; 0 if it has none."""
+    value = record.get(name)
+    return float(value) if value is not None and is_number(value) else 0.0
+
+
 class MetricsLog:
-    """A file of records that a run appends to.
+    """Appends records to a file, and keeps as many of them as a page needs.
 
     Parameters
     ----------
     path : Path
-        The file; created if missing.
+        File with one JSON object per line; created if missing.
     keep_until : int
         Records of this step and later ones are dropped first, because a resumed run repeats these steps.
-
-    Attributes
-    ----------
-    records : list of dict
-        All records in the file, in order.
+    most : int
+        Records that are kept in memory at most.
     """
 
-    def __init__(self, path: Path, keep_until: int = 0):
-        kept = [record for record in read_metrics(path) if record["step"] < keep_until] if path.exists() else []
-        write_text(path, "".join(map(line, kept)))
-        self.records: list[Record] = kept
+    def __init__(self, path: Path, keep_until: int = 0, most: int = MOST_KEPT):
+        self.kept = Kept(most)
+        with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
+            for record in Records(path) if path.exists() else ():
+                if record["step"] < keep_until:
+                    file.write(line(record))
+                    self.kept.add(record)
         self._file = path.open("a", encoding="utf-8")
         self._flushed = time.monotonic()
 
+    @property
+    def records(self) -> list[Record]:
+        """Records of the run so far, thinned if there are more than `most`."""
+        return self.kept.records
+
     def write(self, record: Record) -> None:
-        """Append one record; it reaches the file with `flush`, or with the first record FLUSH_SECONDS later."""
+        """Append one record. It reaches the file within a second, with the next write, or with `flush`."""
         self._file.write(line(record))
-        self.records.append(record)
+        self.kept.add(record)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write all records to the file; done before a checkpoint, which must not be newer than its records."""
+        """Hand everything to the file, because a checkpoint must not be newer than the records that lead to it."""
         self._file.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Write all records and close the file."""
+        """Flush and close the file."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Read the records of a metrics.jsonl.
+    """Read all records of a metrics.jsonl; `tinygpt.io.records.Records` reads a long one piece by piece.
 
     Parameters
     ----------
     path : Path
-        The file.
 
     Returns
     -------
     list of dict
-        All records, without a last line that a killed run left unfinished.
+        Without a last line that a killed run left unfinished.
 
     Raises
     ------
-    FileNotFoundError
-        The file does not exist.
     ValueError
-        The file is not UTF-8, or a line before the last is not a JSON object with a step.
+        The file is not UTF-8, or another line is not a JSON object with a step.
     """
-    return read_records(path).records
+    return list(Records(path))
 
 
 def check_metrics(record: Record) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from typing import Any
 
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
-from tinygpt.io.records import Record, is_number, read_records
+from tinygpt.io.records import Record, Records, is_number
 from tinygpt.io.strict import StrPath, is_count, read_toml
 from tinygpt.model import GPT
 from tinygpt.runs.layout import METRICS, SETTINGS, WATCH, latest_checkpoint
-from tinygpt.runs.metrics import check_metrics
-from tinygpt.runs.watch import check_watch
+from tinygpt.runs.metrics import MOST_KEPT, Kept, check_metrics
+from tinygpt.runs.watch import MOST_WATCHED, check_watch
 
 MAX_SETTINGS_BYTES = 2**20
 
@@ -67,6 +66,11 @@ class RunData:
         return [record for record in self.records if record.get("val_loss") is not None]
 
     @property
+    def resumptions(self) -> list[int]:
+        """Steps at which the run was resumed."""
+        return [record["step"] for record in self.records if record.get("resumed")]
+
+    @property
     def tokens_per_step(self) -> int | None:
         """Number of tokens in the batch of one step; None if the settings do not say."""
         sizes = [_count(self.settings.get(name)) for name in ("batch", "grad-accum", "seq")]
@@ -115,7 +119,7 @@ def read_run(path: StrPath) -> RunData:
     run.records = _read(file, check_metrics, run.notes)
     run.settings = _settings(folder / SETTINGS)
     if (folder / WATCH).exists():
-        run.watch = _read(folder / WATCH, check_watch, run.notes)
+        run.watch = _read(folder / WATCH, check_watch, run.notes, MOST_WATCHED)
     config = _config(folder)
     if config is not None:
         run.vocab_size = config.vocab_size
@@ -134,15 +138,27 @@ def _positive(value: Any) -> float | None:
     return float(value) if is_number(value) and value > 0 else None
 
 
-def _read(file: Path, check: Any, notes: list[str]) -> list[Record]:
-    """Read the records of a file, whose steps must not go back, and note an unfinished last line."""
-    found = read_records(file, check)
+def _read(file: Path, check: Any, notes: list[str], most: int = MOST_KEPT) -> list[Record]:
+    """Read the records of a file, whose steps must not go back; note an unfinished last line and thinning."""
+    found, kept, before = Records(file, check), Kept(most), -1
+    for record in found:
+        if record["step"] < before:
+            raise ValueError(f"{file}: step {record['step']} comes after step {before}")
+        before = record["step"]
+        kept.add(record)
     if found.torn is not None:
         notes.append(f"{file}: line {found.torn} was never finished and is left out: the run was cut off.")
-    for before, after in itertools.pairwise(found.records):
-        if after["step"] < before["step"]:
-            raise ValueError(f"{file}: step {after['step']} comes after step {before['step']}")
-    return found.records
+    if kept.stretch > 1:
+        notes.append(thinning(file.name, kept.stretch))
+    return kept.records
+
+
+def thinning(name: str, stretch: int) -> str:
+    """Say that a run is too long for all of its records to be shown."""
+    return (
+        f"{name} is long: of every {stretch:,} records the page uses the first, those with the lowest and the highest "
+        "loss and the one with the highest gradient norm. Averages and smooth curves are those of these records."
+    )
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Trainer:
         settings = self.run.settings
         if resumed is not None:
             self._restore(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
-            self.outputs.open(self.run, self.out, self.step)
+            self.outputs.open(self.run, self.out, self.step, self.seconds)
             directory.write_settings(self.out, settings.table())
             return
         moved = directory.begin(self.out, settings.table())

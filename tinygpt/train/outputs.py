@@ -27,7 +27,7 @@ from tinygpt.train.report import Report
 from tinygpt.train.settings import OutputSettings
 from tinygpt.train.setup import Run
 from tinygpt.train.sinks import RunData, TensorBoard, run_data
-from tinygpt.train.watch import Watch, interval, kinds_of
+from tinygpt.train.watch import Watch, kinds_of
 
 if TYPE_CHECKING:
     from tinygpt.viz.metrics import LivePage
@@ -64,9 +64,12 @@ class Outputs:
         self.score: float | None = None  # loss of the best model on the whole validation split, at the end
         self.step = 0  # steps done
         self._first = True  # no step was done by this process
+        self._seconds = 0.0  # training time at the last record
+        self._watching = 0.0  # seconds of the look at the current step
+        self._resumed = False  # the next step is the first after a resumption
         self._open = False
 
-    def open(self, run: Run, out: Path, step: int) -> None:
+    def open(self, run: Run, out: Path, step: int, seconds: float = 0.0) -> None:
         """Open all files.
 
         Parameters
@@ -77,15 +80,18 @@ class Outputs:
         step : int
             Steps already done. Records of this step and later ones are dropped from the files, because the run repeats
             these steps.
+        seconds : float
+            Training time of these steps.
         """
-        self.run, self.out, self.step = run, out, step
+        self._seconds = seconds
+        self.run, self.out, self.step, self._resumed = run, out, step, step > 0
         self.log = MetricsLog(out / layout.METRICS, step)
         self._open = True
         if self.board is not None:
             self.board.open(step)
         if self.settings.watch is not None:
-            kinds, every = kinds_of(self.settings.watch), interval(run.total_steps, self.settings.watch_every)
-            self.watch = Watch(out / layout.WATCH, kinds, run.model, every, run.total_steps, step, self.report.note)
+            kinds, every, total = kinds_of(self.settings.watch), self.settings.watch_every, run.total_steps
+            self.watch = Watch(out / layout.WATCH, kinds, run.model, every, total, step, self.report.note)
         if self.settings.profile:
             self.profile, self.bandwidth = Profile(), read_bandwidth(threads.get_num_threads())
         self._write_page("running")
@@ -121,7 +127,8 @@ class Outputs:
             return 0.0
         began = time.perf_counter()
         self.watch.before_update(step, tokens)
-        return time.perf_counter() - began
+        self._watching = time.perf_counter() - began
+        return self._watching
 
     def after_update(self, step: int) -> float:
         """Let `watch` see the weights after the optimizer's update; returns the seconds that this took."""
@@ -129,13 +136,22 @@ class Outputs:
             return 0.0
         began = time.perf_counter()
         self.watch.after_update()
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self._watching += seconds
+        return seconds
 
     def record(self, record: Record) -> None:
         """Record a step."""
-        self._write(record)
+        step = record["step"]
+        if self._resumed:
+            record, self._resumed = record | {"resumed": True}, False
+        if step % self.settings.log_every == 0 or step + 1 == self.run.total_steps or "resumed" in record:
+            self._write(record)
+        if self.watch is not None:
+            self.watch.took(record["seconds"] - self._seconds, self._watching)
+        self._seconds, self._watching = record["seconds"], 0.0
         self.report.step(record)
-        self.step = record["step"] + 1
+        self.step = step + 1
         self._write_page("running")
 
     def evaluated(self, record: Record, best: bool) -> None:

@@ -218,6 +218,8 @@ class OutputSettings:
     """Tokens per evaluation during the run; 0 means all. The final evaluation always uses all."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the newest two are kept."""
+    log_every: int = 1
+    """Steps between two records of a step in metrics.jsonl, the page and TensorBoard."""
     samples: int = 3
     """Number of texts to generate at the end."""
     sample_length: int = 200
@@ -237,7 +239,7 @@ class OutputSettings:
 
     def validate(self) -> None:
         """Raise ValueError, naming the argument, for a value out of range."""
-        _at_least(self, 1, "eval_every", "checkpoint_every", "watch_every")
+        _at_least(self, 1, "eval_every", "checkpoint_every", "log_every", "watch_every")
         _at_least(self, 0, "eval_tokens", "samples", "sample_length")
         if self.watch is not None:
             from tinygpt.train.watch import kinds_of  # imports the model, which --help does not need

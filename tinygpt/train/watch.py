@@ -28,13 +28,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinygpt.io.records import Record
 from tinygpt.model import GPT, Hidden
 from tinygpt.nn import Parameter
 from tinygpt.runs.metrics import MetricsLog
-from tinygpt.runs.watch import HEALTHY, KINDS, QUANTILES, Range, place
+from tinygpt.runs.watch import HEALTHY, KINDS, MOST_WATCHED, QUANTILES, Range, place
 from tinygpt.tensor import Tensor, no_grad
 
-SAMPLES = 100  # of a run, unless --watch-every says otherwise
+SAMPLES = 100  # of a run, unless the settings give an interval
+SHARE = 0.03  # of the training time that samples may cost, unless the settings give an interval
 MOST_TOKENS = 2048  # of a batch whose activations are looked at
 MOST_SORTED = 2**13  # numbers of a tensor that its quantiles are taken from
 MOST_COMPARED = 2**18  # numbers of a tensor that are kept to tell how far a step moved it
@@ -68,11 +70,6 @@ def kinds_of(text: str) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in wanted)
 
 
-def interval(total: int, every: int | None) -> int:
-    """Steps between two looks."""
-    return every if every is not None else max(1, total // SAMPLES)
-
-
 class Watch:
     """Looks at a model at some steps of its training.
 
@@ -83,23 +80,26 @@ class Watch:
     kinds : sequence of str
         Some of KINDS.
     model : GPT
-    every, total : int
-        Steps between two looks, steps of the run: the last is looked at too.
+    every : int or None
+        Steps between two looks. None chooses a hundredth of the run. A look is then left out while the time since the
+        last one is so short that looks would cost more than SHARE of it.
+    total : int
+        Steps of the run; the last is looked at too.
     first : int
         Step at which this process begins; what the file has of it and of later ones is dropped.
     say : function
         Is told what leaves its healthy range: once for each statistic and layer.
 
-    Attributes
-    ----------
-    records : list of dict
-        Lines of the file.
     """
 
-    def __init__(self, path: Path, kinds: tuple[str, ...], model: GPT, every: int, total: int, first: int, say: Say):
-        self.kinds, self.model, self.every, self.total, self.say = kinds, model, every, total, say
-        self.log = MetricsLog(path, first)
-        self.records = self.log.records
+    def __init__(
+        self, path: Path, kinds: tuple[str, ...], model: GPT, every: int | None, total: int, first: int, say: Say
+    ):
+        self.kinds, self.model, self.total, self.say = kinds, model, total, say
+        self.every, self.bounded = max(1, total // SAMPLES) if every is None else every, every is None
+        self.log = MetricsLog(path, first, MOST_WATCHED)
+        self.cost = 0.0  # seconds of the last look
+        self.trained = math.inf  # seconds of training since then
         self.names = matrices(model)
         # Of what grows from nothing, as half of every adapter does, sizes and ratios say nothing for a while.
         self.grown = {name for name, p in self.names.items() if not p.data.any()}
@@ -108,8 +108,20 @@ class Watch:
         self.warned: set[tuple[str, str, str]] = set()
 
     def due(self, step: int) -> bool:
-        """Whether this step is looked at."""
-        return step % self.every == 0 or step == self.total - 1
+        """Whether this step is looked at; the answer for a step changes only when it is over."""
+        affordable = not self.bounded or self.cost <= SHARE * self.trained
+        return step == self.total - 1 or (step % self.every == 0 and affordable)
+
+    def took(self, training: float, look: float) -> None:
+        """Take the seconds of a step into account: of its training, and of the look at it if there was one."""
+        self.trained += training
+        if look:
+            self.cost, self.trained = look, 0.0
+
+    @property
+    def records(self) -> list[Record]:
+        """Lines of the file so far, thinned if there are many."""
+        return self.log.records
 
     def before_update(self, step: int, tokens: npt.NDArray[np.int32]) -> None:
         """Look at gradients and activations, and remember weights.

@@ -35,6 +35,7 @@ MOST_POINTS = 2000  # of one curve: more are invisible and make the page heavy
 MOST_POINTS_OF_ALL = 8000  # of one kind of curve in all runs together
 FEWEST_POINTS = 200
 MOST_RUNS = 24  # more cannot be told apart by colour and dash
+MOST_NAMED = 12  # resumptions in a note
 LIVE_SECONDS = (3.0, 30.0)  # between two pages of a run that goes on: a fiftieth of the time so far, within these
 LIVE_SHARE = 0.02  # of the time of a run that writing its page may take
 
@@ -160,7 +161,7 @@ class LivePage:
 def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
     """One run as the script of the page reads it."""
     steps, evaluations = run.steps, run.evaluations
-    seconds = {record["step"]: record["seconds"] for record in steps if record.get("seconds") is not None}
+    seconds = _seconds(run)
     made: dict[str, Any] = {"val": _evaluations(evaluations, seconds, most)}
     for name, smoothed in CURVES.items():
         found = [record for record in steps if record.get(name) is not None]
@@ -182,6 +183,17 @@ def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
         "curves": made,
         "watch": watched(run.watch, seconds),
     }
+
+
+def _seconds(run: RunData) -> dict[int, float]:
+    """Map every step that has a record to the training time at its end, interpolated where no record says it."""
+    known = {record["step"]: record["seconds"] for record in run.steps if record.get("seconds") is not None}
+    if not known:
+        return {}
+    steps, times = list(known), list(known.values())
+    wanted = {record["step"] for record in (*run.evaluations, *run.watch)}
+    wanted |= {run.warmup} if run.warmup <= steps[-1] else set()
+    return known | {step: float(np.interp(step, steps, times, left=0.0)) for step in wanted - known.keys()}
 
 
 def _evaluations(evaluations: list[Record], seconds: dict[int, float], most: int) -> dict[str, list[Any]]:
@@ -241,8 +253,13 @@ def _notes(runs: list[RunData], most: int) -> list[str]:
     if max(len(run.steps) for run in runs) > most:
         notes.append(
             f"Long curves are drawn through at most {most:,} points: of every stretch the lowest and the highest. "
-            "Averages are those of all steps."
+            "Averages are those of all records."
         )
+    for run in runs:
+        if run.resumptions:
+            steps = ", ".join(f"{step:,}" for step in run.resumptions[-MOST_NAMED:])
+            few = len(run.resumptions) > MOST_NAMED
+            notes.append(f"{run.name} was resumed after step {'... ' if few else ''}{steps}.")
     if not any(run.steps for run in runs):
         notes.append("No step has been made yet.")
     return notes
