@@ -127,13 +127,16 @@ cdef void attend(const float[:, :, :, :] q, const float[:, :, :, :] k, const flo
     cdef Py_ssize_t j, D = q.shape[3], S = k.shape[1], g = h // (q.shape[2] // k.shape[2])
     cdef Py_ssize_t keys = S - q.shape[1] + t + 1                   # the causal mask: keys that this query sees
     cdef float largest = -INFINITY, total = 0
+    # Scores, and the largest of them.
     for j in range(keys):
         p[j] = scale * dot(&q[b, t, h, 0], &k[b, j, g, 0], D)
         largest = max(largest, p[j])
+    # Softmax without its division, which waits for the total.
     for j in range(keys):
         p[j] = expf(p[j] - largest)                                 # at most 1: no overflow
         total += p[j]
     lse[b, h, t] = largest + logf(total)
+    # The weighted sum of the values.
     fill(&out[b, t, h, 0], 0, D)
     for j in range(keys):
         add_scaled(&out[b, t, h, 0], p[j] / total, &v[b, j, g, 0], D)
@@ -219,22 +222,26 @@ cdef void attend_tile(const float[:, :, :, :] q, const float[:, :, :, :] k, cons
             seen = min(n, first + i - s0)                           # the causal mask: keys of this tile that i sees
             if seen <= 0:
                 continue
+            # The scores of this tile, and the largest so far.
             tile_scores(&q[b, t0 + i, h, 0], keys, scale, D, s)
             larger = m[i]
             for j in range(seen):
                 larger = max(larger, s[j])
                 if weights is not None:
                     weights[b, h, t0 + i, s0 + j] = s[j]
+            # A larger maximum rescales what was summed under the old one.
             if larger > m[i]:
                 l[i] *= expf(m[i] - larger)                         # exp(-inf) = 0 for the first tile
                 for j in range(D):
                     o[i * D + j] *= expf(m[i] - larger)
                 m[i] = larger
+            # The weights of this tile, their sum, and the values that they weigh.
             for j in range(seen):
                 s[j] = expf(s[j] - larger)
                 l[i] += s[j]
             for j in range(seen):
                 add_scaled(o + i * D, s[j], &v[b, s0 + j, g, 0], D)
+    # After the last tile: lse, the division by l, and the stored scores become weights.
     for i in range(rows):
         lse[b, h, t0 + i] = m[i] + logf(l[i])
         for j in range(D):
@@ -328,6 +335,7 @@ cdef void attend_backward(const float[:, :, :, :] dout, const float[:, :, :, :] 
         for t in range(T):
             fill(&dq[b, t, h, 0], 0, D)
             delta = dot(&dout[b, t, h, 0], &out[b, t, h, 0], D)
+            # Per key: p and ds from the saved lse, then one term of each of the three gradients.
             for j in range(S - T + t + 1):
                 p = expf(scale * dot(&q[b, t, h, 0], &k[b, j, g, 0], D) - lse[b, h, t])
                 ds = scale * p * (dot(&dout[b, t, h, 0], &v[b, j, g, 0], D) - delta)
@@ -378,10 +386,11 @@ cdef void backward_tile(const float[:, :, :, :] dout, const float[:, :, :, :] q,
     fill(dkeys, 0, 2 * D * TK)
     for h in range(g * group, (g + 1) * group):
         for t in range(max(0, s0 - (S - T)), T):                    # earlier queries see none of these keys
-            seen = min(n, S - T + t + 1 - s0)
+            seen = min(n, S - T + t + 1 - s0)                       # the causal mask: keys of this tile that t sees
             tile_scores(&q[b, t, h, 0], keys, scale, D, s)
             tile_scores(&dout[b, t, h, 0], values, 1, D, dp)
             delta = dot(&dout[b, t, h, 0], &out[b, t, h, 0], D)
+            # dk and dv of the tile are in L1, so they are updated key by key; dq of this query follows in one sweep.
             for j in range(seen):
                 p = expf(s[j] - lse[b, h, t])
                 dp[j] = scale * p * (dp[j] - delta)                 # ds from here on

@@ -144,6 +144,7 @@ cdef class Trainer:
             return
         cdef Text p = &text[0], end = p + text.shape[0], stop
         cdef int result = 0
+        # Word by word; the table counts repeated words instead of storing them again.
         with nogil:
             while p < end and result == 0:
                 stop = self._next_word(p, end)
@@ -200,6 +201,7 @@ cdef class Trainer:
                 self._nodes[i] = Node(self._words.bytes[i], w, i - 1 if i > start else NONE,
                                       i + 1 if i + 1 < end else NONE, NONE, NONE, NONE)
                 self._tokens[self._words.bytes[i]] = Token(i, 1)
+            # Pairs only after all nodes of the word, because a pair reads the token after it.
             for i in range(start, end - 1):
                 if self._begin_pair(i) < 0:
                     return NO_MEMORY
@@ -213,26 +215,29 @@ cdef class Trainer:
         if tokens == NULL:
             return NO_MEMORY
         self._tokens = tokens
+        # The bytes of the new token are found at its first place: those of a, followed by those of b.
         tokens[self._n_tokens] = tokens[self._pairs[pair].left]
         tokens[self._n_tokens].start = i
         tokens[self._n_tokens].length += tokens[self._pairs[pair].right].length
         # Take the first of the list each time, because in "aaa" merging the first a a removes the second.
         while self._pairs[pair].first != NONE:
             i = self._pairs[pair].first
-            b = self._nodes[i].after
+            b = self._nodes[i].after     # the places of a and b, and of their neighbours in the word
             before, after = self._nodes[i].before, self._nodes[b].after
+            # Three pairs end: a b, the one before it, and the one after it.
             self._end_pair(i)
             if before != NONE:
                 self._end_pair(before)
             if after != NONE:
                 self._end_pair(b)
                 self._nodes[after].before = i
+            # The new token takes the place of a, the node of b is skipped, and two pairs begin.
             self._nodes[i].token = <int>self._n_tokens
             self._nodes[i].after = after
             if before != NONE and self._begin_pair(before) < 0 or after != NONE and self._begin_pair(i) < 0:
                 return NO_MEMORY
         self._n_tokens += 1
-        return self._push_from(known)
+        return self._push_from(known)    # only pairs with the new token are new
 
     cdef int _begin_pair(self, int i) noexcept nogil:
         """Append node i to the places of the pair that now begins there."""
@@ -248,6 +253,7 @@ cdef class Trainer:
             self._pairs = pairs
             pairs[number] = Pair(0, node.token, right, NONE, NONE)
             self._n_pairs += 1
+        # The end of the list is its place: pairs begin from left to right.
         cdef Pair* pair = &self._pairs[number]
         pair.count += self._words.words[node.word].count
         node.pair, node.previous, node.next = number, pair.last, NONE
@@ -280,7 +286,7 @@ cdef class Trainer:
             top = pair_heap_pop(self._heap, self._n_heap, more_frequent, &order)
             self._n_heap -= 1
             if self._pairs[top.pair].count == top.count:
-                return top.pair
+                return top.pair          # its count is current, and no other is greater
             if self._push(top.pair) < 0:
                 return NO_MEMORY
         return NONE

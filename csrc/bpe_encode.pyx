@@ -206,6 +206,7 @@ cdef class Encoder:
         """Write the ids of a short word from the cache; if it is not there, merge it and store it."""
         cdef Entry* entry = &entries[hash_bytes(word, n) & (ENTRIES - 1)]
         cdef Py_ssize_t n_ids
+        # One slot per hash: a hit copies the ids, a miss overwrites whatever word was there.
         if entry.length == n and memcmp(entry.word, word, n) == 0:
             for i in range(entry.n_ids):
                 ids[i] = entry.ids[i]
@@ -240,7 +241,7 @@ cdef class Encoder:
         for i in range(n - 1):
             ranks[i] = self._rank(ids[i], ids[i + 1])
         while n > 1:
-            best = 0
+            best = 0                     # strictly lower, so that the leftmost of equals is taken
             for i in range(1, n - 1):
                 if ranks[i] < ranks[best]:
                     best = i
@@ -253,6 +254,7 @@ cdef class Encoder:
             if best + 1 < n:
                 memmove(&ranks[best + 1], &ranks[best + 2], (n - best - 2) * sizeof(int))
                 ranks[best] = self._rank(ids[best], ids[best + 1])
+            # The new token has new pairs on both sides; all other ranks are unchanged.
             if best > 0:
                 ranks[best - 1] = self._rank(ids[best - 1], ids[best])
         return n
@@ -288,6 +290,7 @@ cdef class Encoder:
             i = <int><unsigned int>top   # the lower half
             if ranks[i] != top >> 32:    # stale: the pair that was here has been merged
                 continue
+            # The merged token takes place i, and place b is no longer linked.
             b = after[i]
             ids[i] = self._merged[ranks[i]]
             ranks[b] = <unsigned int>NONE
@@ -297,6 +300,7 @@ cdef class Encoder:
             n_heap = self._note(ids, n, i, ranks, after, heap, n_heap)
             if i > 0:
                 n_heap = self._note(ids, n, before[i], ranks, after, heap, n_heap)
+        # Close the gaps: follow the links and move the ids to the front.
         i = 0
         while i < n:
             ids[left] = ids[i]

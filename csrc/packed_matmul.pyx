@@ -154,9 +154,11 @@ cdef void some_columns(const Product* x, Py_ssize_t first, Py_ssize_t last, floa
     """Compute columns first to last - 1 of out: unpack their rows of w into `rows`, then multiply by every row of a."""
     cdef Py_ssize_t i, j, p, K = x.w.K
     cdef float total
+    # Unpack the rows of w once ...
     for j in range(first, last):
         for p in range(K):
             rows[(j - first) * K + p] = packed_value(&x.w, j, p)
+    # ... then use them for every row of a.
     for i in range(x.M):
         for j in range(first, last):
             total = 0

@@ -48,7 +48,7 @@ static inline void *with_room(void *array, int64_t used, int64_t *room, size_t s
 
 typedef struct {
     uint64_t hash;
-    int64_t count;
+    int64_t count; /* occurrences in the texts */
     int64_t start; /* index of its first byte */
     int64_t length;
 } Word;
@@ -68,6 +68,7 @@ static inline int word_table_grow(WordTable *table) {
     int32_t *slots = (int32_t *)malloc((size_t)n * sizeof(int32_t));
     if (!slots) return NO_MEMORY;
     memset(slots, 0xff, (size_t)n * sizeof(int32_t)); /* all NONE */
+    /* The hashes are stored, so no word is read again. */
     for (int64_t i = 0; i < table->n_words; i++) {
         int64_t slot = (int64_t)(table->words[i].hash & (uint64_t)(n - 1));
         while (slots[slot] != NONE) slot = (slot + 1) & (n - 1);
@@ -106,6 +107,7 @@ static inline int word_table_add(WordTable *table, const uint8_t *bytes, int64_t
             return 0;
         }
     }
+    /* A new word: its record, its bytes, and its number in the empty slot that the search ended at. */
     Word *words = (Word *)with_room(table->words, table->n_words, &table->room, sizeof(Word));
     if (!words) return NO_MEMORY;
     table->words = words;
@@ -135,7 +137,7 @@ typedef struct {
     int32_t number; /* NONE in an empty slot */
 } PairSlot;
 
-typedef struct {
+typedef struct { /* keys are stored in the slots, because they have only 8 bytes */
     PairSlot *slots;
     int64_t n_slots;
     int32_t n_pairs;

@@ -10,6 +10,7 @@
 
 typedef unsigned long long Bits64; /* the type in which Cython passes a Python int */
 
+/* The table of an instruction set: whole arrays of n elements, or one row of F gates and F values of up. */
 typedef struct {
     void (*gelu)(const float *x, float *out, ptrdiff_t n);
     void (*gelu_backward)(const float *dy, const float *x, float *dx, ptrdiff_t n);
@@ -44,6 +45,7 @@ static const ActivationKernels *activation_kernels(const char *isa) { return TAB
 #elif defined(ISA)
 #include "simd/math.h"
 
+/* One vector of out = gelu(x), or the first n lanes of it. */
 TEMPLATE void FOR_ISA(gelu_step)(const float *x, float *out, int n) {
     FOR_ISA(store_lanes)(out, FOR_ISA(gelu)(FOR_ISA(load_lanes)(x, n)), n);
 }
@@ -54,6 +56,7 @@ static void FOR_ISA(gelu_all)(const float *x, float *out, ptrdiff_t n) {
     if (i < n) FOR_ISA(gelu_step)(x + i, out + i, (int)(n - i));
 }
 
+/* One vector of dx = dy gelu'(x). */
 TEMPLATE void FOR_ISA(gelu_backward_step)(const float *dy, const float *x, float *dx, int n) {
     FOR_ISA(store_lanes)(dx, vmul(FOR_ISA(load_lanes)(dy, n), FOR_ISA(gelu_slope)(FOR_ISA(load_lanes)(x, n))), n);
 }
@@ -71,6 +74,7 @@ TEMPLATE void FOR_ISA(ahead)(const float *x, ptrdiff_t F) {
     __builtin_prefetch(x + 3 * F);
 }
 
+/* One vector of out = g sigmoid(g) h. */
 TEMPLATE void FOR_ISA(swiglu_step)(const float *x, float *out, ptrdiff_t F, int n) {
     vec g = FOR_ISA(load_lanes)(x, n), h = FOR_ISA(load_lanes)(x + F, n);
     FOR_ISA(ahead)(x, F);
@@ -100,6 +104,7 @@ static void FOR_ISA(swiglu_backward)(const float *dy, const float *x, float *dx,
     if (f < F) FOR_ISA(swiglu_backward_step)(dy + f, x + f, dx + f, F, (int)(F - f));
 }
 
+/* One vector of out = a + b. */
 TEMPLATE void FOR_ISA(add_step)(const float *a, const float *b, float *out, int n) {
     FOR_ISA(store_lanes)(out, vadd(FOR_ISA(load_lanes)(a, n), FOR_ISA(load_lanes)(b, n)), n);
 }
@@ -135,6 +140,7 @@ static void FOR_ISA(dropout)(const float *x, const float *residual, float *out, 
     for (; n > 0; n -= DRAWS, x += DRAWS, out += DRAWS, row += DRAWS * STREAM_STEP) {
         const int m = n < DRAWS ? (int)n : DRAWS;
         int j = 0;
+        /* The whole block is a call of its own, because a constant number of draws can be unrolled. */
         if (m == DRAWS) FOR_ISA(draws)(row, limit, dropped, DRAWS);
         else FOR_ISA(draws)(row, limit, dropped, m);
         for (; j + LANES <= m; j += LANES)

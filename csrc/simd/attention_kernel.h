@@ -23,7 +23,7 @@ typedef struct { /* one head of one sequence: its first rows, and the floats fro
     const float *q, *k, *v;
     float *out, *lse, *weights; /* lse (T,); weights (T, S), or NULL */
     ptrdiff_t q_row, k_row, v_row, out_row, T, S, D;
-    float scale;
+    float scale; /* of the scores, 1 / sqrt(D) as a rule */
 } AttentionHead;
 
 typedef struct { /* the same for the backward pass */
@@ -33,6 +33,7 @@ typedef struct { /* the same for the backward pass */
     float scale;
 } AttentionGradient;
 
+/* The table of an instruction set: n queries from t0 on forward, query t alone, n queries from t0 on backward. */
 typedef struct {
     int lanes;
     void (*tile)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, float *memory);
@@ -80,9 +81,9 @@ static void FOR_ISA(turn)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t 
         for (ptrdiff_t d = 0; d < D; d += LANES) {
             const ptrdiff_t rest = FOR_ISA(least)(LANES, D - d);
             vec y[LANES];
-            if (i + LANES <= n && rest == LANES) {
+            if (i + LANES <= n && rest == LANES) { /* a whole square */
                 UNROLL for (int j = 0; j < LANES; j++) y[j] = vload(x + j * row + d);
-            } else {
+            } else { /* an edge: zeros for rows and columns that do not exist */
                 UNROLL for (int j = 0; j < LANES; j++)
                     y[j] = i + j < n ? FOR_ISA(load_lanes)(x + j * row + d, rest) : vset(0.0f);
             }
@@ -107,6 +108,7 @@ static void FOR_ISA(scores)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_
     for (ptrdiff_t c = 0; c < width; c += step) {
         const ptrdiff_t end = FOR_ISA(least)(c + step, width);
         for (ptrdiff_t r = 0; r < n; r += MR) {
+            /* Query r - first is the first that sees key r: start with its vector. */
             const ptrdiff_t from = FOR_ISA(most)(c, FOR_ISA(most)(0, r - first) / LANES * LANES);
             if (from >= end) break;
             FOR_ISA(micro_kernel)((int)FOR_ISA(least)(MR, n - r), (int)(end - from), D, x + r * row, row, 1,
@@ -121,7 +123,7 @@ static void FOR_ISA(over_keys)(const float *s, ptrdiff_t width, ptrdiff_t n, con
     const ptrdiff_t step = FOR_ISA(columns)(D), wide = FOR_ISA(whole)(D);
     for (ptrdiff_t c = 0; c < D; c += step) {
         for (ptrdiff_t i = 0; i < m; i += MR) {
-            const ptrdiff_t seen = FOR_ISA(least)(n, first + i + MR);
+            const ptrdiff_t seen = FOR_ISA(least)(n, first + i + MR); /* keys of the last of MR queries */
             if (seen > 0)
                 FOR_ISA(micro_kernel)((int)FOR_ISA(least)(MR, m - i), (int)FOR_ISA(least)(step, D - c), seen, s + i, 1,
                                       width, x + c, wide, y + i * row + c, row, add ? y + i * row + c : NULL, NULL);
@@ -135,7 +137,7 @@ static void FOR_ISA(over_queries)(const float *s, ptrdiff_t width, ptrdiff_t n, 
     const ptrdiff_t step = FOR_ISA(columns)(D), wide = FOR_ISA(whole)(D);
     for (ptrdiff_t c = 0; c < D; c += step) {
         for (ptrdiff_t r = 0; r < n; r += MR) {
-            const ptrdiff_t from = FOR_ISA(most)(0, r - first);
+            const ptrdiff_t from = FOR_ISA(most)(0, r - first); /* the first query that sees key r */
             FOR_ISA(micro_kernel)((int)FOR_ISA(least)(MR, n - r), (int)FOR_ISA(least)(step, D - c), m - from,
                                   s + r * width + from, width, 1, x + from * wide + c, wide, y + r * row + c, row,
                                   add ? y + r * row + c : NULL, NULL);
@@ -164,18 +166,20 @@ static int FOR_ISA(soften)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t fir
         vec largest = before, sum = vset(0.0f);
         float *column = s + i;
         ptrdiff_t r = 0;
+        /* The new maximum: keys that all lanes see, then keys that some lanes do not see. */
         for (; r < seen && r <= first + i; r++) largest = vmax(vload(column + r * width), largest);
         for (; r < seen; r++) { /* the causal mask: lanes before r - first - i do not see key r */
             vec x = vwhere_less(lane, vset((float)(r - first - i)), vset(-INFINITY), vload(column + r * width));
             vstore(column + r * width, x);
             largest = vmax(x, largest);
         }
+        /* The weights under that maximum, and their sum. */
         for (r = 0; r < seen; r++) {
             vec x = FOR_ISA(exp)(vsub(vload(column + r * width), largest));
             vstore(column + r * width, x);
             sum = vadd(sum, x);
         }
-        vec scaled = FOR_ISA(exp)(vsub(before, largest));
+        vec scaled = FOR_ISA(exp)(vsub(before, largest)); /* rescales everything summed so far; 1 if nothing rose */
         rose |= vlargest(vsub(largest, before)) > 0;
         vstore(factor + i, scaled);
         vstore(m + i, largest);
@@ -243,6 +247,7 @@ static void FOR_ISA(query)(const AttentionHead *x, ptrdiff_t t, float *p) {
     const float *q = x->q + t * x->q_row;
     vec largest = vset(-INFINITY), sum = vset(0.0f), s;
     ptrdiff_t j = 0;
+    /* Scores of LANES keys at a time, and their maximum. */
     for (; j + LANES <= n; j += LANES) {
         s = vmul(vset(x->scale), FOR_ISA(row_dots)(q, 0, x->k + j * x->k_row, x->k_row, LANES, D));
         vstore(p + j, s);
@@ -254,6 +259,7 @@ static void FOR_ISA(query)(const AttentionHead *x, ptrdiff_t t, float *p) {
         vstore(p + j, s);
         largest = vmax(s, largest);
     }
+    /* Weights under the maximum, and their sum. */
     const float m = vlargest(largest);
     for (j = 0; j < n; j += LANES) {
         s = FOR_ISA(exp)(vsub(vload(p + j), vset(m)));
@@ -263,6 +269,7 @@ static void FOR_ISA(query)(const AttentionHead *x, ptrdiff_t t, float *p) {
     const float l = vsum(sum), factor = 1.0f / l;
     float *out = x->out + t * x->out_row;
     x->lse[t] = m + logf(l);
+    /* The weighted sum of the values, up to 4 vectors of D at a time, which read the weights once for all four. */
     for (ptrdiff_t d = 0; d < D; d += 4 * LANES) {
         const ptrdiff_t rest = FOR_ISA(least)(4 * LANES, D - d);
         const int v = (int)((rest + LANES - 1) / LANES), last = (int)(rest - (v - 1) * LANES);
@@ -320,6 +327,7 @@ static void FOR_ISA(attend)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, f
     const ptrdiff_t width = FOR_ISA(whole)(n), D = x->D, wide = FOR_ISA(whole)(D), earlier = x->S - x->T + t0;
     float *queries = memory, *s = queries + D * QUERIES, *o = s + KEYS * QUERIES, *values = o + QUERIES * wide;
     float *m = values + KEYS * wide, *l = m + QUERIES, *factor = l + QUERIES;
+    /* `earlier` keys are seen by query t0 before its own. The scale goes into the transposed queries, once. */
     FOR_ISA(turn)(x->q + t0 * x->q_row, x->q_row, n, D, x->scale, queries, width);
     for (ptrdiff_t i = 0; i < width; i += LANES) {
         vstore(m + i, vset(-INFINITY));
@@ -330,9 +338,11 @@ static void FOR_ISA(attend)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, f
         FOR_ISA(scores)(x->k + s0 * x->k_row, x->k_row, keys, D, queries, width, first, s);
         if (x->weights) FOR_ISA(keep_scores)(x, s, width, t0, n, s0, keys);
         int rose = FOR_ISA(soften)(s, keys, width, first, m, l, factor);
+        /* Rescale the outputs so far, only where a maximum rose: after a few tiles that is rare. */
         for (ptrdiff_t i = 0; rose && s0 > 0 && i < n; i++)
             for (ptrdiff_t d = 0; factor[i] != 1.0f && d < D; d += LANES)
                 vstore(o + i * wide + d, vmul(vset(factor[i]), vload(o + i * wide + d)));
+        /* o (+)= p v. The first tile writes o, all others add to it. */
         FOR_ISA(pack)(x->v + s0 * x->v_row, x->v_row, keys, D, values);
         FOR_ISA(over_keys)(s, width, keys, values, n, D, first, o, wide, s0 > 0);
     }
@@ -354,7 +364,7 @@ static void FOR_ISA(slopes)(float *s, float *dp, ptrdiff_t n, ptrdiff_t width, p
             float *x = s + r * width + i, *y = dp + r * width + i;
             vec p = FOR_ISA(exp)(vsub(vload(x), less));
             vec ds = vmul(vmul(vset(scale), p), vsub(vload(y), mean));
-            if (r > first + i) {
+            if (r > first + i) { /* the causal mask: lanes before r - first - i do not see key r */
                 const vec early = vset((float)(r - first - i));
                 p = vwhere_less(lane, early, vset(0.0f), p);
                 ds = vwhere_less(lane, early, vset(0.0f), ds);
@@ -373,10 +383,12 @@ static void FOR_ISA(gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_
     float *queries = memory, *douts = queries + D * QUERIES, *s = douts + D * QUERIES, *dp = s + KEYS * QUERIES;
     float *q_rows = dp + KEYS * QUERIES, *dout_rows = q_rows + QUERIES * wide, *keys = dout_rows + QUERIES * wide;
     float *lse = keys + KEYS * wide, *delta = lse + QUERIES;
+    /* q and dout are needed twice: transposed as the second operand of scores and dp, by rows for dk and dv. */
     FOR_ISA(turn)(q, x->q_row, n, D, x->scale, queries, width);
     FOR_ISA(turn)(dout, x->dout_row, n, D, 1.0f, douts, width);
     FOR_ISA(pack)(q, x->q_row, n, D, q_rows);
     FOR_ISA(pack)(dout, x->dout_row, n, D, dout_rows);
+    /* delta[t] = dout[t] . out[t], LANES queries at a time. */
     for (ptrdiff_t i = 0; i < width; i += LANES) {
         const int rows = (int)FOR_ISA(least)(LANES, n - i);
         vstore(lse + i, FOR_ISA(load_lanes)(x->lse + t0 + i, n - i));
@@ -389,9 +401,11 @@ static void FOR_ISA(gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_
     }
     for (ptrdiff_t s0 = 0; s0 < earlier + n; s0 += KEYS) {
         const ptrdiff_t m = FOR_ISA(least)(KEYS, earlier + n - s0), first = earlier - s0;
+        /* s = scale q k^T and dp = dout v^T, both transposed; then p over s and ds over dp. */
         FOR_ISA(scores)(x->k + s0 * x->k_row, x->k_row, m, D, queries, width, first, s);
         FOR_ISA(scores)(x->v + s0 * x->v_row, x->v_row, m, D, douts, width, first, dp);
         FOR_ISA(slopes)(s, dp, m, width, first, lse, delta, x->scale);
+        /* dv (+)= p^T dout, dk (+)= ds^T q, dq (+)= ds k. */
         FOR_ISA(pack)(x->k + s0 * x->k_row, x->k_row, m, D, keys);
         FOR_ISA(over_queries)(s, width, m, dout_rows, n, D, first, x->dv + s0 * x->dv_row, x->dv_row, add);
         FOR_ISA(over_queries)(dp, width, m, q_rows, n, D, first, x->dk + s0 * x->dk_row, x->dk_row, add);

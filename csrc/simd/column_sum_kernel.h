@@ -2,6 +2,7 @@
 #ifndef TINYGPT_COLUMN_SUM_KERNEL_H
 #define TINYGPT_COLUMN_SUM_KERNEL_H
 
+/* The table of an instruction set: `rows` rows of x, `row` floats apart. */
 typedef struct {
     void (*add_rows)(const float *x, ptrdiff_t row, ptrdiff_t rows, int n, float *out, int add);
 } ColumnSumKernels;
@@ -28,7 +29,7 @@ static void FOR_ISA(add_rows)(const float *x, ptrdiff_t row, ptrdiff_t rows, int
             vstore(to, add ? vadd(vload(to), sum[i]) : sum[i]);
         }
     }
-    for (; j < n; j += LANES) {
+    for (; j < n; j += LANES) { /* the remaining columns, one vector at a time, the last one under a mask */
         const int part = n - j < LANES ? n - j : LANES;
         vec sum = vset(0.0f);
         for (ptrdiff_t r = 0; r < rows; r++)

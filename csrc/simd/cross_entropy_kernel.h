@@ -9,6 +9,7 @@
 
 #define LOSS_BLOCK 1024 /* columns: 4 KB of logits and the next 4 KB fit L1 */
 
+/* The table of an instruction set; rows of logits are contiguous. */
 typedef struct {
     void (*loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, float *losses, float *lse);
     void (*gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *logits, const int *targets, const float *lse,
@@ -57,7 +58,7 @@ static void FOR_ISA(loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits
             if (total != 0 && top != before) total *= exp((double)before - top); /* rescale to the new maximum */
             total += FOR_ISA(powers)(logits + c, n, top);
         }
-        total = top + log(total);
+        total = top + log(total); /* lse as a double; both results are rounded once */
         lse[r] = (float)total;
         losses[r] = targets[r] < 0 ? 0.0f : (float)(total - logits[targets[r]]);
     }
@@ -80,7 +81,7 @@ static void FOR_ISA(gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *lo
             const int n = (int)(columns - c);
             vstore_part(dlogits + c, vmul(FOR_ISA(exp)(vsub(vload_part(logits + c, n), off)), by), n);
         }
-        dlogits[targets[r]] -= scale;
+        dlogits[targets[r]] -= scale; /* the only element that differs, so no lane has to test for it */
     }
 }
 

@@ -24,6 +24,7 @@ typedef struct { /* arguments of the backward pass */
     float *dx;
 } LayernormGradient;
 
+/* The table of an instruction set, for rows first to last - 1; part (2, columns) receives the sums of those rows. */
 typedef struct {
     void (*rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last);
     void (*gradient)(const LayernormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part);
@@ -85,10 +86,12 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         const vec zero = vset(0.0f);
         vec sum[4] = {zero, zero, zero, zero}, off[4] = {zero, zero, zero, zero};
         dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
+        /* First pass: the sum of the row. With a residual, total is written and read from then on. */
         if (residual) {
             SWEEP(FOR_ISA(add_up)(m, n, x + c, residual + c, total + c, sum));
             z = total;
         } else SWEEP(FOR_ISA(add_up)(m, n, x + c, NULL, NULL, sum));
+        /* Second pass: `shift` is the mean of the deviations, by which the first mean was off. */
         const float mean = FOR_ISA(join)(sum) / (float)C;
         SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
         const double shift = (double)FOR_ISA(join)(off) / (double)C;
@@ -97,6 +100,7 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         const double variance = square < shift * shift ? 0 : square - shift * shift;
         a->mean[r] = (float)(mean + shift);
         a->rstd[r] = (float)(1 / sqrt(variance + a->eps));
+        /* Third pass. A missing bias is a constant in each of the two loops, so neither tests for it. */
         const vec middle = vset(a->mean[r]), rstd = vset(a->rstd[r]);
         const float *weight = a->weight, *bias = a->bias;
         if (bias) SWEEP(FOR_ISA(normalise)(m, n, z + c, middle, rstd, weight + c, bias + c, out + c));
@@ -145,6 +149,7 @@ static void FOR_ISA(gradient)(const LayernormGradient *a, ptrdiff_t first, ptrdi
         float *dx = a->dx + r * C;
         const vec zero = vset(0.0f), mean = vset(a->mean[r]), rstd = vset(a->rstd[r]);
         vec g[4] = {zero, zero, zero, zero}, g_xhat[4] = {zero, zero, zero, zero};
+        /* First pass: two sums over the row. Second pass: everything that needs them, with dy and x in L1. */
         SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, mean, rstd, g, g_xhat));
         const float mean_g = FOR_ISA(join)(g) / (float)C, mean_g_xhat = FOR_ISA(join)(g_xhat) / (float)C;
         const FOR_ISA(Row) row = {mean, rstd, vset(mean_g), vset(mean_g_xhat)};

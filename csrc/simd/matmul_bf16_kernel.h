@@ -41,7 +41,7 @@ static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, 
         const float *from = x + r * across;
         float *to = sliver + r;
         ptrdiff_t p = 0;
-        if (across == 1) {
+        if (across == 1) { /* rows of x lie along r: join two neighbouring steps */
             for (; p < k; p += 2, to += width) {
                 __m512 first = _mm512_maskz_loadu_ps(some, from + p * along);
                 __m512 second = p + 1 < k ? _mm512_maskz_loadu_ps(some, from + (p + 1) * along) : vset(0.0f);
@@ -49,6 +49,7 @@ static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, 
             }
             continue;
         }
+        /* Rows of x lie along p: a word already joins two steps of one row, so a transposition of words is enough. */
         for (; p + 2 * LANES <= k; p += 2 * LANES) {
             vec y[LANES];
             UNROLL for (int i = 0; i < LANES; i++) {
@@ -58,7 +59,7 @@ static void pack_bf16(const float *x, ptrdiff_t across, ptrdiff_t along, int n, 
             vtranspose(y);
             UNROLL for (int i = 0; i < LANES; i++) _mm512_mask_storeu_ps(to + (p / 2 + i) * width, fit, y[i]);
         }
-        for (; p < k; p += 2)
+        for (; p < k; p += 2) /* the remaining steps, one word at a time */
             for (int i = 0; i < room; i++) {
                 const float *at = from + i * across + p * along;
                 uint32_t word = i < part ? bf16_bits(at[0]) | (p + 1 < k ? bf16_bits(at[along]) << 16 : 0) : 0;

@@ -69,7 +69,7 @@ static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int
         const float *from = x + r * across;
         float *to = sliver + r;
         ptrdiff_t p = 0;
-        if (across == 1) {
+        if (across == 1) { /* rows along r: copy them */
             for (; p < k; p++, from += along, to += width) {
                 vec y = part == LANES ? vload(from) : vload_part(from, part);
                 if (room == LANES) vstore(to, y);
@@ -77,7 +77,7 @@ static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int
             }
             continue;
         }
-        for (; p + LANES <= k; p += LANES) {
+        for (; p + LANES <= k; p += LANES) { /* rows along p: transpose a square in registers */
             vec y[LANES];
             UNROLL for (int i = 0; i < LANES; i++) y[i] = i < part ? vload(from + i * across + p) : vset(0.0f);
             vtranspose(y);
@@ -86,7 +86,7 @@ static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int
                 else vstore_part(to + (p + i) * width, y[i], room);
             }
         }
-        for (; p < k; p++)
+        for (; p < k; p++) /* the remaining steps, element by element */
             for (int i = 0; i < room; i++) to[p * width + i] = i < part ? from[i * across + p * along] : 0.0f;
     }
 }
@@ -117,7 +117,7 @@ TEMPLATE void FOR_ISA(dots_tile)(const int m, const int n, ptrdiff_t k, const fl
             UNROLL for (int j = 0; j < n; j++) sum[i][j] = vfma(x, y[j], sum[i][j]);
         }
     }
-    if (p < k) {
+    if (p < k) { /* the last steps, with zeros in the padding lanes of both operands */
         const int rest = (int)(k - p);
         UNROLL for (int j = 0; j < n; j++) y[j] = vload_part(b + j * b_column + p, rest);
         UNROLL for (int i = 0; i < m; i++) {

@@ -33,8 +33,8 @@ static inline float half_value(uint16_t bits) {
 typedef struct {
     int kind;
     ptrdiff_t K, blocks;
-    const uint16_t *halves, *scales;
-    const int8_t *bytes;
+    const uint16_t *halves, *scales; /* halves: NULL for int8 */
+    const int8_t *bytes;             /* NULL for bfloat16 */
 } Packed;
 
 /* Element (j, p) as a float. */
@@ -118,7 +118,7 @@ TEMPLATE void FOR_ISA(block_int8)(const int m, const int n, const int size, cons
         vec total[DOT_ROWS];
         __builtin_prefetch(row + n * K);
         UNROLL for (int i = 0; i < m; i++) total[i] = vset(0.0f);
-        if (size == BLOCK) {
+        if (size == BLOCK) { /* a constant length, so that the loop is unrolled */
             UNROLL for (int p = 0; p < BLOCK; p += LANES) FOR_ISA(step_int8)(m, LANES, a + p, K, row + p, total);
         } else {
             for (int p = 0; p < size; p += LANES) FOR_ISA(step_int8)(m, size - p, a + p, K, row + p, total);

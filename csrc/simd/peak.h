@@ -1,8 +1,7 @@
 /* Probes of what this processor can do at most: loops that only multiply and add, or only read.
 
    LANES x ACCUMULATORS sums run independently. An FMA takes 4 cycles and two start per cycle, so 8 sums keep the units
-   busy, and 12 leave a margin. Each variant is compiled for its own ISA and called only where cpu.pyx found that ISA.
-   */
+   busy, and 12 leave a margin. Each variant is compiled for its own ISA and called only where cpu.pyx found it. */
 #ifndef TINYGPT_PEAK_H
 #define TINYGPT_PEAK_H
 

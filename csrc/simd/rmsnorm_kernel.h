@@ -22,6 +22,7 @@ typedef struct { /* arguments of the backward pass */
     float *dx;
 } RmsnormGradient;
 
+/* The table of an instruction set, for rows first to last - 1; part (columns,) receives the sums of a chunk of rows. */
 typedef struct {
     void (*rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last);
     void (*gradient)(const RmsnormGradient *a, ptrdiff_t first, ptrdiff_t last, float *part);
@@ -66,6 +67,7 @@ static void FOR_ISA(rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last) {
         const float *x = a->x + r * C, *residual = a->residual ? a->residual + r * C : NULL, *z = x;
         float *total = a->residual ? a->total + r * C : NULL, *out = a->out + r * C;
         dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
+        /* First pass: the sum of squares. With a residual, total is written and read from then on. */
         if (residual) {
             SWEEP(FOR_ISA(square)(m, n, x + c, residual + c, total + c, squares));
             z = total;
@@ -108,6 +110,7 @@ static void FOR_ISA(gradient)(const RmsnormGradient *a, ptrdiff_t first, ptrdiff
         float *dx = a->dx + r * C;
         const vec zero = vset(0.0f), rstd = vset(a->rstd[r]);
         vec sum[4] = {zero, zero, zero, zero};
+        /* First pass: one sum over the row. Second pass: everything that needs it, with dy and x in L1. */
         SWEEP(FOR_ISA(sum_gradient)(m, n, dy + c, x + c, weight + c, rstd, sum));
         const vec mean = vset(FOR_ISA(join)(sum) / (float)C);
         if (dtotal)

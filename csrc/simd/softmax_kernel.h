@@ -10,6 +10,7 @@
 
 #define SOFTMAX_BLOCK 1024 /* columns: 4 KB of x, 4 KB of out and the next 4 KB of x fit L1 */
 
+/* The table of an instruction set. known (columns / SOFTMAX_BLOCK, rounded up) is scratch for the maxima of blocks. */
 typedef struct {
     void (*rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, float *out, float *known);
     void (*gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *dy, const float *y, float *dx);
@@ -63,14 +64,16 @@ static void FOR_ISA(rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, flo
     for (ptrdiff_t r = 0; r < rows; r++, x += columns, out += columns) {
         float top = -FLT_MAX;
         double total = 0;
+        /* Each block is read from memory once: its maximum, then its exponentials while it is in L1. */
         for (ptrdiff_t c = 0, b = 0; c < columns; c += SOFTMAX_BLOCK, b++) {
             const ptrdiff_t n = columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK;
             const float before = top;
             top = FOR_ISA(top_of)(x + c, n, top);
-            if (total != 0 && top != before) total *= exp((double)before - top);
+            if (total != 0 && top != before) total *= exp((double)before - top); /* rescale to the new maximum */
             total += FOR_ISA(powers)(x + c, out + c, n, top);
             known[b] = top;
         }
+        /* One factor per block moves it to the final maximum and divides it by the sum. */
         for (ptrdiff_t c = 0, b = 0; c < columns; c += SOFTMAX_BLOCK, b++) {
             const ptrdiff_t n = columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK;
             const double moved = known[b] == top ? 1 : exp((double)known[b] - top);
