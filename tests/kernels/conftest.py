@@ -1,4 +1,4 @@
-"""Every kernel test runs on every rung that its op has, simd at every instruction set, with 1, 2 and 3 threads."""
+"""Parametrisation of the kernel tests: every rung of the op, simd at every instruction set, 1, 2 and 3 threads."""
 
 import functools
 
@@ -14,14 +14,14 @@ def pytest_configure(config):
 
 
 def every(op):
-    """The rungs of `op`, simd once for each instruction set of this machine, as in simd-avx2."""
+    """Return the rungs of `op`, with simd once per instruction set of this machine, for example simd-avx2."""
     simd = [f"simd-{name}" for name in isa.available()]
     return [name for rung in registry.rungs(op) for name in (simd if rung == "simd" else [rung])]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc):
-    """Rungs and threads vary fastest, so that one case serves them all while it is cached; see `make`."""
+    """Let rungs and threads vary fastest, so that one cached case serves them all; see `make`."""
     marker = metafunc.definition.get_closest_marker("op")
     if marker is not None:
         left_out = marker.kwargs.get("without", ())
@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def function(request, rung):
-    """The function of the op that the test is marked with, at the rung and the instruction set that it runs for."""
+    """Return the function of the op that marks the test, at the rung and instruction set of this run."""
     (op,) = request.node.get_closest_marker("op").args
     rung, _, name = rung.partition("-")
     before = isa.get()
@@ -43,5 +43,5 @@ def function(request, rung):
 
 @pytest.fixture(scope="session")
 def make():
-    """`testing.make`, which remembers the cases that the next rungs will ask for."""
+    """Return `testing.make` with a cache, because the next rungs need the same cases."""
     return functools.lru_cache(maxsize=64)(testing.make)

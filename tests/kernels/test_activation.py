@@ -1,4 +1,4 @@
-"""csrc/activation.pyx: element-wise ops, whose only edges are vector widths, and dropout's generator."""
+"""Tests of csrc/activation.pyx: element-wise ops, whose only edges are vector widths, and the generator of dropout."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from tinygpt.testing import (
 LENGTHS = shapes_around(8, 16, 32, 64)
 # The simd rung's pieces of 4096 elements, several of them, and the sizes up to which it uses one thread.
 PIECES = [4095, 4096, 4097, 8193, 3 * 4096 + 5, 32769]
-# Zeros of both signs, the smallest normal and subnormal numbers, both sides of each cut of the functions, and far out.
+# Zeros of both signs, the smallest normal and subnormal numbers, both sides of each limit of the functions, and beyond.
 # The cube of 1e20 is infinite in float32.
 SPECIAL = [0.0, -0.0, 2.0**-126, -(2.0**-149), 1.0, -1.0, 5.5, -5.5, 9.1, -9.1, 88.8, -88.8, 120.0, -120.0, 1e4, -1e4]
 HUGE = [*SPECIAL, 1e20, -1e20]
@@ -118,19 +118,19 @@ def test_add_in_pieces(function, threads, make, N):
 
 @pytest.mark.op("swiglu")
 def test_swiglu_of_many_rows(function, threads, make):
-    """Catches rows that two threads, or none, take."""
+    """Catches rows that two threads compute, or none."""
     check(function, make("swiglu", R=33, F=257), threads)
 
 
 @pytest.mark.op("swiglu_backward")
 def test_swiglu_backward_of_many_rows(function, threads, make):
-    """Catches rows that two threads, or none, take."""
+    """Catches rows that two threads compute, or none."""
     check(function, make("swiglu_backward", R=33, F=257), threads)
 
 
 @pytest.mark.op("gelu")
 def test_gelu_depends_on_the_value_alone(function):
-    """Catches another formula for the elements that are left over: all bits stay as the array is cut from the left."""
+    """Catches another formula for the remaining elements: no bit may change when the array is cut from the left."""
     x = gelu_case(75).inputs["x"]
     whole = run(function, gelu_case(75, x))["out"]
     for first in range(64):
@@ -139,7 +139,7 @@ def test_gelu_depends_on_the_value_alone(function):
 
 @pytest.mark.op("gelu_backward")
 def test_gelu_slope_depends_on_the_value_alone(function):
-    """Catches another formula for the elements that are left over."""
+    """Catches another formula for the remaining elements."""
     x, dx = gelu_case(75).inputs["x"], np.empty((2, 75), np.float32)
     function(np.ones_like(x), x, dx[0], 1)
     for first in range(64):
@@ -149,7 +149,7 @@ def test_gelu_slope_depends_on_the_value_alone(function):
 
 @pytest.mark.op("swiglu")
 def test_swiglu_depends_on_the_values_alone(function):
-    """Catches another formula for the elements that are left over."""
+    """Catches another formula for the remaining elements."""
     gate, up = np.split(swiglu_case(1, 75).inputs["x"][0], 2)
     whole = run(function, swiglu_case(1, 75, np.stack([np.concatenate([gate, up])])))["out"]
     for first in range(64):
@@ -159,7 +159,7 @@ def test_swiglu_depends_on_the_values_alone(function):
 
 @pytest.mark.op("swiglu_backward")
 def test_swiglu_backward_depends_on_the_values_alone(function):
-    """Catches another formula for the elements that are left over, in either half."""
+    """Catches another formula for the remaining elements, in either half."""
     (gate, up), whole = np.split(swiglu_case(1, 75).inputs["x"][0], 2), np.empty((1, 150), np.float32)
     function(np.ones((1, 75), np.float32), np.concatenate([gate, up])[None], whole, 1)
     for first in range(64):
@@ -192,7 +192,7 @@ def test_dropout_takes_all_64_bits(function, make, name):
 
 @pytest.mark.op("dropout")
 def test_dropout_masks_differ(function):
-    """Catches an argument that the generator does not look at: each must give another mask of 400 coin tosses."""
+    """Catches an argument that the generator ignores: each must give another mask of 400 coin tosses."""
     changes = [{}, {"key": 7}, {"site": 7}, {"sequence": 7}, {"T": 2}]
     masks = {
         (run(function, dropout_case(4, 100, rate=0.5, **({"T": 4} | change)))["out"] == 0).tobytes()
@@ -248,7 +248,7 @@ def test_dropout_of_nothing_is_the_input(function):
 
 @pytest.mark.op("dropout")
 def test_dropped_elements_are_zero_whatever_they_were(function):
-    """Catches x times 0 where x is not finite."""
+    """Catches a dropped element that is multiplied by 0, which gives NaN where x is not finite."""
     case = dropout_case(4, 50, T=4, rate=0.5)
     keep = reference.dropout_mask((4, 50), 0.5, case.inputs["key"], case.inputs["site"], case.inputs["sequence"], 4)
     x = np.where(keep, case.inputs["x"], np.float32(np.nan))

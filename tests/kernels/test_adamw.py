@@ -1,4 +1,4 @@
-"""csrc/adamw.pyx: elements in chunks of CHUNK = 4096."""
+"""Tests of csrc/adamw.pyx: updates and sums of squares in chunks of CHUNK = 4096 elements."""
 
 import dataclasses
 import math
@@ -64,7 +64,7 @@ def test_decay_is_decoupled(function):
 
 @adamw
 def test_depends_on_the_values_alone(function):
-    """Catches another formula for the elements that are left over: all bits stay as the arrays are cut on the left."""
+    """Catches another formula for the remaining elements: no bit may change when the arrays are cut from the left."""
     inputs = adamw_case(75).inputs
     whole = [inputs[name].copy() for name in ("param", "grad", "m", "v")]
     function(*whole, 1e-3, 0.9, 0.95, 1e-8, 0.1, 3, 0.5, 1)

@@ -1,4 +1,4 @@
-"""csrc/attention.pyx: TQ = 32 queries meet TK = 32 keys at a time; in simd up to 96 queries meet 64 keys."""
+"""Tests of csrc/attention.pyx: TQ = 32 queries meet TK = 32 keys at a time; in simd up to 96 queries meet 64 keys."""
 
 import dataclasses
 
@@ -115,7 +115,7 @@ def test_backward_nothing_to_do(function, threads, make, shape):
 @attention
 @pytest.mark.parametrize("size", [30.0, 1000.0])
 def test_scores_far_apart(function, threads, make, size):
-    """Catches exp of something positive, and an output that is not rescaled when a later tile has a larger score."""
+    """Catches an exponential that overflows, and an output that is not rescaled when a later score is larger."""
     check(function, make("attention", B=1, T=2 * TILE + 5, H=2, D=8, size=size, weights=True), threads)
 
 
@@ -167,7 +167,7 @@ def check_future(function, threads, length, value):
 @attention
 @pytest.mark.parametrize("length", [3, TILE + 9, QUERIES + 9])
 def test_nan_stays_nan(function, threads, length):
-    """Catches a maximum or an exponential that swallows NaN: whoever sees the key has no output, the others have."""
+    """Catches a maximum or an exponential that loses NaN: queries that see the key give NaN, all others do not."""
     case = attention_case(1, length, 2, 4)
     place = length // 2
     k = case.inputs["k"].copy()

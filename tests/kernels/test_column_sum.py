@@ -1,4 +1,4 @@
-"""csrc/column_sum.pyx: LINE = 16 columns per tile, TILE = 64 in simd."""
+"""Tests of csrc/column_sum.pyx: LINE = 16 columns per tile, TILE = 64 in simd."""
 
 import pytest
 

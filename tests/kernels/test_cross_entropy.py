@@ -1,4 +1,4 @@
-"""csrc/cross_entropy.pyx: blocks of BLOCK = 4096 columns under a running maximum, in simd of SMALL = 1024.
+"""Tests of csrc/cross_entropy.pyx: blocks of BLOCK = 4096 columns under a running maximum, in simd of SMALL = 1024.
 
 A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns.
 """
@@ -59,7 +59,7 @@ def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
 @pytest.mark.parametrize("largest", [100.0, 1e4, 1e30, 3e38])
 def test_outliers_do_not_overflow(function, threads, largest):
-    """Catches exp of something positive."""
+    """Catches an exponential of a positive number, which overflows."""
     logits = np.random.default_rng(1).standard_normal((3, BLOCK + 9))
     logits[0, 5], logits[1, -1], logits[1, 0], logits[2, 7] = largest, largest, -largest, -largest
     check(function, cross_entropy_case(*logits.shape, logits=logits, targets=[5, 3, 7]), threads)
@@ -101,7 +101,7 @@ def test_maximum_anywhere(function):
 
 @cross_entropy
 def test_every_logit_counts_once(function):
-    """Catches a lane, a vector, a tail or a block that the sum leaves out or has twice: V zeros have lse ln V."""
+    """Catches a lane, a vector, a tail or a block that the sum leaves out or counts twice: V zeros have lse ln V."""
     for V in (*range(1, 132), SMALL + 70):
         losses, lse = np.full((2, 1), np.nan, np.float32)
         function(np.zeros((1, V), np.float32), np.zeros(1, np.int32), losses, lse, 1)
@@ -110,7 +110,7 @@ def test_every_logit_counts_once(function):
 
 @cross_entropy
 def test_maximum_renewed_in_every_block(function, threads):
-    """Catches a sum that is not moved under the new maximum, or is moved twice."""
+    """Catches a sum that is not rescaled to a new maximum, or is rescaled twice."""
     logits = np.linspace(-20, 20, 2 * BLOCK + 1, dtype=np.float32)[None]
     for row in (logits, logits[:, ::-1]):
         check(function, cross_entropy_case(*row.shape, logits=row, targets=[0]), threads)
@@ -119,7 +119,7 @@ def test_maximum_renewed_in_every_block(function, threads):
 @cross_entropy
 @pytest.mark.parametrize("V", [1, 47, 64, BLOCK + 5])
 def test_nan_stays_in_its_row(function, threads, V):
-    """Catches a maximum that swallows a NaN, and one that carries it into the next row."""
+    """Catches a maximum that loses a NaN, and one that carries it into the next row."""
     logits = np.random.default_rng(4).standard_normal((3, V)).astype(np.float32)
     for place in {0, V // 2, V - 1}:
         logits[1] = 0
@@ -132,7 +132,7 @@ def test_nan_stays_in_its_row(function, threads, V):
 @cross_entropy_backward
 @pytest.mark.parametrize("V", [15, 64, 70])
 def test_backward_of_every_target(function, V):
-    """Catches a target that is missed in the tail of a row, or taken off next to where it belongs."""
+    """Catches a target that is missed in the tail of a row, or subtracted from its neighbour."""
     dlogits = np.full((V, V), np.nan, np.float32)
     lse = np.full(V, np.inf, np.float32)
     function(np.zeros((V, V), np.float32), np.arange(V, dtype=np.int32), lse, dlogits, 0.5, 1)

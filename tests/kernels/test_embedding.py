@@ -1,4 +1,4 @@
-"""csrc/embedding.pyx: the lookup, and its gradient by ranges of the vocabulary."""
+"""Tests of csrc/embedding.pyx: the lookup, and its gradient by ranges of the vocabulary."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_lookup_moves_bits_unchanged(function, make):
 @embedding_backward
 @pytest.mark.parametrize("C", [1, 7, 16, 37])
 def test_backward_has_the_bits_of_naive(function, threads, make, C):
-    """Catches sums of rows in another order: no rung may have a reason for other bits than naive's."""
+    """Catches sums of rows in another order: every rung must give the bits of naive."""
     case = make("embedding_backward", B=4, T=33, V=11, C=C, start=2, accumulate=True)
     naive = run(registry.function("embedding_backward", "naive"), case)
     result = run(function, case, threads)

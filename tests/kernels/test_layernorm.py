@@ -1,4 +1,4 @@
-"""csrc/layernorm.pyx: sums over rows in chunks of ROWS = 32, their second sum in tiles of LINE = 16 columns.
+"""Tests of csrc/layernorm.pyx: sums over rows in chunks of ROWS = 32, added up in tiles of LINE = 16 columns.
 
 A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns. Its second sum has tiles of 64.
 """
@@ -54,7 +54,7 @@ def test_equal_elements_give_the_bias(function, threads):
 
 @layernorm
 def test_mean_far_from_zero(function, threads):
-    """Catches a variance from sum of squares less square of the sum, which cancels when the mean is large."""
+    """Catches a variance from the sum of squares minus the square of the sum, which cancels when the mean is large."""
     x = 1e4 + np.random.default_rng(0).standard_normal((3, 64))
     check(function, layernorm_case(3, 64, x=x), threads)
 
@@ -83,7 +83,7 @@ def test_outlier(function, threads):
 @pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy has a plain float sum
 @pytest.mark.parametrize("C", [47, 1000, 20_011])
 def test_mean_is_exact_but_for_its_rounding(function, C):
-    """Catches a mean from a plain float sum, whose error would be one of every deviation."""
+    """Catches a mean from a plain float sum, whose error would shift every deviation."""
     values = (np.random.default_rng(3).uniform(1, 10, 32) * 10.0 ** (np.arange(32) % 16)).astype(np.float32)
     x, weight, bias = np.repeat(values[:, None], C, axis=1), np.ones(C, np.float32), np.ones(C, np.float32)
     out, (mean, rstd) = np.full_like(x, np.nan), np.full((2, 32), np.nan, np.float32)
@@ -94,7 +94,7 @@ def test_mean_is_exact_but_for_its_rounding(function, C):
 
 @pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy has a plain float sum
 def test_variance_is_not_negative(function):
-    """Catches a root of less than zero: in very long rows of equal elements the sum of deviations is rounded itself."""
+    """Catches the root of a negative number: in very long rows of equal elements the sum of deviations is rounded."""
     C = 300_007
     x = np.repeat((1e12 * np.random.default_rng(4).uniform(1, 10, 16)).astype(np.float32)[:, None], C, axis=1)
     out, (mean, rstd) = np.empty_like(x), np.full((2, 16), np.nan, np.float32)
@@ -104,7 +104,7 @@ def test_variance_is_not_negative(function):
 
 @layernorm
 def test_every_column_counts_once(function):
-    """Catches a lane, a vector or a tail that the mean or the variance leaves out, or an empty lane that deviates."""
+    """Catches a lane, a vector or a tail that the mean or the variance leaves out, or a padding lane that deviates."""
     for C in range(1, 132):
         x, out = np.eye(C, dtype=np.float32) * C, np.empty((C, C), np.float32)
         mean, rstd = np.full((2, C), np.nan, np.float32)
@@ -115,7 +115,7 @@ def test_every_column_counts_once(function):
 
 @layernorm
 def test_nan_stays_in_its_row(function, threads):
-    """Catches a variance that is set to zero where it is no number, and a NaN that reaches the next row."""
+    """Catches a variance that is set to zero where it is NaN, and a NaN that reaches the next row."""
     x = np.random.default_rng(4).standard_normal((3, 47)).astype(np.float32)
     x[1, 46] = np.nan
     out, (mean, rstd) = np.zeros_like(x), np.zeros((2, 3), np.float32)

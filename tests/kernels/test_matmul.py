@@ -1,4 +1,4 @@
-"""csrc/matmul.pyx: register tile MR x NR = 4 x 8, blocks KC = 256 of the sum, tiles MC = 64 and NC = 512."""
+"""Tests of csrc/matmul.pyx: micro-tiles of MR x NR = 4 x 8, parts of the sum of KC = 256, blocks MC = 64, NC = 512."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ matmul = pytest.mark.op("matmul")
 @matmul
 @pytest.mark.parametrize("M", shapes_around(MR, most=13))
 def test_register_tile(function, threads, make, M):
-    """Catches rows and columns of a partial tile that are dropped, doubled or stored past the edge."""
+    """Catches rows and columns of a partial micro-tile that are dropped, doubled or stored past the edge."""
     for N in shapes_around(NR, most=13):
         check(function, make("matmul", M=M, N=N, K=5), threads)
 
@@ -24,14 +24,14 @@ def test_register_tile(function, threads, make, M):
 @pytest.mark.parametrize("K", [0, 1, 2, 7, KC - 1, KC, KC + 1, 2 * KC + 1])
 @pytest.mark.parametrize("accumulate", FLAGS)
 def test_blocks_of_the_sum(function, threads, make, K, accumulate):
-    """Catches a block of the sum that replaces the one before, a lost last block, and K = 0 leaving out unwritten."""
+    """Catches a part of the sum that replaces the one before, a lost last part, and K = 0 leaving out unwritten."""
     check(function, make("matmul", M=5, N=9, K=K, accumulate=accumulate), threads)
 
 
 @matmul
 @pytest.mark.parametrize("M", [MC - 1, MC, MC + 1, 2 * MC - 1, 2 * MC + 3])
-def test_tiles_of_rows(function, threads, make, M):
-    """Catches tiles of rows that overlap or leave a gap when threads divide them."""
+def test_blocks_of_rows(function, threads, make, M):
+    """Catches blocks of rows that overlap or leave a gap when threads divide them."""
     check(function, make("matmul", M=M, N=9, K=17), threads)
 
 
@@ -68,7 +68,7 @@ def test_what_comes_after_the_product(function, threads, make, bias, residual, a
 @pytest.mark.parametrize("trans_a", FLAGS)
 @pytest.mark.parametrize("accumulate", FLAGS)
 def test_one_row(function, threads, make, trans_a, accumulate):
-    """Catches rows of b that are left over from eight, columns from four vectors, and a second part of a wide row."""
+    """Catches remaining rows of b after groups of eight, remaining columns, and the second part of a wide row."""
     for N, K in ((1, 1), (67, 7), (64, 8), (131, 19), (4096 + 33, 17), (5, 0)):
         after = {"trans_a": trans_a, "accumulate": accumulate}
         check(function, make("matmul", M=1, N=N, K=K, **after), threads)

@@ -1,4 +1,4 @@
-"""matmul_simd_bfloat16 of csrc/matmul.pyx: operands rounded to bfloat16 while they are packed, at every ISA.
+"""Tests of matmul_simd_bfloat16 in csrc/matmul.pyx: operands rounded to bfloat16 while they are packed, at every ISA.
 
 `ml_dtypes` rounds independently: to nearest, ties to even, NaN kept.
 """
@@ -42,7 +42,7 @@ def product(a, b, trans_a=False, trans_b=False, n_threads=2, accumulate=False, o
 
 
 def assert_product_of_rounded(out, a, b):
-    """`out` is op(a) op(b) of the rounded operands, as near as K products summed in float32 in any order can be."""
+    """Compare `out` with op(a) op(b) of the rounded operands, to the error of a float32 sum of K terms in any order."""
     a, b = rounded(a).astype(np.float64), rounded(b).astype(np.float64)
     K = a.shape[1]
     assert (abs(out - a @ b) <= gamma(K + 1) * (abs(a) @ abs(b)) + 2 * K * TINY).all()

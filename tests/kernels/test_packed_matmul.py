@@ -1,4 +1,4 @@
-"""csrc/packed_matmul.pyx: blocks of 32, 16 rows unpacked at a time, dot products up to 16 rows, panels of 384 steps."""
+"""Tests of csrc/packed_matmul.pyx: blocks of 32, 16 rows unpacked at a time, dot products up to 16 rows, 384 steps."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIZES = [(1, 9, 5), (3, 17, 64), (FEW, 2 * ROWS + 1, 100), (FEW + 1, 49, KC + 1)
 
 
 def sums(function, threads, make, op):
-    """K from 0 over a block, and over a panel of the sum."""
+    """Return cases with K around a block, and around a part of the sum."""
     for K in (*shapes_around(4, 8, 16, BLOCK, 2 * BLOCK), KC - 1, KC, KC + 1):
         for M in (1, FEW + 1):
             check(function, make(op, M=M, N=9, K=K), threads)
@@ -32,7 +32,7 @@ def test_sums_of_int8(function, threads, make):
 
 
 def rows_and_columns(function, threads, make, op):
-    """Every number of rows up to the change of path, and columns around every tile and stripe."""
+    """Return cases with every number of rows up to the change of path, and columns around every tile and stripe."""
     for M in (0, 1, 2, 3, 4, 5, 7, FEW, FEW + 1, FEW + 8):
         for N in (0, 1, 7, 8, 9, ROWS + 1, 47, 49, STRIPE - 1, STRIPE + 1, 2 * STRIPE + 3):
             check(function, make(op, M=M, N=N, K=BLOCK + 3), threads)
@@ -59,13 +59,13 @@ def everything_after(function, make, op):
 
 @bfloat16
 def test_what_comes_after_bfloat16(function, make):
-    """Catches bias, activation and residual in another order, of another column, or once for each panel of the sum."""
+    """Catches bias, activation and residual in another order, of another column, or once per part of the sum."""
     everything_after(function, make, "matmul_bfloat16")
 
 
 @int8
 def test_what_comes_after_int8(function, make):
-    """Catches bias, activation and residual in another order, of another column, or once for each panel of the sum."""
+    """Catches bias, activation and residual in another order, of another column, or once per part of the sum."""
     everything_after(function, make, "matmul_int8")
 
 
@@ -81,7 +81,7 @@ def test_unit_matrix_gives_the_weights(function, make, M):
 
 
 def same_as_alone(function, make, op):
-    """Each row of a product of few rows is the row of a product of one."""
+    """Assert that each row of a product of few rows equals the product of that row alone."""
     case = make(op, M=FEW, N=70, K=100)
     together = run(function, case)["out"]
     for i in range(FEW):

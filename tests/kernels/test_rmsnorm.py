@@ -1,4 +1,4 @@
-"""csrc/rmsnorm.pyx: sums over rows in chunks of ROWS = 32, their second sum in tiles of LINE = 16 columns.
+"""Tests of csrc/rmsnorm.pyx: sums over rows in chunks of ROWS = 32, added up in tiles of LINE = 16 columns.
 
 A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns. Its second sum has tiles of 64.
 """

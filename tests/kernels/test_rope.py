@@ -1,4 +1,4 @@
-"""csrc/rope.pyx: pairs of a head's numbers, half a head apart."""
+"""Tests of csrc/rope.pyx: rotations of pairs half a head apart."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The bits of a result do not depend on the number of threads, on shapes larger than every chunk and tile."""
+"""Tests that no bit of a result depends on the number of threads, on shapes larger than every chunk and tile."""
 
 import numpy as np
 import pytest
@@ -38,13 +38,13 @@ SIZES = {
     "squared_norm": {"N": 40_009},
     "adamw": {"N": 40_009},
 }
-# The numpy rung and users' own promise nothing.
+# The numpy rung and users' own rungs are exempt.
 RUNGS = [(op, rung) for op in OPS for rung in every(op) if rung.partition("-")[0] in registry.LADDER]
 
 
 @pytest.fixture
 def function(op, rung):
-    """The function of the op at the rung, and at the instruction set that the rung may name."""
+    """Return the function of the op at the rung, which may name an instruction set as well."""
     rung, _, name = rung.partition("-")
     before = isa.get()
     isa.use(name or before)
@@ -53,7 +53,7 @@ def function(op, rung):
 
 
 def test_every_op_is_here():
-    """Catches an op without sizes, which no test below would look at."""
+    """Catches an op without sizes, which no test below would run."""
     assert SIZES.keys() == OPS.keys()
 
 

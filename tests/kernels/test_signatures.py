@@ -1,4 +1,4 @@
-"""Every rung of an op takes the arguments of its record, by name and in order: rungs are exchanged at run time."""
+"""Tests that every rung takes the arguments of its op's record, by name and in order, because rungs are swapped."""
 
 import inspect
 
@@ -18,10 +18,10 @@ def test_arguments_are_those_of_the_record(rung, op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_has_a_naive_rung_and_numpys(op):
-    """Catches an op that no rung serves: naive is what all others fall back on, numpy serves alone."""
+    """Catches an op without a rung: all others fall back on naive, and numpy stands alone."""
     assert {"naive", "numpy"} <= set(registry.rungs(op))
 
 
 def test_no_rung_for_an_unknown_op():
-    """Catches a misspelt name in a RUNGS literal, whose function nobody would ever call."""
+    """Catches a misspelt name in a RUNGS literal, whose function is never called."""
     assert {op for _, op in ALL} <= OPS.keys()

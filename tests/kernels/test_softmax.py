@@ -1,4 +1,4 @@
-"""csrc/softmax.pyx: blocks of BLOCK = 2048 columns under a running maximum, in simd of half as many.
+"""Tests of csrc/softmax.pyx: blocks of BLOCK = 2048 columns under a running maximum, in simd of half as many.
 
 A step of simd is four vectors of 4, 8 or 16 lanes: 16, 32 or 64 columns.
 """
@@ -45,7 +45,7 @@ def test_masked_elements_get_nothing(function, threads):
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
 @pytest.mark.parametrize("largest", [100.0, 1e4, 1e30, 3e38])
 def test_outliers_do_not_overflow(function, threads, largest):
-    """Catches exp of something positive: from 89 on it is infinite."""
+    """Catches an exponential of a positive number: from 89 on it is infinite."""
     x = np.random.default_rng(2).standard_normal((3, 2 * BLOCK + 1)).astype(np.float32)
     x[0, 5], x[1, -1], x[1, 0] = largest, largest, -largest
     x[2, 3], x[2, BLOCK + 3] = largest, largest
@@ -55,7 +55,7 @@ def test_outliers_do_not_overflow(function, threads, largest):
 @softmax
 @pytest.mark.parametrize("C", [1, 3, 15, 47, 64, BLOCK + 1])
 def test_equal_rows_are_uniform(function, threads, C):
-    """Catches a row's result that depends on its neighbours, and a maximum that starts at zero or in an empty lane."""
+    """Catches a row's result that depends on its neighbours, and a maximum that starts at zero or in a padding lane."""
     out = check(function, softmax_case(5, C, np.full((5, C), -300.0)), threads)["out"]
     assert (out == out[0, 0]).all()
 
@@ -82,7 +82,7 @@ def test_maximum_anywhere(function):
 @softmax
 @pytest.mark.parametrize("C", [1, 47, 64, BLOCK + 5])
 def test_nan_stays_in_its_row(function, threads, C):
-    """Catches a maximum that swallows a NaN, and one that carries it into the next row."""
+    """Catches a maximum that loses a NaN, and one that carries it into the next row."""
     x = np.random.default_rng(3).standard_normal((3, C)).astype(np.float32)
     for place in {0, C // 2, C - 1}:
         x[1] = 0

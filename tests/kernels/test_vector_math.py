@@ -1,4 +1,4 @@
-"""csrc/simd/math.h: exponential, sigmoid and GELU over the whole range of float32, through ops that show them bare."""
+"""Tests of csrc/simd/math.h: exponential, sigmoid and GELU over all of float32, through ops that expose them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tinygpt.testing import check, gelu_backward_case, gelu_case
 
 from .conftest import every
 
-# What math.h promises of exp, in units in the last place. A relative error is at most as many times 2^-23.
+# The error of exp that math.h promises, in units in the last place. The relative error is at most as many times 2^-23.
 EXP = 1.02
 TINY = 2.0**-126  # the smallest normal float32
 LOWEST, HIGHEST = -87.33654, 88.72283  # exp is 0 below and infinite above, to the nearest 10^-5
@@ -16,7 +16,7 @@ EDGES = [0.0, -0.0, np.inf, -np.inf, LOWEST, -LOWEST, HIGHEST, -HIGHEST, 89.0, -
 
 
 def whole_range():
-    """Every exponent with both signs and random mantissas, a dense walk where exp is neither 0 nor infinite, edges."""
+    """Return every exponent with both signs and random mantissas, a dense grid where exp is finite, and the edges."""
     rng = np.random.default_rng(0)
     exponents = np.arange(255, dtype=np.uint32)[:, None, None] << 23
     mantissas = rng.integers(0, 2**23, (255, 30, 2), dtype=np.uint32)
@@ -34,14 +34,14 @@ X = whole_range()
 
 
 def units(got, wanted):
-    """How far `got` is off, in units in the last place of the exact result."""
+    """Return the error of `got` in units in the last place of the exact result."""
     spacing = 2.0 ** np.maximum(np.floor(np.log2(np.maximum(abs(wanted), 2.0**-149))) - 23, -149)
     return abs(got.astype(np.float64) - wanted) / spacing
 
 
 @pytest.fixture
 def using(name):
-    """The functions of the simd rung, at the instruction set that the test runs for."""
+    """Return the functions of the simd rung, at the instruction set of this run."""
     before = isa.get()
     isa.use(name)
     yield lambda op: registry.function(op, "simd")
@@ -49,7 +49,7 @@ def using(name):
 
 
 def exp(function, x):
-    """exp(x) as the gradient of a cross entropy with lse = 0 and scale = 1; the target is a column of its own."""
+    """Compute exp(x) as the gradient of a cross-entropy with lse = 0 and scale = 1; the target is another column."""
     width = 256
     rows = -(-x.size // width)
     logits = np.zeros((rows, 1 + width), np.float32)
@@ -60,7 +60,7 @@ def exp(function, x):
 
 
 def gated(function, x):
-    """x sigmoid(x), which is swiglu with up = 1."""
+    """Compute x sigmoid(x), which is swiglu with up = 1."""
     out = np.full((1, x.size), np.nan, np.float32)
     function(np.concatenate([x, np.ones_like(x)])[None], out, 1)
     return out[0]
@@ -116,7 +116,7 @@ def test_gelu_and_its_slope(using, name):
 
 @pytest.mark.parametrize("name", isa.available())
 def test_nan_stays_nan(using, name):
-    """Catches a bound that replaces a NaN, in every lane and in what is left over, and one that spreads to others."""
+    """Catches a limit that replaces a NaN, in every lane and in the remaining elements, and one that spreads it."""
     for at in range(37):
         x = np.linspace(-3, 3, 37, dtype=np.float32)
         x[at] = np.nan
@@ -129,5 +129,5 @@ def test_nan_stays_nan(using, name):
 
 @pytest.mark.parametrize("op", ["gelu", "gelu_backward", "swiglu", "swiglu_backward", "cross_entropy_backward"])
 def test_every_instruction_set_is_here(op):
-    """Catches an op that has lost its simd rung: the tests above would measure the rung below in its place."""
+    """Catches an op that lost its simd rung, so that the tests above would measure the rung below."""
     assert [name.partition("-")[2] for name in every(op) if name.startswith("simd")] == list(isa.available())

@@ -19,6 +19,7 @@ static Rounded sigmoid_of(double z, double off) {
 /* 2 sqrt(2/pi) (x + 0.044715 x^3): six products and sums of equal sign, so six roundings. */
 static double gelu_argument(double x) { return 2 * GELU_SCALE * (x + GELU_CUBIC * x * x * x); }
 
+/* Values and slopes for |x| up to 1, 4, 7 and 200, where the slope is 0 or 1. */
 static void check_gelu(const char *isa) {
     begin(isa, "gelu, gelu_backward");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -45,6 +46,8 @@ static void check_gelu(const char *isa) {
     finish();
 }
 
+/* out = g s h, and its gradients dg = dy h s (1 + g (1 - s)) and dh = dy g s: the error of s times its factor, and one
+   rounding per product or sum. */
 static void check_swiglu(const char *isa) {
     begin(isa, "swiglu, swiglu_backward");
     for (int t = 0; t < COUNT(sizes); t++) {
@@ -68,6 +71,7 @@ static void check_swiglu(const char *isa) {
     finish();
 }
 
+/* One addition per element, so the result must be exact. */
 static void check_add(const char *isa) {
     begin(isa, "add");
     for (int t = 0; t < COUNT(sizes); t++) {
@@ -89,6 +93,7 @@ static uint64_t number(uint64_t row, uint64_t k) {
     return (z ^ z >> 31) >> 32;
 }
 
+/* Rates of 0, 1/4, 3/4 and nearly 1, each with and without a residual. */
 static void check_dropout(const char *isa) {
     const uint64_t limits[] = {0, (uint64_t)1 << 30, (uint64_t)3 << 30, ((uint64_t)1 << 32) - 1};
     begin(isa, "dropout");

@@ -2,6 +2,7 @@
 #include "check.h"
 #include "simd/adamw_kernel.h"
 
+/* One step against the formulas of csrc/adamw.pyx, evaluated as doubles on the values before the step. */
 static void check_update(const char *isa) {
     static const int sizes[] = SIZES;
     const Scalars s = {0.9f, 0.1f, 0.99f, 0.01f, 1e-2f, 1.5f, 1e-6f, 1e-3f, 0.5f};
@@ -28,6 +29,7 @@ static void check_update(const char *isa) {
     finish();
 }
 
+/* Squares are exact as doubles, so only their sum is rounded, at 2^-53 per addition. */
 static void check_squares(const char *isa) {
     begin(isa, "adamw sum_of_squares");
     for (int n = 0; n < 300; n += 1 + n / 20) {

@@ -55,6 +55,7 @@ static void check_query(const AttentionHead *x, int t, double *memory) {
     }
 }
 
+/* All queries in tiles of 48, or one by one. Case bit 0: with weights. Case bit 1: large scores. */
 static void check_forward(const char *isa, int alone) {
     const AttentionKernels *kernels = attention_kernels(isa);
     begin(isa, alone ? "attention query" : "attention tile");
@@ -128,6 +129,7 @@ static void check_product(const double *w, const double *w_room, int w_row, int 
     expect(got, wanted, room + sum_room(n + n / KEYS + 1, size));
 }
 
+/* dq, dk and dv against sums over p and ds, with dk and dv written or added to. */
 static void check_gradient(const char *isa) {
     begin(isa, "attention gradient");
     for (int i = 0; i < COUNT(shapes); i++)

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define ARRAYS 64
+#define ARRAYS 64 /* more than any case takes */
 #define MARK 0xA5 /* fills the bytes from the start of the page to the array */
 
 static struct {
@@ -44,6 +44,7 @@ static void *take(size_t bytes) {
     return arrays[n_arrays++].array;
 }
 
+/* Check the bytes before every array, then free it. */
 void give_back(void) {
     while (n_arrays > 0) {
         unsigned char *p = arrays[--n_arrays].memory;
@@ -116,6 +117,7 @@ void at(const char *format, ...) {
     va_end(arguments);
 }
 
+/* Count a value, note how much of its bound was used, and print the first three that exceed it. */
 void expect(double got, double wanted, double room) {
     values++;
     if (got == wanted || (isnan(got) && isnan(wanted))) return;
@@ -129,6 +131,7 @@ void expect(double got, double wanted, double room) {
                case_name);
 }
 
+/* A kernel for which nothing was compared counts as failed. */
 void finish(void) {
     give_back();
     if (values == 0 || wrong > 0) failed++;

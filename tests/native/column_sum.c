@@ -2,6 +2,7 @@
 #include "check.h"
 #include "simd/column_sum_kernel.h"
 
+/* Rows are two floats further apart than they are wide, so that a step by the width would read the wrong column. */
 void check_column_sum(const char *isa) {
     static const int sizes[] = SIZES;
     begin(isa, "column_sum");

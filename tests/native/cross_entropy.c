@@ -5,6 +5,8 @@
 #define ROWS 3
 static const int sizes[] = {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 101, 1023, 1024, 1025, 2051};
 
+/* Case 0: logits around 0. Case 1: around 100, where exp overflows without the maximum. Case 2: one logit of 60 above
+   all others. Row 1 has no target and must give loss 0. */
 static void check_loss(const char *isa) {
     begin(isa, "cross_entropy loss");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -33,6 +35,7 @@ static void check_loss(const char *isa) {
     finish();
 }
 
+/* dlogits in an array of its own and over the logits. The difference is rounded once, exp and the factor once each. */
 static void check_gradient(const char *isa) {
     begin(isa, "cross_entropy gradient");
     for (int t = 0; t < COUNT(sizes); t++)

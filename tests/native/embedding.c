@@ -2,6 +2,7 @@
 #include "check.h"
 #include "simd/embedding_kernel.h"
 
+/* One addition per element, so the result must be exact. */
 void check_embedding(const char *isa) {
     static const int sizes[] = SIZES;
     begin(isa, "embedding add");

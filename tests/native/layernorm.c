@@ -30,6 +30,8 @@ static void check_row(const Layernorm *a, int r) {
     }
 }
 
+/* Rows with and without residual and bias; a mean of 50 beside deviations of 1 shows cancellation in the variance. The
+   rows come in two calls, as from two threads. */
 static void check_rows(const char *isa) {
     begin(isa, "layernorm rows");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -50,11 +52,13 @@ static void check_rows(const char *isa) {
     finish();
 }
 
+/* The normalised element, from the saved mean and rstd. */
 static double xhat_of(const LayernormGradient *a, int r, int c) {
     return ((double)a->x[r * a->columns + c] - a->mean[r]) * a->rstd[r];
 }
 
-/* dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy weight */
+/* One row of dx = rstd (g - mean(g) - xhat mean(g xhat)) with g = dy weight. Both means are float sums of n terms,
+   and each difference adds a rounding. */
 static void check_dx(const LayernormGradient *a, int r) {
     const int n = (int)a->columns;
     double mean = 0, size = 0, mean_xhat = 0, size_xhat = 0;
@@ -73,6 +77,7 @@ static void check_dx(const LayernormGradient *a, int r) {
     }
 }
 
+/* dx of every row, and the sums of the chunk that become dweight and dbias. */
 static void check_gradient(const char *isa) {
     begin(isa, "layernorm gradient");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -102,6 +107,7 @@ static void check_gradient(const char *isa) {
     finish();
 }
 
+/* The sum over chunks, which is a double and rounded once. */
 static void check_chunks(const char *isa) {
     begin(isa, "layernorm add_chunks");
     for (int width = 1; width <= LAYERNORM_TILE; width++)

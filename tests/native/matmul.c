@@ -40,6 +40,7 @@ static void check_slivers(const MatmulKernels *s, int m, int n, int k, int a_tra
     give_back();
 }
 
+/* Every number of rows, some numbers of columns, both layouts of a and b, written and accumulated. */
 static void check_micro_kernel(const char *isa, const char *name, const MatmulKernels *s) {
     begin(isa, name);
     for (int t = 0; t < COUNT(STEPS); t++)
@@ -121,6 +122,7 @@ static void check_pack(const char *isa, const MatmulKernels *s) {
     finish();
 }
 
+/* Dot products of rows that are one float further apart than they are long. */
 static void check_dots(const char *isa, const MatmulKernels *s) {
     begin(isa, "dots");
     for (int t = 0; t < COUNT(STEPS); t++)

@@ -31,6 +31,7 @@ static double element(const Packed *b, int j, int p) {
     return scale * b->bytes[j * b->K + p];
 }
 
+/* Dot products from a row of b on that is not the first, because threads start in the middle. */
 static void check_dots(const char *isa, const PackedKernels *s, int kind) {
     begin(isa, kind == INT8 ? "dots, int8" : "dots, bfloat16");
     for (int t = 0; t < COUNT(STEPS); t++)
@@ -60,6 +61,7 @@ static void check_dots(const char *isa, const PackedKernels *s, int kind) {
     finish();
 }
 
+/* Unpacking must be exact, from every block on and for every length. */
 static void check_unpack(const char *isa, const PackedKernels *s, int kind) {
     begin(isa, kind == INT8 ? "unpack, int8" : "unpack, bfloat16");
     for (int t = 0; t < COUNT(STEPS); t++)

@@ -15,13 +15,14 @@ static void check_row(const Rmsnorm *a, int r) {
         square += (double)z[c] * z[c] / n;
     }
     const double rstd = 1 / sqrt(square + a->eps);
-    expect(a->rstd[r], rstd, ROUNDING * rstd * 1.001); /* squares and sums are doubles */
+    expect(a->rstd[r], rstd, ROUNDING * rstd * 1.001); /* squares and sums are doubles, so only the result is rounded */
     for (int c = 0; c < n; c++) {
         const double y = (double)z[c] * a->rstd[r] * a->weight[c];
         expect(a->out[r * n + c], y, 2 * ROUNDING * fabs(y) + TINY);
     }
 }
 
+/* Rows with and without a residual, in two calls as from two threads. */
 static void check_rows(const char *isa) {
     begin(isa, "rmsnorm rows");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -40,7 +41,8 @@ static void check_rows(const char *isa) {
     finish();
 }
 
-/* dx = rstd (g - xhat mean(g xhat)), g = dy weight, xhat = x rstd */
+/* One row of dx = rstd (g - xhat mean(g xhat)) with g = dy weight and xhat = x rstd. The mean is a float sum of n
+   terms, and each operation after it adds a rounding. */
 static void check_dx(const RmsnormGradient *a, int r) {
     const int n = (int)a->columns;
     double mean = 0, size = 0;
@@ -57,6 +59,7 @@ static void check_dx(const RmsnormGradient *a, int r) {
     }
 }
 
+/* dx of every row, and the sum of the chunk that becomes dweight. */
 static void check_gradient(const char *isa) {
     begin(isa, "rmsnorm gradient");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -84,6 +87,7 @@ static void check_gradient(const char *isa) {
     finish();
 }
 
+/* The sum over chunks, which is a double and rounded once. */
 static void check_chunks(const char *isa) {
     begin(isa, "rmsnorm add_chunks");
     for (int width = 1; width <= RMSNORM_TILE; width++)

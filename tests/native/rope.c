@@ -2,6 +2,7 @@
 #include "check.h"
 #include "simd/rope_kernel.h"
 
+/* Three heads, one float apart. Each output is a difference of two products, with at most two roundings each. */
 void check_rope(const char *isa) {
     static const int sizes[] = SIZES;
     begin(isa, "rope turn");

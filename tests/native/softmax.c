@@ -18,6 +18,7 @@ static void scan(const float *x, int n, double *top, double *range, double *tota
     for (int c = 0; c < n; c++) *total += exp(x[c] - *top);
 }
 
+/* Case 0: x around 0. Case 1: around 100, where exp overflows without the maximum. Cases 2 and 3: see below. */
 static void check_rows(const char *isa) {
     begin(isa, "softmax rows");
     for (int t = 0; t < COUNT(sizes); t++)
@@ -43,6 +44,7 @@ static void check_rows(const char *isa) {
     finish();
 }
 
+/* The weighted mean of dy is a sum of n products; difference and product add a rounding each. */
 static void check_gradient(const char *isa) {
     begin(isa, "softmax gradient");
     for (int t = 0; t < COUNT(sizes); t++) {

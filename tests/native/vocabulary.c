@@ -26,7 +26,7 @@ static void check_exact(const char *isa, const char *name, int lanes, Word *word
         const float far = k % 4 == 0 ? 1e18f : 4.0f;
         float *x = uniform(lanes, positive ? 0 : -far, far), *y = uniform(lanes, -far, far), *z = uniform(lanes, -1, 1);
         float *out = blank(lanes);
-        if (k == 1) memcpy(y, x, lanes * sizeof(float)); /* equal */
+        if (k == 1) memcpy(y, x, lanes * sizeof(float)); /* equal operands */
         word(x, y, z, out);
         for (int i = 0; i < lanes; i++) {
             at("lane %d of %g, %g, %g", i, x[i], y[i], z[i]);
@@ -37,6 +37,7 @@ static void check_exact(const char *isa, const char *name, int lanes, Word *word
     finish();
 }
 
+/* The same value in every lane. */
 static void check_set(const char *isa, const Vocabulary *v) {
     begin(isa, "vset");
     float *x = uniform(v->lanes, -1, 1), *out = blank(v->lanes);
@@ -146,6 +147,7 @@ static void check_small(const char *isa, const Vocabulary *v) {
     finish();
 }
 
+/* Words that combine lanes. The largest element moves through all lanes; dsum counts each lane three times. */
 static void check_lanes(const char *isa, const Vocabulary *v) {
     const int n = v->lanes;
     for (int k = 0; k < 2; k++) {
@@ -172,6 +174,7 @@ static void check_lanes(const char *isa, const Vocabulary *v) {
     }
 }
 
+/* Both halves of a register as doubles: one rounding to float at the end. */
 static void check_halves(const char *isa, const Vocabulary *v) {
     begin(isa, "dlow dhigh dfma");
     for (int k = 0; k < CASES; k++) {
@@ -206,6 +209,7 @@ static void check_exp(const char *isa, const Vocabulary *v) {
     }
 }
 
+/* All words of one instruction set. */
 void check_vocabulary(const char *isa) {
     const Vocabulary *v = vocabulary(isa);
     const int n = v->lanes, once = strcmp(isa, "scalar") != 0; /* FMA rounds once where the machine has it */

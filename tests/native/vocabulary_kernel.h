@@ -5,6 +5,7 @@
 
 typedef void Word(const float *x, const float *y, const float *z, float *out); /* LANES floats each */
 
+/* One function per word, for an instruction set. */
 typedef struct {
     int lanes, registers;
     Word *set, *copy, *add, *sub, *mul, *div, *fma, *max, *min, *root, *round, *scale, *less, *exp, *sigmoid;
@@ -21,11 +22,13 @@ typedef struct {
 #define SIMD_KERNEL "vocabulary_kernel.h"
 #include "simd/foreach_isa.h"
 
+/* The functions of an instruction set, or NULL if this build has none of that name. */
 static const Vocabulary *vocabulary(const char *isa) { return TABLE_FOR(vocabulary_table, isa); }
 
 #else
 #include "simd/math.h"
 
+/* A word of one to three vectors as a function. */
 #define WORD(name, result)                                                                              \
     static void FOR_ISA(name)(const float *x, const float *y, const float *z, float *out) {             \
         const vec a = vload(x), b = vload(y), c = vload(z);                                             \
