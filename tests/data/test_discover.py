@@ -319,3 +319,27 @@ def test_the_line_of_the_summary():
     )
     many = Counter({f".{letter}": 1 for letter in "abcdefgh"})
     assert Summary(8, 1, 1, many).describe().endswith("of .a .b .c .d .e .f and 2 more")
+
+
+def test_old_mac_line_ends_are_read(tmp_path, fill):
+    """Catches a file of CR alone that counts as one endless, minified line; CR inside other texts stays."""
+    fill(tmp_path, {"a.py": b"x = 1\r" * 500, "b.py": b"y = '\r'\n"})
+    documents, summary = discover(tmp_path)
+    assert [document.text for document in documents] == ["x = 1\n" * 500, "y = '\r'\n"]
+    assert not summary.skipped
+
+
+def test_text_that_is_not_source_is_told(tmp_path, fill):
+    """Catches documentation that a user expects to be read and that is passed over without a word."""
+    fill(tmp_path, {"a.py": "1", "a.rst": "2", "b.rst": "3", "c.html": "4", "d.bin": "5"})
+    summary = discover(tmp_path)[1]
+    assert summary.passed_over() == "2 .rst, 1 .html"
+    assert discover([tmp_path / "a.py"])[1].passed_over() == ""
+
+
+def test_a_named_file_with_a_token_is_an_error(tmp_path, fill):
+    """Catches secrets that are read because the file was given by name."""
+    fill(tmp_path, {"a.py": 'key = "AKIA' + "A1" * 8 + '"\n', ".env": "PASSWORD=1\n"})
+    for name in ("a.py", ".env"):
+        with pytest.raises(ValueError, match="looks like a password or a private key"):
+            discover([tmp_path / name])

@@ -10,6 +10,7 @@ import pytest
 
 from tinygpt.data import rules
 from tinygpt.data.discover import discover
+from tinygpt.data.gitignore import Rules
 
 
 def names(*arguments, **options):
@@ -98,30 +99,89 @@ def test_a_gitignore_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, fill
         discover(tmp_path)
 
 
-PATTERNS = r"""*.py !a.py a a/ /a b/*.py !b/a.py **/b b/** a/**/b * !*/ !*.py /b/ !a/ [ab].py a* ?.py !b #x \!a.py
-    b\ .py */a /* !/a **/a.py a/** ! // *.p[xy] ** a** /**/b/ !/b **/a/b a/**/a/b *.py/ !**/a c.py/* !c.py/a /a/*/b"""
-LINES = [*PATTERNS.split(), "", "a.py  "]
+# Pieces of patterns: everything that git's wildmatch reads specially, well formed or not.
+WORDS = r"""a b c.py a.py *.py * ** ** / / / ? ! \\ \* \! [ ] - ^ # [ab] [!a] [^a] [a-c] [c-a] [z-a].py [] []] [!]]
+    [a/b] [a\-c] [[:digit:]] [[:alpha:]] [[:upper:]] [[:punct:]] [[:space:]] [[:none:]] [[:digit:] [:digit:] [a-] [-a]
+    [\]] [a-\c] **/ /** /**/ a* *a ?.py [!a].py 5.py é é.py [é] [!é] ~ src src/ */ A.PY a?b /a?b /a[!x]b /a*b /a*.py
+    """
+PIECES = [*WORDS.split(), " ", "\t", "\r", r"\ ", "a.py ", "a.py\t", "src/\r"]
+NAMES = ["a.py", "b.py", "c.py", "5.py", "é.py", "é", "a", "b", "src", "-.py", "].py", "[.py", "!a.py", "#a.py", "A.PY",
+         "a.py ", "a.py\t", "*.py", "\\.py", "aa.py", "a-c.py", "^.py"]  # fmt: skip
+TREES_AT_ONCE = 40
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-@pytest.mark.parametrize("seed", range(20))
-def test_ignored_is_what_git_ignores(tmp_path, seed, fill):
+def random_tree(root, draw):
+    """Fill a folder with files of odd names, and some of its folders with odd .gitignore files."""
+    for i in range(16):
+        folder = root.joinpath(*draw.choices(["a", "b", "src", "é", "c.py"], k=draw.randint(0, 3)))
+        if not any(place.is_file() for place in (folder, *folder.parents)):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / draw.choice(NAMES)
+            if not file.is_dir():
+                file.write_text(f"{draw.random()} {i}")
+    folders = [root, *sorted(path for path in root.rglob("*") if path.is_dir())]
+    for folder in draw.sample(folders, min(len(folders), 3)):
+        lines = ["".join(draw.choices(PIECES, k=draw.randint(1, 5))) for _ in range(draw.randint(1, 4))]
+        text = draw.choice(["\n", "\n", "\r\n"]).join(lines) + draw.choice(["", "\n", "\r"])
+        (folder / ".gitignore").write_bytes(text.encode())
+
+
+@pytest.fixture(scope="module")
+def git_directory(tmp_path_factory):
+    """An empty repository that serves for all trees, because making one takes longer than asking it."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    directory = tmp_path_factory.mktemp("git")
+    subprocess.run(["git", "init", "-q", "--bare", str(directory)], check=True)
+    return directory
+
+
+def not_ignored_by_git(git_directory, tree):
+    """The files that git would add, without what our rules skip for other reasons."""
+    command = ["git", "--git-dir", str(git_directory), "--work-tree", str(tree), "-c", "core.bare=false"]
+    command += ["-c", "core.excludesFile=", "ls-files", "--others", "--exclude-standard", "-z"]
+    output = subprocess.run(command, check=True, capture_output=True, cwd=tree).stdout
+    return sorted(name for name in os.fsdecode(output).split("\0") if name and not name.endswith(".gitignore"))
+
+
+def not_ignored_by_us(folder, above):
+    """The files of a walk that asks the rules alone."""
+    rules_here, found = above.inside(str(folder)), []
+    for entry in os.scandir(folder):
+        if entry.name == ".gitignore" or rules_here.ignores(entry.path, entry.is_dir()):
+            continue
+        found += not_ignored_by_us(entry.path, rules_here) if entry.is_dir() else [entry.path]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ignored_is_what_git_ignores(tmp_path, seed, git_directory):
     """Catches any other reading of random patterns in random trees than git's own."""
     draw = random.Random(seed)
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    for i in range(14):
-        folder = tmp_path.joinpath(*draw.choices(["a", "b", "c.py"], k=draw.randint(0, 3)))
-        file = folder / draw.choice(["a.py", "b.py", "q.py"])
-        if not file.is_dir():
-            fill(tmp_path, {file.relative_to(tmp_path).as_posix(): f"{seed} {i}"})
-    folders = [tmp_path, *sorted({path.parent for path in tmp_path.rglob("*.py") if path.is_file()})]
-    for folder in draw.sample(folders, min(len(folders), 3)):
-        (folder / ".gitignore").write_text("\n".join(draw.choices(LINES, k=draw.randint(1, 4))))
-    command = ["git", "-C", str(tmp_path), "ls-files", "--others", "--exclude-standard", "-z"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    listed = sorted(path for path in output.split("\0") if path.endswith(".py"))
-    if listed:
-        assert names(tmp_path) == listed
-    else:
-        with pytest.raises(ValueError, match=r"^no source file in"):
-            discover(tmp_path)
+    for i in range(TREES_AT_ONCE):
+        tree = tmp_path / str(i)
+        tree.mkdir()
+        random_tree(tree, draw)
+        ours = sorted(os.path.relpath(path, tree) for path in not_ignored_by_us(tree, Rules()))
+        texts = {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob(".gitignore")}
+        assert ours == not_ignored_by_git(git_directory, tree), texts
+
+
+CLASSES = ("alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit")
+SETS = [f"[[:{name}:]]" for name in CLASSES] + [f"[![:{name}:]]" for name in CLASSES]
+
+
+@pytest.mark.parametrize(
+    "pattern", [*SETS, "?", "[!a]", "[a-]", "[+--]", "[a-\\c]", "[\\]]", "a?b", "a[!x]b", "a*b", "*b"]
+)
+def test_single_bytes_are_matched_as_git_does(tmp_path, pattern, git_directory):
+    """Catches a byte too many or too few in a class or set, and a wildcard that matches the slash."""
+    names = [bytes([byte]) for byte in range(1, 256) if byte not in b"/."] + [b"axb"]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_text("x")
+    os.makedirs(tmp_path / "nested" / "a", exist_ok=True)
+    (tmp_path / "nested" / "a" / "b").write_text("x")
+    (tmp_path / "nested" / ".gitignore").write_text(f"/{pattern}\n")
+    (tmp_path / ".gitignore").write_text(f"{pattern}\n")
+    ours = sorted(os.path.relpath(path, tmp_path) for path in not_ignored_by_us(tmp_path, Rules()))
+    assert ours == not_ignored_by_git(git_directory, tmp_path)

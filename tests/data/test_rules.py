@@ -181,3 +181,15 @@ def test_a_link_does_not_hide_a_secret(tmp_path, fill):
     (tmp_path / "notes.txt").symlink_to(tmp_path / "id_rsa")
     with pytest.raises(ValueError, match="looks like a password"):
         discover(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "length"),
+    [("AKIA", 16), ("ghp_", 36), ("glpat-", 20), ("AIza", 35), ("sk_live_", 24), ("sk-", 48), ("npm_", 36)],
+)
+def test_access_tokens_are_secrets(prefix, length):
+    """Catches a token in a source file that a model would learn by heart, and a prefix alone taken for one."""
+    token = prefix.encode() + b"A1" * (length // 2) + b"B" * (length % 2)
+    assert rules.is_secret_content(b'key = "' + token + b'"\n')
+    assert not rules.is_secret_content(b'prefix = "' + prefix.encode() + b'"\n')
+    assert not rules.is_secret_content(b"x" + token)

@@ -9,7 +9,7 @@ leaves out, and why, is counted, because a corpus that is smaller than expected 
   and all but the first of equal ones. A folder that is left out counts once.
 - A file that is named may be ignored, hidden, generated, large or of any extension. A binary one is an error.
 - What looks like a password or a private key is never read, and an error where it is named.
-- A byte order mark is dropped and CRLF becomes LF; nothing else in a text changes.
+- A byte order mark is dropped; CRLF becomes LF, and so does CR in a text without LF. Nothing else changes.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Summary:
         Files by extension, in lower case; the empty one for names without.
     skipped : Counter
         Files and folders that were left out, by reason.
+    not_source : Counter
+        Files of the walked directories whose extension is not in the set, by extension.
     """
 
     files: int = 0
@@ -72,6 +74,12 @@ class Summary:
     bytes: int = 0
     extensions: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    not_source: Counter[str] = field(default_factory=Counter)
+
+    def passed_over(self) -> str:
+        """List the text files that were not read, as in ``79 .rst, 20 .html``; "" if there were none."""
+        found = [(name, count) for name, count in _most_common(self.not_source) if name in rules.OTHER_TEXT]
+        return ", ".join(f"{count:,} {name}" for name, count in found[:SHOWN_EXTENSIONS])
 
     def describe(self) -> str:
         """One line for a person: ``214 files, 1.9 MB of .py .h  (31 skipped: 22 ignored by .gitignore, 9 binary)``."""
@@ -302,7 +310,7 @@ def _reason_before_reading(entry: os.DirEntry[str], inner: gitignore.Rules, max_
 
 def _read_all(search: _Search) -> tuple[list[Document], Summary]:
     """Read what was found in the order of the paths, so that of equal files always the same one is kept."""
-    summary = Summary(skipped=Counter(search.skipped.values()))
+    summary = Summary(skipped=Counter(search.skipped.values()), not_source=search.unwanted)
     documents = []
     seen = set()
     base = os.path.commonpath(search.roots) if search.roots else ""
@@ -340,7 +348,7 @@ def _read(path: str, argument: str | None) -> tuple[str, str | None]:
             raise ValueError(f"'{argument}': must be text in UTF-8, got a binary file (it has NUL bytes)")
         return "", rules.BINARY
     try:
-        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8").replace("\r\n", "\n")
+        text = _lines(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
     except UnicodeDecodeError:
         return "", rules.NOT_UTF8
     if not text.strip():
@@ -350,6 +358,12 @@ def _read(path: str, argument: str | None) -> tuple[str, str | None]:
     if argument is None and rules.is_minified(text):
         return "", rules.MINIFIED
     return text, None
+
+
+def _lines(text: str) -> str:
+    """Return a text with lines ended by LF: CRLF is replaced, and CR in a text without LF (Mac OS up to 9)."""
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _secret(name: str) -> str:

@@ -1,21 +1,20 @@
-"""What ``.gitignore`` files say about a path, as git reads them.
+"""Rules of ``.gitignore`` files for one path, read as git reads them: bytes, line by line.
 
-The file in the deepest folder has the first word; within a file the last pattern that matches decides. A folder that is
-ignored hides all below it, whatever files below say, so a walk does not go into it.
+The file in the deepest folder decides first; within a file the last pattern that matches decides. An ignored folder
+hides everything below it, whatever the files below say, so a walk does not enter it.
 
-A pattern of git matches a path itself; pathspec's also match all below it, and so let ``!/src`` take ``src/x.log`` back
-from an earlier ``*.log``, which git does not. The walk has already dealt with the folders above, so a match through one
-of them is dropped here.
+Below the files stands ``.git/info/exclude``, the list that a repository keeps for itself. A user's own list outside of
+the repository (``core.excludesFile``) is not read, because the same tree must give the same corpus on every machine.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pathspec
+from tinygpt.data.wildmatch import translate
 
 NAME = ".gitignore"
 
@@ -26,14 +25,18 @@ class Rules:
 
     Parameters
     ----------
-    files : tuple of (str, _Patterns)
-        Folder, with a slash at its end, and the patterns of its file; the deepest folder first.
+    files : tuple of (str, tuple of _Pattern)
+        Folder, with a separator at its end, and the patterns of its file, the last line first. The deepest folder
+        is first.
+    fold : bool
+        Ignore the case of ASCII letters: ``core.ignorecase`` of the repository.
     """
 
-    files: tuple[tuple[str, _Patterns], ...] = ()
+    files: tuple[tuple[str, tuple[_Pattern, ...]], ...] = ()
+    fold: bool = False
 
     def inside(self, folder: str) -> Rules:
-        """The rules one folder deeper.
+        """Return the rules one folder deeper.
 
         Parameters
         ----------
@@ -43,34 +46,41 @@ class Rules:
         Raises
         ------
         OSError
-            Its ``.gitignore`` cannot be read; nobody knows then what it wants to keep out.
+            Its ``.gitignore`` cannot be read, so nobody knows which files it keeps out.
         """
-        file = Path(folder, NAME)
-        if not file.is_file():
+        return self.adding(Path(folder, NAME), folder)
+
+    def adding(self, file: Path, folder: str) -> Rules:
+        """Return these rules and the ones that `file` has for `folder`; a symbolic link is not followed, as in git."""
+        if file.is_symlink() or not file.is_file():
             return self
-        # As the names of files are decoded, so that patterns in any encoding meet them.
-        text = os.fsdecode(file.read_bytes().removeprefix(b"\xef\xbb\xbf")).replace("\r\n", "\n")
-        return Rules(((os.path.join(folder, ""), _Patterns.read(text)), *self.files))
+        patterns = _read(file.read_bytes(), self.fold)
+        return replace(self, files=((os.path.join(folder, ""), patterns), *self.files))
 
     def ignores(self, path: str, is_folder: bool) -> bool:
-        """Whether a path is ignored, if none of the folders above it is.
+        """Whether a path is ignored, provided that none of the folders above it is.
 
         Parameters
         ----------
         path : str
             Absolute path, below every folder of the rules.
         is_folder : bool
-            Some patterns (``build/``) are for folders only.
+            Patterns such as ``build/`` match folders only.
         """
         for folder, patterns in self.files:
-            verdict = patterns.verdict(path.removeprefix(folder) + ("/" if is_folder else ""))
-            if verdict is not None:
-                return verdict
+            below = os.fsencode(path.removeprefix(folder).replace(os.sep, "/"))
+            below = below.lower() if self.fold else below
+            name = below.rpartition(b"/")[2]
+            for pattern in patterns:
+                if (is_folder or not pattern.folders_only) and pattern.regex.match(
+                    name if pattern.names_only else below
+                ):
+                    return not pattern.negated
         return False
 
 
 def above(folder: str) -> Rules:
-    """The rules that reach a folder from above it: those of its git repository, from the root down.
+    """Return the rules that reach a folder from above it: those of its git repository, from the root down.
 
     Parameters
     ----------
@@ -80,96 +90,72 @@ def above(folder: str) -> Rules:
     Returns
     -------
     Rules
-        None outside a repository. None either where they ignore the folder itself: who names it wants it.
+        Empty outside a repository, and empty where the rules ignore the folder itself, because a user who names an
+        ignored folder wants its files.
     """
     places = [Path(folder), *Path(folder).parents]
-    # How many folders up the repository begins; 0, and so no folder above, if there is none.
-    up = next((i for i, place in enumerate(places) if (place / ".git").exists()), 0)
-    rules = Rules()
+    up = next((i for i, place in enumerate(places) if (place / ".git").exists()), None)
+    if up is None:
+        return Rules()
+    own = places[up] / ".git"
+    base = Rules(fold=_ignores_case(own / "config"))
+    rules = base.adding(own / "info" / "exclude", str(places[up]))
     for i in range(up, 0, -1):
         rules = rules.inside(str(places[i]))
         if rules.ignores(str(places[i - 1]), is_folder=True):
-            return Rules()
+            return base
     return rules
+
+
+def _ignores_case(config: Path) -> bool:
+    """Whether a repository ignores the case of names; git notes that where the file system does."""
+    if config.is_symlink() or not config.is_file():
+        return False
+    return re.search(rb"^\s*ignorecase\s*=\s*true\s*$", config.read_bytes(), re.IGNORECASE | re.MULTILINE) is not None
 
 
 @dataclass(frozen=True)
 class _Pattern:
-    """One line.
+    """One line of a file.
 
     Parameters
     ----------
-    spec : pathspec.GitIgnoreSpec
-        The line, for any path.
-    tail : pathspec.GitIgnoreSpec
-        What follows its last ``**``, or all of it: the last parts of a path must match this.
-    length : int
-        The number of those parts.
-    whole : bool
-        There is no ``**``, so the path must have this number of parts and no more.
+    regex : re.Pattern of bytes
+        Matches the whole path relative to the folder of the file, or the name alone.
+    negated : bool
+        The line begins with ``!`` and takes back what lines before it ignore.
+    folders_only : bool
+        The line ends with ``/``.
+    names_only : bool
+        There is no other ``/``, so the name counts alone, in any folder.
     """
 
-    spec: pathspec.GitIgnoreSpec
-    tail: pathspec.GitIgnoreSpec
-    length: int
-    whole: bool
+    regex: re.Pattern[bytes]
+    negated: bool
+    folders_only: bool
+    names_only: bool
 
     @classmethod
-    def read(cls, line: str) -> _Pattern:
-        """Take a line apart; ValueError if pathspec cannot read it."""
-        spec = pathspec.GitIgnoreSpec.from_lines([line])
-        bare = re.sub(r"(?<!\\) +$", "", line).removeprefix("!")
-        parts = bare.strip("/").split("/")
-        folders_only = "/" if bare.endswith("/") else ""
-        # Without a slash before its end a pattern is for any depth.
-        if "/" not in bare.removesuffix("/"):
-            parts = ["**", *parts]
-        # "a/**" is all below a, as "a/**/*" is; pathspec lets the former match the folder a too.
-        if parts[-1] == "**":
-            parts.append("*")
-            sign = "!" if line.startswith("!") else ""
-            spec = pathspec.GitIgnoreSpec.from_lines([sign + "/" + "/".join(parts) + folders_only])
-        last = max((i for i, part in enumerate(parts) if part == "**"), default=-1)
-        after = parts[last + 1 :]
-        tail = pathspec.GitIgnoreSpec.from_lines(["/" + "/".join(after) + folders_only])
-        return cls(spec, tail, len(after), last < 0)
-
-    def verdict(self, path: str) -> bool | None:
-        """True for ignored, False for taken back, None if the path itself does not match."""
-        include = self.spec.check_file(path).include
-        if include is None:
-            return None
-        parts = path.removesuffix("/").split("/")
-        if self.whole and len(parts) != self.length:
-            return None
-        end = "/".join(parts[-self.length :]) + ("/" if path.endswith("/") else "")
-        return include if self.tail.match_file(end) else None
+    def read(cls, line: bytes, fold: bool) -> _Pattern:
+        negated = line.startswith(b"!")
+        bare = line.removeprefix(b"!")
+        text = bare.removesuffix(b"/")
+        return cls(translate(text.removeprefix(b"/"), fold), negated, text != bare, b"/" not in text)
 
 
-@dataclass(frozen=True)
-class _Patterns:
-    """The lines of one file, the last one first, and all of them as one spec: most paths match nothing at all."""
+def _read(data: bytes, fold: bool) -> tuple[_Pattern, ...]:
+    """Read the lines of a file, the last one first: without byte order mark, comments, one CR and spaces at an end."""
+    patterns = []
+    for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if line and not line.startswith(b"#"):
+            # git handles a line as a C string, which ends at a NUL byte.
+            pattern = _without_spaces(line.removesuffix(b"\r").partition(b"\0")[0])
+            patterns.append(_Pattern.read(pattern, fold))
+    return tuple(reversed(patterns))
 
-    spec: pathspec.GitIgnoreSpec
-    lines: tuple[_Pattern, ...]
 
-    @classmethod
-    def read(cls, text: str) -> _Patterns:
-        """Take a file apart. A line that pathspec cannot read (a lone ``!``) matches nothing in git either."""
-        good, lines = [], []
-        for line in text.split("\n"):
-            if not line.strip() or line.startswith("#"):
-                continue
-            try:
-                lines.append(_Pattern.read(line))
-            except ValueError:
-                continue
-            good.append(line)
-        return cls(pathspec.GitIgnoreSpec.from_lines(good), tuple(reversed(lines)))
-
-    def verdict(self, path: str) -> bool | None:
-        """What the last matching line says of a path relative to the file's folder; None if there is none."""
-        if self.spec.check_file(path).include is None:
-            return None
-        verdicts = (line.verdict(path) for line in self.lines)
-        return next((verdict for verdict in verdicts if verdict is not None), None)
+def _without_spaces(line: bytes) -> bytes:
+    """Drop the spaces at the end; a backslash keeps the one after it."""
+    kept = line.rstrip(b" ")
+    backslashes = len(kept) - len(kept.rstrip(b"\\"))
+    return line[: len(kept) + backslashes % 2]

@@ -53,6 +53,12 @@ _SIGNATURE = re.compile(
 )
 
 _SECRET_NAMES = re.compile(r"\.(env.*|netrc|pgpass|pypirc)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?|.*\.(key|pem|p12|pfx|ppk)")
+# Tokens with a fixed prefix and length: AWS, GitHub, GitLab, Google, Slack, Stripe, OpenAI, npm, PyPI.
+_TOKEN = re.compile(
+    rb"\b(AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{82}|glpat-[A-Za-z0-9_-]{20}"
+    rb"|AIza[A-Za-z0-9_-]{35}|xox[abprs]-[0-9A-Za-z-]{20,}|[sr]k_live_[A-Za-z0-9]{24,}|sk-(proj-)?[A-Za-z0-9]{40,}"
+    rb"|npm_[A-Za-z0-9]{36}|pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,})(?![A-Za-z0-9_-])"
+)
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
 # Further down, only with a line of the key below it: a file may speak of the marker.
 _KEY_FURTHER_DOWN = re.compile(
@@ -98,6 +104,11 @@ EXTENSIONS = parse_extensions(
 )
 
 
+# Text that is not read unless it is asked for, but that a user may expect to be.
+OTHER_TEXT = parse_extensions(".adoc,.css,.csv,.htm,.html,.ipynb,.json,.less,.md,.org,.rst,.scss,.tex,.toml,.txt,.xml,"
+                              ".yaml,.yml")  # fmt: skip
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is one that listings leave out."""
     return name.startswith(".")
@@ -134,7 +145,9 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret_content(data: bytes) -> bool:
-    """Whether a file begins with a private key in PEM form, or has one further down."""
+    """Tell whether a file holds an access token, begins with a private key in PEM form, or has one further down."""
+    if _TOKEN.search(data):
+        return True
     if _PRIVATE_KEY.match(data.removeprefix(b"\xef\xbb\xbf").lstrip()):
         return True
     return b"PRIVATE KEY-----" in data and _KEY_FURTHER_DOWN.search(data) is not None

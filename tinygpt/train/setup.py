@@ -70,6 +70,8 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
     extensions = parse_extensions(given.ext) if given.ext else EXTENSIONS
     documents, summary = discover(given.data, extensions)
     report.fact("source", summary.describe())
+    if summary.passed_over():
+        report.note(f"not read, because their extensions are not source code: {summary.passed_over()}")
     parts = split(documents, settings.optimisation.seed, given.val_fraction)
     if tokenizer is None:
         tokenizer = _tokenizer(settings, (document.text for document in parts.train), report)
