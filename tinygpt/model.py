@@ -26,6 +26,7 @@ from tinygpt.ops.embedding import inside
 from tinygpt.tensor import Tensor, is_recording, is_traced, no_grad, recording
 
 INIT_STD = 0.02  # of initial weights (GPT-2)
+FIRST_TABLE = 2048  # positions of the first rotary tables: 1 MB with heads of 128
 
 
 class Dropout(NamedTuple):
@@ -199,9 +200,7 @@ class GPT(Module):
         self.blocks = [Block(config, i) for i in range(config.n_layer)]
         self.norm = _norm(config)
         self.head = self.wte if config.tie_embeddings else Linear(config.n_embd, config.vocab_size, bias=False)
-        self._tables = None
-        if config.position == "rope":
-            self._tables = rotation_tables(config.block_size, config.head_dim, config.rope_theta)
+        self._tables: Rotation | None = None
         self.initialise(seed)
 
     def __call__(self, tokens: np.ndarray, cache: KVCache | None = None, last: bool = False) -> Tensor:
@@ -374,9 +373,16 @@ class GPT(Module):
         return x if dropout is None else ops.dropout(x, dropout.rate, dropout.key, 0)
 
     def _rotation(self, start: int, count: int) -> Rotation | None:
-        """Return the cosines and sines of `count` positions from `start` on."""
-        if self._tables is None:
+        """Return cosines and sines of `count` positions; None without rotary embedding.
+
+        The tables grow to the next power of two, because no tensor in a file bounds the context that its config asks
+        for: tables of a million positions would take 512 MB before the first token.
+        """
+        if self.config.position != "rope":
             return None
+        if self._tables is None or len(self._tables[0]) < start + count:
+            length = min(self.config.block_size, max(FIRST_TABLE, 1 << (start + count - 1).bit_length()))
+            self._tables = rotation_tables(length, self.config.head_dim, self.config.rope_theta)
         cos, sin = self._tables
         return cos[start : start + count], sin[start : start + count]
 

@@ -150,12 +150,17 @@ FIELDS = [
     ("llama", {"llama.block_count": 0}, "'llama.block_count' must be an integer from 1"),
     ("llama", {"llama.block_count": 1e9}, "'llama.block_count' must be an integer from 1"),
     ("llama", {"llama.block_count": (UINT64, 10**9)}, "has no tensor 'blk.1.attn_norm.weight'"),
-    ("llama", {"llama.attention.head_count": (LIST, (INT32, [2, 2]))}, "'llama.attention.head_count' .* a list of 2"),
+    (
+        "llama",
+        {"llama.attention.head_count": (LIST, (INT32, [2, 2]))},
+        "must be one count, or 1 equal ones, got a list",
+    ),
+    ("llama", {"llama.attention.head_count": (LIST, (INT32, [0]))}, "must be an integer from 1"),
     ("llama", {"llama.attention.head_count": 3}, "must be|'n_embd' 8 must be a multiple"),
     ("llama", {"llama.attention.head_count_kv": 2}, r"'blk.0.attn_k.weight' has shape \(4, 8\), .* asks for \(8, 8\)"),
     ("llama", {"llama.attention.key_length": 8}, "'llama.attention.key_length' must be .* = 8 / 2, got 8"),
     ("llama", {"llama.rope.dimension_count": 2}, "'llama.rope.dimension_count' must be .* = 8 / 2, got 2"),
-    ("llama", {"llama.rope.scaling.type": "linear"}, "'llama.rope.scaling.type' must be 'none', got 'linear'"),
+    ("llama", {"llama.rope.scaling.type": "yarn"}, "'llama.rope.scaling.type' must be 'none' or 'linear', got 'yarn'"),
     ("llama", {"llama.rope.scaling.factor": 8.0}, "'llama.rope.scaling.factor' must be 1.0, got 8.0"),
     ("llama", {"llama.rope.freq_base": -1.0}, "'rope_theta' must be positive"),
     ("llama", {"llama.rope.freq_base": (FLOAT32, float("nan"))}, "'llama.rope.freq_base' must be a finite number"),
@@ -284,3 +289,18 @@ def test_bytes_turned_over(file, seed):
         file.write_bytes(damaged)
         models += model_or_line(file)
     assert 0 < models < 150
+
+
+def test_harmless_values_are_read(tmp_path):
+    """Catches a file that is refused for values that change nothing: equal counts per block, a factor of 1."""
+    config = GPTConfig(**{**vars(MODELS["llama"]), "n_layer": 2})
+    fields, tensors = gguf_maker.of(GPT(config))
+    changes = {
+        "llama.attention.head_count": (LIST, (INT32, [2, 2])),
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 1.0,
+        "llama.rope.scaling.original_context_length": 8,
+    }
+    for name, made in (("plain", fields), ("harmless", {**fields, **changes})):
+        (tmp_path / name).write_bytes(gguf_maker.pack(made, tensors))
+    assert gguf.GGUFModel(tmp_path / "harmless").config == gguf.GGUFModel(tmp_path / "plain").config

@@ -1,6 +1,7 @@
 """Model directories of other programs: what their files state is kept, and does not outlive the model."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 import tinygpt
 from tinygpt import GPT, GPTConfig
 from tinygpt.generate import sample_text
+from tinygpt.ops.attention import rotation_tables
 from tinygpt.tokenizers import BPETokenizer
 
 SIZES = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 8}
@@ -104,3 +106,28 @@ def test_rows_without_a_token_are_never_drawn(folder):
     assert model.config.vocab_size > tokenizer.vocab_size
     for seed in range(4):  # at this temperature, every row is drawn as often as the others
         sample_text(model, tokenizer, "ab", 200, temperature=1e3, seed=seed)
+
+
+def test_a_long_context_costs_nothing_before_it_is_used(tmp_path):
+    """Catches rotary tables of the length that a config asks for, where a file of some kilobytes does."""
+    config = GPTConfig(vocab_size=264, **SIZES, **FAMILIES["llama"])
+    tinygpt.save(tmp_path, GPT(config), BPETokenizer.train("ab ab", 258))
+    wanted = logits(tmp_path)
+    change(tmp_path, max_position_embeddings=2**20)
+    tracemalloc.start()
+    try:
+        found = logits(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_rotary_tables_grow_as_they_would_be_at_once(tmp_path):
+    """Catches a table that is too short for a position, and rows that change when it grows."""
+    model = GPT(GPTConfig(vocab_size=264, **{**SIZES, "block_size": 5000}, **FAMILIES["llama"]))
+    for start, count in ((0, 3), (2040, 20), (4990, 10)):
+        cos, sin = model._rotation(start, count)
+        whole = rotation_tables(5000, 4, 10000.0)
+        assert np.array_equal(cos, whole[0][start : start + count])
+        assert np.array_equal(sin, whole[1][start : start + count])

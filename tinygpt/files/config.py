@@ -22,15 +22,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from tinygpt.config import GPTConfig
+from tinygpt.files import config_tables
 from tinygpt.io.strict import Fields, Object, naming, read_object, shown
 
 NAME = "config.json"
 FAMILIES = ("gpt2", "llama", "tinygpt")
 # The rotary tables are the one thing whose size no tensor in the file bounds: 512 MB at this context and D = 128.
 MAX_ROPE_POSITIONS = 2**20
-DEFAULT_ROPE_THETA = 10000.0
-# Fields that the tinygpt family has beside those of GPTConfig.
-_BESIDE = {"architectures", "bos_token_id", "eos_token_id", "model_type"}
 
 
 def family(config: GPTConfig) -> str:
@@ -132,14 +130,6 @@ def canonical(config: GPTConfig) -> GPTConfig:
     )
 
 
-def _must(fields: Fields, name: str, default: object, *allowed: object) -> None:
-    """A field must have one of the values that the model computes; missing or null, it has transformers' default."""
-    value = fields.content[name] if fields.has(name) else default
-    # 0 and 1 are not false and true, though Python has them equal.
-    if not any(type(value) is type(good) and value == good for good in allowed):
-        raise fields.wrong(name, " or ".join(shown(good) for good in allowed))
-
-
 def _to_gpt2(config: GPTConfig) -> Object:
     content: Object = {
         "architectures": ["GPT2LMHeadModel"],
@@ -161,10 +151,9 @@ def _to_gpt2(config: GPTConfig) -> Object:
 
 
 def _from_gpt2(fields: Fields) -> GPTConfig:
-    _must(fields, "activation_function", "gelu_new", "gelu_new", "gelu_pytorch_tanh")  # two names for the tanh form
-    _must(fields, "scale_attn_weights", True, True)
-    _must(fields, "scale_attn_by_inverse_layer_idx", False, False)
-    _must(fields, "add_cross_attention", False, False)
+    config_tables.GPT2.check(fields)
+    if fields.content.get("scale_attn_weights", True) is None:  # which transformers takes for false
+        raise fields.wrong("scale_attn_weights", "true")
     own = fields.object("tinygpt")
     own.only({"bias"})
     dropout, embd_dropout = fields.number("resid_pdrop", 0.1), fields.number("embd_pdrop", 0.1)
@@ -210,10 +199,7 @@ def _to_llama(config: GPTConfig) -> Object:
 
 
 def _from_llama(fields: Fields) -> GPTConfig:
-    _must(fields, "hidden_act", "silu", "silu", "swish")
-    _must(fields, "attention_bias", False, False)
-    _must(fields, "mlp_bias", False, False)
-    _must(fields, "rope_interleaved", False, False)
+    config_tables.LLAMA.check(fields)
     own = fields.object("tinygpt")
     own.only({"dropout"})
     n_embd, n_head = fields.count("hidden_size"), fields.count("num_attention_heads")
@@ -234,31 +220,10 @@ def _from_llama(fields: Fields) -> GPTConfig:
             bias=False,
             tie_embeddings=fields.flag("tie_word_embeddings", False),
             dropout=own.number("dropout", 0.0),
-            rope_theta=_rope_theta(fields),
+            rope_theta=config_tables.rope_theta(fields),
             norm_eps=fields.number("rms_norm_eps", 1e-6),
         )
     )
-
-
-def _rope_theta(fields: Fields) -> float:
-    """The rotary base: at the top, where it used to stand, or in `rope_parameters` since transformers 5.
-
-    A `rope_type` other than default changes the frequencies with the position, and so every logit.
-    """
-    _must(fields, "partial_rotary_factor", 1.0, 1.0, 1)
-    found = {"rope_theta": fields.number("rope_theta")} if fields.has("rope_theta") else {}
-    for name in ("rope_parameters", "rope_scaling"):
-        part = fields.object(name)
-        for key in ("rope_type", "type"):
-            if part.text(key, "default") != "default":
-                raise part.wrong(key, "'default', the only rotary embedding here")
-        _must(part, "partial_rotary_factor", 1.0, 1.0, 1)
-        part.only({"partial_rotary_factor", "rope_theta", "rope_type", "type"})
-        if part.has("rope_theta"):
-            found[f"{name}.rope_theta"] = part.number("rope_theta")
-    if len(set(found.values())) > 1:
-        raise ValueError("must give one rotary base, got " + ", ".join(f"'{key}' {found[key]}" for key in found))
-    return next(iter(found.values()), DEFAULT_ROPE_THETA)
 
 
 def _to_own(config: GPTConfig) -> Object:
@@ -266,9 +231,7 @@ def _to_own(config: GPTConfig) -> Object:
 
 
 def _from_own(fields: Fields) -> GPTConfig:
-    """Every option must be there and nothing else: a later version's option would change what is computed."""
-    options = [option.name for option in dataclasses.fields(GPTConfig)]
-    fields.only({*options, *_BESIDE})
+    config_tables.OWN.check(fields)
     return GPTConfig(
         vocab_size=fields.count("vocab_size"),
         block_size=fields.count("block_size"),

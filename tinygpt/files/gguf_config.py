@@ -17,38 +17,51 @@ from typing import Any
 
 from tinygpt.config import GPTConfig
 from tinygpt.files import config as config_file
+from tinygpt.files import config_tables
 from tinygpt.io.strict import Fields, shown
+from tinygpt.io.table import Table
 
 ARCHITECTURES = ("gpt2", "llama")
 TOKENS = "tokenizer.ggml.tokens"
-_SIZES = {"block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size"}
-_HEADS = {"attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"}
 _EPSILON = {"gpt2": "attention.layer_norm_epsilon", "llama": "attention.layer_norm_rms_epsilon"}
-# Fields that may only say that there is nothing of the kind.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "attention.causal": (True,),
-    "attention.sliding_window": (0,),
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "rope.scale_linear": (1.0,),
-    "rope.scaling.factor": (1.0,),
-    "rope.scaling.type": ("none",),
-    "tensor_data_layout": ("Meta AI original pth",),
-    "use_parallel_residual": (False,),
-}
+
+
+def _table(kind: str) -> Table:
+    rope = ["rope.dimension_count", "rope.freq_base"] if kind == "llama" else []
+    heads = ["attention.head_count_kv", "attention.key_length", "attention.value_length"]
+    return Table(
+        required=["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+                  _EPSILON[kind]],
+        known=["vocab_size", *heads, *rope],
+        without_effect=["rope.scaling.original_context_length", "rope.scaling.finetuned"],
+        refused={
+            "attention.causal": (True,),
+            "attention.sliding_window": (0,),
+            "expert_count": (0,),
+            "expert_used_count": (0,),
+            "rope.scale_linear": (1.0,),
+            "rope.scaling.factor": (1.0,),
+            "rope.scaling.type": ("none", "linear"),  # linear divides positions by the factor
+            "tensor_data_layout": ("Meta AI original pth",),
+            "use_parallel_residual": (False,),
+        },
+    )  # fmt: skip
+
+
+TABLES = {kind: _table(kind) for kind in ARCHITECTURES}
 
 
 def from_metadata(content: dict[str, Any], n_rows: int | None, tied: bool) -> tuple[str, GPTConfig]:
-    """The model that the metadata describe.
+    """Read the model that the metadata describe.
 
     Parameters
     ----------
     content : dict
-        As `GGUFFile.fields`.
+        The fields of a `GGUFFile`.
     n_rows : int or None
-        Of the token embedding, if the file has one.
+        Rows of the token embedding; None if the file has none.
     tied : bool
-        The file has no head.
+        Whether the file has no head.
 
     Returns
     -------
@@ -77,9 +90,9 @@ def from_metadata(content: dict[str, Any], n_rows: int | None, tied: bool) -> tu
 
 
 def _config(kind: str, fields: Fields, n_rows: int | None, tied: bool, top: Fields) -> GPTConfig:
-    _check_known(kind, fields)
-    n_embd, n_head = fields.count("embedding_length"), fields.count("attention.head_count")
-    n_kv_head = fields.optional_count("attention.head_count_kv")
+    TABLES[kind].check(fields)
+    n_embd, n_head = fields.count("embedding_length"), _count(fields, "attention.head_count")
+    n_kv_head = _count(fields, "attention.head_count_kv") if fields.has("attention.head_count_kv") else None
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if fields.has(name) and fields.count(name) * n_head != n_embd:
             raise fields.wrong(name, f"'{kind}.embedding_length' / '{kind}.attention.head_count' = {n_embd} / {n_head}")
@@ -93,28 +106,29 @@ def _config(kind: str, fields: Fields, n_rows: int | None, tied: bool, top: Fiel
         n_head=n_head,
         n_embd=n_embd,
         n_kv_head=n_kv_head,
-        ffn_dim=fields.count("feed_forward_length"),
+        ffn_dim=_count(fields, "feed_forward_length"),
         position="rope" if llama else "learned",
         norm="rmsnorm" if llama else "layernorm",
         activation="swiglu" if llama else "gelu",
         bias=not llama and top.flag("tinygpt.bias", True),
         tie_embeddings=tied,
-        rope_theta=fields.number("rope.freq_base", config_file.DEFAULT_ROPE_THETA),
+        rope_theta=fields.number("rope.freq_base", config_tables.DEFAULT_ROPE_THETA),
         norm_eps=fields.number(_EPSILON[kind]),
     )
 
 
-def _check_known(kind: str, fields: Fields) -> None:
-    """Every field must be known, and those that could change what is computed must not."""
-    rope = {"rope.dimension_count", "rope.freq_base"} if kind == "llama" else set()
-    for name, allowed in _NEUTRAL.items():
-        if name in fields.content and fields.content[name] not in allowed:
-            raise fields.wrong(name, " or ".join(map(shown, allowed)))
-    fields.only({*_SIZES, *_HEADS, _EPSILON[kind], *rope, *_NEUTRAL})
+def _count(fields: Fields, name: str) -> int:
+    """Read a count that may stand once for each block; all of them must be equal."""
+    found, blocks = fields.content.get(name), fields.count("block_count")
+    if not isinstance(found, list):
+        return fields.count(name)
+    if len(found) != blocks or any(one != found[0] for one in found):
+        raise fields.wrong(name, f"one count, or {blocks} equal ones")
+    return Fields({name: found[0]}, fields.prefix).count(name)
 
 
 def _vocab_size(fields: Fields, top: Fields, n_rows: int | None) -> int:
-    """The rows of the embedding, which no token may be beyond."""
+    """Return the rows of the embedding, which the list of tokens must not exceed."""
     tokens = top.content.get(TOKENS, [])
     if not isinstance(tokens, list):
         raise top.wrong(TOKENS, "a list")
@@ -129,7 +143,7 @@ def _vocab_size(fields: Fields, top: Fields, n_rows: int | None) -> int:
 
 
 def to_metadata(config: GPTConfig) -> dict[str, Any]:
-    """The fields of a model; the tokenizer has its own.
+    """Make the fields of a model; the tokenizer has its own.
 
     Parameters
     ----------

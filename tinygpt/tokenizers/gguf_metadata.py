@@ -23,6 +23,7 @@ import numpy as np
 
 from tinygpt.core import bpe_encode
 from tinygpt.io.strict import Fields, shown
+from tinygpt.io.table import Table
 from tinygpt.tokenizers.added import AddedToken
 from tinygpt.tokenizers.base import SEPARATOR, Tokenizer
 from tinygpt.tokenizers.bpe import BPETokenizer
@@ -51,6 +52,20 @@ _ROLES = {
 _ENDS = ("eot_token_id", "eom_token_id")
 # llama.cpp takes tokens with these names as ends, whatever the file says.
 _NAMED_ENDS = (SEPARATOR, "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<EOT>", "_<EOT>")
+
+
+TABLE = Table(
+    required=["model", "pre", "tokens", "token_type", "merges"],
+    known=[*_ROLES.values(), *_ENDS, "add_bos_token"],
+    without_effect=[
+        # settings of other kinds of tokenizers
+        "cls_token_id", "precompiled_charsmap", "remove_extra_whitespaces", "scores", "token_type_count",
+        # markers of fill-in-the-middle, which are found by their names
+        "fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id", "fim_rep_token_id",
+        "fim_sep_token_id", "prefix_token_id", "suffix_token_id", "middle_token_id",
+    ],
+    refused={"add_space_prefix": (False,), "add_eos_token": (False,), "add_sep_token": (False,)},
+)  # fmt: skip
 
 
 class _Token(NamedTuple):
@@ -84,9 +99,7 @@ def from_metadata(fields: dict[str, Any]) -> BPETokenizer:
         raise ValueError(f"'{PREFIX}model' must be '{MODEL}' (byte-level BPE), got {shown(model)}")
     if pre not in PATTERN_OF:
         raise ValueError(f"'{PREFIX}pre' must be one of {', '.join(PATTERN_OF)}, got {shown(pre)}")
-    for name in ("add_space_prefix", "add_eos_token", "add_sep_token"):
-        if own.flag(name, False):
-            raise ValueError(f"'{PREFIX}{name}' must be false, got true")
+    TABLE.check(own)
     tokens = _tokens(own)
     special = {token.text: token.id for token in tokens if token.kind not in (NORMAL, BYTE)}
     named = {role: _named(own, name, tokens, special) for role, name in _ROLES.items()}
