@@ -142,7 +142,7 @@ cdef class Encoder:
         for i in range(merges.shape[0]):
             self._merged[i] = merges[i, 2]
             if pair_add(&self._ranks, merges[i, 0], merges[i, 1]) != i:
-                raise ValueError(f"[bpe] 'merges' must hold each pair once, row {i} stands there before")
+                raise ValueError(f"[bpe] 'merges' must hold each pair once, row {i} is a duplicate")
         self._keep_whole(whole or [], whole_ids)
 
     cdef _keep_whole(self, list words, const int[::1] ids):
@@ -161,7 +161,7 @@ cdef class Encoder:
             if word_table_add(&self._whole, &word[0], word.shape[0]) < 0:
                 raise MemoryError("[bpe] no memory for the words")
             if self._whole.n_words != i + 1:
-                raise ValueError(f"[bpe] 'whole' must hold each word once, {i} stands there before")
+                raise ValueError(f"[bpe] 'whole' must hold each word once, word {i} is a duplicate")
             self._whole_ids[i] = ids[i]
             self._longest = max(self._longest, word.shape[0])
 

@@ -389,7 +389,7 @@ def test_the_compiled_parts_check_what_could_harm():
         encoder.encode(b"ab", np.empty(1, np.int32), bpe_encode.Cache())
     with pytest.raises(TypeError):
         encoder.encode(b"ab", np.empty(2, np.int32), None)
-    with pytest.raises(ValueError, match="row 1 stands there before"):
+    with pytest.raises(ValueError, match="row 1 is a duplicate"):
         bpe_encode.Encoder("gpt2", np.arange(256, dtype=np.int32), np.array([[1, 2, 3], [1, 2, 4]], np.int32))
     for kind in (bpe.Trainer, lambda name: bpe_encode.word_ends(b"a", name)):
         with pytest.raises(ValueError, match="'pattern' is not known: 'x'"):

@@ -1,13 +1,14 @@
-"""What a kernel is held against: cases with references and derived bounds, run between guard zones.
+"""Checks of kernels: cases with float64 references and derived error bounds, run between guard zones.
 
-Tests, benchmarks and `tinygpt bench` share it::
+Tests, benchmarks and `tinygpt bench` share them::
 
     from tinygpt import testing
 
     case = testing.softmax_case(R=7, C=300)
-    testing.check(my_softmax, case, n_threads=2)  # raises testing.Mismatch when an element is off
+    testing.check(my_softmax, case, n_threads=2)  # raises testing.Mismatch when an element exceeds its bound
 
-The module `bounds` derives how far off is allowed by the rules of `rounding`; `guard` runs a call, `cases` draws one.
+`cases` draws inputs and computes the reference, `bounds` derives the error bounds with the rules of `rounding`, `guard`
+runs the call and compares, `timing` times it.
 """
 
 from tinygpt.testing.cases import (

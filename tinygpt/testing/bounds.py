@@ -1,8 +1,10 @@
-"""How far float32 may be off, op by op: every formula once more, in numbers that carry their error.
+"""Error bounds of every op in float32: each formula written once more, with numbers that carry their error.
 
-A function has the name of its op and the arguments of its reference, and returns a `Rounded` for each output. The order
-of evaluation is that of the formula; the rules of `tinygpt.testing.rounding` hold for any order of a sum, with or
-without fused multiply-adds. ``start`` arguments are what ``accumulate`` adds to, one more term of the sum.
+A function has the name of its op and the arguments of its reference, and returns one `Rounded` per output. Operations
+follow the order of the formula. The rules of `tinygpt.testing.rounding` hold for any order of a sum, with or without
+fused multiply-adds. A ``start`` argument is the array that ``accumulate`` adds to: one more term of the sum.
+
+The docstrings name the operations that are rounded.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from tinygpt.reference.attention import spread_heads, visible
 from tinygpt.reference.products import bfloat16_weights, int8_weights
 from tinygpt.testing.rounding import Rounded, contract, either, exact, renewed, scalar
 
-# A running maximum is renewed at most once in so many terms: attention takes tiles of at least 16 keys (one cache line
-# of scores), the ops on long rows blocks of at least 256 columns.
+# Fewest terms between two updates of a running maximum: attention has tiles of at least 16 keys (one cache line of
+# scores), and the ops on long rows have blocks of at least 256 columns.
 KEYS, COLUMNS = 16, 256
 
 
@@ -31,7 +33,7 @@ def matmul(
     activation: int = 0,
     start: Any = None,
 ) -> tuple[Rounded, Rounded]:
-    """A dot product of length K for each element (K + 1 with `start`), then what comes after it."""
+    """Per element a dot product of length K (K + 1 with `start`), then bias, activation and residual."""
     left, right = exact(a.T if trans_a else a), exact(b.T if trans_b else b)
     pre = contract("mk,kn->mn", left, right, left.value.shape[1], start)
     if bias is not None:
@@ -41,16 +43,16 @@ def matmul(
 
 
 def matmul_bfloat16(a: Any, b: Any, bias: Any = None, residual: Any = None, activation: int = 0) -> tuple[Rounded]:
-    """A dot product of length K for each element: a stored number is a float32, exactly."""
+    """Per element a dot product of length K; a stored weight is exactly a float32."""
     return _packed(a, bfloat16_weights(b), 0, bias, residual, activation)
 
 
 def matmul_int8(
     a: Any, b: Any, scales: Any, bias: Any = None, residual: Any = None, activation: int = 0
 ) -> tuple[Rounded]:
-    """A dot product of length K, and one more rounding where a block is summed before it meets its scale.
+    """Per element a dot product of length K, and one more rounding where a block is summed before it is scaled.
 
-    Scale times int8 has 11 + 7 bits and is exact: whoever unpacks first has a plain dot product.
+    Scale times int8 has 11 + 7 bits and is exact, so a rung that unpacks first computes a plain dot product.
     """
     return _packed(a, int8_weights(b, scales), 1, bias, residual, activation)
 
@@ -65,28 +67,28 @@ def _packed(a: Any, weights: Any, more: int, bias: Any, residual: Any, activatio
 
 
 def column_sum(x: Any, start: Any = None) -> tuple[Rounded]:
-    """A sum of R terms for each column."""
+    """Per column a sum of R terms."""
     return (exact(x).sum(0, start),)
 
 
 def _powers(x: Rounded, every: int) -> tuple[np.ndarray, Rounded]:
-    """The largest of each row and exp(x - largest).
+    """Return the largest of each row, and exp(x - largest).
 
-    The result does not depend on what is subtracted, only its rounding does: the maximum counts as exact even where x
-    is not, for all terms of a row use the same one.
+    The result of a softmax does not depend on the number that is subtracted; only its rounding does. The maximum
+    therefore counts as exact even where x is not, because all terms of a row use the same one.
     """
     largest = x.value.max(axis=-1, keepdims=True, initial=-np.inf)
     return largest, renewed(x - largest, every)
 
 
 def softmax(x: Any) -> tuple[Rounded]:
-    """exp(x - max), their sum, a quotient."""
+    """Exponentials exp(x - max), their sum, a quotient."""
     _, powers = _powers(exact(x), COLUMNS)
     return (powers / powers.sum(1)[:, None],)
 
 
 def softmax_backward(dy: Any, y: Any) -> tuple[Rounded]:
-    """A dot product for each row, a difference, a product."""
+    """Per row a dot product, then a difference and a product."""
     return (exact(y) * (exact(dy) - (exact(y) * exact(dy)).sum(1)[:, None]),)
 
 
@@ -95,7 +97,7 @@ def _total(x: Any, residual: Any) -> Rounded:
 
 
 def layernorm(x: Any, residual: Any, weight: Any, bias: Any, eps: float) -> tuple[Rounded, ...]:
-    """Mean, deviations, mean square, reciprocal root; the error of the mean counts in every deviation."""
+    """Mean, deviations, mean square, reciprocal root; the error of the mean enters every deviation."""
     total = _total(x, residual)
     width = total.value.shape[1]
     mean = total.sum(1) / width
@@ -108,7 +110,7 @@ def layernorm(x: Any, residual: Any, weight: Any, bias: Any, eps: float) -> tupl
 def layernorm_backward(
     dy: Any, x: Any, weight: Any, mean: Any, rstd: Any, dtotal: Any = None, start: Any = None, start_bias: Any = None
 ) -> tuple[Rounded, ...]:
-    """Two means along each row, a sum over rows for each column."""
+    """Two means along each row, and per column a sum over rows."""
     width = np.shape(x)[1]
     scale = exact(rstd)[:, None]
     xhat = (exact(x) - exact(mean)[:, None]) * scale
@@ -128,7 +130,7 @@ def rmsnorm(x: Any, residual: Any, weight: Any, eps: float) -> tuple[Rounded, ..
 def rmsnorm_backward(
     dy: Any, x: Any, weight: Any, rstd: Any, dtotal: Any = None, start: Any = None
 ) -> tuple[Rounded, ...]:
-    """One mean along each row, a sum over rows for each column."""
+    """One mean along each row, and per column a sum over rows."""
     scale = exact(rstd)[:, None]
     xhat = exact(x) * scale
     g = exact(dy) * exact(weight)
@@ -141,14 +143,14 @@ def _gelu_cubic(x: Rounded) -> Rounded:
 
 
 def gelu(x: Any) -> tuple[Rounded]:
-    """The tanh of a cubic; 1 + tanh cancels for negative x, which leaves an absolute error of about u |x|."""
+    """The tanh of a cubic. 1 + tanh cancels for negative x, which leaves an absolute error of about u |x|."""
     return (exact(0.5) * exact(x) * (1 + _gelu_cubic(exact(x)).tanh()),)
 
 
 def gelu_backward(dy: Any, x: Any) -> tuple[Rounded]:
-    """The slope in two terms, times dy; 1 - tanh^2 cancels where it is small.
+    """The slope, a sum of two terms, times dy. 1 - tanh^2 cancels where it is small.
 
-    Beyond 100 the second term is 0: exp(-70000) is, and a rung must see to it that x^2 does not overflow there.
+    Beyond |x| = 100 the second term is 0, because exp(-70000) is. A rung must avoid an overflow of x^2 there.
     """
     x = exact(x)
     u = _gelu_cubic(x)
@@ -163,7 +165,7 @@ def swiglu(x: Any) -> tuple[Rounded]:
 
 
 def swiglu_backward(dy: Any, x: Any) -> tuple[Rounded]:
-    """A sigmoid and what the product rule makes of it."""
+    """A sigmoid, and the product rule for both halves."""
     gate, up = (exact(half) for half in np.split(np.asarray(x), 2, axis=1))
     s = gate.sigmoid()
     dgate, dup = exact(dy) * up * s * (1 + gate * (1 - s)), exact(dy) * gate * s
@@ -172,19 +174,19 @@ def swiglu_backward(dy: Any, x: Any) -> tuple[Rounded]:
 
 
 def add(a: Any, b: Any) -> tuple[Rounded]:
-    """One rounding."""
+    """One rounded addition."""
     return (exact(a) + b,)
 
 
 def dropout(x: Any, residual: Any, rate: float, key: int, site: int, sequence: int, T: int) -> tuple[Rounded]:
-    """One product with 1 / (1 - rate), rounded, and one sum; exact where an element is dropped."""
+    """A product with the rounded 1 / (1 - rate), and a sum; exact where an element is dropped."""
     keep = dropout_mask(np.shape(x), rate, key, site, sequence, T)
     kept = (exact(x) * scalar(1 / (1 - rate))).where(keep, 0.0)
     return (kept if residual is None else kept + residual,)
 
 
 def _scores(q: Any, k: Any, scale: float) -> Rounded:
-    """A dot product of length D and a product; -inf, exactly, in the future."""
+    """Per score a dot product of length D and a product; exactly -inf for later keys."""
     q, k = exact(q), exact(k)
     spread = Rounded(spread_heads(k.value, q.value.shape[2]))
     scores = contract("bthd,bshd->bhts", q, spread, q.value.shape[3]) * scalar(scale)
@@ -194,8 +196,8 @@ def _scores(q: Any, k: Any, scale: float) -> Rounded:
 def attention(q: Any, k: Any, v: Any, scale: float) -> tuple[Rounded, ...]:
     """Scores, their softmax, a weighted sum of S values.
 
-    A rung may divide by the sum of exponentials or take exp(score - lse), before or after the weighted sum: the larger
-    error counts.
+    A rung may divide by the sum of exponentials or compute exp(score - lse), before or after the weighted sum. The
+    larger error counts.
     """
     scores = _scores(q, k, scale)
     values = Rounded(spread_heads(exact(v).value, np.shape(q)[2]))
@@ -212,7 +214,7 @@ def attention(q: Any, k: Any, v: Any, scale: float) -> tuple[Rounded, ...]:
 
 
 def attention_backward(dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, scale: float) -> tuple[Rounded, ...]:
-    """Weights again, two dot products of length D, then sums over the keys (dq) or over the queries of a group."""
+    """Recomputed weights, two dot products of length D, sums over the keys (dq) or the queries of a group (dk, dv)."""
     batch, length, heads, width = np.shape(q)
     size, groups = np.shape(k)[1:3]
     scores = _scores(q, k, scale)
@@ -248,7 +250,7 @@ def cross_entropy_backward(logits: Any, targets: Any, lse: Any, scale: float) ->
 
 
 def embedding(tokens: Any, table: Any, positions: Any = None, start: int = 0) -> tuple[Rounded]:
-    """A copy is exact; a sum with a position is rounded once."""
+    """A copy, which is exact, or a sum with a position, rounded once."""
     rows = exact(np.asarray(table)[tokens])
     if positions is not None:
         rows = rows + np.asarray(positions)[start : start + np.shape(tokens)[1]]
@@ -258,14 +260,14 @@ def embedding(tokens: Any, table: Any, positions: Any = None, start: int = 0) ->
 def embedding_backward(
     dy: Any, tokens: Any, V: int, P: int = 0, start: int = 0, start_table: Any = None, start_positions: Any = None
 ) -> tuple[Rounded, ...]:
-    """As many terms for each row as there are tokens, or sequences, that chose it."""
+    """Per row a sum over the tokens that use it; per position a sum over the sequences."""
     tokens = np.asarray(tokens)
     places = np.broadcast_to(start + np.arange(tokens.shape[1]), tokens.shape)
     return _scatter(dy, tokens.ravel(), V, start_table), _scatter(dy, places.ravel(), P, start_positions, P > 0)
 
 
 def _scatter(dy: Any, rows: np.ndarray, size: int, start: Any, wanted: bool = True) -> Rounded:
-    """The sum of the rows of `dy` that go to each of `size` rows: n terms, n - 1 roundings, `start` one term more."""
+    """Sum the rows of `dy` into `size` rows: n terms have n - 1 roundings, and `start` is one more term."""
     dy = np.asarray(dy, dtype=np.float64)
     value, magnitude, terms = np.zeros((size, dy.shape[1])), np.zeros((size, dy.shape[1])), np.zeros(size, dtype=int)
     if wanted:
@@ -279,7 +281,7 @@ def _scatter(dy: Any, rows: np.ndarray, size: int, start: Any, wanted: bool = Tr
 
 
 def rope(x: Any, cos: Any, sin: Any, inverse: bool = False) -> tuple[Rounded]:
-    """Two products and their sum."""
+    """Per element two products and their sum."""
     first, second = (exact(half) for half in np.split(np.asarray(x), 2, axis=3))
     c, s = exact(cos)[:, None, :], exact(sin)[:, None, :]
     s = -s if inverse else s
@@ -288,7 +290,7 @@ def rope(x: Any, cos: Any, sin: Any, inverse: bool = False) -> tuple[Rounded]:
 
 
 def squared_norm(x: Any) -> tuple[Rounded]:
-    """A sum of N squares in double: the squares are exact, the sum is rounded N times with 2^-53."""
+    """A sum of N squares as doubles: the squares are exact, and the sum is rounded N times with 2^-53."""
     squares = np.asarray(x, dtype=np.float64) ** 2
     return (Rounded(squares.sum(), (squares.size + 1) * 2.0**-53 * squares.sum()),)
 
@@ -306,9 +308,9 @@ def adamw(
     step: int,
     grad_scale: float = 1.0,
 ) -> tuple[Rounded, ...]:
-    """The formulas; what is the same for all elements is computed in double and rounded once.
+    """The formulas of the step. Factors that all elements share are computed as doubles and rounded once.
 
-    Decay may be taken off as a difference, or be a factor 1 - lr weight_decay: the larger error counts.
+    Decay may be subtracted or be a factor 1 - lr weight_decay. The larger error counts.
     """
     g = exact(grad) * scalar(grad_scale)
     m = scalar(beta1) * exact(m) + scalar(1 - beta1) * g

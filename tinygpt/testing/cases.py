@@ -1,7 +1,7 @@
-"""Cases of every op: random inputs, the float64 reference and the bound, deterministic by a seed.
+"""Cases of every op: random inputs from a seed, with float64 reference and error bound.
 
-A factory takes the sizes of its op by the letters of `tinygpt.kernels.spec`, and flags for the arguments that may be
-left out. Inputs are drawn from N(0, 1) unless they are given.
+A factory takes the sizes of its op under the letters of `tinygpt.kernels.spec`, and flags for optional arguments.
+Inputs are drawn from N(0, 1) unless they are given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _F32 = np.float32
 
 
 class _Draw:
-    """Random float32 arrays, one after the other from one seed; an array that is left out is None."""
+    """Source of random float32 arrays from one seed; an absent array is None."""
 
     def __init__(self, seed: int):
         self.generator = np.random.default_rng(seed)
@@ -49,10 +49,12 @@ def _case(
     layouts: Mapping[str, Layout] | None = None,
     shared: Mapping[str, str] | None = None,
 ) -> Case:
-    """Reference and bound of an op on `inputs`; `starts` is what it adds to, `without` names outputs to leave out.
+    """Build a case from `inputs`, with reference and bound.
 
-    The reference and the bound have the op's name and take its inputs by name; `values` and `errors` are their results
-    where a factory has called them itself.
+    `starts` holds the arrays that outputs are added to, and `without` names outputs to omit.
+
+    Reference and bound are functions with the op's name that take its inputs by name. A factory that has called them
+    itself passes their results as `values` and `errors`.
     """
     starts = {name: x for name, x in (starts or {}).items() if x is not None}
     if values is None:
@@ -83,7 +85,7 @@ def matmul_case(
     pre: bool = False,
     seed: int = 0,
 ) -> Case:
-    """(M, K) times (K, N), each operand stored as its transpose where asked for."""
+    """Return a case of (M, K) times (K, N), each operand stored transposed if its flag is set."""
     draw = _Draw(seed)
     inputs = {
         "a": draw(*((K, M) if trans_a else (M, K))),
@@ -104,7 +106,7 @@ def matmul_case(
 def matmul_bfloat16_case(
     M: int, N: int, K: int, bias: bool = False, residual: bool = False, activation: int = 0, seed: int = 0
 ) -> Case:
-    """(M, K) times the transpose of (N, K), the upper halves of random floats."""
+    """Return a case of (M, K) times the transpose of (N, K), whose bfloat16 are the upper halves of random floats."""
     draw = _Draw(seed)
     inputs = {"a": draw(M, K), "b": (draw(N, K).view(np.uint32) >> 16).astype(np.uint16)}
     after = {"bias": draw.maybe(bias, N), "residual": draw.maybe(residual, M, N), "activation": activation}
@@ -114,7 +116,7 @@ def matmul_bfloat16_case(
 def matmul_int8_case(
     M: int, N: int, K: int, bias: bool = False, residual: bool = False, activation: int = 0, seed: int = 0
 ) -> Case:
-    """(M, K) times the transpose of (N, K): int8 in blocks, with scales around 1 / 64, zeros and subnormal ones."""
+    """Return a case of (M, K) times the transpose of (N, K): int8 blocks with scales around 1 / 64, 0 and subnormal."""
     draw, blocks = _Draw(seed), -(-K // 32)
     scales = np.abs(draw(N, blocks) / 64).astype(np.float16)
     scales.reshape(-1)[3::7], scales.reshape(-1)[5::7] = 0, np.float16(3e-7)
@@ -125,7 +127,7 @@ def matmul_int8_case(
 
 
 def column_sum_case(R: int, C: int, accumulate: bool = False, seed: int = 0) -> Case:
-    """The sum of R rows."""
+    """Return a case of summing R rows."""
     draw = _Draw(seed)
     x, start = draw(R, C), draw.maybe(accumulate, C)
     values, errors = reference.column_sum(x), bounds.column_sum(x, start)
@@ -133,12 +135,12 @@ def column_sum_case(R: int, C: int, accumulate: bool = False, seed: int = 0) -> 
 
 
 def softmax_case(R: int, C: int, x: Any = None, seed: int = 0) -> Case:
-    """R rows of C elements."""
+    """Return a case with R rows of C elements."""
     return _case("softmax", {"x": _Draw(seed).given(x, R, C)})
 
 
 def softmax_backward_case(R: int, C: int, seed: int = 0) -> Case:
-    """The gradient, from a softmax that is rounded to float32."""
+    """Return a backward case, from a softmax rounded to float32."""
     draw = _Draw(seed)
     return _case("softmax_backward", {"dy": draw(R, C), "y": reference.softmax(draw(R, C)).astype(_F32)})
 
@@ -146,7 +148,7 @@ def softmax_backward_case(R: int, C: int, seed: int = 0) -> Case:
 def layernorm_case(
     R: int, C: int, residual: bool = False, bias: bool = True, eps: float = 1e-5, x: Any = None, seed: int = 0
 ) -> Case:
-    """R rows of C elements."""
+    """Return a case with R rows of C elements."""
     draw = _Draw(seed)
     inputs = {
         "x": draw.given(x, R, C),
@@ -161,7 +163,7 @@ def layernorm_case(
 def layernorm_backward_case(
     R: int, C: int, dtotal: bool = False, bias: bool = True, accumulate: bool = False, seed: int = 0
 ) -> Case:
-    """The gradient, with mean and rstd of the forward pass rounded to float32."""
+    """Return a backward case, with mean and rstd of the forward pass rounded to float32."""
     draw = _Draw(seed)
     x, weight = draw(R, C), draw(C)
     _, _, mean, rstd = reference.layernorm(x, None, weight, None, 1e-5)
@@ -182,14 +184,14 @@ def layernorm_backward_case(
 
 
 def rmsnorm_case(R: int, C: int, residual: bool = False, eps: float = 1e-5, x: Any = None, seed: int = 0) -> Case:
-    """R rows of C elements."""
+    """Return a case with R rows of C elements."""
     draw = _Draw(seed)
     inputs = {"x": draw.given(x, R, C), "residual": draw.maybe(residual, R, C), "weight": draw(C), "eps": eps}
     return _case("rmsnorm", inputs, without=() if residual else ("total",))
 
 
 def rmsnorm_backward_case(R: int, C: int, dtotal: bool = False, accumulate: bool = False, seed: int = 0) -> Case:
-    """The gradient, with rstd of the forward pass rounded to float32."""
+    """Return a backward case, with rstd of the forward pass rounded to float32."""
     draw = _Draw(seed)
     x, weight = draw(R, C), draw(C)
     rstd = reference.rmsnorm(x, None, weight, 1e-5)[2].astype(_F32)
@@ -201,29 +203,29 @@ def rmsnorm_backward_case(R: int, C: int, dtotal: bool = False, accumulate: bool
 
 
 def gelu_case(N: int, x: Any = None, seed: int = 0) -> Case:
-    """N elements of N(0, 9): both tails, not the middle alone."""
+    """Return a case with N elements of N(0, 9), so that both tails of gelu occur."""
     return _case("gelu", {"x": 3 * _Draw(seed)(N) if x is None else np.asarray(x, _F32)})
 
 
 def gelu_backward_case(N: int, x: Any = None, seed: int = 0) -> Case:
-    """N slopes at elements of N(0, 9)."""
+    """Return a backward case at N elements of N(0, 9)."""
     draw = _Draw(seed)
     return _case("gelu_backward", {"dy": draw(N), "x": 3 * draw(N) if x is None else np.asarray(x, _F32)})
 
 
 def swiglu_case(R: int, F: int, x: Any = None, seed: int = 0) -> Case:
-    """R rows of F gates and F elements that they let through."""
+    """Return a case with R rows of F gates and F values of up."""
     return _case("swiglu", {"x": 3 * _Draw(seed)(R, 2 * F) if x is None else np.asarray(x, _F32)})
 
 
 def swiglu_backward_case(R: int, F: int, x: Any = None, seed: int = 0) -> Case:
-    """The gradient of both halves."""
+    """Return a backward case for both halves."""
     draw = _Draw(seed)
     return _case("swiglu_backward", {"dy": draw(R, F), "x": 3 * draw(R, 2 * F) if x is None else np.asarray(x, _F32)})
 
 
 def add_case(N: int, seed: int = 0) -> Case:
-    """Two arrays of N elements."""
+    """Return a case of adding two arrays of N elements."""
     draw = _Draw(seed)
     return _case("add", {"a": draw(N), "b": draw(N)})
 
@@ -239,7 +241,7 @@ def dropout_case(
     sequence: int = 3,
     seed: int = 0,
 ) -> Case:
-    """R rows, T of them to a sequence."""
+    """Return a case with R rows, T per sequence."""
     draw = _Draw(seed)
     x, extra = draw(R, C), draw.maybe(residual, R, C)
     scalars = {"rate": rate, "key": key, "site": site, "sequence": sequence, "T": T}
@@ -247,7 +249,7 @@ def dropout_case(
 
 
 def _heads(layout: str, B: int, T: int, S: int, H: int, G: int, D: int) -> dict[str, Layout]:
-    """Where q, k and v lie: each for itself, in one buffer of rows (q, k, v), or k and v in a cache with spare room."""
+    """Return the layouts of q, k and v: contiguous, in one fused buffer (q, k, v), or k and v in a larger KV cache."""
     if layout == "plain":
         return {}
     if layout == "fused":
@@ -275,7 +277,7 @@ def attention_case(
     size: float = 1.0,
     seed: int = 0,
 ) -> Case:
-    """T queries of H heads against S keys of G heads; `size` multiplies the queries, for scores far apart."""
+    """Return a case of T queries of H heads against S keys of G heads; a large `size` spreads the scores."""
     draw, S, G = _Draw(seed), T if S is None else S, H if G is None else G
     inputs = {"q": _F32(size) * draw(B, T, H, D), "k": draw(B, S, G, D), "v": draw(B, S, G, D), "scale": D**-0.5}
     without = () if weights else ("weights",)
@@ -294,7 +296,7 @@ def attention_backward_case(
     saved: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Case:
-    """The gradient, with out and lse as `saved` by a forward pass, or from the reference and rounded to float32."""
+    """Return a backward case, with out and lse from `saved`, or from the reference rounded to float32."""
     forward = attention_case(B, T, H, D, S, G, size=size, seed=seed)
     if saved is None:
         saved = {name: forward.wanted[name].astype(_F32) for name in ("out", "lse")}
@@ -304,7 +306,7 @@ def attention_backward_case(
 
 
 def _targets(draw: _Draw, R: int, V: int, ignored: bool) -> np.ndarray:
-    """Random targets; with `ignored` every third is negative."""
+    """Return random targets; with `ignored` every third is negative."""
     targets = draw.ids(V, R)
     if ignored:
         targets[::3] = -100
@@ -314,7 +316,7 @@ def _targets(draw: _Draw, R: int, V: int, ignored: bool) -> np.ndarray:
 def cross_entropy_case(
     R: int, V: int, ignored: bool = False, logits: Any = None, targets: Any = None, seed: int = 0
 ) -> Case:
-    """R rows of V logits, every third ignored where asked for."""
+    """Return a case with R rows of V logits; with `ignored` every third row is ignored."""
     draw = _Draw(seed)
     x, ids = draw.given(logits, R, V), _targets(draw, R, V, ignored)
     return _case("cross_entropy", {"logits": x, "targets": ids if targets is None else np.asarray(targets, np.int32)})
@@ -323,14 +325,14 @@ def cross_entropy_case(
 def cross_entropy_backward_case(
     R: int, V: int, ignored: bool = False, in_place: bool = False, logits: Any = None, seed: int = 0
 ) -> Case:
-    """The gradient of a mean over the rows, written over the logits where asked for."""
+    """Return a backward case of a mean over the rows; with `in_place` the gradient overwrites the logits."""
     forward = cross_entropy_case(R, V, ignored, logits, seed=seed)
     inputs = {**forward.inputs, "lse": forward.wanted["lse"].astype(_F32), "scale": 1 / max(R, 1)}
     return _case("cross_entropy_backward", inputs, shared={"dlogits": "logits"} if in_place else {})
 
 
 def embedding_case(B: int, T: int, V: int, C: int, positions: bool = True, start: int = 0, seed: int = 0) -> Case:
-    """B sequences of T tokens out of V; positions have two rows more than are used."""
+    """Return a case with B sequences of T tokens out of V; positions have two unused rows."""
     draw = _Draw(seed)
     rows = draw.maybe(positions, start + T + 2, C)
     inputs = {"tokens": draw.ids(max(V, 1), B, T), "table": draw(V, C), "positions": rows, "start": start}
@@ -349,7 +351,7 @@ def embedding_backward_case(
     tokens: Any = None,
     seed: int = 0,
 ) -> Case:
-    """The gradients of both tables; positions have two rows more than are used."""
+    """Return a backward case for both tables; positions have two unused rows."""
     draw, P = _Draw(seed), start + T + 2 if positions else 0
     ids = draw.ids(V, B, T) if tokens is None else np.ascontiguousarray(tokens, np.int32)
     inputs: dict[str, Any] = {"dy": draw(B * T, C), "tokens": ids, "start": start}
@@ -364,7 +366,7 @@ def embedding_backward_case(
 def rope_case(
     B: int, T: int, H: int, E: int, inverse: bool = False, in_place: bool = False, fused: bool = False, seed: int = 0
 ) -> Case:
-    """Heads of width 2 E at positions 0..T-1; `fused` puts them in the middle of wider rows."""
+    """Return a case with heads of width 2 E at positions 0..T-1; `fused` places them inside wider rows."""
     angles = np.arange(T)[:, None] * 10000.0 ** (-np.arange(E) / max(E, 1))
     tables = {"cos": np.cos(angles).astype(_F32), "sin": np.sin(angles).astype(_F32)}
     place = Layout((B, T, H + 3, 2 * E), (slice(None), slice(None), slice(1, H + 1)))
@@ -375,7 +377,7 @@ def rope_case(
 
 
 def squared_norm_case(N: int, x: Any = None, seed: int = 0) -> Case:
-    """The sum of N squares."""
+    """Return a case of summing N squares."""
     return _case("squared_norm", {"x": _Draw(seed).given(x, N)})
 
 
@@ -391,7 +393,7 @@ def adamw_case(
     grad: Any = None,
     seed: int = 0,
 ) -> Case:
-    """One step of N parameters; the first step starts from moments of zero, as training does."""
+    """Return a case of one step of N parameters; step 1 starts from zero moments, as training does."""
     draw = _Draw(seed)
     arrays = {"param": draw(N), "grad": draw.given(grad, N), "m": draw(N), "v": draw(N) ** 2}
     if step == 1:
@@ -433,13 +435,13 @@ _DEFAULT: dict[str, dict[str, Any]] = {
 
 
 def make(op: str, **sizes: Any) -> Case:
-    """A case of any op, by name.
+    """Return a case of any op, by name.
 
     Parameters
     ----------
     op : str
     **sizes
-        What the op's factory takes: ``make("matmul", M=64, N=64, K=64)``.
+        Arguments of the op's factory, for example ``make("matmul", M=64, N=64, K=64)``.
 
     Raises
     ------
@@ -452,7 +454,7 @@ def make(op: str, **sizes: Any) -> Case:
 
 
 def default_cases(op: str) -> tuple[Case, ...]:
-    """Cases of a medium size for an op, for `tinygpt bench`: one call in a training step of a small model.
+    """Return cases of medium size for `tinygpt bench`: one call in a training step of a small model.
 
     Parameters
     ----------
@@ -461,21 +463,21 @@ def default_cases(op: str) -> tuple[Case, ...]:
     Returns
     -------
     tuple of Case
-        A gradient has the sizes of its op.
+        A backward op has the sizes of its forward op.
     """
     sizes = _DEFAULT.get(op) or _DEFAULT.get(op.removesuffix("_backward"), {})
     return (make(op, **sizes),)
 
 
 def shapes_around(*sizes: int, most: int | None = None) -> tuple[int, ...]:
-    """Lengths at which loops over tiles of these sizes go wrong.
+    """Return lengths at which loops over tiles of these sizes typically fail.
 
     Parameters
     ----------
     *sizes : int
-        Tiles and vector widths: each gives itself, one less and one more.
+        Tile and vector widths. Each adds itself, one less and one more.
     most : int, optional
-        Leave out what is larger.
+        Largest length to return.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Run a kernel where every mistake shows: guard zones around all memory, outputs full of NaN, inputs read-only."""
+"""Guarded calls of kernels: guard zones around all memory, outputs filled with NaN, read-only inputs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tinygpt.kernels import spec
 
 ZONE = 256  # bytes of guard before and after an array: four cache lines, more than any vector store reaches
 LINE = 64
-# What stands in guard zones. Around inputs: NaN, so that a result which used it is NaN; -1 around integers, which is an
-# ignored target, and as a token the row before the table; bits that are NaN as bfloat16 and as half precision; -128,
-# which no packed weight is. Around outputs: a bit pattern that no kernel writes.
+# Contents of the guard zones. Around float inputs NaN, so that a result which used it is NaN. Around token ids -1: as a
+# target it is ignored, as a token it is the row before the table. Around 16-bit inputs a NaN of bfloat16 and of half
+# precision; around int8 weights -128, which no packed weight has. Around outputs a bit pattern that no kernel writes.
 _INPUT = {"float32": np.nan, "int32": -1, "uint16": 0x7FC0, "int8": -128}
 _PATTERN = np.uint32(0xC0DEFEED)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an array lies in a larger one: ``buffer[index]``, axes permuted.
+    """Place of an array inside a larger one: ``buffer[index]`` with permuted axes.
 
     Parameters
     ----------
     buffer : tuple of int
         Shape of the larger array, C-contiguous.
     index : tuple
-        What is cut out of it.
+        Index of the array inside the buffer.
     axes : tuple of int, optional
-        The order of the axes that the kernel sees.
+        Order of the axes as the kernel sees them.
     """
 
     buffer: tuple[int, ...]
@@ -39,32 +39,32 @@ class Layout:
     axes: tuple[int, ...] | None = None
 
     def view(self, flat: np.ndarray) -> np.ndarray:
-        """The array itself, out of the flat memory of the buffer."""
+        """Return the array as a view of the flat memory of the buffer."""
         part = flat.reshape(self.buffer)[self.index]
         return part if self.axes is None else part.transpose(self.axes)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op: what goes in, what must come out, and how far off it may be.
+    """One call of an op: inputs, expected outputs and their error bounds.
 
     Parameters
     ----------
     op : str
         Name of the op in `tinygpt.kernels.spec`.
     inputs : mapping
-        Every argument that is only read, by name: float32 or int32 arrays, None for what is left out, scalars.
+        Every argument that is only read, by name: arrays, scalars, and None for an optional argument that is absent.
     wanted : mapping
         Output name to the float64 result; ``"result"`` for an op that returns a number. Optional outputs that are
         missing here are passed as None.
     bounds : mapping
         Output name to the largest error of each element (see `tinygpt.testing.bounds`).
     starts : mapping
-        Output name to what it holds before the call: what is added to, or updated.
+        Output name to its contents before the call, for outputs that are added to or updated.
     layouts : mapping
-        Argument name to its place in a larger array; the others are contiguous.
+        Argument name to its place in a larger array; all other arrays are contiguous.
     shared : mapping
-        Output name to the input whose memory it is.
+        Output name to the input whose memory it shares.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class Case:
 
     @property
     def dims(self) -> spec.Dims:
-        """The letters of the op's shapes and their values."""
+        """Sizes of the op's dimensions by letter, for example M, N and K."""
         arrays = {name: x for name, x in self.inputs.items() if isinstance(x, np.ndarray)}
         arrays |= {name: x.astype(np.float32) for name, x in self.wanted.items() if x.ndim}
         flags = {name: x for name, x in self.inputs.items() if isinstance(x, bool)}
@@ -103,21 +103,21 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """Bytes that must move at least, without the arguments that are left out."""
+        """Fewest bytes that the call must move, without absent arguments."""
         record = spec.OPS[self.op]
         given = {name for name, x in self.inputs.items() if x is not None} | set(self.wanted)
         return record.bytes(self.dims, frozenset(arg.name for arg in record.args if arg.name not in given))
 
     @property
     def label(self) -> str:
-        """The sizes of the call in one line, as in ``M 64  K 32  N 16  b transposed``."""
+        """The sizes of the call on one line, for example ``M 64  K 32  N 16  b transposed``."""
         sizes = [f"{letter} {size}" for letter, size in self.dims.items()]
         swapped = (arg.name for arg in spec.OPS[self.op].args if arg.swapped_by and self.inputs.get(arg.swapped_by))
         return "  ".join([*sizes, *(f"{name} transposed" for name in swapped)])
 
 
 class Mismatch(AssertionError):
-    """A kernel did not do what its case asks for.
+    """Raised when a kernel's results or side effects do not match its case.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ class Mismatch(AssertionError):
     op, output : str
         The op, and the array that is wrong.
     index : tuple of int
-        The worst element; for memory outside an array, the distance in elements from its start.
+        Index of the worst element; for memory outside an array, the distance in elements from its start.
     got, wanted, bound : float
-        NaN where they have no meaning.
+        Value, reference and error bound of that element; NaN where they have no meaning.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Mismatch(AssertionError):
 
 
 class _Guarded:
-    """An array between guard zones, on purpose so many bytes after a cache line's start."""
+    """An array between guard zones that starts `offset` bytes after a cache line."""
 
     def __init__(self, shape: tuple[int, ...], dtype: str, layout: Layout | None, offset: int):
         size = math.prod(layout.buffer if layout else shape)
@@ -169,7 +169,7 @@ class _Guarded:
         return layout.view(flat) if layout else flat.reshape(shape)
 
     def touched(self) -> np.ndarray:
-        """Distances from the array's start, in elements, of guard words that do not hold their pattern any more."""
+        """Return the guard words that were overwritten, as distances in elements from the start of the array."""
         changed = self.outside & (self.memory.view(np.uint32) != _PATTERN)
         return np.flatnonzero(changed) - ZONE // 4
 
@@ -205,7 +205,7 @@ def run(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: in
     Returns
     -------
     dict
-        Output name to float32 array; ``"result"`` for what an op without output arrays returned.
+        Output name to float32 array; ``"result"`` is the return value of an op without output arrays.
 
     Raises
     ------
@@ -240,12 +240,12 @@ def run(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: in
 
 
 def compare(case: Case, results: Mapping[str, Any]) -> None:
-    """Hold results against a case; NaN never passes, an infinity only where the same one is wanted.
+    """Compare results with a case. NaN never passes, and an infinity passes only where the same one is expected.
 
     Raises
     ------
     Mismatch
-        An element is off by more than its bound.
+        The error of an element exceeds its bound.
     """
     for name, wanted in case.wanted.items():
         got, bound = np.asarray(results[name], dtype=np.float64), case.bounds[name]
@@ -264,7 +264,7 @@ def compare(case: Case, results: Mapping[str, Any]) -> None:
 
 
 def check(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: int = 0) -> dict[str, Any]:
-    """Call a rung on a case and hold what it wrote against the reference.
+    """Call a rung on a case and compare its outputs with the reference.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def check(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: 
     Raises
     ------
     Mismatch
-        An output is wrong, or something else was written.
+        An output is wrong, or memory outside of the outputs was written.
     """
     results = run(function, case, n_threads, offset)
     compare(case, results)

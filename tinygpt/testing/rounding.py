@@ -1,17 +1,16 @@
-"""Numbers that know how far a float32 computation of them may be off.
+"""Numbers with an error bound: `Rounded` carries the exact value and the largest error of its float32 computation.
 
-A `Rounded` is a pair: the exact value (in float64), and a bound of the error with which float32 arithmetic arrives at
-it. Formulas written with it bound themselves: every operation passes the errors of its operands on and adds its own.
-That makes the bound of an op as readable as the op, and no tolerance is chosen by hand. The rules, with fl() for what
-was computed and u = 2^-24 the unit roundoff of float32 (Higham 2002, sections 2.2, 3.1 and 4.2):
+A formula written with `Rounded` computes its own bound: every operation propagates the errors of its operands and adds
+its own rounding. The bound of an op is therefore as readable as the op, and no tolerance is chosen by hand. The rules,
+with fl() for the computed result and u = 2^-24 for the unit roundoff of float32 (Higham 2002, sections 2.2, 3.1, 4.2):
 
     fl(x op y) = (x op y)(1 + d), |d| <= u                one operation
-    |sum_i x_i - fl(sum_i x_i)| <= gamma_(n-1) sum |x_i|  a sum of n terms, in any order, over any tree
-    |x . y - fl(x . y)| <= gamma_n |x| . |y|              a dot product of length n, likewise
-    gamma_n = n u / (1 - n u)                             n roundings in a row, in the worst case all of one sign
+    |sum_i x_i - fl(sum_i x_i)| <= gamma_(n-1) sum |x_i|  a sum of n terms, in any order and grouping
+    |x . y - fl(x . y)| <= gamma_n |x| . |y|              a dot product of length n, in any order
+    gamma_n = n u / (1 - n u)                             n successive roundings, at worst all of one sign
 
-A fused multiply-add leaves out one rounding, a sum kept in double leaves out many: both stay inside. What is assumed of
-functions is written at `LIBM` and `TINY`. float64 itself is off by 2^-53 and is taken as exact.
+A fused multiply-add has one rounding less and a sum of doubles many less, so both stay within the bound. `LIBM` and
+`TINY` state the assumptions about functions. float64 is taken as exact, because its own error is 2^-53.
 """
 
 from __future__ import annotations
@@ -25,30 +24,31 @@ import numpy as np
 from tinygpt.reference.activation import sigmoid
 
 U = 2.0**-24
-# exp, log, tanh and reciprocal roots may be off by 4 units in the last place (2^-23 each): C libraries promise 1 to 2,
-# polynomials in vector registers reach 2 to 4.
+# Largest relative error of exp, log, tanh and reciprocal roots: 4 units in the last place (2^-23 each). C libraries
+# promise 1 to 2, polynomials in vector registers reach 2 to 4.
 LIBM = 4 * 2.0**-23
 # Below the smallest normal float32 a product or a function may be rounded to a multiple of 2^-149 or flushed to zero.
 TINY = 2.0**-126
-# From here on tanh is 1 within exp(-20), less than u / 16: every float32 implementation returns 1 itself.
+# From here on tanh is 1 to within exp(-20), less than u / 16, so every float32 implementation returns exactly 1.
 SATURATED = 10.0
 
 
 def gamma(n: int) -> float:
-    """The bound n u / (1 - n u) of n roundings in a row."""
+    """Return n u / (1 - n u), the relative error bound of n successive roundings."""
     if n * U >= 1:
         raise ValueError(f"[gamma] 'n' must be below 2^24, got {n}")
     return max(n, 0) * U / (1 - max(n, 0) * U)
 
 
 class Rounded:
-    """An array of exact values and the bound of the error of each.
+    """An array of exact values with an error bound for each.
 
     Parameters
     ----------
     value : array
     error : array, optional
-        Shape of `value` or broadcast to it; nothing for numbers that float32 holds exactly, such as inputs.
+        Error bounds, in the shape of `value` or broadcast to it. Default 0, for numbers that float32 holds exactly,
+        such as inputs.
     """
 
     __array_ufunc__ = None  # an array on the left of an operator leaves it to this class
@@ -76,7 +76,7 @@ class Rounded:
         return rounded(self.value * other.value, carried, TINY)
 
     def __truediv__(self, other: Any) -> Rounded:
-        """Quotient: |x^ / y^ - x / y| <= (e_x + |x / y| e_y) / (|y| - e_y)."""
+        """Divide: |x^ / y^ - x / y| <= (e_x + |x / y| e_y) / (|y| - e_y) for computed x^ and y^."""
         other = exact(other)
         value = self.value / other.value
         room = np.maximum(abs(other.value) - other.error, 0)
@@ -90,7 +90,7 @@ class Rounded:
         return Rounded(self.value[index], self.error[index])
 
     def sum(self, axis: int, start: Any = None) -> Rounded:
-        """Sum along an axis in any order; `start`, if given, is one more term (of the shape of the sum)."""
+        """Sum along an axis, in any order. `start`, in the shape of the sum, is one more term."""
         value, size, error = self.value.sum(axis), abs(self.value).sum(axis), self.error.sum(axis)
         n = self.value.shape[axis]
         if start is not None:
@@ -98,22 +98,22 @@ class Rounded:
         return Rounded(value, error + gamma(n - 1) * (size + error))
 
     def apply(self, f: Callable[[np.ndarray], np.ndarray], relative: float = LIBM) -> Rounded:
-        """A monotone function: its values at both ends of the interval bound what the argument's error does."""
+        """Apply a monotone function. Its values at both ends of the interval bound the argument's error."""
         value = f(self.value)
         carried = np.maximum(abs(f(self.value + self.error) - value), abs(value - f(self.value - self.error)))
         return Rounded(value, carried + relative * (abs(value) + carried) + TINY)
 
     def exp(self) -> Rounded:
-        """The exponential; exp(-inf) is 0."""
+        """Return the exponential; exp(-inf) is 0."""
         return self.apply(np.exp)
 
     def tanh(self) -> Rounded:
-        """The hyperbolic tangent, 1 itself from `SATURATED` on."""
+        """Return the hyperbolic tangent, exactly 1 from `SATURATED` on."""
         plain = self.apply(np.tanh)
         return Rounded(plain.value, np.where(self._saturated(), self._beyond(), plain.error))
 
     def tanh_slope(self) -> Rounded:
-        """1 - tanh^2 by that formula, which cancels; 0 itself from `SATURATED` on."""
+        """Return 1 - tanh^2 by that formula, which cancels; exactly 0 from `SATURATED` on."""
         plain = 1 - self.tanh() * self.tanh()
         return Rounded(plain.value, np.where(self._saturated(), 2 * self._beyond(), plain.error))
 
@@ -121,29 +121,29 @@ class Rounded:
         return abs(self.value) - self.error >= SATURATED
 
     def _beyond(self) -> np.ndarray:
-        """What a tanh of 1 leaves out: 1 - |tanh x| <= 2 exp(-2 |x|).
+        """Return the error of taking tanh as 1: 1 - |tanh x| <= 2 exp(-2 |x|).
 
-        Up to 19.1 float64 itself has 1 - tanh no better than 2^-52; beyond, its tanh is 1 too.
+        Up to 19.1 float64 has 1 - tanh no better than 2^-52; beyond, its tanh is 1 too.
         """
         nearest = np.maximum(abs(self.value) - self.error, 0)
         return 2 * np.exp(-2 * nearest) + np.where(nearest < 20, 2.0**-52, 0)
 
     def sigmoid(self) -> Rounded:
-        """The logistic function s = 1 / (1 + exp(-x)); exp's error counts (1 - s) times."""
+        """Return the logistic function s = 1 / (1 + exp(-x)). The error of exp enters with the factor 1 - s."""
         plain = self.apply(sigmoid, 0.0)
         s, low = plain.value, 1 - plain.value
         return Rounded(s, plain.error * (1 + LIBM) + s * (LIBM * low + gamma(2)) + TINY)
 
     def log(self) -> Rounded:
-        """The natural logarithm of a positive number."""
+        """Return the natural logarithm of positive numbers."""
         return self.apply(np.log)
 
     def sqrt(self) -> Rounded:
-        """The square root of a number that is not negative, whatever its error says."""
+        """Return the square root of numbers >= 0; the interval of the error is cut at 0."""
         return self.apply(lambda x: np.sqrt(np.maximum(x, 0)))
 
     def rsqrt(self, eps: float) -> Rounded:
-        """1 / sqrt(x + eps) for a sum of squares x, which no error makes negative; the sum with eps is rounded too."""
+        """Return 1 / sqrt(x + eps) for a sum of squares x, which stays >= 0. The sum with eps is rounded too."""
         value = 1 / np.sqrt(self.value + eps)
         low = (np.maximum(self.value - self.error, 0) + eps) * (1 - gamma(2))
         high = (self.value + self.error + eps) * (1 + gamma(2))
@@ -151,33 +151,33 @@ class Rounded:
         return Rounded(value, carried + LIBM * (value + carried))
 
     def where(self, mask: np.ndarray, other: float) -> Rounded:
-        """The same where `mask` is true, exactly `other` elsewhere."""
+        """Return this number where `mask` is true, and exactly `other` elsewhere."""
         return Rounded(np.where(mask, self.value, other), np.where(mask, self.error, 0))
 
     def reshape(self, *shape: int) -> Rounded:
-        """The same elements in another shape."""
+        """Return the same elements in another shape."""
         return Rounded(self.value.reshape(shape), self.error.reshape(shape))
 
 
 def rounded(value: np.ndarray, carried: np.ndarray, tiny: float = 0.0) -> Rounded:
-    """The result of one float32 operation on operands that are off by `carried` in all; an infinity is exact."""
+    """Return the result of one float32 operation whose operands add an error of `carried`; an infinity is exact."""
     with np.errstate(invalid="ignore"):
         error = carried + U * (abs(value) + carried) + tiny
     return Rounded(value, np.where(np.isfinite(value), error, 0))
 
 
 def exact(x: Any) -> Rounded:
-    """`x` as a number without error; a Rounded stays what it is."""
+    """Return `x` as a number without error; a `Rounded` is returned unchanged."""
     return x if isinstance(x, Rounded) else Rounded(x)
 
 
 def scalar(x: float) -> Rounded:
-    """A quantity that is computed in double and rounded to float32 once: a constant, a step size, 1 - beta."""
+    """Return a number computed as a double and rounded to float32 once: a constant, a step size, 1 - beta."""
     return Rounded(x, abs(float(np.float32(x)) - x))
 
 
 def contract(subscripts: str, x: Rounded, y: Rounded, terms: int, start: Any = None) -> Rounded:
-    """Sum of products as einsum has it, each over `terms` pairs in any order, with `start` as one more term."""
+    """Return an einsum of x and y: sums of `terms` products in any order, with `start` as one more term."""
 
     def einsum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.einsum(subscripts, a, b, optimize=True)
@@ -194,15 +194,15 @@ def contract(subscripts: str, x: Rounded, y: Rounded, terms: int, start: Any = N
 
 
 def either(x: Rounded, y: Rounded) -> Rounded:
-    """One number that may be computed in two ways: the larger error counts."""
+    """Return a number that may be computed in two ways; the larger error counts."""
     return Rounded(x.value, np.maximum(x.error, y.error))
 
 
 def renewed(below: Rounded, every: int) -> Rounded:
-    """exp(below) along the last axis, summed under a running maximum that is renewed at most once in `every` terms.
+    """Return exp(below) along the last axis, under a running maximum that is updated at most once in `every` terms.
 
-    A renewal multiplies what is there by exp(old - new): an exponential, a product, a rounded argument. The arguments
-    of the renewals that a term goes through add up to no more than its own distance `below` the largest of the row.
+    An update multiplies all earlier terms by exp(old - new): an exponential, a product, a rounded argument. The
+    arguments of the updates of one term add up to at most its own distance `below` the largest of the row.
     """
     powers = below.exp()
     distance = np.where(powers.value > 0, abs(below.value), 0)

@@ -1,4 +1,4 @@
-"""How long a rung takes on a case. Nothing is timed that was not checked."""
+"""Timing of rungs on cases; every rung is checked before it is timed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEWEST_CALLS = 3
 
 
 def prepare(function: Callable[..., Any], case: Case, n_threads: int) -> Callable[[], Any]:
-    """Check a rung on a case, and return a call of it that can be repeated.
+    """Check a rung on a case and return a function that repeats the call.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ def prepare(function: Callable[..., Any], case: Case, n_threads: int) -> Callabl
     Returns
     -------
     callable
-        Without arguments; writes into the same arrays each time.
+        Takes no arguments and writes into the same arrays each time.
 
     Raises
     ------
     Mismatch
-        The rung is wrong.
+        The rung's results are wrong.
     """
     check(function, case, n_threads)
     arguments: list[Any] = []
@@ -55,7 +55,7 @@ def _output(case: Case, name: str) -> np.ndarray | None:
 
 
 def _placed(case: Case, name: str, values: np.ndarray) -> np.ndarray:
-    """A copy of `values`, with the strides that the case asks for."""
+    """Return a copy of `values` with the strides of the case's layout."""
     layout = case.layouts.get(name)
     if layout is None:
         return values.copy()
@@ -65,7 +65,7 @@ def _placed(case: Case, name: str, values: np.ndarray) -> np.ndarray:
 
 
 def median_seconds(call: Callable[[], Any], seconds: float = 0.2) -> float:
-    """The median time of a call, repeated for about `seconds` after one call to warm up."""
+    """Return the median time of a call in seconds, from calls repeated for about `seconds` after one warm-up call."""
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
