@@ -1,4 +1,4 @@
-"""Byte-level BPE: against a definition in a dozen lines, against its own inverse, and by hand."""
+"""Byte-level BPE: against the plain form in tinygpt.reference, against its own inverse, and by hand."""
 
 import itertools
 import pickle
@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tinygpt.core import bpe, bpe_encode
+from tinygpt.reference import bpe as plain
 from tinygpt.tokenizers import BPETokenizer, CharTokenizer
 from tinygpt.tokenizers.patterns import PATTERNS
 
@@ -24,47 +25,21 @@ CODE = (
 
 
 def words(text, pattern):
-    """The words of a text, as lists of bytes."""
+    """The words of a text."""
     data = text.encode()
     ends = bpe_encode.word_ends(data, pattern)
-    return [[data[i : i + 1] for i in range(a, b)] for a, b in zip([0, *ends], ends, strict=False)]
-
-
-def replaced(word, pair):
-    """A word with the pair merged wherever it stands, from left to right."""
-    out, i = [], 0
-    while i < len(word):
-        found = tuple(word[i : i + 2]) == pair
-        out.append(pair[0] + pair[1] if found else word[i])
-        i += 2 if found else 1
-    return out
+    return [data[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def learnt(texts, n, pattern):
-    """The definition: count all pairs, merge the most frequent one, begin again."""
-    split = [word for text in texts for word in words(text, pattern)]
-    merges = []
-    while len(merges) < n:
-        counts = {}
-        for word in split:
-            for pair in itertools.pairwise(word):
-                counts[pair] = counts.get(pair, 0) + 1
-        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
-        if best is None or counts[best] < 2:
-            break
-        merges.append(best)
-        split = [replaced(word, best) for word in split]
-    return merges
+    """The merges that the plain form in `tinygpt.reference` learns."""
+    return plain.train([word for text in texts for word in words(text, pattern)], n)
 
 
 def encoded(text, merges, pattern):
-    """The definition: in each word, merge by merge in their order."""
-    tokens = []
-    for word in words(text, pattern):
-        for pair in merges:
-            word = replaced(word, pair)
-        tokens += word
-    return tokens
+    """The tokens of a text by the plain form, as bytes."""
+    table = plain.vocabulary(merges)
+    return [table[number] for word in words(text, pattern) for number in plain.encode(merges, word)]
 
 
 def merges_of(tokenizer):

@@ -1,8 +1,9 @@
-"""Every op as its formula, in float64 NumPy: what the kernels are held against.
+"""Every op as its formula in float64 NumPy, and two lessons: a whole GPT (`gpt`) and byte-pair encoding (`bpe`).
 
-A function has the name of its op and takes the arguments that `tinygpt.kernels.spec` marks ``in`` or ``scalar``, by the
-same names; it returns what the op writes, in the same order. Plain over fast: masks are built, nothing is blocked. What
-``accumulate`` adds to belongs to the caller, so no function here has that argument.
+The kernels are tested against these formulas. A function has the name of its op. Its arguments are those that
+`tinygpt.kernels.spec` marks ``in`` or ``scalar``, by the same names, and it returns the outputs in the same order. The
+code is plain rather than fast: masks are built and nothing is blocked. No function has the argument ``accumulate``,
+because the caller can add.
 """
 
 from tinygpt.reference.activation import add, dropout, dropout_mask, gelu, gelu_backward, swiglu, swiglu_backward
