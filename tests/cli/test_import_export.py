@@ -195,7 +195,10 @@ WRONG = {
         "mixed: the model is neither a GPT-2 (position is rope, activation is swiglu, n_kv_head is 2, not 4) "
         "nor a Llama (norm is layernorm)",
     ),
-    "export: characters": (["export", "char", "--to", "gguf", "--out", "new/x.gguf"], "char: GGUF has no type"),
+    "export: characters": (
+        ["export", "char", "--to", "gguf", "--out", "new/x.gguf"],
+        "char: GGUF has no form for a character",
+    ),
     "export: mute": (["export", "mute", "--to", "gguf", "--out", "new/x.gguf"], "mute: a GGUF file needs a tokenizer"),
 }
 

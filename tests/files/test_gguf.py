@@ -170,7 +170,7 @@ def test_rows_beyond_the_tokens(tmp_path, tokenizer):
 def test_what_has_no_form_in_gguf(tmp_path, tokenizer):
     """Catches a file that nobody can read, and a reason that does not help."""
     cases = [
-        (LLAMA, CharTokenizer.train("abc"), "GGUF has no type"),
+        (LLAMA, CharTokenizer.train("abc"), "GGUF has no form for a character"),
         (LLAMA, None, "there is no tokenizer.json"),
         ({**LLAMA, "bias": True}, tokenizer, r"a GPT-2 \(position is rope, .*\) nor a Llama \(bias is true\)"),
         ({**GPT2, "n_kv_head": 2}, tokenizer, r"a GPT-2 \(n_kv_head is 2, not 4\) nor a Llama \(position is learned"),

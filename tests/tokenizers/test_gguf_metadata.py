@@ -67,8 +67,8 @@ def test_what_cannot_be_written():
     merges = [(b"b", b"c"), (b"a", b"b")]
     reachable = {token: i for token, i in vocab.items() if i < 258}
     for tokenizer, message in [
-        (CharTokenizer("ab"), "GGUF has no type for characters: train with --tokenizer-type bpe --pattern gpt2"),
-        (trained("code"), "GGUF has no name for the split pattern 'code', only for gpt2, gpt4, smollm, qwen2"),
+        (CharTokenizer("ab"), "GGUF has no form for a character tokenizer: it needs byte pairs"),
+        (trained("code"), "GGUF has no name for the pattern 'code', only for gpt2, gpt4, smollm, qwen2"),
         (BPETokenizer(vocab, merges, "gpt4"), "taken whole, which makes a difference for 'abc'"),
         (
             BPETokenizer(vocab, merges, "qwen2", ignore_merges=True),

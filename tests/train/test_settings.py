@@ -6,8 +6,11 @@ import pytest
 import tomli_w
 
 from tinygpt import cli
+from tinygpt.tokenizers.gguf_metadata import PATTERN_OF, to_metadata
 from tinygpt.train import loop
+from tinygpt.train.report import Report
 from tinygpt.train.settings import DEFAULTS, TrainSettings, key
+from tinygpt.train.setup import prepare
 
 COUNTS = ("layers", "embed", "heads", "seq", "kv_heads", "ffn", "batch", "grad_accum", "eval_every", "steps",
           "log_every", "checkpoint_every", "threads", "max_chars", "vocab_size")  # fmt: skip
@@ -232,3 +235,27 @@ def test_data_is_found_from_another_folder(tmp_path, monkeypatch):
     table = TrainSettings(data=["code", "code/*.py", "~/code", "/code"]).table()
     wanted = [str(tmp_path / "code"), str(tmp_path / "code" / "*.py"), str(tmp_path / "me" / "code"), "/code"]
     assert table["data"] == wanted
+
+
+class Notes(Report):
+    """Keeps the notes of a run."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_default_bpe_model_can_be_exported(tmp_path):
+    """Catches a default pattern that GGUF has no name for, and another one of which training does not say so first."""
+    assert TrainSettings().corpus.pattern in PATTERN_OF.values()
+    (tmp_path / "a.py").write_text("def add(a, b):\n    return a + b\n" * 40)
+    for changes, expected in (({}, 0), ({"pattern": "gpt4"}, 0), ({"pattern": "code"}, 1)):
+        report = Notes()
+        tokenizer = prepare(
+            TrainSettings(data=[str(tmp_path)], tokenizer_type="bpe", seq=8, **changes), report
+        ).tokenizer
+        assert sum("cannot be exported to llama.cpp" in note for note in report.notes) == expected
+        if not expected:
+            to_metadata(tokenizer)

@@ -150,15 +150,15 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
     """
     if not isinstance(tokenizer, BPETokenizer):
         raise ValueError(
-            "[to_metadata] GGUF has no type for characters: train with --tokenizer-type bpe --pattern gpt2"
+            "[to_metadata] GGUF has no form for a character tokenizer: it needs byte pairs (train's --tokenizer-type)"
         )
     parts, roles = tokenizer.parts, tokenizer.roles
     pre = next((pre for pre, pattern in PATTERN_OF.items() if pattern == parts.pattern), None)
     if pre is None:
         known = ", ".join(PATTERN_OF.values())
         raise ValueError(
-            f"[to_metadata] GGUF has no name for the split pattern '{parts.pattern}', only for {known}: train with one "
-            "of these as --pattern"
+            f"[to_metadata] GGUF has no name for the pattern '{parts.pattern}', only for {known}: train a tokenizer "
+            "with one of these"
         )
     _check_expressible(parts, pre)
     # Where no token is named, llama.cpp would take the one with id 11.

@@ -41,13 +41,13 @@ class CorpusSettings:
     val_fraction: Annotated[float, Parameter(alias="--held-out")] = VALIDATION_FRACTION
     """Fraction of the text in the validation split: whole files, or the end of a single file."""
     tokenizer_type: Literal["char", "bpe"] = "char"
-    """Tokenizer: one token per character, or byte-pair encoding learned from the training split."""
+    """Tokenizer: one token per character, or byte-pair encoding learned from the training split; GGUF needs bpe."""
     max_chars: int = 1024
     """Largest number of characters in the vocabulary of --tokenizer-type char; rarer ones are written as bytes."""
     vocab_size: int = 512
     """Vocabulary of --tokenizer-type bpe in tokens, including 256 bytes and a separator."""
-    pattern: Literal["code", "gpt2", "gpt4", "qwen2", "smollm"] = "code"
-    """Pre-tokenizer of bpe: splits text into words that no token crosses; code keeps runs of spaces and tabs whole."""
+    pattern: Literal["code", "gpt2", "gpt4", "qwen2", "smollm"] = "gpt2"
+    """Pre-tokenizer of bpe: splits text into words that no token crosses; code keeps indentation whole, has no GGUF."""
     fim_rate: float = 0.0
     """Fraction of the training text rewritten for fill-in-the-middle; 0.5 is usual. See generate --prefix."""
 

@@ -17,7 +17,7 @@ from tinygpt.data.windows import Windows
 from tinygpt.kernels import isa, registry, threads
 from tinygpt.kernels.peak import peak_flops
 from tinygpt.model import GPT
-from tinygpt.tokenizers import BPETokenizer, CharTokenizer
+from tinygpt.tokenizers import BPETokenizer, CharTokenizer, gguf_metadata
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
@@ -100,6 +100,8 @@ def _tokenizer(settings: TrainSettings, texts: Iterable[str], report: Report) ->
     special = NAMES if given.fim_rate else ()
     if given.tokenizer_type == "char":
         return CharTokenizer.train(texts, given.max_chars, special)
+    if given.pattern not in gguf_metadata.PATTERN_OF.values():  # say it now: after the training it would be too late
+        report.note(f"the pattern {given.pattern} has no name in GGUF, so the model cannot be exported to llama.cpp")
     return BPETokenizer.train(texts, given.vocab_size, given.pattern, special, report.merging)
 
 
