@@ -21,8 +21,8 @@ MR rows of a or NR columns of b, KC steps of the sum long. Slivers of a side by 
 Design
 - Element (i, p) of op(a) is a.data[i * a.row + p * a.col], so a transposition swaps two strides. Rejected: four copies
   of the loops, one per combination.
-- Each element of out is summed over p in ascending order, in steps of KC, whatever the number of threads. The bits
-  therefore depend on the shape alone. Rejected: splitting K over threads. It is faster for small M and N, but the
+- Each element of out is summed over p in ascending order, in parts of KC steps, whatever the number of threads. The
+  bits therefore depend on the shape alone. Rejected: splitting K over threads. It is faster for small M and N, but the
   result would depend on how many threads there are.
 - bias, activation and residual are arguments, so that a rung may fuse them. naive, parallel and blocked apply them in a
   second pass over out. simd applies them while a micro-tile is in registers, or in L1 when there is an activation.
@@ -42,8 +42,8 @@ cdef extern from "simd/matmul_kernel.h" nogil:
     ctypedef struct MatmulKernels:
         int mr, nr, rounds, pair
         void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, int n, Py_ssize_t k, int width,
-                     float* panel) noexcept nogil
-        void (*pack_rows)(const float* a, Py_ssize_t step, int m, Py_ssize_t k, float* panel) noexcept nogil
+                     float* sliver) noexcept nogil
+        void (*pack_rows)(const float* a, Py_ssize_t step, int m, Py_ssize_t k, float* slivers) noexcept nogil
         void (*micro_kernel)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                              const float* b, Py_ssize_t b_step, float* c, Py_ssize_t c_row, const float* addend,
                              const float* bias) noexcept nogil

@@ -38,7 +38,7 @@ cdef extern from "simd/matmul_kernel.h" nogil:
     ctypedef struct MatmulKernels:
         int mr, nr
         void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, int n, Py_ssize_t k, int width,
-                     float* panel) noexcept nogil
+                     float* sliver) noexcept nogil
         void (*micro_kernel)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                              const float* b, Py_ssize_t b_step, float* c, Py_ssize_t c_row, const float* addend,
                              const float* bias) noexcept nogil

@@ -26,8 +26,8 @@ from cython.parallel cimport prange
 
 cdef extern from "simd/rope_kernel.h" nogil:
     ctypedef struct RopeKernels:
-        void (*turn)(const float* x, Py_ssize_t x_head, float* out, Py_ssize_t out_head, Py_ssize_t heads,
-                     const float* cos, const float* sin, Py_ssize_t E, bint inverse) noexcept nogil
+        void (*rotate)(const float* x, Py_ssize_t x_head, float* out, Py_ssize_t out_head, Py_ssize_t heads,
+                       const float* cos, const float* sin, Py_ssize_t E, bint inverse) noexcept nogil
     const RopeKernels* rope_kernels(const char* isa)
 
 # ALONE: up to this many elements, as in a single token, the calling thread finishes before it could wake another.
@@ -95,7 +95,7 @@ def rope_simd(const float[:, :, :, :] x, float[:, :, :, :] out, const float[:, :
                     use_threads_if=x.shape[0] * T * H * E > ALONE):
         b = r // T
         t = r % T
-        simd.turn(&x[b, t, 0, 0], x_head, &out[b, t, 0, 0], out_head, H, &cos[t, 0], &sin[t, 0], E, inverse)
+        simd.rotate(&x[b, t, 0, 0], x_head, &out[b, t, 0, 0], out_head, H, &cos[t, 0], &sin[t, 0], E, inverse)
 
 
 RUNGS = {"naive": {"rope": rope_naive}, "parallel": {"rope": rope_parallel}, "simd": {"rope": rope_simd}}

@@ -69,7 +69,7 @@ static void FOR_ISA(gelu_backward)(const float *dy, const float *x, float *dx, p
 
 /* Prefetch gate and up of the next row, 2F elements further on. Both are streams that break off after F elements, and
    the hardware prefetcher has to find each again. After the last row the prefetch has no effect. */
-TEMPLATE void FOR_ISA(ahead)(const float *x, ptrdiff_t F) {
+TEMPLATE void FOR_ISA(prefetch_next_row)(const float *x, ptrdiff_t F) {
     __builtin_prefetch(x + 2 * F);
     __builtin_prefetch(x + 3 * F);
 }
@@ -77,7 +77,7 @@ TEMPLATE void FOR_ISA(ahead)(const float *x, ptrdiff_t F) {
 /* One vector of out = g sigmoid(g) h. */
 TEMPLATE void FOR_ISA(swiglu_step)(const float *x, float *out, ptrdiff_t F, int n) {
     vec g = FOR_ISA(load_lanes)(x, n), h = FOR_ISA(load_lanes)(x + F, n);
-    FOR_ISA(ahead)(x, F);
+    FOR_ISA(prefetch_next_row)(x, F);
     FOR_ISA(store_lanes)(out, vmul(vmul(g, FOR_ISA(sigmoid)(g)), h), n);
 }
 
@@ -93,7 +93,7 @@ TEMPLATE void FOR_ISA(swiglu_backward_step)(const float *dy, const float *x, flo
     const vec one = vset(1.0f);
     vec d = FOR_ISA(load_lanes)(dy, n), g = FOR_ISA(load_lanes)(x, n), h = FOR_ISA(load_lanes)(x + F, n);
     vec s = FOR_ISA(sigmoid)(g);
-    FOR_ISA(ahead)(x, F);
+    FOR_ISA(prefetch_next_row)(x, F);
     FOR_ISA(store_lanes)(dx, vmul(vmul(vmul(d, h), s), vfma(g, vsub(one, s), one)), n);
     FOR_ISA(store_lanes)(dx + F, vmul(vmul(d, g), s), n);
 }

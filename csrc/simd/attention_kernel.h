@@ -64,6 +64,7 @@ static const AttentionKernels *attention_kernels(const char *isa) { return TABLE
 #include "simd/math.h"
 #include "simd/tile.h"
 
+/* The smaller and the larger of two numbers, and n rounded up to whole vectors. */
 TEMPLATE ptrdiff_t FOR_ISA(least)(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 TEMPLATE ptrdiff_t FOR_ISA(most)(ptrdiff_t x, ptrdiff_t y) { return x > y ? x : y; }
 TEMPLATE ptrdiff_t FOR_ISA(whole)(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -75,8 +76,8 @@ static ptrdiff_t FOR_ISA(columns)(ptrdiff_t n) {
 }
 
 /* panel[d, i] = scale x[i, d]: n rows of x become `width` lanes, zero from n on, in squares of LANES x LANES. */
-static void FOR_ISA(turn)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t D, float scale, float *panel,
-                          ptrdiff_t width) {
+static void FOR_ISA(transpose_rows)(const float *x, ptrdiff_t row, ptrdiff_t n, ptrdiff_t D, float scale, float *panel,
+                                    ptrdiff_t width) {
     for (ptrdiff_t i = 0; i < width; i += LANES, x += LANES * row) {
         for (ptrdiff_t d = 0; d < D; d += LANES) {
             const ptrdiff_t rest = FOR_ISA(least)(LANES, D - d);
@@ -156,8 +157,8 @@ TEMPLATE ptrdiff_t FOR_ISA(seen_by)(float *s, ptrdiff_t n, ptrdiff_t width, ptrd
 
 /* One tile of online softmax (Milakov and Gimelshein, 2018): s becomes exp(s - m) with the new maxima m, l
    accumulates the sums, factor = exp(old m - m). Returns whether any maximum rose. */
-static int FOR_ISA(soften)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t first, float *m, float *l,
-                           float *factor) {
+static int FOR_ISA(online_softmax)(float *s, ptrdiff_t n, ptrdiff_t width, ptrdiff_t first, float *m, float *l,
+                                   float *factor) {
     const vec lane = vload(LANE);
     int rose = 0;
     for (ptrdiff_t i = 0; i < width; i += LANES) {
@@ -219,8 +220,8 @@ TEMPLATE vec FOR_ISA(row_dots)(const float *x, const ptrdiff_t x_row, const floa
 
 /* out[0..] = factor sum_j p[j] x[j, :] for v vectors of columns, the last one with `last` lanes. Even and odd keys have
    separate sums, because an FMA waits 4 cycles for the one before it. */
-TEMPLATE void FOR_ISA(weigh_of)(const int v, const float *p, ptrdiff_t n, const float *x, ptrdiff_t row, int last,
-                                float factor, float *out) {
+TEMPLATE void FOR_ISA(weighted_sum)(const int v, const float *p, ptrdiff_t n, const float *x, ptrdiff_t row, int last,
+                                    float factor, float *out) {
     vec even[4], odd[4];
     ptrdiff_t j = 0;
     UNROLL for (int c = 0; c < v; c++) even[c] = odd[c] = vset(0.0f);
@@ -274,10 +275,10 @@ static void FOR_ISA(query)(const AttentionHead *x, ptrdiff_t t, float *p) {
         const ptrdiff_t rest = FOR_ISA(least)(4 * LANES, D - d);
         const int v = (int)((rest + LANES - 1) / LANES), last = (int)(rest - (v - 1) * LANES);
         switch (v) {
-            case 1: FOR_ISA(weigh_of)(1, p, n, x->v + d, x->v_row, last, factor, out + d); break;
-            case 2: FOR_ISA(weigh_of)(2, p, n, x->v + d, x->v_row, last, factor, out + d); break;
-            case 3: FOR_ISA(weigh_of)(3, p, n, x->v + d, x->v_row, last, factor, out + d); break;
-            default: FOR_ISA(weigh_of)(4, p, n, x->v + d, x->v_row, last, factor, out + d);
+            case 1: FOR_ISA(weighted_sum)(1, p, n, x->v + d, x->v_row, last, factor, out + d); break;
+            case 2: FOR_ISA(weighted_sum)(2, p, n, x->v + d, x->v_row, last, factor, out + d); break;
+            case 3: FOR_ISA(weighted_sum)(3, p, n, x->v + d, x->v_row, last, factor, out + d); break;
+            default: FOR_ISA(weighted_sum)(4, p, n, x->v + d, x->v_row, last, factor, out + d);
         }
     }
     if (x->weights)
@@ -328,7 +329,7 @@ static void FOR_ISA(attend)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, f
     float *queries = memory, *s = queries + D * QUERIES, *o = s + KEYS * QUERIES, *values = o + QUERIES * wide;
     float *m = values + KEYS * wide, *l = m + QUERIES, *factor = l + QUERIES;
     /* `earlier` keys are seen by query t0 before its own. The scale goes into the transposed queries, once. */
-    FOR_ISA(turn)(x->q + t0 * x->q_row, x->q_row, n, D, x->scale, queries, width);
+    FOR_ISA(transpose_rows)(x->q + t0 * x->q_row, x->q_row, n, D, x->scale, queries, width);
     for (ptrdiff_t i = 0; i < width; i += LANES) {
         vstore(m + i, vset(-INFINITY));
         vstore(l + i, vset(0.0f));
@@ -337,7 +338,7 @@ static void FOR_ISA(attend)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, f
         const ptrdiff_t keys = FOR_ISA(least)(KEYS, earlier + n - s0), first = earlier - s0;
         FOR_ISA(scores)(x->k + s0 * x->k_row, x->k_row, keys, D, queries, width, first, s);
         if (x->weights) FOR_ISA(keep_scores)(x, s, width, t0, n, s0, keys);
-        int rose = FOR_ISA(soften)(s, keys, width, first, m, l, factor);
+        int rose = FOR_ISA(online_softmax)(s, keys, width, first, m, l, factor);
         /* Rescale the outputs so far, only where a maximum rose: after a few tiles that is rare. */
         for (ptrdiff_t i = 0; rose && s0 > 0 && i < n; i++)
             for (ptrdiff_t d = 0; factor[i] != 1.0f && d < D; d += LANES)
@@ -353,8 +354,8 @@ static void FOR_ISA(attend)(const AttentionHead *x, ptrdiff_t t0, ptrdiff_t n, f
 }
 
 /* p = exp(s - lse) over s, and ds = scale p (dp - delta) over dp, both 0 where a query does not see a key. */
-static void FOR_ISA(slopes)(float *s, float *dp, ptrdiff_t n, ptrdiff_t width, ptrdiff_t first, const float *lse,
-                            const float *delta, float scale) {
+static void FOR_ISA(score_gradients)(float *s, float *dp, ptrdiff_t n, ptrdiff_t width, ptrdiff_t first,
+                                     const float *lse, const float *delta, float scale) {
     const vec lane = vload(LANE);
     for (ptrdiff_t i = 0; i < width; i += LANES) {
         const ptrdiff_t seen = FOR_ISA(seen_by)(s, n, width, first, i);
@@ -384,8 +385,8 @@ static void FOR_ISA(gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_
     float *q_rows = dp + KEYS * QUERIES, *dout_rows = q_rows + QUERIES * wide, *keys = dout_rows + QUERIES * wide;
     float *lse = keys + KEYS * wide, *delta = lse + QUERIES;
     /* q and dout are needed twice: transposed as the second operand of scores and dp, by rows for dk and dv. */
-    FOR_ISA(turn)(q, x->q_row, n, D, x->scale, queries, width);
-    FOR_ISA(turn)(dout, x->dout_row, n, D, 1.0f, douts, width);
+    FOR_ISA(transpose_rows)(q, x->q_row, n, D, x->scale, queries, width);
+    FOR_ISA(transpose_rows)(dout, x->dout_row, n, D, 1.0f, douts, width);
     FOR_ISA(pack)(q, x->q_row, n, D, q_rows);
     FOR_ISA(pack)(dout, x->dout_row, n, D, dout_rows);
     /* delta[t] = dout[t] . out[t], LANES queries at a time. */
@@ -404,7 +405,7 @@ static void FOR_ISA(gradient)(const AttentionGradient *x, ptrdiff_t t0, ptrdiff_
         /* s = scale q k^T and dp = dout v^T, both transposed; then p over s and ds over dp. */
         FOR_ISA(scores)(x->k + s0 * x->k_row, x->k_row, m, D, queries, width, first, s);
         FOR_ISA(scores)(x->v + s0 * x->v_row, x->v_row, m, D, douts, width, first, dp);
-        FOR_ISA(slopes)(s, dp, m, width, first, lse, delta, x->scale);
+        FOR_ISA(score_gradients)(s, dp, m, width, first, lse, delta, x->scale);
         /* dv (+)= p^T dout, dk (+)= ds^T q, dq (+)= ds k. */
         FOR_ISA(pack)(x->k + s0 * x->k_row, x->k_row, m, D, keys);
         FOR_ISA(over_queries)(s, width, m, dout_rows, n, D, first, x->dv + s0 * x->dv_row, x->dv_row, add);

@@ -29,7 +29,7 @@ static const CrossEntropyKernels *cross_entropy_kernels(const char *isa) {
 
 /* The sum of exp(x - top) over n columns. A padding lane contributes exp(-infinity) = 0. The exponentials leave the
    memory bus idle, so the next block of x is prefetched meanwhile. A prefetch past the end of x has no effect. */
-TEMPLATE float FOR_ISA(powers)(const float *x, ptrdiff_t n, float top) {
+TEMPLATE float FOR_ISA(exponentials)(const float *x, ptrdiff_t n, float top) {
     const vec off = vset(top), none = vset(-INFINITY);
     vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
     ptrdiff_t c = 0;
@@ -54,9 +54,9 @@ static void FOR_ISA(loss)(ptrdiff_t rows, ptrdiff_t columns, const float *logits
         for (ptrdiff_t c = 0; c < columns; c += LOSS_BLOCK) {
             const ptrdiff_t n = columns - c < LOSS_BLOCK ? columns - c : LOSS_BLOCK;
             const float before = top;
-            top = FOR_ISA(top_of)(logits + c, n, top);
+            top = FOR_ISA(row_maximum)(logits + c, n, top);
             if (total != 0 && top != before) total *= exp((double)before - top); /* rescale to the new maximum */
-            total += FOR_ISA(powers)(logits + c, n, top);
+            total += FOR_ISA(exponentials)(logits + c, n, top);
         }
         total = top + log(total); /* lse as a double; both results are rounded once */
         lse[r] = (float)total;

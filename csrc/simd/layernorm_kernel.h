@@ -41,7 +41,7 @@ static const LayernormKernels *layernorm_kernels(const char *isa) { return TABLE
 #include "simd/rows.h"
 
 /* First pass: total = x + residual, and its sum. Without a residual, x is the total. */
-TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *residual, float *total, vec *sum) {
+TEMPLATE void FOR_ISA(sum_total)(const int m, int n, const float *x, const float *residual, float *total, vec *sum) {
     UNROLL for (int i = 0; i < m; i++) {
         vec z = FOR_ISA(load_lanes)(x + i * LANES, n);
         if (residual) {
@@ -54,7 +54,7 @@ TEMPLATE void FOR_ISA(add_up)(const int m, int n, const float *x, const float *r
 
 /* Second pass: deviations from a first mean. It adds them up, and their squares as doubles, which cannot overflow.
    Padding lanes have deviation 0. */
-TEMPLATE void FOR_ISA(deviate)(const int m, int n, const float *z, vec mean, vec *sum, dvec *squares) {
+TEMPLATE void FOR_ISA(sum_deviations)(const int m, int n, const float *z, vec mean, vec *sum, dvec *squares) {
     UNROLL for (int i = 0; i < m; i++) {
         vec d = vsub(FOR_ISA(load_lanes)(z + i * LANES, n), mean);
         if (n < LANES) d = FOR_ISA(first_lanes)(d, n, vset(0.0f));
@@ -88,12 +88,12 @@ static void FOR_ISA(rows)(const Layernorm *a, ptrdiff_t first, ptrdiff_t last) {
         dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
         /* First pass: the sum of the row. With a residual, total is written and read from then on. */
         if (residual) {
-            SWEEP(FOR_ISA(add_up)(m, n, x + c, residual + c, total + c, sum));
+            SWEEP(FOR_ISA(sum_total)(m, n, x + c, residual + c, total + c, sum));
             z = total;
-        } else SWEEP(FOR_ISA(add_up)(m, n, x + c, NULL, NULL, sum));
+        } else SWEEP(FOR_ISA(sum_total)(m, n, x + c, NULL, NULL, sum));
         /* Second pass: `shift` is the mean of the deviations, by which the first mean was off. */
         const float mean = FOR_ISA(join)(sum) / (float)C;
-        SWEEP(FOR_ISA(deviate)(m, n, z + c, vset(mean), off, squares));
+        SWEEP(FOR_ISA(sum_deviations)(m, n, z + c, vset(mean), off, squares));
         const double shift = (double)FOR_ISA(join)(off) / (double)C;
         const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
         /* Equal elements deviate only by rounding errors; in a very long row the difference may fall below zero. */

@@ -16,7 +16,7 @@
 #define SKINNY 16      /* rows up to which b is read once; from there on packed panels are faster */
 #define SIMD_KC 384    /* steps of the sum between two visits to out: see the block sizes in csrc/matmul.pyx */
 #define ROW 4096       /* sums of a single row that stay in L1 while rows of b are added to them: 16 KB */
-#define STREAM 32      /* rows of b read side by side when memory is the limit: a page is then read to its end */
+#define STREAM 32      /* rows of b read side by side when memory is the limit, so that each page is read to its end */
 #define IN_PLACE 65536 /* floats = 256 KB: a smaller part of b stays in L2, and packing it would only copy it there */
 
 /* Element (r, c) of op(x) is data[r * row + c * col]. */
@@ -25,9 +25,9 @@ typedef struct {
     ptrdiff_t row, col;
 } Operand;
 
-/* out (M, N) (+)= op(a) (M, K) op(b) (K, N), then the epilogue. `deferred` is the part of the epilogue that a
-   micro-tile cannot add in its store: everything but the bias, or nothing more than that when there is no activation
-   and no pre. */
+/* out (M, N) (+)= op(a) (M, K) op(b) (K, N), then the epilogue. The micro-kernel adds the bias, and the residual if
+   nothing comes before it. `deferred` is the rest, applied after the store of a micro-tile: activation, pre and
+   residual if there is an activation or pre, otherwise nothing. */
 typedef struct {
     const MatmulKernels *simd;
     Operand a, b;

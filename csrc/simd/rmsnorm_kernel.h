@@ -40,7 +40,8 @@ static const RmsnormKernels *rmsnorm_kernels(const char *isa) { return TABLE_FOR
 
 /* First pass: total = x + residual, and the sum of its squares as doubles, which cannot overflow. Without a residual, x
    is the total. */
-TEMPLATE void FOR_ISA(square)(const int m, int n, const float *x, const float *residual, float *total, dvec *squares) {
+TEMPLATE void FOR_ISA(sum_squares)(const int m, int n, const float *x, const float *residual, float *total,
+                                   dvec *squares) {
     UNROLL for (int i = 0; i < m; i++) {
         vec z = FOR_ISA(load_lanes)(x + i * LANES, n);
         if (residual) {
@@ -69,9 +70,9 @@ static void FOR_ISA(rows)(const Rmsnorm *a, ptrdiff_t first, ptrdiff_t last) {
         dvec squares[4] = {dset(0.0), dset(0.0), dset(0.0), dset(0.0)};
         /* First pass: the sum of squares. With a residual, total is written and read from then on. */
         if (residual) {
-            SWEEP(FOR_ISA(square)(m, n, x + c, residual + c, total + c, squares));
+            SWEEP(FOR_ISA(sum_squares)(m, n, x + c, residual + c, total + c, squares));
             z = total;
-        } else SWEEP(FOR_ISA(square)(m, n, x + c, NULL, NULL, squares));
+        } else SWEEP(FOR_ISA(sum_squares)(m, n, x + c, NULL, NULL, squares));
         const double square = dsum(dadd(dadd(squares[0], squares[2]), dadd(squares[1], squares[3]))) / (double)C;
         a->rstd[r] = (float)(1 / sqrt(square + a->eps));
         SWEEP(FOR_ISA(normalise)(m, n, z + c, vset(a->rstd[r]), a->weight + c, out + c));

@@ -43,7 +43,7 @@ TEMPLATE vec FOR_ISA(load_or)(const float *p, ptrdiff_t n, vec fill) {
 }
 
 /* The largest of n columns and `top`. NaN is skipped here; it reappears as its own exponential. */
-TEMPLATE float FOR_ISA(top_of)(const float *x, ptrdiff_t n, float top) {
+TEMPLATE float FOR_ISA(row_maximum)(const float *x, ptrdiff_t n, float top) {
     const vec known = vset(top);
     vec most[4] = {known, known, known, known};
     ptrdiff_t c = 0;

@@ -28,7 +28,7 @@ static const SoftmaxKernels *softmax_kernels(const char *isa) { return TABLE_FOR
 /* out = exp(x - top) for n columns; returns their sum. A padding lane contributes exp(-infinity) = 0. The exponentials
    leave the memory bus idle, so the next block of x is prefetched meanwhile. A prefetch past the end of x has no
    effect. */
-TEMPLATE float FOR_ISA(powers)(const float *x, float *out, ptrdiff_t n, float top) {
+TEMPLATE float FOR_ISA(exponentials)(const float *x, float *out, ptrdiff_t n, float top) {
     const vec off = vset(top), none = vset(-INFINITY);
     vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
     ptrdiff_t c = 0;
@@ -68,9 +68,9 @@ static void FOR_ISA(rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, flo
         for (ptrdiff_t c = 0, b = 0; c < columns; c += SOFTMAX_BLOCK, b++) {
             const ptrdiff_t n = columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK;
             const float before = top;
-            top = FOR_ISA(top_of)(x + c, n, top);
+            top = FOR_ISA(row_maximum)(x + c, n, top);
             if (total != 0 && top != before) total *= exp((double)before - top); /* rescale to the new maximum */
-            total += FOR_ISA(powers)(x + c, out + c, n, top);
+            total += FOR_ISA(exponentials)(x + c, out + c, n, top);
             known[b] = top;
         }
         /* One factor per block moves it to the final maximum and divides it by the sum. */
@@ -83,7 +83,7 @@ static void FOR_ISA(rows)(ptrdiff_t rows, ptrdiff_t columns, const float *x, flo
 }
 
 /* Returns sum y dy over n columns. */
-TEMPLATE float FOR_ISA(product)(const float *dy, const float *y, ptrdiff_t n) {
+TEMPLATE float FOR_ISA(dot)(const float *dy, const float *y, ptrdiff_t n) {
     vec sum[4] = {vset(0.0f), vset(0.0f), vset(0.0f), vset(0.0f)};
     ptrdiff_t c = 0;
     for (; c + 4 * LANES <= n; c += 4 * LANES) {
@@ -101,7 +101,7 @@ static void FOR_ISA(gradient)(ptrdiff_t rows, ptrdiff_t columns, const float *dy
     for (ptrdiff_t r = 0; r < rows; r++, dy += columns, y += columns, dx += columns) {
         double total = 0;
         for (ptrdiff_t c = 0; c < columns; c += SOFTMAX_BLOCK)
-            total += FOR_ISA(product)(dy + c, y + c, columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK);
+            total += FOR_ISA(dot)(dy + c, y + c, columns - c < SOFTMAX_BLOCK ? columns - c : SOFTMAX_BLOCK);
         const vec mean = vset((float)total); /* the mean of dy, weighted by the probabilities */
         ptrdiff_t c = 0;
         for (; c + LANES <= columns; c += LANES)

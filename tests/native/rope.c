@@ -5,14 +5,14 @@
 /* Three heads, one float apart. Each output is a difference of two products, with at most two roundings each. */
 void check_rope(const char *isa) {
     static const int sizes[] = SIZES;
-    begin(isa, "rope turn");
+    begin(isa, "rope rotate");
     for (int t = 0; t < COUNT(sizes); t++)
         for (int what = 0; what < 4; what++) {
             const int E = sizes[t], heads = 3, apart = 2 * E + 1, inverse = what & 1, in_place = what & 2;
             const double sign = inverse ? -1 : 1;
             float *x = uniform(2 * apart + 2 * E, -1, 1), *before = copy(x, 2 * apart + 2 * E);
             float *out = in_place ? x : blank(2 * apart + 2 * E), *c = uniform(E, -1, 1), *s = uniform(E, -1, 1);
-            rope_kernels(isa)->turn(x, apart, out, apart, heads, c, s, E, inverse);
+            rope_kernels(isa)->rotate(x, apart, out, apart, heads, c, s, E, inverse);
             for (int h = 0; h < heads; h++)
                 for (int j = 0; j < E; j++) {
                     const double one = before[h * apart + j], two = before[h * apart + j + E];

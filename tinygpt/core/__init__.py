@@ -1,7 +1,7 @@
-"""The compiled kernels, one module per csrc/*.pyx.
+"""Compiled kernels, one module per csrc/*.pyx.
 
-In a source tree whose kernels are not built in place, the installed package of the same version lends its own, so that
-Python started in the repository root works after a plain `pip install .`.
+If the kernels of a source tree are not built in place, those of an installed tinygpt of the same version are used. This
+makes Python work in the repository root after a plain `pip install .`.
 """
 
 import sys
@@ -14,7 +14,7 @@ def _has_kernels(folder: Path) -> bool:
 
 
 def _installed() -> Path | None:
-    """The core folder of an installed tinygpt of this version, if there is one."""
+    """Return the core folder of an installed tinygpt of this version; None if there is none."""
     from importlib import metadata
 
     from tinygpt import __version__
