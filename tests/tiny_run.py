@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
+from tinygpt.io import checksums
 from tinygpt.train.loop import Trainer
 from tinygpt.train.outputs import Outputs
 from tinygpt.train.report import Report
@@ -64,12 +65,17 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def state(folder: Path) -> dict:
-    """What a checkpoint or a model directory says, apart from the order in its files and the seconds it took."""
+    """What a checkpoint or a model directory says, apart from the order in its files and the seconds it took.
+
+    Of the checksums, which depend on both, only that they are those of the files.
+    """
     said = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         if path.suffix == ".safetensors":
             with safe_open(path, "numpy") as file:
                 said[path.name] = file.metadata(), {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - no dict
+        elif path.name == checksums.NAME:
+            said[path.name] = checksums.check(folder)
         elif path.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "state.json"):
             said[path.name] = {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
     return said

@@ -129,3 +129,21 @@ def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
     with pytest.raises(ValueError, match="NaN or infinite"):
         model_directory.load_weights(tmp_path / "one", model)
     assert bits(model) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path, dtype, weights):
+    """Catches a weight that a disk has changed, or its name in the header, which no other check can tell."""
+    tinygpt.save(tmp_path, filled(), TOKENIZER, dtype)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    stated = whole.index(b'"sha256":"') + 10
+    for place in (len(whole) - 4, len(whole) // 2, stated):
+        data = bytearray(whole)
+        data[place] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=r"model\.safetensors: (is damaged: its content does not match|tensor)"):
+            tinygpt.load(tmp_path, weights)
+    file.write_bytes(whole)
+    tinygpt.load(tmp_path, weights)

@@ -203,6 +203,8 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     kept = [".cache", ".step-1.0123abcd.old", ".step-2.0123abc.tmp", ".step-x.0123abcd.tmp", "step-2"]
     for name in [*kept, ".step-1.0123abcd.tmp", ".step-2.0123abcd.old", ".step-3.89abcdef.tmp"]:
         (tmp_path / name).mkdir()
-    (tmp_path / ".step-4.0123abcd.tmp").write_text("a file")
+    for name in (".step-4.0123abcd.tmp", ".step-5.tmp"):
+        (tmp_path / name).write_text("a file")
+    (tmp_path / ".step-6.0123abcd.tmp").symlink_to(tmp_path / "step-2")
     atomic.remove_leftovers(tmp_path, "step-[0-9]+")
-    assert listing(tmp_path) == sorted([*kept, ".step-4.0123abcd.tmp"])
+    assert listing(tmp_path) == sorted([*kept, ".step-5.tmp", ".step-6.0123abcd.tmp"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tinygpt.io.records import read_records
+from tinygpt.io.records import Records
 from tinygpt.io.strict import MAX_DEPTH, parse_object, read_toml
 from tinygpt.runs.directory import read_table
 
@@ -49,4 +49,4 @@ def test_a_deep_record_is_refused(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 0, "x": ' + "[" * 500 + "]" * 500 + '}\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl: line 1: must be JSON of at most"):
-        read_records(file)
+        list(Records(file))

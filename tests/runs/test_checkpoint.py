@@ -15,6 +15,7 @@ from saved_models import OPTIMIZERS, STATE, TOKENIZER, bits, filled, killed, lis
 import tinygpt
 from tinygpt import lora, optim
 from tinygpt.files import adapters, weights
+from tinygpt.io import checksums
 from tinygpt.runs import checkpoint, layout
 
 
@@ -81,7 +82,7 @@ def test_a_checkpoint_is_a_model_directory(run):
     found, tokenizer = tinygpt.load(folder)
     assert bits(found) == bits(model)
     assert tokenizer.characters == TOKENIZER.characters
-    assert len(listing(folder)) == 6
+    assert len(listing(folder)) == 7
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(run):
@@ -135,6 +136,10 @@ def rewritten(folder, name, old, new):
 
 SHAPE = b'"v.wpe.weight":{"dtype":"F32","shape":[%d,%d]'
 BREAKS = {
+    "seconds": (
+        lambda d: (d / "state.json").write_text('{"step": 1, "seconds": 1e999}'),
+        "state.json: 'seconds' must be a finite number from 0, got ",
+    ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: no such file"),
     "no optimizer": (lambda d: (d / "optimizer.safetensors").unlink(), "optimizer.safetensors: no such file"),
     "no state": (lambda d: (d / "state.json").unlink(), "state.json: no such file"),
@@ -279,7 +284,8 @@ def test_a_checkpoint_holds_the_adapters_alone_and_brings_them_back(tmp_path):
     adapted_models.step(model, optimizer)
     checkpoint.save_checkpoint(tmp_path / "step-1", model, None, optimizer, {"step": 1})
     found = {str(path.relative_to(tmp_path / "step-1")) for path in (tmp_path / "step-1").rglob("*") if path.is_file()}
-    assert found == {f"adapter/{adapters.CONFIG}", f"adapter/{adapters.WEIGHTS}", layout.OPTIMIZER, layout.STATE}
+    files = {layout.OPTIMIZER, layout.STATE, checksums.NAME}
+    assert found == {f"adapter/{adapters.CONFIG}", f"adapter/{adapters.WEIGHTS}", *files}
     other = adapted_models.base()
     again = optim.AdamW(lora.add(other, 3, 5.0), lr=1e-2)
     assert checkpoint.load_checkpoint(tmp_path / "step-1", other, again) == {"step": 1}
@@ -292,3 +298,49 @@ def test_a_checkpoint_holds_the_adapters_alone_and_brings_them_back(tmp_path):
     wrong = adapted_models.base()
     with pytest.raises(ValueError, match="has adapters of rank 3 and alpha 5, the model has rank 2 and alpha 4"):
         checkpoint.load_checkpoint(tmp_path / "step-1", wrong, optim.AdamW(lora.add(wrong, 2)))
+
+
+FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "config.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_noticed(run, name):
+    """Catches a weight, a moment or a count that a disk has changed, which no other check can tell from a true one."""
+    folder, model, optimizer = run
+    content = bytearray((folder / name).read_bytes())
+    content[-40] ^= 1  # of a value: the lowest bit of a weight's mantissa, or of a digit
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(folder / name))):
+        checkpoint.check_checkpoint(folder)
+    before = bits(model, optimizer)
+    with pytest.raises(ValueError, match=re.escape(str(folder / name))):
+        checkpoint.load_checkpoint(folder, model, optimizer)
+    assert bits(model, optimizer) == before
+
+
+@pytest.mark.parametrize("name", [*FILES, checksums.NAME])
+def test_a_cut_file_is_noticed(run, name):
+    """Catches a checkpoint that is chosen, on resuming, although a file of it was cut."""
+    folder, _, _ = run
+    os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    with pytest.raises(ValueError, match=re.escape(str(folder / name))):
+        checkpoint.check_checkpoint(folder)
+
+
+def test_a_whole_checkpoint_passes(run):
+    """Catches a check that refuses everything, and one of an earlier version, which had no checksums."""
+    folder, _, _ = run
+    checkpoint.check_checkpoint(folder)
+    (folder / checksums.NAME).unlink()
+    checkpoint.check_checkpoint(folder)
+    (folder / "tokenizer.json").unlink()
+    checkpoint.check_checkpoint(folder)
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1", "true", "null", '"1"'])
+def test_seconds_that_cannot_be_are_refused(run, value):
+    """Catches a time that no clock shows, and a message without the name of the file."""
+    folder, _, _ = run
+    (folder / "state.json").write_text(f'{{"step": 3, "seconds": {value}}}')
+    with pytest.raises(ValueError, match=rf"{re.escape(str(folder))}/state\.json: 'seconds' must be a finite number"):
+        checkpoint.check_checkpoint(folder)

@@ -1,17 +1,144 @@
 """Runs that are resumed: what their files and lines say, and what is refused."""
 
+import re
+import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
-from tiny_run import Listening, tiny
+from tiny_run import MODEL, Listening, content, flags, state, tiny
 
+import tinygpt
+from tinygpt import cli
+from tinygpt.runs import layout
 from tinygpt.runs.metrics import read_metrics
 from tinygpt.runs.read import read_run
+from tinygpt.train import loop
 from tinygpt.train.loop import Interrupted, train
 
 
 def stop(*_):
     signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def done(sources, tmp_path_factory):
+    """A run of 12 steps with checkpoints after 10 and 12."""
+    out = tmp_path_factory.mktemp("done") / "run"
+    train(tiny(sources, out))
+    return out
+
+
+def test_there_must_be_a_run(sources, tmp_path):
+    """Catches a run that begins anew where it was told to go on."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"'resume': there is no run in .*out"):
+        train(tiny(sources, tmp_path / "out", resume=True))
+    assert content(tmp_path) == {}
+
+
+def test_a_run_without_a_checkpoint_is_started_over(done, sources, tmp_path):
+    """Catches a directory that a kill has made a dead end: neither resumed nor trained in again."""
+    out = tmp_path / "out"
+    loop.directory.begin(out, tiny(sources, out).table())
+    (out / "metrics.jsonl").write_text('{"step": 0, "loss": 5.0}\n')
+    report = Listening()
+    train(tiny(sources, out, resume=True), report)
+    assert any("stopped before its first checkpoint was complete; starting over" in note for note in report.notes)
+    assert state(out) == state(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(done, sources, tmp_path, damage):
+    """Catches a run that cannot be resumed although a whole checkpoint is there, and one that is silent about it."""
+    out = shutil.copytree(done, tmp_path / "out")
+    file = out / "checkpoints" / "step-12" / "optimizer.safetensors"
+    if damage == "missing":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        data[-9] ^= 1
+        file.write_bytes(data if damage == "flip" else data[:-1])
+    report = Listening()
+    train(tiny(sources, out, resume=True), report)
+    assert re.search(rf"{re.escape(str(file))}: .*; using the checkpoint before it", report.notes[0])
+    assert [record["step"] for record in report.records] == [10, 11]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-10", "step-12", "step-12.damaged"]
+    assert state(out / "checkpoints" / "step-12") == state(done / "checkpoints" / "step-12")
+
+
+def test_without_a_whole_checkpoint_the_fault_is_named(done, sources, tmp_path):
+    """Catches a run that starts over, and loses what there is, because all checkpoints are damaged."""
+    out = shutil.copytree(done, tmp_path / "out")
+    for path in layout.checkpoints(out):
+        (path / layout.STATE).write_text('{"step": 3, "seconds": 1e999}')
+    before = content(out)
+    with pytest.raises(ValueError, match=r"step-12/state\.json: 'seconds' must be .*; there is no other checkpoint"):
+        train(tiny(sources, out, resume=True))
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing"])
+def test_a_run_whose_best_model_is_lost_is_resumed(done, sources, tmp_path, damage):
+    """Catches a run that is refused, or that ends without a model, although its checkpoints are whole."""
+    out = shutil.copytree(done, tmp_path / "out")
+    if damage == "missing":
+        for name in MODEL:
+            (out / name).unlink()
+    else:
+        data = bytearray((out / "model.safetensors").read_bytes())
+        data[-9] ^= 1
+        (out / "model.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match=r"model\.safetensors: is damaged: its content does not"):
+            tinygpt.load(out)
+    report = Listening()
+    train(tiny(sources, out, resume=True), report)
+    assert any("the best model is lost" in note for note in report.notes)
+    tinygpt.load(out)
+
+
+# Killed at the n-th of these calls, without the clean-up of an exception.
+KILLED = """
+import os, sys
+from tinygpt import cli
+
+left = int(sys.argv[1])
+
+def counted(function):
+    def call(*args, **kwargs):
+        global left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+        return function(*args, **kwargs)
+    return call
+
+for name in ("replace", "rename", "mkdir", "unlink"):
+    setattr(os, name, counted(getattr(os, name)))
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def test_no_kill_leaves_a_dead_end(sources, tmp_path):
+    """Catches a moment at which a kill leaves a directory that can neither be resumed nor trained in again."""
+    out, calls = tmp_path / "out", 0
+    words = [*flags(tiny(sources, out, steps=2, eval_every=1, checkpoint_every=1)), "--quiet"]
+    while True:
+        shutil.rmtree(out, ignore_errors=True)
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(calls), "train", *words], check=False).returncode
+        assert killed in (0, 9)
+        again = shutil.copytree(out, tmp_path / f"again-{calls}") if out.exists() else tmp_path / "nowhere"
+        if layout.is_run(again):
+            assert cli.main(["train", "--resume", "--out", str(again), "--quiet"]) == 0
+            names = [path.name for folder in (again, again / "checkpoints") for path in folder.iterdir()]
+            assert not [name for name in names if name.startswith(".") or name == layout.LOCK], names
+        assert cli.main(["train", *words]) == 0
+        if killed == 0:
+            break
+        calls += 3
+    assert calls > 20
 
 
 def test_records_are_as_many_as_asked_for(sources, tmp_path):

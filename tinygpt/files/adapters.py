@@ -150,7 +150,7 @@ def write(directory: StrPath, model: GPT) -> None:
         "inference_mode": True,
     }
     metadata = {"format": "pt", "base": fingerprint(model)}
-    weights.write(Path(directory) / WEIGHTS, tensors.items(), metadata)
+    weights.write(Path(directory) / WEIGHTS, tensors.items(), metadata, checksum=True)
     atomic.write_text(Path(directory) / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
@@ -240,6 +240,7 @@ class AdapterFiles:
             file = self.file.path.with_name(CONFIG)
             raise ValueError(f"{file}: has adapters of rank {self.rank} and alpha {self.alpha:g}, the model has {has}")
         self.file.expect(((name, array.shape) for name, array in _tensors(model)), (), "the model")
+        weights.check_sum(self.file.path)
         base = self.file.metadata.get("base")
         if base is not None and base != fingerprint(model):
             where = f" ({self.base})" if self.base else ""

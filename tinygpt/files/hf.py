@@ -61,7 +61,8 @@ def write(
     kind = config_file.family(model.config)
     pieces = names.pieces(kind, model.config, names.PREFIX[kind])
     tensors = ((piece.name, values) for piece, values in parts(model, pieces))
-    weights.write(folder / WEIGHTS, tensors, {"format": "pt"}, dtype, progress)  # transformers asks for "pt"
+    # transformers asks for "pt"
+    weights.write(folder / WEIGHTS, tensors, {"format": "pt"}, dtype, progress, checksum=True)
     atomic.write_bytes(folder / config_file.NAME, config_file.to_bytes(model.config, start_id, end_ids, dtype))
 
 

@@ -21,6 +21,7 @@ from tinygpt import lora, tokenizers
 from tinygpt.config import GPTConfig
 from tinygpt.files import adapters, hf, weights
 from tinygpt.files import config as config_file
+from tinygpt.files.weights import check_sum
 from tinygpt.io import atomic
 from tinygpt.io.strict import StrPath
 from tinygpt.model import GPT
@@ -115,7 +116,9 @@ def load(directory: StrPath, weights: str = "float32") -> tuple[GPT, Tokenizer |
     folder = Path(directory)
     source = hf.ModelDirectory(folder)
     tokenizer = load_tokenizer(folder, source)
-    return hf.build(source, weights=weights), tokenizer
+    model = hf.build(source, weights=weights)
+    check_sum(folder / hf.WEIGHTS)
+    return model, tokenizer
 
 
 def tokenizer_file(folder: Path) -> Path | None:
@@ -182,6 +185,7 @@ def open_model(folder: Path, model: GPT) -> Callable[[], None]:
     # The values are read again when they are copied, because keeping them would take the memory of a second model.
     for _ in source.values():
         pass
+    check_sum(folder / hf.WEIGHTS)
     return lambda: hf.assign(model, source.values())
 
 

@@ -11,11 +11,12 @@ of all of them before the first is written; each holds every weight twice.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes  # importing it also teaches NumPy the name bfloat16, which the library asks for
@@ -32,6 +33,8 @@ DTYPES: dict[str, tuple[str, np.dtype]] = {
     "float16": ("F16", np.dtype(np.float16)),
     "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
 }
+CHECKSUM = "sha256"  # key in the metadata; the SHA-256 of header and data, with UNKNOWN in its own place
+UNKNOWN = "0" * 64
 
 Shape = tuple[int, ...]
 Progress = Callable[[int, int], object]  # values done, values in all
@@ -235,6 +238,7 @@ def write(
     metadata: Mapping[str, str],
     dtype: str = "float32",
     progress: Progress | None = None,
+    checksum: bool = False,
 ) -> None:
     """Write a safetensors file and sync it; not atomic, the path is for a temporary.
 
@@ -250,6 +254,8 @@ def write(
         One of `DTYPES`; float16 and bfloat16 round to nearest, ties to even.
     progress : callable, optional
         Is called with the number of values written and that of all, after every tensor.
+    checksum : bool
+        Add a checksum of the file to its metadata, for `check_sum`.
 
     Raises
     ------
@@ -260,7 +266,8 @@ def write(
     """
     word, kind = DTYPES[dtype]
     held = {name: np.asarray(array, np.float32) for name, array in sorted(tensors, key=lambda pair: pair[0])}
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    metadata = {**metadata, **({CHECKSUM: UNKNOWN} if checksum else {})}
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, array in held.items():
         check_range(name, array, dtype)
@@ -268,21 +275,59 @@ def write(
         header[name] = {"dtype": word, "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the data begins where any type may
-    file, done = Path(path), 0
+    file, values = Path(path), end // kind.itemsize
     try:
         with open(file, "xb") as stream:
+            digest = hashlib.sha256(text)
             stream.write(len(text).to_bytes(8, "little") + text)
-            for array in held.values():
-                stream.write(_little(array, kind).reshape(-1).view(np.uint8).data)
-                if progress is not None:
-                    done += array.size
-                    progress(done, end // kind.itemsize)
+            for part in _converted(held.values(), kind, values, progress):
+                stream.write(part)
+                if checksum:
+                    digest.update(part)
+            if checksum:
+                stream.seek(8 + text.index(UNKNOWN.encode()))
+                stream.write(digest.hexdigest().encode())
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
         if error.filename is not None:  # opening it failed, and says which file
             raise
         raise OSError(f"{file}: cannot be written: {one_line(str(error))}") from None
+
+
+def _converted(
+    arrays: Iterable[np.ndarray], kind: np.dtype, values: int, progress: Progress | None
+) -> Iterator[memoryview]:
+    """Convert arrays to the bytes of a file, one after the other; tells the progress after each is written."""
+    done = 0
+    for array in arrays:
+        yield _little(array, kind).reshape(-1).view(np.uint8).data
+        done += array.size
+        if progress is not None:
+            progress(done, values)
+
+
+def check_sum(path: Path) -> None:
+    """Raise ValueError if a safetensors file does not match the checksum in its own metadata.
+
+    A file that another program has written has no such checksum, and passes; so does one that is missing.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    if not path.is_file():
+        return
+    stated = TensorFile(path).metadata.get(CHECKSUM)
+    if stated is None:
+        return
+    with open(path, "rb") as file:
+        text = file.read(int.from_bytes(file.read(8), "little"))
+        digest = hashlib.sha256(text.replace(stated.encode(), UNKNOWN.encode(), 1))
+        while part := file.read(2**20):
+            digest.update(part)
+    if digest.hexdigest() != stated:
+        raise ValueError(f"{path}: is damaged: its content does not match its checksum")
 
 
 def check_range(name: str, array: np.ndarray, dtype: str, op: str = "save") -> None:

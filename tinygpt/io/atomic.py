@@ -169,28 +169,35 @@ def remove_directory(path: StrPath) -> None:
 
 
 def remove_leftovers(folder: StrPath, names: str) -> None:
-    """Remove the hidden directories that killed writers left in a folder.
+    """Remove the hidden files and directories that killed writers left in a folder.
 
     Parameters
     ----------
     folder : path
-        No other process may be writing there, because its temporary directories would be removed too.
+        No other process may be writing there, because its temporary files would be removed too.
     names : str
-        Regular expression of the names that the directories were to get.
+        Regular expression of the names that they were to get.
 
     Raises
     ------
     OSError
-        A directory cannot be removed.
+        A file or directory cannot be removed.
     """
-    hidden = re.compile(rf"\.(?P<name>{names})\.[0-9a-f]{{8}}\.(?P<kind>tmp|old)")
+    hidden = re.compile(leftover(names))
     for path in list(Path(folder).iterdir()):
         left = hidden.fullmatch(path.name)
-        if left is None or not path.is_dir():
+        if left is None or path.is_symlink():
             continue
+        if path.is_file():
+            path.unlink()
         # `replace_directory` was killed between its two renames if the old tree has no successor: it is all there is.
-        if left["kind"] == "tmp" or path.with_name(left["name"]).exists():
+        elif path.is_dir() and (left["kind"] == "tmp" or path.with_name(left["name"]).exists()):
             shutil.rmtree(path)
+
+
+def leftover(names: str) -> str:
+    """Return the regular expression of the hidden names that writers of `names`, a regular expression, use."""
+    return rf"\.(?P<name>{names})\.[0-9a-f]{{8}}\.(?P<kind>tmp|old)"
 
 
 def sync_folder(folder: StrPath) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from tinygpt import lora
-from tinygpt.files import adapters, model_directory, weights
-from tinygpt.io import atomic
+from tinygpt.files import adapters, hf, model_directory, weights
+from tinygpt.io import atomic, checksums
+from tinygpt.io.records import is_number
 from tinygpt.io.strict import MAX_BYTES, StrPath, is_count, naming, read_object, shown
 from tinygpt.model import GPT
 from tinygpt.nn import Parameter
 from tinygpt.optim import Optimizer
-from tinygpt.runs.layout import CHECKPOINTS, OPTIMIZER, STATE, STEP, checkpoints
+from tinygpt.runs.layout import CHECKPOINTS, DAMAGED, OPTIMIZER, STATE, STEP, WRITTEN, checkpoints
 from tinygpt.tokenizers import Tokenizer
 
 
@@ -68,6 +69,7 @@ def save_checkpoint(
         metadata = {"format": "pt", "optimizer": type(optimizer).__name__, "steps": str(optimizer.steps)}
         weights.write(temporary / OPTIMIZER, tensors.items(), metadata)
         atomic.write_text(temporary / STATE, text)
+        checksums.write(temporary)
         atomic.replace_directory(temporary, target)
 
 
@@ -106,11 +108,36 @@ def load_checkpoint(directory: StrPath, model: GPT, optimizer: Optimizer) -> dic
     moments, steps = _open_optimizer(folder / OPTIMIZER, held, type(optimizer).__name__)
     for name in held:  # not kept for the copy, because that would take the memory of a second optimizer
         moments.read(name)
+    checksums.check(folder)
     assign()
     for name, array in held.items():
         array[...] = moments.read(name)
     optimizer.steps = steps
     return state
+
+
+def check_checkpoint(directory: StrPath) -> None:
+    """Raise an error if a file of a checkpoint is missing or damaged.
+
+    Parameters
+    ----------
+    directory : path
+        Directory of the checkpoint. One of an earlier version has no checksums, so that only the form of its files is
+        checked.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The message names the file.
+    """
+    folder = Path(directory)
+    state = read_object(folder / STATE)
+    with naming(folder / STATE):
+        _check_state(state)
+    for file in (OPTIMIZER, hf.WEIGHTS):
+        if file == OPTIMIZER or not (folder / adapters.FOLDER).is_dir():
+            weights.TensorFile(folder / file)
+    checksums.check(folder)
 
 
 def _open_adapters(folder: Path, model: GPT) -> Callable[[], None]:
@@ -142,15 +169,38 @@ def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
     run = Path(run_directory)
     for old in checkpoints(run)[:-keep]:
         atomic.remove_directory(old)
-    for folder, names in ((run, model_directory.TEMPORARY), (run / CHECKPOINTS, STEP.pattern)):
+    remove_leftovers(run)
+
+
+def remove_leftovers(run_directory: StrPath) -> None:
+    """Remove the temporary files and directories that killed processes left in a run directory.
+
+    Parameters
+    ----------
+    run_directory : path
+        No other process may be writing there.
+    """
+    run = Path(run_directory)
+    for folder, names in ((run, WRITTEN), (run / CHECKPOINTS, STEP.pattern)):
         if folder.is_dir():
             atomic.remove_leftovers(folder, names)
 
 
+def set_aside(run_directory: StrPath, after: StrPath) -> None:
+    """Rename the checkpoints that are newer than `after`, which are damaged, to ``step-N.damaged``."""
+    found = checkpoints(run_directory)
+    for path in found[found.index(Path(after)) + 1 :]:
+        atomic.replace_directory(path, path.with_name(path.name + DAMAGED))
+
+
 def _check_state(state: dict[str, Any]) -> None:
-    """Raise ValueError unless the state that was read has a step."""
+    """Raise ValueError unless the state that was read has a step, and numbers that a run can continue with."""
     if not is_count(state.get("step")):
         raise ValueError(f"'step' must be a count from 0, got {shown(state.get('step'))}")
+    for name in {"seconds", "best_val_loss"} & state.keys():
+        value = state[name]
+        if not (is_number(value) and value >= 0) and not (name == "best_val_loss" and value is None):
+            raise ValueError(f"'{name}' must be a finite number from 0, got {shown(value)}")
 
 
 def _state_text(state: dict[str, Any]) -> str:

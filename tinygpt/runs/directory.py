@@ -10,8 +10,8 @@ from typing import Any
 from tinygpt.io.atomic import write_text
 from tinygpt.io.paths import check_directory
 from tinygpt.io.strict import read_toml
-from tinygpt.runs import lock
-from tinygpt.runs.layout import LOCK, SETTINGS, is_run
+from tinygpt.runs import checkpoint, lock
+from tinygpt.runs.layout import SETTINGS, is_begun, is_run
 
 
 def check_writable(out: Path, resume: bool = False) -> None:
@@ -28,7 +28,7 @@ def check_writable(out: Path, resume: bool = False) -> None:
     """
     check_directory(out, "[train] 'out'")
     holds_run = is_run(out)
-    if out.exists() and not holds_run and any(path.name != LOCK for path in out.iterdir()):
+    if out.exists() and not holds_run and not is_begun(out):
         raise ValueError(f"[train] 'out' {out}: the directory is not empty and is not a training run; choose another")
     lock.check_free(out)
     if holds_run and not resume:
@@ -49,7 +49,7 @@ def _previous(out: Path) -> Path:
     return next(path for path in (out.with_name(out.name + ending) for ending in endings) if not os.path.lexists(path))
 
 
-def begin(out: Path, settings: dict[str, Any]) -> str | None:
+def begin(out: Path, settings: dict[str, Any], over: bool = False) -> str | None:
     """Create the directory of a new run and write its settings.
 
     Parameters
@@ -58,6 +58,8 @@ def begin(out: Path, settings: dict[str, Any]) -> str | None:
         Directory that `check_writable` accepts.
     settings : dict
         A TOML table.
+    over : bool
+        The run in the directory was killed before its first checkpoint, and is started over in its place.
 
     Returns
     -------
@@ -65,13 +67,14 @@ def begin(out: Path, settings: dict[str, Any]) -> str | None:
         Path to which an earlier run of this name was moved; none is ever removed.
     """
     moved = None
-    if is_run(out):
+    if is_run(out) and not over:
         earlier = _previous(out)
         out.rename(earlier)
         moved = str(earlier)
     out.mkdir(parents=True, exist_ok=True)
     if moved is not None:
         lock.follow(Path(moved), out)
+    checkpoint.remove_leftovers(out)
     write_settings(out, settings)
     return moved
 

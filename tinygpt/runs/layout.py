@@ -9,6 +9,7 @@
         optimizer.safetensors                                   the optimizer's state, its class and step count
         state.json                                              step, losses, ...: the state of the training loop
         adapter/                                                instead of the model, where only adapters are trained
+        checksums.json                                          of all files of the checkpoint
 
 `tinygpt train` writes these files through `tinygpt.runs`; pages and commands read them through it.
 """
@@ -18,7 +19,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tinygpt.files import model_directory
+from tinygpt.files import adapters, model_directory
+from tinygpt.io import atomic
 from tinygpt.io.strict import StrPath
 
 SETTINGS = model_directory.RUN
@@ -28,12 +30,22 @@ CHECKPOINTS = "checkpoints"
 LOCK = "run.lock"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+DAMAGED = ".damaged"  # ends the name of a checkpoint that was found damaged on resuming
+# Regular expression of the names that are first written under a temporary name.
+_NAMES = (SETTINGS, METRICS, WATCH, model_directory.TEMPORARY, adapters.FOLDER)
+WRITTEN = "|".join(map(re.escape, _NAMES))
 STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 
 
 def is_run(directory: StrPath) -> bool:
     """Whether a directory holds a run: it has the settings of one."""
     return (Path(directory) / SETTINGS).is_file()
+
+
+def is_begun(directory: StrPath) -> bool:
+    """Whether a directory holds nothing but what a training run writes first: it was killed before its settings."""
+    left = re.compile(atomic.leftover(WRITTEN))
+    return all(path.name in (LOCK, CHECKPOINTS) or left.fullmatch(path.name) for path in Path(directory).iterdir())
 
 
 def checkpoint_directory(run_directory: StrPath, step: int) -> Path:

@@ -73,7 +73,7 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
         raise ValueError(f"[train] 'out' {out}: is also the model that 'from' names; choose another directory")
     outputs = Outputs(settings.output, report)
     with _compute(settings.machine):
-        resumed = _last_checkpoint(out) if settings.output.resume else None
+        resumed = _newest_checkpoint(out, outputs) if settings.output.resume else None
         trainer = Trainer(prepare(settings, report, resumed), out, outputs)
         with RunLock(out):
             try:
@@ -95,12 +95,24 @@ def _compute(settings: MachineSettings) -> Iterator[None]:
         yield
 
 
-def _last_checkpoint(out: Path) -> Path:
-    """Find the checkpoint to resume from."""
-    latest = layout.latest_checkpoint(out)
-    if latest is None:
-        raise FileNotFoundError(f"[train] 'resume': there is no checkpoint in {out}")
-    return latest
+def _newest_checkpoint(out: Path, outputs: Outputs) -> Path | None:
+    """Find the newest checkpoint that is not damaged; None if the run was killed before its first one."""
+    if not layout.is_run(out):
+        raise FileNotFoundError(f"[train] 'resume': there is no run in {out}")
+    faults: list[str] = []
+    for path in reversed(layout.checkpoints(out)):
+        try:
+            checkpoint.check_checkpoint(path)
+        except (ValueError, FileNotFoundError) as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            outputs.note(f"{fault}; using the checkpoint before it")
+        return path
+    if faults:
+        raise ValueError(f"{faults[0]}; there is no other checkpoint to resume from")
+    outputs.note(f"the run in {out} was stopped before its first checkpoint was complete; starting over")
+    return None
 
 
 class Trainer:
@@ -128,11 +140,9 @@ class Trainer:
         """Create the run directory and its first checkpoint, or restore the state of the checkpoint `resumed`."""
         settings = self.run.settings
         if resumed is not None:
-            self._restore(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
-            self.outputs.open(self.run, self.out, self.step, self.seconds)
-            directory.write_settings(self.out, settings.table())
+            self._resume(resumed)
             return
-        moved = directory.begin(self.out, settings.table())
+        moved = directory.begin(self.out, settings.table(), over=settings.output.resume)
         if moved:
             self.outputs.note(f"the earlier run in {self.out} was moved to {moved}")
         self.outputs.open(self.run, self.out, self.step)
@@ -141,13 +151,34 @@ class Trainer:
             self.outputs.given(self.best)
         self.save()  # so that a crash in the first steps still leaves a valid checkpoint
 
+    def _resume(self, resumed: Path) -> None:
+        """Continue from the checkpoint `resumed`."""
+        self._restore(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
+        checkpoint.remove_leftovers(self.out)
+        checkpoint.set_aside(self.out, resumed)
+        self.outputs.open(self.run, self.out, self.step, self.seconds)
+        directory.write_settings(self.out, self.run.settings.table())
+        if math.isfinite(self.best) and (fault := self._fault_of_best()):
+            self.outputs.note(f"the best model is lost ({fault}); the model of the checkpoint takes its place")
+            self.best = math.inf
+            self.evaluate()
+
+    def _fault_of_best(self) -> str:
+        """Say what is wrong with the model in the run directory; empty if it can be loaded."""
+        try:
+            if lora.of(self.run.model) is None:
+                model_directory.open_model(self.out, self.run.model)
+            else:
+                adapters.AdapterFiles(self.out / adapters.FOLDER).check(self.run.model)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        return ""
+
     def _restore(self, state: dict[str, Any], resumed: Path) -> None:
         """Restore the state that `save` wrote."""
-        seconds, best = state.get("seconds"), state.get("best_val_loss")
-        best = math.inf if best is None else best
-        if not (isinstance(seconds, (int, float)) and isinstance(best, (int, float))):
-            raise ValueError(f"{resumed / layout.STATE}: 'seconds' and 'best_val_loss' must be numbers")
-        self.step, self.seconds, self.best = state["step"], float(seconds), float(best)
+        best = state.get("best_val_loss")
+        self.best = math.inf if best is None else float(best)
+        self.step, self.seconds = state["step"], float(state.get("seconds") or 0.0)
         if state.get("fingerprint") != self.run.fingerprint():
             self.outputs.note("the training text has changed since the checkpoint, so the order of the data differs")
         self.outputs.note(f"resuming at step {self.step} of {self.run.total_steps} from {resumed}")
