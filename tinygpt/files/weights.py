@@ -18,6 +18,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes  # importing it also teaches NumPy the name bfloat16, which the library asks for
 import numpy as np
@@ -278,21 +279,28 @@ def write(
     file, values = Path(path), end // kind.itemsize
     try:
         with open(file, "xb") as stream:
-            digest = hashlib.sha256(text)
             stream.write(len(text).to_bytes(8, "little") + text)
-            for part in _converted(held.values(), kind, values, progress):
-                stream.write(part)
-                if checksum:
-                    digest.update(part)
+            parts = _converted(held.values(), kind, values, progress)
             if checksum:
-                stream.seek(8 + text.index(UNKNOWN.encode()))
-                stream.write(digest.hexdigest().encode())
+                _write_summed(stream, text, parts)
+            else:
+                stream.writelines(parts)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
         if error.filename is not None:  # opening it failed, and says which file
             raise
         raise OSError(f"{file}: cannot be written: {one_line(str(error))}") from None
+
+
+def _write_summed(stream: BinaryIO, text: bytes, parts: Iterable[memoryview]) -> None:
+    """Write the parts of a file after its header, then their checksum into the header."""
+    digest = hashlib.sha256(text)
+    for part in parts:
+        stream.write(part)
+        digest.update(part)
+    stream.seek(8 + text.index(UNKNOWN.encode()))
+    stream.write(digest.hexdigest().encode())
 
 
 def _converted(
