@@ -175,7 +175,8 @@ def test_a_copy_has_adapters_of_its_own():
     [
         ({"rank": 0}, "'rank' must be a positive integer, got 0"),
         ({"rank": 2.0}, "'rank' must be a positive integer, got 2.0"),
-        ({"rank": 2, "alpha": 0}, "'alpha' must be positive, got 0.0"),
+        ({"rank": 2, "alpha": 0}, "'alpha' must be positive and finite in float32, got 0.0"),
+        ({"rank": 2, "alpha": 1e39}, r"'alpha' must be positive and finite in float32, got 1e\+39"),
         ({"rank": 2, "targets": ["q"]}, "'targets' must be among qkv, out, up, down, got q"),
         ({"rank": 2, "targets": []}, "'targets' must be among qkv, out, up, down, got none"),
         ({"rank": 2, "seed": -1}, "'seed' must be 0 or more, got -1"),

@@ -29,6 +29,7 @@ from tinygpt.nn import Linear, Module, Parameter
 from tinygpt.tensor import Tensor
 
 TARGETS = ("qkv", "out", "up", "down")
+MOST_ALPHA = 2.0**128  # the factor alpha / rank must fit float32
 # Target -> the layer's name within a block.
 PLACES = {"qkv": "attn.qkv", "out": "attn.out", "up": "mlp.up", "down": "mlp.down"}
 
@@ -134,8 +135,8 @@ def add(
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ValueError(f"[lora] 'rank' must be a positive integer, got {rank!r}")
     alpha = 2.0 * rank if alpha is None else float(alpha)
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"[lora] 'alpha' must be positive, got {alpha}")
+    if not 0 < alpha < MOST_ALPHA:
+        raise ValueError(f"[lora] 'alpha' must be positive and finite in float32, got {alpha}")
     if seed < 0:
         raise ValueError(f"[lora] 'seed' must be 0 or more, got {seed}")
     chosen = _chosen(model, targets, layers)

@@ -193,10 +193,10 @@ class AdapterFiles:
             if fields.text("peft_type") != "LORA":
                 raise fields.wrong("peft_type", "'LORA'")
             self.rank, self.alpha = fields.count("r"), fields.number("lora_alpha")
-            if not self.alpha > 0:
-                raise fields.wrong("lora_alpha", "positive")
             if fields.flag("use_rslora", False):  # which divides by the square root of the rank
                 self.alpha *= math.sqrt(self.rank)
+            if not 0 < self.alpha < lora.MOST_ALPHA:
+                raise fields.wrong("lora_alpha", "positive and finite in float32")
             self.base = fields.text("base_model_name_or_path", "")
         self.file = weights.TensorFile(folder / WEIGHTS)
 
