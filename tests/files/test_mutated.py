@@ -102,6 +102,6 @@ def test_a_mutant_is_read_or_refused(folder, name):
         tracemalloc.stop()
         file.write_bytes(before)
     assert not any("\n" in message for message in messages)
-    # Other weights are no base for the adapters, so no mutant of theirs is read to the end.
-    assert read > 0 or name == "model.safetensors"
+    # Files of tensors have checksums, so no mutant of theirs is read to the end.
+    assert read > 0 or name.endswith(".safetensors")
     assert read < MUTANTS or name == "generation_config.json"
