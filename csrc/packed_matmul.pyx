@@ -150,7 +150,7 @@ cdef void parallel(const Product* x, int n_threads) noexcept nogil:
         column(x, j)
 
 
-cdef void some_columns(const Product* x, Py_ssize_t first, Py_ssize_t last, float* rows) noexcept nogil:
+cdef void block_of_columns(const Product* x, Py_ssize_t first, Py_ssize_t last, float* rows) noexcept nogil:
     """Compute columns first to last - 1 of out: unpack their rows of w into `rows`, then multiply by every row of a."""
     cdef Py_ssize_t i, j, p, K = x.w.K
     cdef float total
@@ -175,7 +175,7 @@ cdef int blocked(const Product* x, int n_threads) except -1 nogil:
         with gil:
             raise MemoryError("[packed_matmul] no memory for unpacked rows")
     for block in prange((x.N + ROWS - 1) // ROWS, num_threads=n_threads, schedule="static"):
-        some_columns(x, block * ROWS, min(x.N, (block + 1) * ROWS), rows + threadid() * each)
+        block_of_columns(x, block * ROWS, min(x.N, (block + 1) * ROWS), rows + threadid() * each)
     free(rows)
     return 0
 

@@ -46,7 +46,7 @@ cdef extern from "simd/sampling_kernel.h" nogil:
         float (*largest)(const float* x, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*at_least)(const float* x, Py_ssize_t n, float low, int* ids) noexcept nogil
     const SamplingKernels* sampling_kernels(const char* isa)
-    void part_at(double* a, double* low, Py_ssize_t n, double pivot, Py_ssize_t* above, Py_ssize_t* below)
+    void partition(double* a, double* low, Py_ssize_t n, double pivot, Py_ssize_t* above, Py_ssize_t* below)
 
 # A draw first adds the weights in blocks of DRAW_BLOCK, then goes through one block token by token.
 cdef enum:
@@ -66,7 +66,7 @@ def set_isa(str name):
 
 
 # Scratch memory for one row. n <= V tokens remain: ids (n,) in ascending order, and their weights (n,).
-cdef struct Room:
+cdef struct Scratch:
     double* weights
     double* high                        # the values that a search still considers,
     double* low                         # and the part of them below its pivot
@@ -75,16 +75,16 @@ cdef struct Room:
     int* ids
 
 
-cdef int make_room(Room* room, Py_ssize_t V) except -1:
-    """Lay out the arrays of a Room in the scratch memory of this thread."""
+cdef int lay_out_scratch(Scratch* scratch, Py_ssize_t V) except -1:
+    """Place the arrays of a Scratch in the memory that this thread keeps."""
     cdef Py_ssize_t n = (max(V, COLUMNS) + ALIGNED - 1) // ALIGNED * ALIGNED
     cdef double* start = <double*> scratch_floats(6 * n + 3 * n)
     if start == NULL:
         raise MemoryError("[sample] no memory for a row of logits")
-    room.weights, room.high, room.low = start, start + n, start + 2 * n
-    room.logits = <float*> (start + 3 * n)
-    room.columns = room.logits + n
-    room.ids = <int*> (room.columns + n)
+    scratch.weights, scratch.high, scratch.low = start, start + n, start + 2 * n
+    scratch.logits = <float*> (start + 3 * n)
+    scratch.columns = scratch.logits + n
+    scratch.ids = <int*> (scratch.columns + n)
     return 0
 
 
@@ -98,7 +98,8 @@ cdef double pivot_of(const double* a, Py_ssize_t n, uint64_t* state) noexcept no
     return max(min(x[0], x[1]), min(max(x[0], x[1]), x[2]))
 
 
-cdef double cut(double* a, double* b, Py_ssize_t n, double target, bint weighed, Py_ssize_t* needed) noexcept nogil:
+cdef double value_at_sum(double* a, double* b, Py_ssize_t n, double target, bint weighed,
+                         Py_ssize_t* needed) noexcept nogil:
     """Return the value at which the sum of a (n,) from its largest value downwards reaches `target`; n > 0.
 
     Each value adds itself if `weighed`, otherwise 1, so that the result is the target-th largest. `needed` receives how
@@ -108,86 +109,87 @@ cdef double cut(double* a, double* b, Py_ssize_t n, double target, bint weighed,
     cdef double pivot, part, each, done = 0
     cdef uint64_t state = 1
     while True:
+        # Partition at a pivot. `part` is the sum of everything above it, `done` that of what was passed before.
         pivot = pivot_of(a, n, &state)
-        part_at(a, b, n, pivot, &above, &below)
+        partition(a, b, n, pivot, &above, &below)
         part = simd.sum(a, above) if weighed else above
-        if above > 0 and done + part >= target:
+        if above > 0 and done + part >= target:     # reached above the pivot: continue there
             n = above
             continue
         equal, each = n - above - below, pivot if weighed else 1
-        if below == 0 or done + part + equal * each >= target:
+        if below == 0 or done + part + equal * each >= target:      # reached at the pivot itself
             needed[0] = equal
             if each > 0:                # rounding must give at least 1, and no more than exist
                 needed[0] = <Py_ssize_t> max(1, min(equal, ceil((target - done - part) / each)))
             return pivot
-        done += part + equal * each
+        done += part + equal * each     # not reached yet: continue below the pivot
         n = below
         a, b = b, a
 
 
-cdef Py_ssize_t keep_top_k(const float* x, Py_ssize_t V, Py_ssize_t k, const Room* room) noexcept nogil:
+cdef Py_ssize_t keep_top_k(const float* x, Py_ssize_t V, Py_ssize_t k, const Scratch* scratch) noexcept nogil:
     """Keep the ids of the k largest and of their ties; 0 < k < V. Return how many there are."""
     cdef Py_ssize_t i, n, needed, kept = 0
     cdef float low = -INFINITY
     if V > COLUMNS and k <= COLUMNS:
         for i in range(COLUMNS):
-            room.high[i] = room.columns[i]
-        low = <float> cut(room.high, room.low, COLUMNS, k, False, &needed)
-    n = simd.at_least(x, V, low, room.ids)
+            scratch.high[i] = scratch.columns[i]
+        low = <float> value_at_sum(scratch.high, scratch.low, COLUMNS, k, False, &needed)
+    n = simd.at_least(x, V, low, scratch.ids)
     for i in range(n):
-        room.high[i] = x[room.ids[i]]
-    low = <float> cut(room.high, room.low, n, k, False, &needed)
+        scratch.high[i] = x[scratch.ids[i]]
+    low = <float> value_at_sum(scratch.high, scratch.low, n, k, False, &needed)
     for i in range(n):
-        room.ids[kept] = room.ids[i]
-        kept += x[room.ids[i]] >= low
+        scratch.ids[kept] = scratch.ids[i]
+        kept += x[scratch.ids[i]] >= low
     return kept
 
 
-cdef Py_ssize_t keep_top_p(Py_ssize_t n, double top_p, const Room* room) noexcept nogil:
+cdef Py_ssize_t keep_top_p(Py_ssize_t n, double top_p, const Scratch* scratch) noexcept nogil:
     """Keep the ids and weights of the nucleus among n tokens; return how many there are."""
-    cdef double* e = room.weights
+    cdef double* e = scratch.weights
     cdef double total = simd.sum(e, n)
     # Half of the threshold derived above, because both sides of the comparison are rounded.
     cdef double last, least = 0.5 * (1 - top_p) * total / n
     cdef Py_ssize_t i, equals, m = 0, kept = 0
     cdef bint keep
     for i in range(n):
-        room.high[m] = e[i]
+        scratch.high[m] = e[i]
         m += e[i] >= least
-    last = cut(room.high, room.low, m, top_p * total, True, &equals)
+    last = value_at_sum(scratch.high, scratch.low, m, top_p * total, True, &equals)
     for i in range(n):
         keep = (e[i] > last) | ((e[i] == last) & (equals > 0))
         equals -= e[i] == last
-        e[kept], room.ids[kept] = e[i], room.ids[i]
+        e[kept], scratch.ids[kept] = e[i], scratch.ids[i]
         kept += keep
     return kept
 
 
-cdef Py_ssize_t keep_min_p(Py_ssize_t n, double min_p, const Room* room) noexcept nogil:
+cdef Py_ssize_t keep_min_p(Py_ssize_t n, double min_p, const Scratch* scratch) noexcept nogil:
     """Keep the ids and weights that reach min_p times the largest weight, which is 1; return how many there are."""
     cdef Py_ssize_t i, kept = 0
     cdef bint keep
     for i in range(n):
-        keep = room.weights[i] >= min_p
-        room.weights[kept], room.ids[kept] = room.weights[i], room.ids[i]
+        keep = scratch.weights[i] >= min_p
+        scratch.weights[kept], scratch.ids[kept] = scratch.weights[i], scratch.ids[i]
         kept += keep
     return kept
 
 
-cdef void weigh(const float* x, Py_ssize_t V, Py_ssize_t n, double top, double temperature,
-                const Room* room) noexcept nogil:
+cdef void compute_weights(const float* x, Py_ssize_t V, Py_ssize_t n, double top, double temperature,
+                          const Scratch* scratch) noexcept nogil:
     """Compute the weights of the n remaining tokens; the largest weight is 1."""
     cdef Py_ssize_t i
-    cdef float* chosen = <float*> room.high
+    cdef float* chosen = <float*> scratch.high
     if n == V:                          # then the ids are 0 ... V - 1
-        simd.weights(x, top, temperature, room.weights, V)
+        simd.weights(x, top, temperature, scratch.weights, V)
         return
     for i in range(n):
-        chosen[i] = x[room.ids[i]]
-    simd.weights(chosen, top, temperature, room.weights, n)
+        chosen[i] = x[scratch.ids[i]]
+    simd.weights(chosen, top, temperature, scratch.weights, n)
 
 
-cdef Py_ssize_t choose(const double* e, Py_ssize_t n, double u) noexcept nogil:
+cdef Py_ssize_t draw_index(const double* e, Py_ssize_t n, double u) noexcept nogil:
     """Return the first i with e[0] + ... + e[i] > u sum(e); never one with weight 0."""
     cdef Py_ssize_t start, i, stop = n
     cdef double part, target, total = 0, so_far = 0
@@ -260,11 +262,11 @@ cdef class Chain:
     def draw(self, const float[:, ::1] logits, list numbers, int[::1] tokens):                       # IN, IN, OUT
         """Draw one token for each row of logits (B, V), from its number in [0, 1); temperature 0 ignores the number."""
         cdef Py_ssize_t row, n, V = logits.shape[1]
-        cdef Room room
-        make_room(&room, V)
+        cdef Scratch scratch
+        lay_out_scratch(&scratch, V)
         for row in range(logits.shape[0]):
-            n = self._left(logits, row, row, &room)
-            tokens[row] = room.ids[0 if n == 1 else choose(room.weights, n, numbers[row])]
+            n = self._candidates(logits, row, row, &scratch)
+            tokens[row] = scratch.ids[0 if n == 1 else draw_index(scratch.weights, n, numbers[row])]
         if self.counts:                 # after the loop, when no row can fail any more
             for row in range(logits.shape[0]):
                 self._count(row, tokens[row])
@@ -273,13 +275,13 @@ cdef class Chain:
         """Compute the distribution (V,) from which logits (1, V) would be drawn in a row."""
         cdef Py_ssize_t i, n, V = logits.shape[1]
         cdef double total
-        cdef Room room
-        make_room(&room, V)
-        n = self._left(logits, 0, row, &room)
-        total = simd.sum(room.weights, n)
+        cdef Scratch scratch
+        lay_out_scratch(&scratch, V)
+        n = self._candidates(logits, 0, row, &scratch)
+        total = simd.sum(scratch.weights, n)
         memset(&out[0], 0, V * sizeof(double))
         for i in range(n):
-            out[room.ids[i]] = room.weights[i] / total
+            out[scratch.ids[i]] = scratch.weights[i] / total
 
     cdef int _count(self, Py_ssize_t row, int64_t token) except -1:
         """Add one occurrence of a token to the context of a row."""
@@ -316,40 +318,41 @@ cdef class Chain:
                 x[token] = <float> max(-FLT_MAX, min(FLT_MAX, value))
         return 0
 
-    cdef Py_ssize_t _left(self, const float[:, ::1] logits, Py_ssize_t at, Py_ssize_t row, const Room* room) except -1:
+    cdef Py_ssize_t _candidates(self, const float[:, ::1] logits, Py_ssize_t at, Py_ssize_t row,
+                                const Scratch* scratch) except -1:
         """Compute ids and weights of the tokens that may be drawn from logits[at] in a row; return their number."""
         cdef Py_ssize_t V = logits.shape[1]
         cdef const float* x = &logits[at, 0]
         cdef float top = -INFINITY
         if self.counts:
-            memcpy(room.logits, x, V * sizeof(float))
-            self._penalise(room.logits, V, row)
-            x = room.logits
-        top = NAN if simd.column_maxima(x, V, room.columns) else simd.largest(room.columns, min(V, COLUMNS))
+            memcpy(scratch.logits, x, V * sizeof(float))
+            self._penalise(scratch.logits, V, row)
+            x = scratch.logits
+        top = NAN if simd.column_maxima(x, V, scratch.columns) else simd.largest(scratch.columns, min(V, COLUMNS))
         if not isfinite(top):
             raise ValueError(f"[sample] 'logits' must be finite at their largest, got {top} in row {row}")
-        return self._filter(x, V, top, room)
+        return self._filter(x, V, top, scratch)
 
-    cdef Py_ssize_t _filter(self, const float* x, Py_ssize_t V, float top, const Room* room) noexcept nogil:
+    cdef Py_ssize_t _filter(self, const float* x, Py_ssize_t V, float top, const Scratch* scratch) noexcept nogil:
         """Apply the chain after the penalties, for a row whose largest logit is `top`."""
         cdef Py_ssize_t i = 0, n = V
         if self._temperature == 0:
             while x[i] != top:
                 i += 1
-            room.ids[0], room.weights[0] = <int> i, 1
+            scratch.ids[0], scratch.weights[0] = <int> i, 1
             return 1
         if 0 < self._top_k < V:
-            n = keep_top_k(x, V, self._top_k, room)
+            n = keep_top_k(x, V, self._top_k, scratch)
         else:
             for i in range(V):
-                room.ids[i] = <int> i
+                scratch.ids[i] = <int> i
         if self._top_p < 1 or self._min_p > 0:
-            weigh(x, V, n, top, 1, room)
+            compute_weights(x, V, n, top, 1, scratch)
             if self._top_p < 1:
-                n = keep_top_p(n, self._top_p, room)
+                n = keep_top_p(n, self._top_p, scratch)
             if self._min_p > 0:
-                n = keep_min_p(n, self._min_p, room)
+                n = keep_min_p(n, self._min_p, scratch)
             if self._temperature == 1:
                 return n
-        weigh(x, V, n, top, self._temperature, room)
+        compute_weights(x, V, n, top, self._temperature, scratch)
         return n

@@ -10,14 +10,18 @@
 #include "scalar.h"
 
 #define DOT_ROWS 4     /* 4 x 4 sums + 4 vectors of b + 1 of a = 21 registers; with only 16, sums are spilled to L1 */
-#define DOT_COLUMNS 4  /* columns of b at once: the sums of one alone would wait 4 cycles for each FMA before */
+#define DOT_COLUMNS 4  /* columns of b at once; with one, each sum would wait 4 cycles for its previous FMA */
 #define ROWS_AT_ONCE 8 /* rows of b added to one row of c at once: their factors fill 8 registers */
 
 /* The table of an instruction set. Kernels that round their operands to bfloat16 (matmul_bf16_kernel.h) fill one of the
    same form.
    mr, nr, lanes   size of the micro-tile in floats, and floats per vector
    rounds          1 if packing rounds, so that no operand may be read in place
-   pair            steps of the sum per 32-bit word of a sliver: 2 where an instruction multiplies pairs of bfloat16 */
+   pair            steps of the sum per 32-bit word of a sliver: 2 where an instruction multiplies pairs of bfloat16
+   pack            one sliver of a or b; pack_rows: all slivers of a transposed a
+   micro_kernel    one micro-tile (tile.h)
+   dots, rows      products of few rows: dot products, scaled rows (product.h); NULL if `rounds`
+   epilogue        bias, activation and residual of elements in L1 */
 typedef struct {
     int mr, nr, lanes, rounds, pair;
     void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *sliver);

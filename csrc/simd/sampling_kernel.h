@@ -26,7 +26,7 @@ typedef struct {
 } SamplingKernels;
 
 /* Partition a[0:n] at a pivot: values above it move to the front of a, values below it to the front of `low`. */
-static void part_at(double *a, double *restrict low, ptrdiff_t n, double pivot, ptrdiff_t *above, ptrdiff_t *below) {
+static void partition(double *a, double *restrict low, ptrdiff_t n, double pivot, ptrdiff_t *above, ptrdiff_t *below) {
     ptrdiff_t up = 0, down = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const double v = a[i];
