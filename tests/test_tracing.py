@@ -245,7 +245,7 @@ def test_the_source_is_the_statement_that_computes_the_step(name):
             checked += 1
     blocks = 1 + max(step.block or 0 for step in steps.values())
     assert checked >= 8 * blocks
-    assert "active.embedding(" in line_of(steps["embed.token"].source)
+    assert "calls.embedding(" in line_of(steps["embed.token"].source)
     assert "active.cross_entropy(" not in line_of(steps["loss"].source)
 
 

@@ -80,5 +80,5 @@ def run(op: str, want: tuple[str, ...] = (), /, **given: Any) -> dict[str, Any]:
         if arg.role in ("out", "inout"):
             outputs[arg.name] = given[arg.name]
     arguments = [given[arg.name] for arg in record.args]
-    outputs["result"] = getattr(registry.active, op)(*arguments, threads.for_work(record.flops(dims)))
+    outputs["result"] = getattr(registry.active, op)(*arguments, threads.for_work(record.work(dims)))
     return outputs

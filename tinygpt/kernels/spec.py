@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,16 @@ class Op:
         """The csrc file that holds the op."""
         return MODULES.get(self.name.removesuffix("_backward"), self.name.removesuffix("_backward"))
 
+    def work(self, dims: Dims) -> int:
+        """Scalar operations of one call, from which the number of threads follows."""
+        if self.name in ("attention", "attention_backward"):
+            once = attention_work(dims["B"], dims["H"], dims["T"], dims["S"], dims["D"])
+            return once if self.name == "attention" else 2 * once
+        if self.name not in WORK:
+            return self.flops(dims)
+        elements = max(prod(size(axis, dims) for axis in arg.shape.split()) for arg in self.args if arg.name in MEASURE)
+        return WORK[self.name] * elements
+
     def bytes(self, dims: Dims, without: frozenset[str] = frozenset()) -> int:
         """Bytes that have to move between memory and the core if nothing is in cache; inout arrays count twice."""
         total = 0
@@ -126,6 +137,23 @@ MODULES = {
     "matmul_bfloat16": "packed_matmul",
     "matmul_int8": "packed_matmul",
 }
+
+# Scalar operations for each element of the largest activation of an op. An exponential, a tanh or a random draw takes
+# about ten instructions, so that these numbers may exceed the floating-point operations of the formula. They decide on
+# threads; the rates that `bench` prints count the formula alone.
+WORK = {
+    "column_sum": 1, "softmax": 20, "softmax_backward": 4, "layernorm": 8, "layernorm_backward": 14, "rmsnorm": 5,
+    "rmsnorm_backward": 10, "gelu": 20, "gelu_backward": 20, "swiglu": 10, "swiglu_backward": 20, "add": 1,
+    "dropout": 10, "cross_entropy": 30, "cross_entropy_backward": 30, "embedding": 1, "embedding_backward": 2,
+    "rope": 6,
+}  # fmt: skip
+MEASURE = ("x", "y", "dy", "a", "logits", "out")  # arguments that may be the largest activation; tables are not
+
+
+def attention_work(B: int, H: int, T: int, S: int, D: int) -> int:
+    """Return the scalar operations of attention: two products and a softmax for every query and key."""
+    return 4 * B * H * T * S * (D + 5)
+
 
 # fmt: off
 _TABLE = [

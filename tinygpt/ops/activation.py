@@ -6,6 +6,7 @@ import numpy as np
 
 from tinygpt import memory
 from tinygpt.kernels.registry import active
+from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.shapes import rows
 from tinygpt.tensor import Tensor, is_recording, traced
@@ -24,11 +25,11 @@ def gelu(x: Tensor) -> Tensor:
     Tensor, the same shape
     """
     X, out = x.data.reshape(-1), memory.empty(x.shape)
-    active.gelu(X, out.reshape(-1), for_work(20 * X.size))
+    active.gelu(X, out.reshape(-1), for_work(WORK["gelu"] * X.size))
 
     def backward(dy: np.ndarray) -> None:
         dx = memory.empty(x.shape)
-        active.gelu_backward(dy.reshape(-1), X, dx.reshape(-1), for_work(20 * X.size))
+        active.gelu_backward(dy.reshape(-1), X, dx.reshape(-1), for_work(WORK["gelu_backward"] * X.size))
         x.receive(dx)
 
     return Tensor.from_op(out, (x,), backward)
@@ -55,13 +56,13 @@ def swiglu(x: Tensor) -> Tensor:
     if X.shape[1] % 2:
         raise ValueError(f"[swiglu] 'x' must have an even width, got {X.shape[1]}")
     out = memory.empty((R, F))
-    active.swiglu(X, out, for_work(20 * out.size))
+    active.swiglu(X, out, for_work(WORK["swiglu"] * X.size))
     if not is_recording():
         return Tensor.plain(out.reshape(*x.shape[:-1], F))
 
     def backward(dy: np.ndarray) -> None:
         dx = memory.empty(X.shape)
-        active.swiglu_backward(dy.reshape(R, F), X, dx, for_work(20 * dx.size))
+        active.swiglu_backward(dy.reshape(R, F), X, dx, for_work(WORK["swiglu_backward"] * dx.size))
         x.receive(dx.reshape(x.shape))
 
     return Tensor.from_op(out.reshape(*x.shape[:-1], F), (x,), backward)
@@ -84,11 +85,11 @@ def softmax(x: Tensor) -> Tensor:
     """
     X = rows("softmax", "x", x)
     y = memory.empty(X.shape)
-    active.softmax(X, y, for_work(20 * X.size))
+    active.softmax(X, y, for_work(WORK["softmax"] * X.size))
 
     def backward(dy: np.ndarray) -> None:
         dx = memory.empty(X.shape)
-        active.softmax_backward(dy.reshape(X.shape), y, dx, for_work(4 * X.size))
+        active.softmax_backward(dy.reshape(X.shape), y, dx, for_work(WORK["softmax_backward"] * X.size))
         x.receive(dx.reshape(x.shape))
 
     return Tensor.from_op(y.reshape(x.shape), (x,), backward)

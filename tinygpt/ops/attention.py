@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from tinygpt import memory
-from tinygpt.kernels.registry import active
-from tinygpt.kernels.threads import for_work
+from tinygpt.ops import calls
 from tinygpt.ops.shapes import expect
 from tinygpt.tensor import Tensor, is_recording, traced
 
@@ -60,25 +59,25 @@ def attention(
     (B, T, _, D), (q, k, v) = heads.shape, _parts(heads, H, G)
     if rotation is not None:
         turned = memory.empty((B, T, H + G, D))
-        active.rope(heads[:, :, : H + G], turned, *rotation, False, for_work(6 * turned.size))
+        calls.rope(heads[:, :, : H + G], out=turned, rotation=rotation)
         q, k, _ = _parts(turned, H, G)
     if cache is not None:
         k, v = cache.extend(k, v)
-    S, scale = k.shape[1], 1 / math.sqrt(D)
     if weights is not None:
-        expect("attention", "weights", weights, (B, H, T, S))
-    out, lse, work = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32), 4 * B * H * T * S * (D + 5)
-    active.attention(q, k, v, out, lse, weights, scale, for_work(work))
+        expect("attention", "weights", weights, (B, H, T, k.shape[1]))
+    scale = 1 / math.sqrt(D)
+    out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
+    calls.attention(q, k=k, v=v, out=out, lse=lse, weights=weights, scale=scale)
     if not is_recording():
         return Tensor.plain(out.reshape(B, T, H * D))
 
     def backward(dy: np.ndarray) -> None:
         dqkv = memory.empty(heads.shape)
-        dout, gradients = dy.reshape(B, T, H, D), _parts(dqkv, H, G)
-        active.attention_backward(dout, q, k, v, out, lse, *gradients, scale, for_work(2 * work))
+        (dq, dk, dv), dout = _parts(dqkv, H, G), dy.reshape(B, T, H, D)
+        calls.attention_backward(dout, q=q, k=k, v=v, out=out, lse=lse, dq=dq, dk=dk, dv=dv, scale=scale)
         if rotation is not None:
             both = dqkv[:, :, : H + G]
-            active.rope(both, both, *rotation, True, for_work(6 * both.size))
+            calls.rope(both, out=both, rotation=rotation, inverse=True)
         qkv.receive(dqkv.reshape(qkv.shape))
 
     return Tensor.from_op(out.reshape(B, T, H * D), (qkv,), backward)

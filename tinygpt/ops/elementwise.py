@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from tinygpt import memory
-from tinygpt.kernels.registry import active
-from tinygpt.kernels.threads import for_work
+from tinygpt.ops import calls
 from tinygpt.ops.shapes import expect
 from tinygpt.tensor import Tensor, traced
 
@@ -81,17 +81,16 @@ def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor
         expect("dropout", "residual", residual.data, x.shape)
     B, T, C = x.shape
     flat = (math.prod((B, T)), C)
-    operations = 10 * x.data.size
-    scalars = (rate, key.bits, site, key.sequence, T)
+    masked = partial(calls.dropout, rate=rate, key=key.bits, site=site, sequence=key.sequence, T=T)
     out, r = memory.empty(flat), None if residual is None else residual.data.reshape(flat)
-    active.dropout(x.data.reshape(flat), r, out, *scalars, for_work(operations))
+    masked(x.data.reshape(flat), residual=r, out=out)
 
     def backward(dy: np.ndarray) -> None:
         if residual is not None:
             residual.receive(dy)
         if x.requires_grad:
             dx = memory.empty(flat)
-            active.dropout(dy.reshape(flat), None, dx, *scalars, for_work(operations))
+            masked(dy.reshape(flat), residual=None, out=dx)
             x.receive(dx.reshape(x.shape))
 
     return Tensor.from_op(out.reshape(x.shape), (x, residual), backward)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinygpt import memory
-from tinygpt.kernels.registry import active
-from tinygpt.kernels.threads import for_work
+from tinygpt.ops import calls
 from tinygpt.ops.linear import Weight, refuse_gradients
 from tinygpt.ops.shapes import expect
 from tinygpt.packed import PackedWeight
@@ -57,7 +56,7 @@ def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None
     if isinstance(table, PackedWeight):
         refuse_gradients("embedding", positions)
         return Tensor.plain(_of_packed(tokens, table, p, start))
-    active.embedding(tokens, table.data, p, start, out, for_work(out.size))
+    calls.embedding(tokens, table=table.data, positions=p, start=start, out=out)
 
     def backward(dy: np.ndarray) -> None:
         if not table.requires_grad:
@@ -67,10 +66,10 @@ def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None
         dpositions, add_positions = None, False
         if positions is not None and positions.requires_grad:
             dpositions, add_positions = positions.grad_buffer()
-        n_threads = for_work(2 * dy.size)
-        active.embedding_backward(
-            dy.reshape(B * T, C), tokens, dtable, dpositions, start, add, add_positions, n_threads
-        )
+        calls.embedding_backward(
+            dy.reshape(B * T, C), tokens=tokens, dtable=dtable, dpositions=dpositions, start=start,
+            accumulate=add, accumulate_positions=add_positions,
+        )  # fmt: skip
 
     return Tensor.from_op(out.reshape(B, T, C), (table, positions), backward)
 
@@ -79,7 +78,7 @@ def _of_packed(tokens: np.ndarray, table: PackedWeight, positions: np.ndarray | 
     """The same of a packed table, as a table of the rows that were asked for: (B, T, C)."""
     (B, T), C = tokens.shape, table.shape[1]
     ids, out = np.arange(B * T, dtype=np.int32).reshape(B, T), memory.empty((B * T, C))
-    active.embedding(ids, table.rows(tokens.reshape(-1)), positions, start, out, for_work(out.size))
+    calls.embedding(ids, table=table.rows(tokens.reshape(-1)), positions=positions, start=start, out=out)
     return out.reshape(B, T, C)
 
 

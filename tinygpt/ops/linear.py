@@ -7,7 +7,9 @@ import numpy as np
 from tinygpt import memory
 from tinygpt.kernels.products import ACTIVATIONS
 from tinygpt.kernels.registry import active
+from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
+from tinygpt.ops.product import product
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording, traced
@@ -51,14 +53,12 @@ def linear(
     N, shape = weight.shape[0], (*x.shape[:-1], weight.shape[0])
     b, r = None if bias is None else bias.data, None if residual is None else residual.data
     _check(b, r, activation, shape)
-    out, n_threads = memory.empty((R, N)), for_work(2 * R * N * K)
-    r = None if r is None else r.reshape(R, N)
+    r, code = None if r is None else r.reshape(R, N), ACTIVATIONS[activation]
     if isinstance(weight, PackedWeight):
         refuse_gradients("linear", x, bias, residual)
-        packed_product(X, weight, out, b, r, ACTIVATIONS[activation], n_threads)
-        return Tensor.plain(out.reshape(shape))
+        return Tensor.plain(packed_product(X, weight, bias=b, residual=r, activation=code).reshape(shape))
     pre = memory.empty((R, N)) if activation != "none" and is_recording() else None
-    active.matmul(X, weight.data, out, False, True, False, b, r, ACTIVATIONS[activation], pre, n_threads)
+    out = product(X, weight.data, trans_b=True, bias=b, residual=r, activation=code, pre=pre)
     if not is_recording():
         return Tensor.plain(out.reshape(shape))
 
@@ -68,11 +68,12 @@ def linear(
         dz = dy.reshape(R, N)
         if pre is not None:
             dz = memory.empty((R, N))
-            active.gelu_backward(dy.reshape(-1), pre.reshape(-1), dz.reshape(-1), for_work(20 * dz.size))
+            n_threads = for_work(WORK["gelu_backward"] * dz.size)
+            active.gelu_backward(dy.reshape(-1), pre.reshape(-1), dz.reshape(-1), n_threads)
         product_backward(x, weight, dz)
         if bias is not None and bias.requires_grad:
             db, add = bias.grad_buffer()
-            active.column_sum(dz, db, add, for_work(dz.size))
+            active.column_sum(dz, db, add, for_work(WORK["column_sum"] * dz.size))
 
     return Tensor.from_op(out.reshape(shape), (x, weight, bias, residual), backward)
 
@@ -96,28 +97,26 @@ def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
 def packed_product(
     X: np.ndarray,
     weight: PackedWeight,
-    out: np.ndarray,
-    bias: np.ndarray | None,
-    residual: np.ndarray | None,
-    activation: int,
-    n_threads: int,
-) -> None:
-    """out (R, N) = activation(X W^T + bias) + residual by the op of the weight's kind."""
+    *,
+    out: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    activation: int = 0,
+) -> np.ndarray:
+    """Compute activation(X W^T + bias) + residual, (R, N), by the op of the weight's kind."""
+    (R, K), N = X.shape, weight.shape[0]
+    out, n_threads = memory.empty((R, N)) if out is None else out, for_work(2 * R * N * K)
     if weight.scales is None:
         active.matmul_bfloat16(X, weight.values, out, bias, residual, activation, n_threads)
     else:
         active.matmul_int8(X, weight.values, weight.scales, out, bias, residual, activation, n_threads)
+    return out
 
 
 def product_backward(x: Tensor, weight: Tensor, dz: np.ndarray) -> None:
-    """The gradients of z = x W^T: dx = dz W, and dW = dz^T x added where it lives. dz: (R, N)."""
-    X, W = rows("linear", "x", x), weight.data
-    (R, K), N = X.shape, W.shape[0]
-    n_threads = for_work(2 * R * N * K)
+    """Pass on the gradients of z = x W^T: dx = dz W, and dW = dz^T x, added where it is stored. dz: (R, N)."""
     if x.requires_grad:
-        dx = memory.empty((R, K))
-        active.matmul(dz, W, dx, False, False, False, None, None, 0, None, n_threads)
-        x.receive(dx.reshape(x.shape))
+        x.receive(product(dz, weight.data).reshape(x.shape))
     if weight.requires_grad:
-        dW, add = weight.grad_buffer()
-        active.matmul(dz, X, dW, True, False, add, None, None, 0, None, n_threads)
+        dW, accumulate = weight.grad_buffer()
+        product(dz, rows("linear", "x", x), trans_a=True, out=dW, accumulate=accumulate)

@@ -6,15 +6,16 @@ import numpy as np
 
 from tinygpt import memory
 from tinygpt.kernels.registry import active
+from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
 from tinygpt.ops.linear import packed_product, product_backward, refuse_gradients
+from tinygpt.ops.product import product
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording, traced
 
 # Up to so many bytes the logits are kept for backward; above, they are computed again in chunks of rows.
 KEEP_BYTES = 64 * 2**20
-WORK = 30  # scalar operations per logit: mostly the exponential
 
 
 def checked_targets(op: str, targets: np.ndarray, R: int, V: int) -> tuple[np.ndarray, int]:
@@ -66,12 +67,12 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     R, V = L.shape
     flat, count = checked_targets("cross_entropy", targets, R, V)
     losses, lse = np.empty(R, np.float32), np.empty(R, np.float32)
-    active.cross_entropy(L, flat, losses, lse, for_work(WORK * L.size))
+    active.cross_entropy(L, flat, losses, lse, for_work(WORK["cross_entropy"] * L.size))
 
     def backward(dy: np.ndarray) -> None:
         dlogits = memory.empty((R, V))
         scale = float(dy) / max(1, count)
-        active.cross_entropy_backward(L, flat, lse, dlogits, scale, for_work(WORK * L.size))
+        _logit_gradients(L, flat, lse, dlogits, scale)
         logits.receive(dlogits.reshape(logits.shape))
 
     return Tensor.from_op(_mean(losses, count), (logits,), backward)
@@ -112,7 +113,7 @@ def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, kee
 
     def backward(dy: np.ndarray) -> None:
         scale = float(dy) / max(1, count)
-        active.cross_entropy_backward(logits, flat, lse, logits, scale, for_work(WORK * R * V))
+        _logit_gradients(logits, flat, lse, logits, scale)
         product_backward(x, weight, logits)
 
     return Tensor.from_op(mean, (x, weight), backward)
@@ -122,12 +123,19 @@ def _logits_and_losses(
     X: np.ndarray, weight: Tensor | PackedWeight, targets: np.ndarray, logits: np.ndarray, losses, lse
 ) -> None:
     """Fill logits (R, V), losses (R,) and lse (R,)."""
-    n_threads = for_work(2 * logits.size * X.shape[1])
     if isinstance(weight, PackedWeight):
-        packed_product(X, weight, logits, None, None, 0, n_threads)
+        packed_product(X, weight, out=logits)
     else:
-        active.matmul(X, weight.data, logits, False, True, False, None, None, 0, None, n_threads)
-    active.cross_entropy(logits, targets, losses, lse, for_work(WORK * logits.size))
+        product(X, weight.data, trans_b=True, out=logits)
+    active.cross_entropy(logits, targets, losses, lse, for_work(WORK["cross_entropy"] * logits.size))
+
+
+def _logit_gradients(
+    logits: np.ndarray, targets: np.ndarray, lse: np.ndarray, dlogits: np.ndarray, scale: float
+) -> None:
+    """Fill dlogits (R, V) with scale (softmax - one hot); it may be the array of the logits."""
+    n_threads = for_work(WORK["cross_entropy_backward"] * logits.size)
+    active.cross_entropy_backward(logits, targets, lse, dlogits, scale, n_threads)
 
 
 def _chunked_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, count: int, chunk: int) -> Tensor:
@@ -152,8 +160,7 @@ def _chunked_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray,
             dlogits = logits[: part.stop - r]
             _logits_and_losses(X[part], weight, targets[part], dlogits, losses[part], lse[part])
             scale = float(dy) / max(1, count)
-            n_threads = for_work(WORK * dlogits.size)
-            active.cross_entropy_backward(dlogits, targets[part], lse[part], dlogits, scale, n_threads)
+            _logit_gradients(dlogits, targets[part], lse[part], dlogits, scale)
             product_backward(piece, weight, dlogits)
             if piece.grad is not None:
                 dx[part] = piece.grad

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygpt import memory
 from tinygpt.kernels.registry import active
+from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
+from tinygpt.ops.product import product
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.tensor import Tensor, is_recording, traced
 
@@ -69,43 +70,34 @@ def low_rank(
 
 
 def _forward(X, W, A, B, scale: float, bias: Tensor | None, residual: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """The result (R, N), and u = scale x A^T (R, r), which the gradient of B needs."""
-    (R, K), (N, r) = X.shape, B.shape
-    out, u = memory.empty((R, N)), memory.empty((R, r))
-    added = None if residual is None else residual.data.reshape(R, N)
-    offset = None if bias is None else bias.data
-    active.matmul(X, W, out, False, True, False, offset, added, 0, None, for_work(2 * R * N * K))
-    active.matmul(X, A, u, False, True, False, None, None, 0, None, for_work(2 * R * K * r))
+    """Return the result (R, N), and u = scale x A^T (R, r), which the gradient of B needs."""
+    added = None if residual is None else residual.data.reshape(len(X), len(W))
+    out = product(X, W, trans_b=True, bias=None if bias is None else bias.data, residual=added)
+    u = product(X, A, trans_b=True)
     u *= np.float32(scale)
-    active.matmul(u, B, out, False, True, True, None, None, 0, None, for_work(2 * R * N * r))
-    return out, u
+    return product(u, B, trans_b=True, out=out, accumulate=True), u
 
 
 def _backward(
     dz: np.ndarray, x: Tensor, u: np.ndarray, weight: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None
 ) -> None:
-    """Every gradient that is wanted; dz: (R, N)."""
+    """Pass on every gradient that is required; dz: (R, N)."""
     X = rows("low_rank", "x", x)
-    (R, K), (N, r) = X.shape, b.shape
     if bias is not None and bias.requires_grad:
         db, add = bias.grad_buffer()
-        active.column_sum(dz, db, add, for_work(dz.size))
-    du = memory.empty((R, r))
-    active.matmul(dz, b.data, du, False, False, False, None, None, 0, None, for_work(2 * R * N * r))
+        active.column_sum(dz, db, add, for_work(WORK["column_sum"] * dz.size))
+    du = product(dz, b.data)
     du *= np.float32(scale)
     _weight_gradient(b, dz, u)
     _weight_gradient(a, du, X)
     _weight_gradient(weight, dz, X)
     if x.requires_grad:
-        dx = memory.empty((R, K))
-        active.matmul(dz, weight.data, dx, False, False, False, None, None, 0, None, for_work(2 * R * N * K))
-        active.matmul(du, a.data, dx, False, False, True, None, None, 0, None, for_work(2 * R * K * r))
-        x.receive(dx.reshape(x.shape))
+        dx = product(dz, weight.data)
+        x.receive(product(du, a.data, out=dx, accumulate=True).reshape(x.shape))
 
 
 def _weight_gradient(weight: Tensor, dz: np.ndarray, X: np.ndarray) -> None:
-    """dW = dz^T X, added where it lives; nothing for a weight that is frozen."""
+    """Add dW = dz^T X to the gradient of a weight; a frozen weight gets none."""
     if weight.requires_grad:
-        dW, add = weight.grad_buffer()
-        n_threads = for_work(2 * dz.size * X.shape[1])
-        active.matmul(dz, X, dW, True, False, add, None, None, 0, None, n_threads)
+        dW, accumulate = weight.grad_buffer()
+        product(dz, X, trans_a=True, out=dW, accumulate=accumulate)

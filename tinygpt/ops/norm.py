@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinygpt import memory
-from tinygpt.kernels.registry import active
-from tinygpt.kernels.threads import for_work
+from tinygpt.ops import calls
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.tensor import Tensor, is_recording, traced
 
@@ -39,7 +38,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
     if b is not None and b.shape != (C,):
         expect("layernorm", "bias", b, (C,))
     out, mean, rstd = memory.empty((R, C)), np.empty(R, np.float32), np.empty(R, np.float32)
-    active.layernorm(X, None, w, b, out, None, mean, rstd, eps, for_work(8 * R * C))
+    calls.layernorm(X, weight=w, bias=b, out=out, mean=mean, rstd=rstd, eps=eps)
     if not is_recording():
         return Tensor.plain(out.reshape(x.shape))
 
@@ -48,9 +47,10 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
         dx = memory.empty((R, C))
         dweight, dbias, add = _norm_gradients(weight, bias)
         dtotal = None if arrived is None else arrived.reshape(R, C)
-        dy = dy.reshape(R, C)
-        n_threads = for_work(14 * dx.size)
-        active.layernorm_backward(dy, X, weight.data, mean, rstd, dtotal, dx, dweight, dbias, add, n_threads)
+        calls.layernorm_backward(
+            dy.reshape(R, C), x=X, weight=weight.data, mean=mean, rstd=rstd, dtotal=dtotal,
+            dx=dx, dweight=dweight, dbias=dbias, accumulate=add,
+        )  # fmt: skip
         x.receive(dx.reshape(x.shape))
 
     return Tensor.from_op(out.reshape(x.shape), (x, weight, bias), backward)
@@ -80,7 +80,7 @@ def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     if weight.shape != (C,):
         expect("rmsnorm", "weight", weight.data, (C,))
     out, rstd = memory.empty((R, C)), np.empty(R, np.float32)
-    active.rmsnorm(X, None, weight.data, out, None, rstd, eps, for_work(5 * X.size))
+    calls.rmsnorm(X, weight=weight.data, out=out, rstd=rstd, eps=eps)
     if not is_recording():
         return Tensor.plain(out.reshape(x.shape))
 
@@ -89,8 +89,9 @@ def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
         dx = memory.empty((R, C))
         dweight, _, add = _norm_gradients(weight, None)
         dtotal = None if arrived is None else arrived.reshape(R, C)
-        n_threads = for_work(10 * dx.size)
-        active.rmsnorm_backward(dy.reshape(R, C), X, weight.data, rstd, dtotal, dx, dweight, add, n_threads)
+        calls.rmsnorm_backward(
+            dy.reshape(R, C), x=X, weight=weight.data, rstd=rstd, dtotal=dtotal, dx=dx, dweight=dweight, accumulate=add
+        )
         x.receive(dx.reshape(x.shape))
 
     return Tensor.from_op(out.reshape(x.shape), (x, weight), backward)

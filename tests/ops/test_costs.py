@@ -1,0 +1,84 @@
+"""Operations and plain kernels choose their threads from the same costs."""
+
+import numpy as np
+import pytest
+
+from tinygpt import Tensor, kernels, ops
+from tinygpt.kernels import registry, threads
+from tinygpt.kernels.spec import OPS
+from tinygpt.ops.attention import rotation_tables
+
+R, C, V = 6, 8, 11
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape, np.float32)
+
+
+X, WIDE, WEIGHT, BIAS, LOGITS = normal(R, C), normal(R, 2 * C), normal(C), normal(C), normal(R, V)
+TARGETS, TOKENS = RNG.integers(0, V, R, np.int32), RNG.integers(0, V, (2, 3), np.int32)
+TABLE, QKV = normal(V, C), normal(2, 3, 3 * C)
+Q, K, VALUES = (part.reshape(2, 3, 2, C // 2) for part in np.split(QKV, 3, axis=-1))
+COS, SIN = rotation_tables(3, C // 2, 10000.0)
+# Name -> the operation of the tape, the plain kernel on the same arrays.
+PAIRS = {
+    "gelu": (lambda: ops.gelu(Tensor(X)), lambda: kernels.gelu(X)),
+    "swiglu": (lambda: ops.swiglu(Tensor(WIDE)), lambda: kernels.swiglu(WIDE)),
+    "softmax": (lambda: ops.softmax(Tensor(X)), lambda: kernels.softmax(X)),
+    "layernorm": (
+        lambda: ops.layernorm(Tensor(X), Tensor(WEIGHT), Tensor(BIAS)),
+        lambda: kernels.layernorm(X, WEIGHT, BIAS),
+    ),
+    "rmsnorm": (lambda: ops.rmsnorm(Tensor(X), Tensor(WEIGHT)), lambda: kernels.rmsnorm(X, WEIGHT)),
+    "cross_entropy": (
+        lambda: ops.cross_entropy(Tensor(LOGITS), TARGETS),
+        lambda: kernels.cross_entropy(LOGITS, TARGETS),
+    ),
+    "matmul": (lambda: ops.linear(Tensor(X), Tensor(TABLE)), lambda: kernels.matmul(X, TABLE, trans_b=True)),
+    "embedding": (lambda: ops.embedding(TOKENS, Tensor(TABLE)), lambda: kernels.embedding(TOKENS, TABLE)),
+    "attention": (lambda: ops.attention(Tensor(QKV), 2, 2), lambda: kernels.attention(Q, K, VALUES)),
+    "add": (lambda: Tensor(X) + Tensor(X), lambda: kernels.add(X, X)),
+}
+
+
+def threads_of(call, op):
+    """The number of threads that `call` gives to the kernel of `op`."""
+    given = []
+
+    def wrap(name, _, function):
+        def counted(*arguments):
+            if name == op:
+                given.append(arguments[-1])
+            return function(*arguments)
+
+        return counted
+
+    registry.watch(wrap)
+    try:
+        call()
+    finally:
+        registry.watch(None)
+    return given
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_both_ways_count_the_same_work(name, monkeypatch):
+    """Catches a cost that is written down twice: the threshold is put just at and just above what the op counts."""
+    operation, plain = PAIRS[name]
+    counted = []
+    monkeypatch.setattr(threads, "for_work", lambda work: counted.append(work) or 1)
+    plain()
+    monkeypatch.undo()
+    work = counted[-1]
+    with threads.fixed(2):
+        for limit, expected in ((work, 2), (work + 1, 1)):
+            monkeypatch.setattr(threads, "SMALL_WORK", limit)
+            assert threads_of(operation, name) == threads_of(plain, name) == [expected]
+
+
+def test_every_cost_belongs_to_an_op():
+    """Catches a cost under a name that no op has, and an op whose work cannot be computed."""
+    assert set(kernels.spec.WORK) <= set(OPS)
+    dims = dict.fromkeys("MNKRCNVFBTHDSGPE", 4)
+    assert all(op.work(dims) > 0 for op in OPS.values())
