@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from operator import attrgetter
 from typing import Any, ParamSpec, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ Backward = Callable[[np.ndarray], None]
 Args = ParamSpec("Args")
 
 _serial = itertools.count()
+_by_age = attrgetter("_serial")
 
 
 class Tracer(Protocol):
@@ -139,7 +141,8 @@ class Tensor:
         out._grad = None
         out._owns_grad = False
         out._serial = next(_serial)
-        wanted = tuple(p for p in parents if p is not None and p.requires_grad) if _tape.recording else ()
+        # A list, because a generator would cost more than the loop, and small models make many operations.
+        wanted = tuple([p for p in parents if p is not None and p.requires_grad]) if _tape.recording else ()
         out.requires_grad = bool(wanted)
         out._parents = wanted
         out._backward = backward if wanted else None
@@ -261,9 +264,7 @@ class Tensor:
         seed = np.asarray(1.0 if grad is None else grad, np.float32)
         if seed.ndim and seed.shape != self.shape:
             raise ValueError(f"[backward] 'grad' must have shape {self.shape}, got {seed.shape}")
-        nodes, leaves = self._graph()
-        if any(node._backward is _freed for node in nodes):  # before any gradient is touched
-            _freed(seed)
+        nodes, leaves = self._graph()  # also refuses a freed graph, before any gradient is touched
         try:
             self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
             while nodes:  # pop, so that each node can be freed as soon as its closure ran
@@ -279,12 +280,18 @@ class Tensor:
 
     def _graph(self) -> tuple[list[Tensor], list[Tensor]]:
         """Collect this tensor and all its ancestors: nodes with a closure in order of creation, and leaves."""
-        found, stack = {id(self): self}, [self]
+        nodes: list[Tensor] = []
+        leaves: list[Tensor] = []
+        found, stack = {self}, [self]
         while stack:
-            for parent in stack.pop()._parents:
-                if id(parent) not in found:
-                    found[id(parent)] = parent
+            tensor = stack.pop()
+            backward = tensor._backward
+            if backward is _freed:
+                _freed(tensor.data)
+            (leaves if backward is None else nodes).append(tensor)
+            for parent in tensor._parents:
+                if parent not in found:
+                    found.add(parent)
                     stack.append(parent)
-        nodes = [tensor for tensor in found.values() if tensor._backward is not None]
-        leaves = [tensor for tensor in found.values() if tensor._backward is None]
-        return sorted(nodes, key=lambda node: node._serial), leaves
+        nodes.sort(key=_by_age)
+        return nodes, leaves
