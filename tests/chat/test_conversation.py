@@ -67,7 +67,7 @@ def test_names_of_tokens_reach_the_template():
 
 def test_a_template_that_makes_nothing_is_refused():
     """Catches a model that is given no token."""
-    with pytest.raises(ValueError, match="nothing: makes nothing of the messages"):
+    with pytest.raises(ValueError, match="nothing: renders the messages as empty text"):
         MessageEncoder(TOKENIZER, ChatTemplate("", "nothing"))([user("a")])
 
 

@@ -324,7 +324,7 @@ WRONG_ARGUMENTS = {
         "'pattern' must be one of gpt2, gpt4, qwen2, smollm, code",
     ),
     "bytes": (lambda: BPETokenizer.train([b"a"]), TypeError, "'text' must be a str, got bytes"),
-    "twice": (lambda: BPETokenizer.train("a", special_tokens=["x", "x"]), ValueError, "must each stand once"),
+    "twice": (lambda: BPETokenizer.train("a", special_tokens=["x", "x"]), ValueError, "must each occur once"),
     "one str": (lambda: BPETokenizer.train("a", special_tokens="<x>"), TypeError, "must be a collection of names"),
     "empty": (lambda: BPETokenizer.train("a", special_tokens=[""]), ValueError, "'special_tokens' must not be empty"),
     "written alike": (

@@ -149,7 +149,7 @@ def test_arguments_of_a_wrong_kind():
     """Catches bytes that are read as text, characters that stand twice, and a size that counts from the end."""
     with pytest.raises(TypeError, match=r"^\[encode\] 'text' must be a str, got bytes"):
         CharTokenizer("a").encode(b"a")
-    with pytest.raises(ValueError, match=r"^\[CharTokenizer\] 'characters' must each stand once, got 'a' twice"):
+    with pytest.raises(ValueError, match=r"^\[CharTokenizer\] 'characters' must each occur once, got 'a' twice"):
         CharTokenizer("aba")
     with pytest.raises(ValueError, match=r"^\[train\] 'max_chars' must be at least 0, got -1"):
         CharTokenizer.train("abc", max_chars=-1)

@@ -69,10 +69,10 @@ def test_what_cannot_be_written():
     for tokenizer, message in [
         (CharTokenizer("ab"), "GGUF has no form for a character tokenizer: it needs byte pairs"),
         (trained("code"), "GGUF has no name for the pattern 'code', only for gpt2, gpt4, smollm, qwen2"),
-        (BPETokenizer(vocab, merges, "gpt4"), "taken whole, which makes a difference for 'abc'"),
+        (BPETokenizer(vocab, merges, "gpt4"), "encoded as that token, which changes the ids of 'abc'"),
         (
             BPETokenizer(vocab, merges, "qwen2", ignore_merges=True),
-            "with 'qwen2' a word that is a token is never taken",
+            "with 'qwen2' a word that is a token is never",
         ),
         (trained(late={"<a>"}), "special tokens of two rounds"),
         (BPETokenizer.train("", 257), "a tokenizer without merges"),
@@ -86,7 +86,7 @@ def test_what_cannot_be_written():
     with pytest.raises(ValueError, match="'rows' must be at least 290, got 289"):
         to_metadata(trained(), rows=289)
     named_like_one = BPETokenizer(vocab, merges, "gpt2", {"[PAD265]": 259, "<|endoftext|>": 260})
-    with pytest.raises(ValueError, match="the name of one that fills up the rows"):
+    with pytest.raises(ValueError, match="must not have the name of an unused row"):
         to_metadata(named_like_one, rows=270)
 
 

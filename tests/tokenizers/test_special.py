@@ -155,7 +155,7 @@ def test_special_tokens_of_characters(tmp_path):
         ([b"<x>"], TypeError, "'text' must be a str"),
         (["x"], ValueError, "must have two characters or more, got 'x'"),
         (["<0x41>"], ValueError, "must have two characters or more, got '<0x41>'"),
-        (["<x>", "<x>"], ValueError, "must each stand once, got '<x>' twice"),
+        (["<x>", "<x>"], ValueError, "must each occur once, got '<x>' twice"),
         (["<\ud800>"], ValueError, "must not hold a lone surrogate"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A conversation: messages to tokens, answers, and what is kept from turn to turn."""
+"""Conversations with a model: messages to tokens, answers as they are generated, and the KV cache between turns."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tinygpt.tokenizers.special import Roles
 
 Ids = npt.NDArray[np.int32]
 
-NONCHARACTERS = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # code points that Unicode keeps free for use inside programs
+NONCHARACTERS = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # code points that Unicode reserves for use inside programs
 
 
 class MessageEncoder:
-    """Messages to ids, so that special tokens come from the template alone.
+    """Encodes messages so that only the template can produce special tokens, never the content of a message.
 
-    What the template is given has a random mark within each name of a special token, and it is taken out again once the
-    rendered text has been cut at the names that are left. Between two special tokens the text is encoded as a whole: so
-    for messages without such names the ids are those of ``apply_chat_template`` in transformers.
+    A random mark is put into every name of a special token in a message. The rendered text is cut at the names that are
+    left, which come from the template, and the marks are removed. Text between two special tokens is encoded as a
+    whole. For messages without such names, the ids therefore equal those of ``apply_chat_template`` in transformers.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class MessageEncoder:
         self.tokenizer, self.template = tokenizer, template
         names = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names)))
-        # Parts of names: two messages, or a message and the template, could make a name together.
+        # Parts of names, because two messages, or a message and the template, could form a name together.
         self._begins = {name[:n] for name in names for n in range(1, len(name))}
         self._ends = {name[n:] for name in names for n in range(1, len(name))}
         self._longest = len(names[0])
@@ -49,11 +49,11 @@ class MessageEncoder:
             self._variables["additional_special_tokens"] = list(roles.additional)
 
     def text(self, messages: Sequence[Message]) -> str:
-        """What the template makes of messages."""
+        """Render messages as text."""
         return self.template.render(messages, variables=self._variables)
 
     def __call__(self, messages: Sequence[Message]) -> Ids:
-        """The ids of messages, and of what begins an answer.
+        """Encode messages and the beginning of an answer.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class MessageEncoder:
         Raises
         ------
         ValueError
-            As `ChatTemplate.render`; or nothing is left.
+            The template refuses the messages or fails, or the rendered text is empty.
         """
         mark = "".join(secrets.choice(NONCHARACTERS) for _ in range(24))
         marked = [message | {"content": self._shield(message["content"], mark)} for message in messages]
@@ -80,14 +80,14 @@ class MessageEncoder:
         parts.append(self._plain(text[start:], mark))
         ids = np.concatenate(parts)
         if not ids.size:
-            raise ValueError(f"{self.template.name}: makes nothing of the messages")
+            raise ValueError(f"{self.template.name}: renders the messages as empty text")
         return ids
 
     def _plain(self, text: str, mark: str) -> Ids:
         return self.tokenizer.encode(text.replace(mark, ""))
 
     def _shield(self, content: str, mark: str) -> str:
-        """Content in which no name of a special token is left, nor a part of one at its ends."""
+        """Put marks into content, so that no name of a special token is left in it, nor a part of one at its ends."""
         content = self._names.sub(lambda found: mark.join(found[0]), content)
         first, last = len(content) - len(content.lstrip()), len(content.rstrip())
         lengths = range(1, self._longest)
@@ -99,29 +99,29 @@ class MessageEncoder:
 
 
 class Conversation:
-    """Messages, and the keys and values of what the model has read.
+    """A conversation: its messages, and the KV cache of the tokens that the model has read.
 
     Parameters
     ----------
     model : GPT
     encoder : MessageEncoder
     sampler : Sampler
-        For a batch of one.
+        A sampler for a batch of one.
     length : int
-        Tokens of an answer at most.
+        Largest number of tokens in an answer.
     system : str, optional
-        A message that stands before all others, and stays.
+        System message: it comes first and is never dropped.
 
     Attributes
     ----------
     messages : list of dict
-        Those that are still part of the conversation, the system message not among them.
+        Messages that the model still sees, without the system message.
     dropped : int
-        Messages that are not any more.
+        Number of messages that no longer fit the context.
     full : bool
-        Whether the last answer ended because the context did.
+        Whether the last answer ended because the context was full.
     computed : int
-        Tokens of the last prompt that had to go through the model, those of the turns before it being there still.
+        Tokens of the last prompt that were computed; the others were in the KV cache.
     """
 
     def __init__(
@@ -130,19 +130,19 @@ class Conversation:
         self.model, self.encoder, self.sampler, self.length = model, encoder, sampler, length
         self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._cache = model.new_cache(1)
-        self._held: Ids = np.empty(0, np.int32)  # the tokens whose keys and values are in the cache
+        self._held: Ids = np.empty(0, np.int32)  # tokens in the KV cache
         self.reset()
 
     def reset(self) -> None:
-        """Forget all messages but that of the system."""
+        """Drop all messages except the system message."""
         self.messages: list[Message] = []
         self.dropped = self.computed = 0
         self.full = False
 
     def ask(self, text: str) -> Iterator[str]:
-        """Say something, and yield the answer as it comes, one piece per token.
+        """Add a user message and yield the answer while it is generated, one piece per token.
 
-        An answer that is not taken to its end, or that is interrupted, stays as far as it came.
+        If the caller stops early, the part of the answer that was generated stays in the conversation.
 
         Parameters
         ----------
@@ -155,10 +155,10 @@ class Conversation:
         Raises
         ------
         ValueError
-            The template refuses the messages, or this one alone does not fit the context; it is then not kept.
+            The template refuses the messages, or this message alone does not fit the context. It is then not kept.
         """
         messages, ids = self._fit([*self.messages, {"role": "user", "content": text}])
-        room = self.model.config.block_size - len(ids) + 1  # the last token is drawn and not read
+        room = self.model.config.block_size - len(ids) + 1  # the last token is sampled but not read
         self.dropped += len(self.messages) + 1 - len(messages)
         cache, tokenizer = self._cache, self.encoder.tokenizer
         cache.length = min(_common(self._held, ids), len(ids) - 1)
@@ -181,7 +181,7 @@ class Conversation:
             self.messages = [*messages, {"role": "assistant", "content": "".join(answer)}]
 
     def _fit(self, messages: list[Message]) -> tuple[list[Message], Ids]:
-        """The newest messages, whole turns of them, that leave room for an answer; and their ids."""
+        """Return the newest whole turns that leave room for an answer, and their ids."""
         context = self.model.config.block_size
         reserve = min(self.length, max(1, context // 4))
         while True:
@@ -193,11 +193,11 @@ class Conversation:
                 break
             messages = messages[later[0] :]
         room = f"the context of {context:,} has room for {max(0, context + 1 - reserve):,} and an answer"
-        raise ValueError(f"the message has {len(ids):,} tokens, with what the template adds; {room}")
+        raise ValueError(f"the message has {len(ids):,} tokens with those of the template; {room}")
 
 
 def _common(a: Ids, b: Ids) -> int:
-    """How many tokens two texts have in common at their beginnings."""
+    """Count the tokens that two texts have in common at their beginnings."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[:n] != b[:n])
     return int(different[0]) if different.size else n

@@ -1,20 +1,20 @@
-"""Jinja's sandbox with limits, for templates that nobody vouches for.
+"""Jinja's sandbox with limits on time and memory, for untrusted chat templates.
 
-The sandbox keeps a template away from Python's internals. A few characters can still ask for as much time or memory as
-they like; a template for a chat is far from these limits:
+Jinja's sandbox keeps a template away from Python's internals, but a few characters can still ask for any amount of
+time or memory. These limits are far above the needs of a chat template:
 
-    steps                   STEPS: items that loops and filters look at, calls, operators
-    characters              SIZE in any text or list that is made, with all that it holds, and in all that is written
+    steps                   STEPS: items that loops and filters visit, calls, operators
+    characters              SIZE in any text or list, with everything in it, and in the output
     numbers                 BITS in any product or power
     filters, text methods   those in FILTERS and METHODS; others pad or format to any width
 
 Design
-- While a template is parsed, every ``for``, every literal list and every ``~`` gets a filter that counts: Jinja has
-  hooks for calls, operators, filters and what is written, and with these nothing else can grow. A list counts with all
-  that it holds as often as it holds it, or a list of two lists of two lists would be small.
-- Rejected: a process of its own with limits of the operating system, which takes longer to start than most answers take
-  to begin and which not every system has; a signal after some seconds, which only the main thread gets and which does
-  not limit memory.
+- When a template is parsed, every ``for``, every literal list and every ``~`` gets a filter that counts. Jinja has
+  hooks for calls, operators, filters and output, so nothing else can grow. An item counts every time a list contains
+  it, otherwise nested lists of the same list would be small.
+- Rejected: a process of its own with limits of the operating system, because it takes longer to start than most answers
+  take to begin, and not every system has such limits; a signal after some seconds, because only the main thread
+  receives signals and they do not limit memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jinja2 import ext, nodes, parser, sandbox
 from jinja2.visitor import NodeTransformer
 
 STEPS = 100_000
-WRITTEN = 100_000_000  # characters of a template that all steps together may write
+WRITTEN = 100_000_000  # characters of a template that all steps together may output
 SIZE = 1_000_000
 BITS = 4096
 FILTERS = (
@@ -47,11 +47,11 @@ METHODS = (
 
 
 class TooMuch(Exception):
-    """A template has reached a limit."""
+    """A template exceeded a limit."""
 
 
 class Environment(sandbox.ImmutableSandboxedEnvironment):
-    """What templates are compiled and rendered in: as in ``transformers``, with limits."""
+    """Jinja environment of chat templates: that of ``transformers``, with limits."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -69,7 +69,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         self.left = self.room = 0
 
     def start(self, template_size: int) -> None:
-        """Begin to count anew, for a template of so many characters, each of which a step may write."""
+        """Reset the counts for a template of `template_size` characters, each of which a step may output."""
         self.left, self.room = min(STEPS, WRITTEN // max(1, template_size)), SIZE
 
     def spend(self, steps: int = 1) -> None:
@@ -79,21 +79,21 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
             raise TooMuch("takes too many steps")
 
     def write(self, value: Any) -> Any:
-        """Count what is written; Jinja calls this for the value of every expression that is."""
+        """Count output; Jinja calls this for the value of every expression that is written."""
         self.room -= measure(value)
         check_size(SIZE - self.room)
         return value
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
-        """The items of a loop."""
+        """Count the items of a loop."""
         for item in items:
             self.spend()
             yield item
 
     def _limited(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that measures what it is given."""
+        """Wrap a filter so that its arguments are measured."""
 
-        @functools.wraps(function)  # with what Jinja has noted on it
+        @functools.wraps(function)  # keeps the marks that Jinja puts on filters
         def limited(*args: Any, **kwargs: Any) -> Any:
             self._measure_all(args, kwargs)
             return function(*args, **kwargs)
@@ -109,7 +109,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return _Limits().visit(super()._parse(source, name, filename))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """A call in a template."""
+        """Measure and make a call in a template."""
         __self._measure_all(args, kwargs)
         owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str) and method in ("replace", "join"):
@@ -117,25 +117,25 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """An operator in a template."""
+        """Count, check and apply an operator in a template."""
         self.spend()
         _check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Whether a template may have an attribute."""
+        """Whether a template may read an attribute."""
         known = attr in METHODS if isinstance(obj, str) else not isinstance(obj, (bytes, int, float))
         return known and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> None:
-        """No method that formats: `is_safe_attribute` refuses it then."""
+        """Return None, so that `is_safe_attribute` refuses methods that format."""
 
 
 _COUNTED, _MEASURED, _JOINED = "tinygpt_counted", "tinygpt_measured", "tinygpt_joined"
 
 
 class _Limits(NodeTransformer):
-    """Puts the filters that count into a template."""
+    """Inserts the counting filters into a parsed template."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - a name that the visitor looks for
         self.generic_visit(node)  # which changes the node itself
@@ -162,23 +162,23 @@ def _filter(node: Any, name: str) -> nodes.Filter:
 
 
 class _Generation(ext.Extension):
-    """``{% generation %}`` marks what the model says, which matters to training alone."""
+    """``{% generation %}`` marks the words of the model, which only training uses."""
 
     tags = {"generation"}  # noqa: RUF012 - as in the base class
 
     def parse(self, parser: parser.Parser) -> nodes.Node:
-        """Leave the marks out."""
+        """Parse the block as if it were not marked."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def measure(value: Any) -> int:
-    """Characters and items of a value, with all that it holds; at most a little more than SIZE.
+    """Count the characters and items of a value, with everything in it.
 
     Raises
     ------
     TooMuch
-        There are more.
+        There are more than SIZE; counting stops there.
     """
     size, waiting = 0, [value]
     while waiting:
@@ -193,13 +193,13 @@ def measure(value: Any) -> int:
 
 
 def check_size(size: int) -> None:
-    """Raise TooMuch for more than SIZE."""
+    """Raise TooMuch if a size is above SIZE."""
     if size > SIZE:
         raise TooMuch(f"makes more than {SIZE:,} characters")
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """Refuse what becomes too large before it is made."""
+    """Raise TooMuch before an operator makes a value that is too large."""
     if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * max(0, right) if operator == "**" else left.bit_length() + right.bit_length()
         if bits > BITS:
@@ -214,14 +214,14 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
 
 
 def _joined(parts: Iterable[Any], between: str = "") -> str:
-    """The text of all parts, measured before it is made."""
+    """Join the text of all parts, after a check of the total size."""
     texts = [str(part) for part in parts]
     check_size(sum(map(len, texts)) + len(between) * len(texts))
     return between.join(texts)
 
 
 def _replaced(text: Any, old: str, new: str, count: int | None = None) -> str:
-    """str.replace, measured before it is done."""
+    """Replace text as str.replace does, after a check of the resulting size."""
     text, found = str(text), str(text).count(old)
     found = found if count is None or count < 0 else min(count, found)
     check_size(len(text) + found * (len(new) - len(old)))
@@ -244,7 +244,7 @@ def _sum_filter(value: Iterable[Any], attribute: str | None = None, start: float
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """As in transformers: Jinja's own filter writes characters of HTML as escapes."""
+    """Write JSON as transformers does; Jinja's own filter escapes characters of HTML."""
     if not (indent is None or (isinstance(indent, int) and indent <= 16)):
         raise ValueError("the filter 'tojson' indents by at most 16 in chat templates")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

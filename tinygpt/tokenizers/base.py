@@ -1,4 +1,4 @@
-"""What every tokenizer does, and the checks that they share."""
+"""The interface of every tokenizer, and the checks that all tokenizers share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 
-SEPARATOR = "<|endoftext|>"  # stands between documents; GPT-2's name for it
+SEPARATOR = "<|endoftext|>"  # the token between documents, under GPT-2's name
 
 
 class Decoder(ABC):
-    """Ids to text, piece by piece, for generation that is read while it grows.
+    """Streaming decoder: ids to text, piece by piece, while tokens are generated.
 
-    The pieces, and what `flush` gives, put together are exactly what `Tokenizer.decode` makes of all the ids: text is
-    given out once no later id can change it.
+    A piece is returned once no later id can change it. All pieces joined, with the one that `flush` returns, equal
+    `Tokenizer.decode` of all ids.
     """
 
     @abstractmethod
     def feed(self, ids: npt.ArrayLike) -> str:
-        """Take the next ids and give the text that is final now.
+        """Take the next ids and return the text that they complete.
 
         Parameters
         ----------
@@ -32,38 +32,37 @@ class Decoder(ABC):
         Returns
         -------
         str
-            May be empty.
+            Empty while a character is incomplete.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As `Tokenizer.decode`; the decoder is then as it was.
+            See `Tokenizer.decode`; the decoder is then unchanged.
         """
 
     @abstractmethod
     def flush(self) -> str:
-        """End the text: give what was held back, and begin anew."""
+        """End the text: return the rest, and reset the decoder."""
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
+    """Interface of a tokenizer: text to ids and back.
 
     Attributes
     ----------
     vocab_size : int
-        Ids are 0 ... vocab_size - 1.
+        Number of tokens; ids are 0 ... vocab_size - 1.
     special_tokens : dict
-        Name to id of the tokens that stand for no text, the separator among them. By default their names in a text are
-        text like any other.
+        Name to id of the special tokens, the separator among them. By default, their names in a text are ordinary text.
     eot_id : int
-        The separator that stands between documents.
+        Id of the separator between documents.
     end_ids : frozenset of int
-        What ends a text that is generated: the separator, and the end of a turn in a chat.
+        Ids that end generation: the separator, the end of a turn in a chat, and others that the model's files name.
     bos_id : int or None
-        What every document must begin with, if the model asks for something.
+        Id at the beginning of every document; None if the model expects none.
     start_id : int
-        What files name as the beginning of a text: `bos_id`, or a token that begins the turns of a chat and that plain
-        text goes without, or else the separator.
+        Id that files name as the beginning of a text: `bos_id`, or a token that begins the turns of a chat, or else the
+        separator.
     chat_template : str or None
         A Jinja template that turns messages into one text.
     """
@@ -78,14 +77,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str, special: bool = False) -> Ids:
-        """Turn text into ids.
+        """Encode text as ids.
 
         Parameters
         ----------
         text : str
-            Any text without lone surrogates.
+            Text without lone surrogates.
         special : bool
-            Whether the name of a special token stands for the token; of two that begin at one place, the longer.
+            Whether names of special tokens in the text are encoded as these tokens. Of two names that begin at the same
+            place, the longer one counts.
 
         Returns
         -------
@@ -96,28 +96,28 @@ class Tokenizer(ABC):
         TypeError
             `text` is not a str.
         ValueError
-            `text` holds a lone surrogate, which no UTF-8 stands for.
+            `text` has a lone surrogate, which UTF-8 cannot encode.
         """
 
     def prompt(self, text: str, special: bool = False) -> Ids:
-        """The ids that generation begins with.
+        """Encode a prompt for generation.
 
         Parameters
         ----------
         text : str
-            An empty one stands for the beginning of a document.
+            An empty text is the beginning of a document.
         special : bool
-            As in `encode`.
+            See `encode`.
 
         Returns
         -------
         int32 array, shape (n,)
-            n is at least 1. `bos_id` and the text; for an empty text without a `bos_id` the separator.
+            `bos_id`, if there is one, and the text; the separator if both are empty. So n is at least 1.
 
         Raises
         ------
         TypeError, ValueError
-            As `encode`.
+            See `encode`.
         """
         ids = self.encode(text, special)
         if self.bos_id is not None:
@@ -126,7 +126,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Turn ids into text; the inverse of `encode`.
+        """Decode ids to text; the inverse of `encode`.
 
         Parameters
         ----------
@@ -148,14 +148,14 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decoder(self) -> Decoder:
-        """A decoder for ids that arrive one after the other."""
+        """Make a streaming decoder, for ids that arrive one after the other."""
 
     @abstractmethod
     def token_text(self, token: int) -> str:
-        r"""A token for display: never empty, nothing invisible.
+        r"""Format a token for display, without invisible characters.
 
         A space is shown as an open box, other blanks and control characters as escapes such as ``\n``, a byte token as
-        ``<0xE2>``, the separator by its name.
+        ``<0xE2>``, and the separator by its name. The text is never empty.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class Tokenizer(ABC):
         """
 
     def tokens(self, ids: npt.ArrayLike) -> list[str]:
-        """Tokens for display, one for each id.
+        """Format tokens for display, one for each id.
 
         Parameters
         ----------
@@ -181,18 +181,18 @@ class Tokenizer(ABC):
         Returns
         -------
         list of str
-            As `token_text`.
+            See `token_text`.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As `decode`.
+            See `decode`.
         """
         return [self.token_text(token) for token in check_ids("tokens", ids, self.vocab_size).tolist()]
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes of text that a token stands for; none for a special token.
+        """Return the UTF-8 bytes of a token; empty for a special token, which is not text.
 
         Parameters
         ----------
@@ -209,7 +209,7 @@ class Tokenizer(ABC):
         """
 
     def config_fields(self) -> dict[str, Any]:
-        """What belongs into a ``tokenizer_config.json`` beside the ``tokenizer.json``: fields with their values."""
+        """Return the fields of a ``tokenizer_config.json`` beside the ``tokenizer.json``."""
         return {}
 
     @abstractmethod
@@ -219,22 +219,22 @@ class Tokenizer(ABC):
         Parameters
         ----------
         path : path
-            The file, or a directory to put ``tokenizer.json`` into.
+            The file, or the directory of a ``tokenizer.json``.
 
         Raises
         ------
         OSError
-            It cannot be written; a file that was there is then as it was.
+            The file cannot be written; an existing file is then unchanged.
         """
 
 
 def check_ids(op: str, ids: npt.ArrayLike, vocab_size: int) -> Ids:
-    """Ids as a one-dimensional int32 array, each of them in the vocabulary.
+    """Convert ids to a one-dimensional int32 array, and check that each is in the vocabulary.
 
     Parameters
     ----------
     op : str
-        The name that an error begins with.
+        First word of an error.
     ids : int or int array, shape (n,)
     vocab_size : int
 
@@ -245,13 +245,13 @@ def check_ids(op: str, ids: npt.ArrayLike, vocab_size: int) -> Ids:
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `Tokenizer.decode`.
+        See `Tokenizer.decode`.
     """
-    if type(ids) is int and 0 <= ids < vocab_size:  # a text that is sampled comes one id at a time
+    if type(ids) is int and 0 <= ids < vocab_size:  # the usual case while tokens are sampled
         return np.array([ids], np.int32)
     array: npt.NDArray[Any] = np.asarray(ids)
     if array.size == 0:
-        array = array.astype(np.int32)  # an empty list comes as float64
+        array = array.astype(np.int32)  # NumPy makes float64 of an empty list
     if array.dtype.kind not in "iu":
         raise TypeError(f"[{op}] 'ids' must be integers, got {array.dtype}")
     if array.ndim > 1:
@@ -265,12 +265,12 @@ def check_ids(op: str, ids: npt.ArrayLike, vocab_size: int) -> Ids:
 
 
 def check_text(op: str, text: str) -> npt.NDArray[np.uint32]:
-    """The code points of a text.
+    """Return the code points of a text.
 
     Parameters
     ----------
     op : str
-        The name that an error begins with.
+        First word of an error.
     text : str
 
     Returns
@@ -280,18 +280,18 @@ def check_text(op: str, text: str) -> npt.NDArray[np.uint32]:
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.encode`.
+        See `Tokenizer.encode`.
     """
     return np.frombuffer(_encoded(op, text, "utf-32-le"), dtype="<u4")
 
 
 def check_utf8(op: str, text: str) -> bytes:
-    """The UTF-8 bytes of a text.
+    """Encode a text as UTF-8.
 
     Parameters
     ----------
     op : str
-        The name that an error begins with.
+        First word of an error.
     text : str
 
     Returns
@@ -301,7 +301,7 @@ def check_utf8(op: str, text: str) -> bytes:
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.encode`.
+        See `Tokenizer.encode`.
     """
     return _encoded(op, text, "utf-8")
 
@@ -317,7 +317,7 @@ def _encoded(op: str, text: str, encoding: str) -> bytes:
 
 
 def visible(text: str) -> str:
-    r"""Text with nothing invisible in it: a space as an open box, other blanks and controls as escapes (``\n``)."""
+    r"""Replace invisible characters: a space by an open box, other blanks and controls by escapes such as ``\n``."""
     return "".join(
         "\N{OPEN BOX}" if char == " " else char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text

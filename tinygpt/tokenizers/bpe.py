@@ -1,22 +1,20 @@
-"""Byte-level byte-pair encoding: common strings are one token, any other text is made of shorter ones.
+"""Byte-level byte-pair encoding (BPE): frequent strings are one token, and all other text is made of shorter tokens.
 
-A text is split into words by a pattern (tinygpt/tokenizers/patterns.py), each word is UTF-8 bytes, and neighbouring
-tokens are merged in the order in which the merges were learnt (csrc/bpe.pyx, csrc/bpe_encode.pyx). In what is trained
-here all 256 bytes are tokens, so every text has ids and the ids give the text back. Bytes that are not valid UTF-8,
-which a model may well sample, become U+FFFD.
+A text is split into words by a pattern (tinygpt/tokenizers/patterns.py). Each word starts as UTF-8 bytes, and
+neighbouring tokens are merged in the order in which the merges were learned (csrc/bpe.pyx, csrc/bpe_encode.pyx). A
+tokenizer that is trained here has a token for all 256 bytes, so every text can be encoded and decodes to itself. A
+model may sample bytes that are not valid UTF-8; these decode to U+FFFD.
 
-    id                  token of a tokenizer that was trained here
+    id                  token, in a tokenizer that is trained here
     0 ... 255           the bytes
-    256 ... 255 + M     the M merges, in the order in which they were learnt
-    256 + M ...         special tokens; the last is the separator <|endoftext|>, unless it was given a place
+    256 ... 255 + M     the M merges, in the order in which they were learned
+    256 + M ...         special tokens; the last is the separator <|endoftext|>, unless it is given another place
 
-Tokenizers of other programs have them in any order, and some have no token for bytes that were not seen in training,
-such as most control characters: `missing_bytes`. Those bytes of a text are left out, as Hugging Face ``tokenizers`` and
-llama.cpp leave them out, and do not come back.
+Tokenizers of other programs have any order. Some have no token for bytes that did not occur in training, such as most
+control characters: `missing_bytes`. Encoding drops these bytes, as Hugging Face ``tokenizers`` and llama.cpp do.
 
-Special tokens in a text are text unless they are asked for. Hugging Face ``tokenizers`` cuts them out of a text unless
-its ``encode_special_tokens`` is set. Some files have added tokens that are not special: these are taken for themselves
-in any text, here as there.
+Names of special tokens in a text are ordinary text unless `special` is set; Hugging Face ``tokenizers`` has the
+opposite default. Both find added tokens that are not special in any text.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from tinygpt.tokenizers.patterns import PATTERNS
 from tinygpt.tokenizers.special import Cutter, Roles
 
 BYTES = 256
-# Merges between two calls of `progress`, and between two looks at whether Ctrl-C was pressed.
+# Merges between two calls of `progress`, and between two checks for Ctrl-C.
 CHUNK = 256
 
 Progress = Callable[[int, int], object]
@@ -53,47 +51,48 @@ class BPETokenizer(Tokenizer):
     Parameters
     ----------
     vocab : mapping of bytes to int
-        Token to id. Special tokens must not be in it, the bytes of ASCII text must.
+        Token to id. It must have every byte of ASCII text, and no special token.
     merges : iterable of (bytes, bytes)
-        The pairs of tokens that are merged, those that come first before the others.
+        Pairs of tokens that are merged, by rank.
     pattern : str
-        What splits a text into words; a name out of `patterns.PATTERNS`.
+        The pattern that splits a text into words; a name in `patterns.PATTERNS`.
     special_tokens : mapping of str to int, optional
-        Name to id. By default the separator ``<|endoftext|>`` is the only one and the last id.
+        Name to id. Default: the separator ``<|endoftext|>`` alone, as the last id.
     ignore_merges : bool
-        Take a word that is a token whole, whatever its merges would make of it. (Llama 3 does.)
+        Whether a word that is a token is encoded as that token, without regard to merges, as in Llama 3.
     first : str, optional
-        The special token that every document begins with.
+        The special token at the beginning of every document.
     plain : collection of str
-        Special tokens whose names stand for them in any text.
+        Special tokens that are found in any text, even where special tokens are text.
     late : collection of str
-        Special tokens that are looked for in what the others leave of a text.
+        Special tokens that are searched for in the text that the others leave.
     roles : Roles, optional
-        What the special tokens are for. If ``<|endoftext|>`` is none of them, the separator is the `eos_token`.
+        Roles of the special tokens. Without ``<|endoftext|>`` among them, the separator is the `eos_token`.
 
     Attributes
     ----------
     vocab_size : int
-        With special tokens.
+        Number of tokens, with special tokens.
     eot_id : int
-        The separator.
+        Id of the separator.
     end_ids : frozenset of int
-        The separator and the `eos_token`.
+        Ids of the separator, of the `eos_token`, and of the other end tokens in `roles`.
     bos_id : int or None
-        The id of `first`.
+        Id of `first`.
     pattern : str
     special_tokens : dict
         Name to id.
     missing_bytes : bytes
-        Those that have no token.
+        Bytes that have no token.
     roles : Roles
-        With the separator as `eos_token` if there was none.
+        The given roles; without an `eos_token`, the separator is it.
 
     Raises
     ------
     ValueError
-        A byte of ASCII text has no token, ids are not 0 ... n - 1, a merge stands twice or is of or makes something
-        that is not a token, or a special token is not text, is written like another token, or is named but not there.
+        A byte of ASCII text has no token, ids are not 0 ... n - 1, a merge occurs twice or needs or makes a token that
+        is not in the vocabulary, or a special token is not text, is written like another token, or is named but not
+        there.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class BPETokenizer(Tokenizer):
         self._set(parts)
 
     def _set(self, parts: Parts) -> None:
-        """Take parts that were checked."""
+        """Set all attributes from parts that have been checked."""
         special = dict(parts.special_tokens)
         self._parts = parts
         self.pattern, self.special_tokens = parts.pattern, special
@@ -142,15 +141,15 @@ class BPETokenizer(Tokenizer):
         self.missing_bytes = bytes(np.flatnonzero(byte_ids < 0).tolist())
         self._names = {i: name for name, i in special.items()}
         self._cutter = Cutter(special, parts.plain, parts.late)
-        self._pieces = [b""] * self.vocab_size  # id -> what decode gives
+        self._pieces = [b""] * self.vocab_size  # id -> bytes
         for token, i in [*parts.vocab.items(), *((name.encode(), i) for name, i in special.items())]:
             self._pieces[i] = token
         self._joined = b"".join(self._pieces)
-        self._starts = np.cumsum([0, *map(len, self._pieces)], dtype=np.int64)  # of each piece in all of them
+        self._starts = np.cumsum([0, *map(len, self._pieces)], dtype=np.int64)  # of each piece in `_joined`
         whole = list(parts.vocab) if parts.ignore_merges else []
         whole_ids = np.array([parts.vocab[word] for word in whole], np.int32)
         self._encoder = bpe_encode.Encoder(parts.pattern, byte_ids, parts.merge_ids(), whole, whole_ids)
-        self._caches: list[bpe_encode.Cache] = []  # those that no thread is using now
+        self._caches: list[bpe_encode.Cache] = []  # caches that no thread is using
 
     def __reduce__(self) -> tuple[object, ...]:
         parts = self._parts
@@ -166,34 +165,35 @@ class BPETokenizer(Tokenizer):
         special_tokens: Iterable[str] = (),
         progress: Progress | None = None,
     ) -> BPETokenizer:
-        """Learn the vocabulary of a text.
+        """Learn a vocabulary from text.
 
         Parameters
         ----------
         text : str or iterable of str
-            A text, or several, of which one is held at a time. Memory goes with the distinct words.
+            One text or several; several are read one at a time. Memory grows with the number of distinct words.
         vocab_size : int
-            Tokens in all: 256 bytes, merges, special tokens. There are fewer where no pair of tokens stands twice.
+            Number of tokens: 256 bytes, merges, special tokens. Merging stops earlier if no pair occurs twice.
         pattern : str
-            What splits a text into words; a name out of `patterns.PATTERNS`.
+            The pattern that splits a text into words; a name in `patterns.PATTERNS`.
         special_tokens : iterable of str
-            Their ids come last, in this order, with the separator ``<|endoftext|>`` at the end if it is not among them.
+            Names of special tokens, which get the last ids in this order. The separator ``<|endoftext|>`` is appended
+            if it is not among them.
         progress : callable, optional
-            Is called with the number of merges done and that of all, every now and then and at the end.
+            Called with the number of merges done and the number wanted, after every 256 merges and at the end.
 
         Returns
         -------
         BPETokenizer
-            The same for the same texts in any order: of equally frequent pairs the one whose bytes come first, left
-            token before right, is merged first.
+            Independent of the order of the texts: of equally frequent pairs, the one whose bytes come first is merged
+            first.
 
         Raises
         ------
         TypeError
-            Something is not a str.
+            A text or a name is not a str.
         ValueError
-            `vocab_size` is too small for bytes and special tokens, `pattern` is not known, a special token is wrong or
-            stands twice, or a text holds a lone surrogate.
+            `vocab_size` is too small for bytes and special tokens, `pattern` is not known, a special token is empty or
+            occurs twice, or a text has a lone surrogate.
         """
         special = _special_names(special_tokens)
         wanted = vocab_size - BYTES - len(special)
@@ -214,14 +214,14 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_gpt2(cls, encoder_json: str | os.PathLike[str], vocab_bpe: str | os.PathLike[str]) -> BPETokenizer:
-        """Read the two files that GPT-2 came with.
+        """Read the two files of GPT-2's tokenizer.
 
         Parameters
         ----------
         encoder_json : path
-            Token to id, also called ``vocab.json``.
+            Token to id; also called ``vocab.json``.
         vocab_bpe : path
-            A merge in each line, also called ``merges.txt``.
+            One merge per line; also called ``merges.txt``.
 
         Returns
         -------
@@ -232,7 +232,7 @@ class BPETokenizer(Tokenizer):
         FileNotFoundError
             A file is missing.
         ValueError
-            A file is not what it must be; the message names it and what is wrong.
+            A file is damaged; the message names the file and the fault.
         """
         tokenizer = cls.__new__(cls)
         tokenizer._set(gpt2_file.read(encoder_json, vocab_bpe))
@@ -262,12 +262,12 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_parts(cls, parts: Parts) -> BPETokenizer:
-        """Take what a reader of files has found.
+        """Make a tokenizer from the parts that a reader of files has put together.
 
         Raises
         ------
         ValueError
-            As of the class; the message has the names that `parts` has for its fields.
+            The parts do not fit together; see the class. The message uses the words of `parts.names`.
         """
         parts.check()
         tokenizer = cls.__new__(cls)
@@ -276,11 +276,11 @@ class BPETokenizer(Tokenizer):
 
     @property
     def parts(self) -> Parts:
-        """What the tokenizer is made of, for writers of files."""
+        """The parts of the tokenizer, for writers of files."""
         return self._parts
 
     def encode(self, text: str, special: bool = False) -> Ids:
-        """Turn text into ids; see `Tokenizer.encode`."""
+        """Encode text as ids; see `Tokenizer.encode`."""
         utf8 = check_utf8("encode", text)
         if not special and not self._parts.plain:
             return self._encode(utf8)
@@ -291,17 +291,17 @@ class BPETokenizer(Tokenizer):
             cache = self._caches.pop()
         except IndexError:
             cache = bpe_encode.Cache()
-        # Pages that are not written to cost nothing, and the copy is as long as it must be.
+        # The buffer has room for the worst case. Unused pages of it cost no memory, and the copy has no spare room.
         room: Ids = np.empty(len(utf8), np.int32)
         found = self._encoder.encode(utf8, room, cache)
         self._caches.append(cache)
         return room[:found].copy()
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Turn ids into text; see `Tokenizer.decode`.
+        """Decode ids to text; see `Tokenizer.decode`.
 
-        The bytes of all tokens are put together, with the names of special tokens. What is not valid UTF-8 becomes
-        U+FFFD: one for every longest part that could have begun a character.
+        The bytes of all tokens are joined, with the names of special tokens. Invalid UTF-8 becomes U+FFFD: one for
+        every longest part that could have begun a character.
         """
         return self._bytes(check_ids("decode", ids, self.vocab_size)).decode("utf-8", "replace")
 
@@ -309,28 +309,28 @@ class BPETokenizer(Tokenizer):
         return bpe_encode.join(ids, self._joined, self._starts)
 
     def decoder(self) -> Decoder:
-        """A decoder for ids that arrive one after the other; see `Tokenizer.decoder`."""
+        """Make a streaming decoder; see `Tokenizer.decoder`."""
         return _BPEDecoder(self)
 
     def token_text(self, token: int) -> str:
-        """A token for display; see `Tokenizer.token_text`. Bytes that are not valid UTF-8 are shown as ``<0xE2>``."""
+        """Format a token for display; see `Tokenizer.token_text`. Invalid UTF-8 bytes are shown as ``<0xE2>``."""
         (known,) = check_ids("token_text", token, self.vocab_size).tolist()
         if known in self._names:
             return visible(self._names[known])
-        # surrogateescape turns a wrong byte into U+DC80 ... U+DCFF, the byte in its lowest bits.
+        # surrogateescape turns an invalid byte into U+DC80 ... U+DCFF, with the byte in the lowest bits.
         text = self._pieces[known].decode("utf-8", "surrogateescape")
         return "".join(
             f"<0x{ord(char) & 0xFF:02X}>" if "\udc80" <= char <= "\udcff" else visible(char) for char in text
         )
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; see `Tokenizer.token_bytes`."""
+        """Return the bytes of a token; see `Tokenizer.token_bytes`."""
         (known,) = check_ids("token_bytes", token, self.vocab_size).tolist()
         special = known in self._names and self._names[known] not in self._parts.plain | self._parts.shared
         return b"" if special else self._pieces[known]
 
     def config_fields(self) -> dict[str, Any]:
-        """Names of the special tokens with a role, and the chat template; see `Tokenizer.config_fields`."""
+        """Return the roles of special tokens and the chat template; see `Tokenizer.config_fields`."""
         return config_file.fields(self.roles)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -342,14 +342,14 @@ class BPETokenizer(Tokenizer):
 
 
 class _BPEDecoder(Decoder):
-    """Holds back the bytes of a character until the last of them is there."""
+    """Streaming decoder that holds the bytes of a character back until it is complete."""
 
     def __init__(self, tokenizer: BPETokenizer):
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: npt.ArrayLike) -> str:
-        """Take the next ids and give the text that is final now; see `Decoder.feed`."""
+        """Take the next ids and return the text that they complete; see `Decoder.feed`."""
         new = check_ids("decode", ids, self._tokenizer.vocab_size)
         return self._utf8.decode(self._tokenizer._bytes(new))
 
@@ -361,7 +361,7 @@ class _BPEDecoder(Decoder):
 
 
 def _special_names(asked: Iterable[str]) -> list[str]:
-    """The special tokens of a vocabulary to be, with the separator."""
+    """Check the names of special tokens, and add the separator."""
     if isinstance(asked, str):
         raise TypeError(f"[train] 'special_tokens' must be a collection of names, got the str {asked!r}")
     special = list(asked)
@@ -369,7 +369,7 @@ def _special_names(asked: Iterable[str]) -> list[str]:
         special.append(SEPARATOR)
     twice = next((name for place, name in enumerate(special) if name in special[:place]), None)
     if twice is not None:
-        raise ValueError(f"[train] 'special_tokens' must each stand once, got {twice!r} twice")
+        raise ValueError(f"[train] 'special_tokens' must each occur once, got {twice!r} twice")
     for name in special:
         if not check_utf8("train", name):
             raise ValueError("[train] 'special_tokens' must not be empty, got ''")
@@ -377,17 +377,17 @@ def _special_names(asked: Iterable[str]) -> list[str]:
 
 
 def _learn(trainer: bpe.Trainer, wanted: int, progress: Progress | None) -> list[tuple[int, int]]:
-    """Up to `wanted` merges, as pairs of ids."""
+    """Learn up to `wanted` merges, as pairs of ids."""
     trainer.start()
-    learnt: list[tuple[int, int]] = []
-    while len(learnt) < wanted:
-        rows = np.empty((min(CHUNK, wanted - len(learnt)), 2), np.int32)
+    learned: list[tuple[int, int]] = []
+    while len(learned) < wanted:
+        rows = np.empty((min(CHUNK, wanted - len(learned)), 2), np.int32)
         made = trainer.merge(rows)
-        learnt += map(tuple, rows[:made].tolist())
+        learned += map(tuple, rows[:made].tolist())
         if made < len(rows):
             break
-        if progress is not None and len(learnt) < wanted:
-            progress(len(learnt), wanted)
+        if progress is not None and len(learned) < wanted:
+            progress(len(learned), wanted)
     if progress is not None:
-        progress(len(learnt), wanted)
-    return learnt
+        progress(len(learned), wanted)
+    return learned

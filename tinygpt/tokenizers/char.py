@@ -1,19 +1,20 @@
-"""A token for each common character, and bytes for all others.
+"""Character tokenizer: one token for each common character, and UTF-8 bytes for all others.
 
     id                  token
     0 ... 255           the bytes <0x00> ... <0xFF>
     256 ... 255 + N     the N characters of the vocabulary
     256 + N ...         special tokens; the last is the separator <|endoftext|>
 
-A character of the vocabulary is one id; any other is the one to four bytes of its UTF-8. So every text has ids, and the
-ids give the text back. Bytes that are not valid UTF-8, which a model may well sample, become U+FFFD.
+A character of the vocabulary is one id. Any other character is the one to four bytes of its UTF-8, so every text can be
+encoded and decodes to itself. A model may sample bytes that are not valid UTF-8; these decode to U+FFFD.
 
-It does not normalise, it does not split words, and special tokens in a text are text unless they are asked for: the
-characters of ``<|endoftext|>`` are characters.
+There is no normalisation and no splitting into words. Names of special tokens in a text are ordinary text unless
+`special` is set.
 
-In ``tokenizer.json`` it is a BPE model without merges. Special tokens are in the vocabulary, where no text can reach
-them without a merge, and not among ``added_tokens``, which Hugging Face ``tokenizers`` would cut out of a text. Their
-length and their place, after the characters, mark them: ``tokenizers`` refuses a file with a key of our own at the top.
+In ``tokenizer.json`` it is a BPE model without merges. Special tokens are in its vocabulary, where no text can reach
+them without a merge. They are not among ``added_tokens``, which Hugging Face ``tokenizers`` would cut out of a text. A
+reader recognises them by their length and by their place after the characters, because ``tokenizers`` refuses a file
+with unknown keys.
 """
 
 from __future__ import annotations
@@ -61,44 +62,44 @@ _MODEL_TABLE = Table(
     },
 )
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# A code point from each of these on takes one more byte in UTF-8.
+# From each of these code points on, UTF-8 takes one more byte.
 LONGER_FROM = (0x80, 0x800, 0x10000)
 
 
 class CharTokenizer(Tokenizer):
-    """Characters, with the bytes of UTF-8 for those that are not in the vocabulary.
+    """Character tokenizer with a fallback to UTF-8 bytes.
 
     Parameters
     ----------
     characters : str
-        The characters of the vocabulary, in the order of their ids; each once.
+        Characters of the vocabulary in the order of their ids; each once.
     special_tokens : iterable of str
-        Names of special tokens, of two or more characters. Their ids come after those of the characters, in this
-        order; the separator is always there and the last.
+        Names of special tokens, of two or more characters. Their ids follow those of the characters, in this order; the
+        separator is always the last.
 
     Attributes
     ----------
     characters : str
     vocab_size : int
-        With bytes and special tokens.
+        Number of tokens, with bytes and special tokens.
     special_tokens : dict
         Name to id.
     eot_id : int
-        The separator: the last id.
+        Id of the separator, which is the last.
 
     Raises
     ------
     TypeError
         `characters` or a name is not a str.
     ValueError
-        A character or a name stands twice, or has a lone surrogate; a name is too short or that of a byte.
+        A character or a name occurs twice or has a lone surrogate; or a name is too short or the name of a byte.
     """
 
     def __init__(self, characters: str, special_tokens: Iterable[str] = ()):
         codes = check_text("CharTokenizer", characters)
         if np.unique(codes).size != codes.size:
             twice = next(char for place, char in enumerate(characters) if char in characters[:place])
-            raise ValueError(f"[CharTokenizer] 'characters' must each stand once, got {twice!r} twice")
+            raise ValueError(f"[CharTokenizer] 'characters' must each occur once, got {twice!r} twice")
         names = _special_names(special_tokens)
         self.characters = characters
         self.special_tokens = {name: i for i, name in enumerate(names, BYTES + len(characters))}
@@ -117,29 +118,29 @@ class CharTokenizer(Tokenizer):
     def train(
         cls, text: str | Iterable[str], max_chars: int = 1024, special_tokens: Iterable[str] = ()
     ) -> CharTokenizer:
-        """Make the vocabulary of a text.
+        """Make a vocabulary of the most frequent characters of a text.
 
         Parameters
         ----------
         text : str or iterable of str
-            A text, or several.
+            One text or several.
         max_chars : int
-            How many characters the vocabulary may have: the most frequent ones; of equally frequent ones those with
-            the lower code point.
+            Largest number of characters in the vocabulary. Of equally frequent characters, those with the lower code
+            point are taken.
         special_tokens : iterable of str
-            As of the class; beyond `max_chars`.
+            Names of special tokens, not counted in `max_chars`; see the class.
 
         Returns
         -------
         CharTokenizer
-            With the characters in code-point order.
+            Its characters are in code-point order.
 
         Raises
         ------
         TypeError
-            Something is not a str.
+            A text or a name is not a str.
         ValueError
-            `max_chars` is negative, a special token is wrong, or a text holds a lone surrogate.
+            `max_chars` is negative, a special token is not allowed, or a text has a lone surrogate.
         """
         if max_chars < 0:
             raise ValueError(f"[train] 'max_chars' must be at least 0, got {max_chars}")
@@ -152,7 +153,7 @@ class CharTokenizer(Tokenizer):
         return cls("".join(map(chr, np.sort(most_frequent_first[:max_chars]).tolist())), special_tokens)
 
     def encode(self, text: str, special: bool = False) -> Ids:
-        """Turn text into ids; see `Tokenizer.encode`."""
+        """Encode text as ids; see `Tokenizer.encode`."""
         codes = check_text("encode", text)
         return self._cutter.encode(text, True, self.encode) if special else self._encode(codes)
 
@@ -164,15 +165,15 @@ class CharTokenizer(Tokenizer):
         others = codes[unknown]
         lengths = np.ones(ids.size, np.int64)
         lengths[unknown] += sum((others >= start).astype(np.int64) for start in LONGER_FROM)
-        # Each -1 now stands once for every byte of its character, and only there.
+        # Each -1 is now repeated for every byte of its character.
         ids = np.repeat(ids, lengths)
         ids[ids < 0] = np.frombuffer(others.tobytes().decode("utf-32-le").encode("utf-8"), np.uint8)
         return ids
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Turn ids into text; see `Tokenizer.decode`.
+        """Decode ids to text; see `Tokenizer.decode`.
 
-        A run of byte tokens is text if all of it is valid UTF-8; otherwise each of its bytes becomes U+FFFD, as in the
+        A run of byte tokens is text if all of it is valid UTF-8. Otherwise each of its bytes becomes U+FFFD, as in the
         ByteFallback decoder of Hugging Face ``tokenizers``.
         """
         return self._text(check_ids("decode", ids, self.vocab_size))
@@ -189,18 +190,18 @@ class CharTokenizer(Tokenizer):
         return "".join(pieces)
 
     def decoder(self) -> Decoder:
-        """A decoder for ids that arrive one after the other; see `Tokenizer.decoder`."""
+        """Make a streaming decoder; see `Tokenizer.decoder`."""
         return _CharDecoder(self)
 
     def token_text(self, token: int) -> str:
-        """A token for display; see `Tokenizer.token_text`."""
+        """Format a token for display; see `Tokenizer.token_text`."""
         (known,) = check_ids("token_text", token, self.vocab_size).tolist()
         if known < BYTES:
             return BYTE_NAMES[known]
         return visible(self._tokens[known - BYTES])
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; see `Tokenizer.token_bytes`."""
+        """Return the bytes of a token; see `Tokenizer.token_bytes`."""
         (known,) = check_ids("token_bytes", token, self.vocab_size).tolist()
         if known < BYTES:
             return bytes([known])
@@ -218,12 +219,12 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def from_json(cls, content: json_file.Object) -> CharTokenizer:
-        """Take the content of a ``tokenizer.json``.
+        """Make a tokenizer from the content of a ``tokenizer.json``.
 
         Parameters
         ----------
         content : dict
-            What `json_file.read` gives.
+            Returned by `json_file.read`.
 
         Returns
         -------
@@ -232,7 +233,7 @@ class CharTokenizer(Tokenizer):
         Raises
         ------
         ValueError
-            A field is missing, unknown or of another value, or the vocabulary is not that of a character tokenizer.
+            A field is missing, unknown or wrong, or the vocabulary is not that of a character tokenizer.
         """
         json_file.check_version(content)
         _FILE_TABLE.check(Fields(content))
@@ -248,14 +249,17 @@ class CharTokenizer(Tokenizer):
 
 
 class _CharDecoder(Decoder):
-    """Holds back a run of byte tokens until it ends: one more byte can make all of it invalid."""
+    """Streaming decoder that holds a run of byte tokens back until it ends.
+
+    One more byte can make the whole run invalid.
+    """
 
     def __init__(self, tokenizer: CharTokenizer):
         self._tokenizer = tokenizer
         self._held = np.empty(0, np.int32)
 
     def feed(self, ids: npt.ArrayLike) -> str:
-        """Take the next ids and give the text that is final now; see `Decoder.feed`."""
+        """Take the next ids and return the text that they complete; see `Decoder.feed`."""
         new = check_ids("decode", ids, self._tokenizer.vocab_size)
         if new.size == 1 and new[0] >= BYTES and not self._held.size:
             return self._tokenizer._tokens[new[0] - BYTES]
@@ -280,7 +284,7 @@ def _utf8_or_replacement(run: bytes) -> str:
 
 
 def _fields() -> dict[str, Any]:
-    """All of a character tokenizer's ``tokenizer.json`` but the vocabulary and the (empty) list of merges."""
+    """Make a ``tokenizer.json`` without the vocabulary and the (empty) list of merges."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -304,21 +308,21 @@ def _fields() -> dict[str, Any]:
 
 
 def _special_names(asked: Iterable[str]) -> list[str]:
-    """The special tokens of a vocabulary in the order of their ids, the separator last."""
+    """Check the names of special tokens, and put the separator last."""
     if isinstance(asked, str):
         raise TypeError(f"[CharTokenizer] 'special_tokens' must be a collection of names, got the str {asked!r}")
     names = [name for name in asked if name != SEPARATOR]
     for place, name in enumerate(names):
-        # A file tells special tokens from characters by their length.
+        # In a file, only the length distinguishes special tokens from characters.
         if check_text("CharTokenizer", name).size < 2 or name in BYTE_NAMES:
             raise ValueError(f"[CharTokenizer] 'special_tokens' must have two characters or more, got {name!r}")
         if name in names[:place]:
-            raise ValueError(f"[CharTokenizer] 'special_tokens' must each stand once, got {name!r} twice")
+            raise ValueError(f"[CharTokenizer] 'special_tokens' must each occur once, got {name!r} twice")
     return [*names, SEPARATOR]
 
 
 def _parts(vocab: dict[str, Any]) -> tuple[str, list[str]]:
-    """The characters and special tokens of a vocabulary, in the order of their ids; its layout is checked."""
+    """Check the layout of a vocabulary, and return its characters and its special tokens by id."""
     tokens = _by_id(vocab)
     for byte, name in enumerate(BYTE_NAMES):
         if vocab.get(name) != byte:
@@ -336,7 +340,7 @@ def _parts(vocab: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _by_id(vocab: dict[str, Any]) -> list[str]:
-    """The tokens in the order of their ids, which must be 0 ... n - 1."""
+    """Sort the tokens by id; the ids must be 0 ... n - 1."""
     tokens: dict[int, str] = {}
     for token, i in vocab.items():
         if type(i) is not int or not 0 <= i < len(vocab):

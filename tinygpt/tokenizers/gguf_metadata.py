@@ -1,16 +1,16 @@
-"""A byte-level BPE tokenizer as the metadata of a GGUF file: the keys ``tokenizer.ggml.*``, in plain Python values.
+"""Byte-level BPE in the metadata of a GGUF file: the keys ``tokenizer.ggml.*``, as plain Python values.
 
-A GGUF file does not hold the pattern that splits a text. It names one, ``tokenizer.ggml.pre``, that programs such as
-llama.cpp have built in:
+A GGUF file does not contain the pattern that splits a text. It contains a name, ``tokenizer.ggml.pre``, of a pattern
+that programs such as llama.cpp have built in:
 
     gpt-2       pattern gpt2
-    llama-bpe   pattern gpt4; a word that is a token is taken whole, and unless the file says otherwise a text begins
-                with the token bos_token_id
+    llama-bpe   pattern gpt4; a word that is a token is encoded as that token, and a text begins with bos_token_id
+                unless the file says otherwise
     smollm      pattern smollm
     qwen2       pattern qwen2
 
-What is found in any text (`plain`) is "user defined" there, and "control" are the special tokens that must be asked
-for. Rows of the model that no token stands for are filled up with tokens that are "unused".
+A token that is found in any text (`plain`) has the type "user defined", another special token the type "control". Rows
+of the model without a token get tokens of the type "unused".
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PREFIX = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
 MODEL = "gpt2"
 PATTERN_OF = {"gpt-2": "gpt2", "llama-bpe": "gpt4", "smollm": "smollm", "qwen2": "qwen2"}
-# What this one implies: it was made for Llama 3.
+# The name that was made for Llama 3 and implies more than a pattern.
 _LLAMA = "llama-bpe"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-# The fields of `Roles`, and the keys of their ids.
+# Fields of `Roles`, and the keys of their ids.
 _ROLES = {
     "eos_token": "eos_token_id",
     "bos_token": "bos_token_id",
@@ -75,23 +75,23 @@ class _Token(NamedTuple):
 
 
 def from_metadata(fields: dict[str, Any]) -> BPETokenizer:
-    """The tokenizer of a GGUF file.
+    """Read the tokenizer of a GGUF file.
 
     Parameters
     ----------
     fields : dict of str to object
-        Keys and values of the file; others than those of the tokenizer may be there.
+        Keys and values of the file; keys that are not of the tokenizer are skipped.
 
     Returns
     -------
     BPETokenizer
-        Without the unused tokens at the end of the list, so it may have fewer tokens than the model has rows.
+        Unused tokens at the end of the list are left out, so it may have fewer tokens than the model has rows.
 
     Raises
     ------
     ValueError
-        The tokenizer is of another model or pre-tokenizer, or a field is missing or not what it must be; the message
-        names the field.
+        The tokenizer has another model or pre-tokenizer, or a field is missing, unknown or wrong; the message names the
+        field.
     """
     own = Fields({name[len(PREFIX) :]: fields[name] for name in fields if name.startswith(PREFIX)}, PREFIX)
     model, pre = own.text("model"), own.text("pre")
@@ -128,14 +128,14 @@ def from_metadata(fields: dict[str, Any]) -> BPETokenizer:
 
 
 def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]:
-    """What a GGUF file says about a tokenizer.
+    """Make the fields of a GGUF file for a tokenizer.
 
     Parameters
     ----------
     tokenizer : Tokenizer
     rows : int, optional
-        Of the model's embedding, if it has more than there are tokens: unused tokens then fill up the list, which
-        must be as long.
+        Rows of the model's embedding, if there are more than tokens. The list of tokens must be as long, so unused
+        tokens fill it up.
 
     Returns
     -------
@@ -145,8 +145,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
     Raises
     ------
     ValueError
-        A GGUF file cannot say what the tokenizer does; the message has the reason. Or there are fewer `rows` than
-        tokens.
+        GGUF has no form for the tokenizer; the message gives the reason. Or there are fewer `rows` than tokens.
     """
     if not isinstance(tokenizer, BPETokenizer):
         raise ValueError(
@@ -161,7 +160,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
             "with one of these"
         )
     _check_expressible(parts, pre)
-    # Where no token is named, llama.cpp would take the one with id 11.
+    # Without these fields, llama.cpp would take the token with id 11.
     ids = {**{role: name for role, name in roles.names().items() if role in _ROLES}, "bos_token": parts.beginning()}
     tokens, types = _rows(parts, tokenizer.vocab_size if rows is None else rows)
     fields = {
@@ -192,7 +191,7 @@ def _further_ends(tokenizer: BPETokenizer, eos: int) -> dict[str, int]:
 
 
 def _rows(parts: Parts, rows: int) -> tuple[list[str], list[int]]:
-    """A token and its type for each row of the model."""
+    """Return a token and its type for each row of the model."""
     used = parts.size
     if rows < used:
         raise ValueError(f"[to_metadata] 'rows' must be at least {used}, got {rows}")
@@ -202,19 +201,21 @@ def _rows(parts: Parts, rows: int) -> tuple[list[str], list[int]]:
     for name, i in parts.special_tokens.items():
         tokens[i], types[i] = name, USER_DEFINED if name in parts.plain else CONTROL
     if len(set(tokens)) < rows:
-        raise ValueError("[to_metadata] a token has the name of one that fills up the rows, [PAD...]")
+        raise ValueError("[to_metadata] a token must not have the name of an unused row, [PAD...]")
     return tokens, types
 
 
 def _check_expressible(parts: Parts, pre: str) -> None:
-    """Refuse what would be encoded to other ids by a reader that goes by the name of the pattern."""
+    """Raise ValueError if a reader that knows only the name of the pattern would encode to other ids."""
     if not parts.merges:
         raise ValueError("[to_metadata] a tokenizer without merges cannot be written: GGUF has no empty lists")
     if parts.late:
-        raise ValueError("[to_metadata] special tokens of two rounds cannot be written: GGUF does not know of rounds")
+        raise ValueError(
+            "[to_metadata] special tokens that are searched for in two rounds cannot be written: GGUF has one round"
+        )
     if parts.ignore_merges == (pre == _LLAMA):
         return
-    # Taking a word that is a token whole makes no difference where its merges make that token anyway.
+    # The rule makes no difference to a word whose merges lead to that token anyway.
     encoder = bpe_encode.Encoder(parts.pattern, parts.byte_ids(), parts.merge_ids())
     cache = bpe_encode.Cache()
     for token, i in parts.vocab.items():
@@ -224,8 +225,8 @@ def _check_expressible(parts: Parts, pre: str) -> None:
         if encoder.encode(token, ids, cache) != 1 or ids[0] != i:
             whole = "always" if pre == _LLAMA else "never"
             raise ValueError(
-                f"[to_metadata] the tokenizer cannot be written: with '{pre}' a word that is a token is {whole} taken "
-                f"whole, which makes a difference for {shown(to_letters(token))}"
+                f"[to_metadata] the tokenizer cannot be written: with '{pre}' a word that is a token is {whole} "
+                f"encoded as that token, which changes the ids of {shown(to_letters(token))}"
             )
 
 
@@ -237,7 +238,7 @@ def _list(own: Fields, name: str) -> list[Any]:
 
 
 def _tokens(own: Fields) -> list[_Token]:
-    """The tokens by id, without the unused ones at the end."""
+    """Read the tokens by id, without the unused ones at the end."""
     texts, kinds = _list(own, "tokens"), _list(own, "token_type")
     if len(texts) != len(kinds):
         raise ValueError(f"'{PREFIX}token_type' must have an entry for each of {len(texts)} tokens, got {len(kinds)}")
@@ -255,7 +256,7 @@ def _tokens(own: Fields) -> list[_Token]:
 
 
 def _named(own: Fields, name: str, tokens: list[_Token], special: Mapping[str, int]) -> str | None:
-    """The special token whose id a field gives; None without the field."""
+    """Return the special token whose id is in a field; None without the field."""
     found = own.content.get(name)
     if found is None:
         return None

@@ -1,22 +1,22 @@
-r"""The patterns that split a text into words before it is turned into tokens: no token crosses the end of a word.
+r"""Pre-tokenizer patterns: regular expressions that split a text into words, which no token crosses.
 
-They are written here as regular expressions, for files and for other libraries; the package itself splits with the
-scanners in csrc/bpe/split.h, which tests hold equal to these. The letters ``\p{L}``, numbers ``\p{N}`` and spaces
-``\s`` are those of Unicode 16.0.
+The expressions are for files and for other libraries. The package itself splits with the scanners in
+csrc/bpe/split.h, which tests compare with these. Letters ``\p{L}``, numbers ``\p{N}`` and spaces ``\s`` are those of
+Unicode 16.0.
 
 ``gpt2``
-    That of GPT-2 (Radford et al. 2019): words with the one space before them, numbers, marks, and the short forms of
-    English such as ``'ll``. A run of spaces leaves its last one to the word that follows. Other programs know it best.
+    The pattern of GPT-2 (Radford et al. 2019): words with one space before them, numbers, punctuation, and English
+    short forms such as ``'ll``. The last space of a run belongs to the next word. Most programs support it.
 ``gpt4``
-    That of GPT-4 (cl100k_base): numbers in groups of three digits, line breaks with the marks before them, short forms
-    in any case, and any one mark or blank taken along by the word that follows. Llama 3 splits in this way too.
+    The pattern of GPT-4 (cl100k_base) and Llama 3: numbers in groups of three digits, line breaks with the punctuation
+    before them, short forms in any case. One mark or blank before a word belongs to the word.
 ``qwen2``
-    The same with each digit by itself: that of Qwen 2.
+    The pattern of Qwen 2: as ``gpt4``, with each digit by itself.
 ``smollm``
-    Each digit by itself, and what is between them split as by ``gpt2``: that of SmolLM and SmolLM2.
+    The pattern of SmolLM and SmolLM2: each digit by itself, and the text between digits as ``gpt2`` splits it.
 ``code``
-    For source code. A token of its own each: line breaks with the indentation that follows; two or more spaces; tabs.
-    A word is letters with the one space or mark before them, so ``_size``, ``.append`` and ``(self`` are words and
+    For source code. Line breaks with the indentation after them, two or more spaces, and tabs are words of their own. A
+    word is letters with one space or mark before them, so ``_size``, ``.append`` and ``(self`` are one word and
     ``snake_case`` is two. Numbers, in groups of three digits, and runs of marks take one space before them.
 """
 

@@ -60,19 +60,19 @@ class Roles:
 
 
 class Cutter:
-    """Finds the names of special tokens in a text, as Hugging Face ``tokenizers`` does.
+    """Cuts a text at the names of special tokens, as Hugging Face ``tokenizers`` does.
 
-    At a place the longest name counts, and it counts also where it is then left as text: with the special tokens
-    ``<a>`` and ``<a><b>``, no ``<a>`` is found in ``<a><b>``.
+    Of several names at the same place, the longest counts, even if it then stays text: with the special tokens ``<a>``
+    and ``<a><b>``, no ``<a>`` is found in ``<a><b>``.
 
     Parameters
     ----------
     ids : mapping of str to int
-        Of special tokens.
+        Special tokens, name to id.
     plain : collection of str
-        Those that stand for themselves in any text.
+        Names that are found in any text.
     late : collection of str
-        Those that are looked for in what the others have left.
+        Names that are searched for in the text that the others leave.
     """
 
     def __init__(self, ids: Mapping[str, int], plain: Collection[str] = (), late: Collection[str] = ()):
@@ -81,15 +81,15 @@ class Cutter:
         self._rounds = [_any_of(names) for names in rounds if names]
 
     def encode(self, text: str, special: bool, encode: Callable[[str], Ids]) -> Ids:
-        """The ids of a text.
+        """Encode a text.
 
         Parameters
         ----------
         text : str
         special : bool
-            Whether names stand for their tokens; without, only the `plain` ones do.
+            Whether all names are found, or only the `plain` ones.
         encode : callable
-            Gives the ids of the text between.
+            Encodes the text between the names.
 
         Returns
         -------
@@ -104,7 +104,7 @@ class Cutter:
         return np.concatenate([np.empty(0, np.int32), *found])
 
     def _cut(self, piece: str | int, expression: re.Pattern[str], special: bool) -> list[str | int]:
-        """Text and ids by turns; an id is left as it is."""
+        """Cut a piece of text at the names of one round; a piece that is an id stays."""
         if isinstance(piece, int):
             return [piece]
         parts: list[str | int] = []
@@ -118,5 +118,5 @@ class Cutter:
 
 
 def _any_of(names: Collection[str]) -> re.Pattern[str]:
-    """Of two names at one place, the expression finds the one that comes first in it: the longer."""
+    """Make an expression that finds the longest of the names at a place."""
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
