@@ -69,12 +69,15 @@ def test_what_cannot_be_written():
     for tokenizer, message in [
         (CharTokenizer("ab"), "GGUF has no form for a character tokenizer: it needs byte pairs"),
         (trained("code"), "GGUF has no name for the pattern 'code', only for gpt2, gpt4, smollm, qwen2"),
-        (BPETokenizer(vocab, merges, "gpt4"), "encoded as that token, which changes the ids of 'abc'"),
+        (
+            BPETokenizer(vocab, merges, "gpt4"),
+            "'llama-bpe' encodes a word that is a token as that token, which changes the ids of 'abc'",
+        ),
         (
             BPETokenizer(vocab, merges, "qwen2", ignore_merges=True),
-            "with 'qwen2' a word that is a token is never",
+            "'qwen2' encodes a word by its merges",
         ),
-        (trained(late={"<a>"}), "special tokens of two rounds"),
+        (trained(late={"<a>"}), "searched for in two rounds"),
         (BPETokenizer.train("", 257), "a tokenizer without merges"),
     ]:
         with pytest.raises(ValueError, match=r"^\[to_metadata\] ") as caught:

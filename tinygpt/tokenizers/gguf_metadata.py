@@ -223,10 +223,10 @@ def _check_expressible(parts: Parts, pre: str) -> None:
             continue
         ids = np.empty(len(token), np.int32)
         if encoder.encode(token, ids, cache) != 1 or ids[0] != i:
-            whole = "always" if pre == _LLAMA else "never"
+            rule = "that is a token as that token" if pre == _LLAMA else "by its merges"
             raise ValueError(
-                f"[to_metadata] the tokenizer cannot be written: with '{pre}' a word that is a token is {whole} "
-                f"encoded as that token, which changes the ids of {shown(to_letters(token))}"
+                f"[to_metadata] the tokenizer cannot be written: '{pre}' encodes a word {rule}, which changes the ids "
+                f"of {shown(to_letters(token))}"
             )
 
 
