@@ -179,7 +179,7 @@ DOCUMENTS = [Document("a.py", "abcabcabd"), Document("b.py", "d"), Document("c.p
 
 @pytest.mark.parametrize("bos", [None, "separator", "its own"])
 def test_files_make_up_the_total(bos):
-    """Catches a token that is counted for no file or two, a separator for the file after it, and an order by name."""
+    """Catches a token that is counted for no file or two, one seen from another file, and an order by name."""
     tokenizer = CharTokenizer.train("".join(document.text for document in DOCUMENTS))
     tokenizer.bos_id = {None: None, "separator": tokenizer.eot_id, "its own": 3}[bos]
     model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)
@@ -187,23 +187,36 @@ def test_files_make_up_the_total(bos):
         parameter.data *= 20
     text = TokenText.encode(DOCUMENTS, tokenizer)
     total, files = evaluate_files(model, text, window=4, stride=2)
-    every = score_tokens(model, text.tokens, 4, 2)
-    # Laid out by hand: what begins a document, its text, and the separator to the next.
-    owners = []
+    # Laid out by hand: the token that a document follows or begins with, its text, and the separator to the next.
+    first = {None: [], "separator": [tokenizer.eot_id], "its own": [3]}[bos]
+    wanted = {}
     for i, document in enumerate(DOCUMENTS):
-        begins = int(bos == "its own" or (bos == "separator" and i == 0))
-        owners += [i] * (begins + len(tokenizer.encode(document.text)) + (i + 1 < len(DOCUMENTS)))
-    assert len(owners) == len(text.tokens)
+        before = [tokenizer.eot_id] if i and bos is None else first
+        end = [tokenizer.eot_id] if i + 1 < len(DOCUMENTS) else []
+        tokens = np.array([*before, *tokenizer.encode(document.text), *end], np.int32)
+        wanted[document.path] = score_tokens(model, tokens, 4, 2)
     for name, score in files:
-        mine = [i for i, owner in enumerate(owners) if DOCUMENTS[owner].path == name]
-        assert score.tokens == len([i for i in mine if i])
-        assert score.loss == pytest.approx(every[[i - 1 for i in mine if i]].mean(), rel=1e-6)
-    assert sum(score.tokens for _, score in files) == total.tokens == len(text.tokens) - 1
-    assert sum(score.tokens * score.loss for _, score in files) == pytest.approx(total.tokens * total.loss, rel=1e-6)
+        assert score.tokens == len(wanted[name])
+        assert score.loss == pytest.approx(wanted[name].mean(), rel=1e-6)
+    every = np.concatenate(list(wanted.values()))
+    assert total.tokens == len(every)
+    assert total.loss == pytest.approx(every.mean(), rel=1e-6)
     worst = [score.bits_per_byte for _, score in files]
     assert worst == sorted(worst, reverse=True)
     assert sorted(name for name, _ in files) == ["a.py", "b.py", "c.py"]
-    assert total == evaluate(model, text.tokens, text.n_bytes, window=4, stride=2, lead=text.lead)
+
+
+def test_a_file_is_scored_alike_whatever_comes_before_it():
+    """Catches a row that has seen the end of the file before."""
+    tokenizer = CharTokenizer.train("abcd")
+    model = GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 8), seed=2)
+    for parameter in model.parameters():
+        parameter.data *= 20
+    rows = []
+    for before in ("aaaaaaaa", "dcbadcba"):
+        documents = [Document("1", before), Document("2", "abcd")]
+        rows.append(dict(evaluate_files(model, TokenText.encode(documents, tokenizer))[1])["2"])
+    assert rows[0] == rows[1]
 
 
 def test_a_document_begins_as_the_tokenizer_says():

@@ -1,7 +1,8 @@
-"""How well a model predicts a text: loss, perplexity, bits per byte, for all of it, each file, each token.
+"""Loss, perplexity and bits per byte of a model on a text: of all of it, of each file and of each token.
 
-Every token but the first is predicted once, from the tokens that stand before it in its window. Windows lie side by
-side, or overlap: then a prediction never has little to go by, and the work grows by window / stride.
+Every token but the first is predicted exactly once, from the tokens before it in its window. Windows lie side by side,
+so that the first predictions of a window have little context. With a smaller stride they overlap, every prediction has
+more context, and the work grows by window / stride.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from tinygpt.model import GPT
 from tinygpt.tensor import Tensor, no_grad
 from tinygpt.tokenizers.base import Tokenizer
 
-BATCH_TOKENS = 8192  # that go through the model at a time
-LOGIT_BYTES = 64 * 2**20  # of logits that exist at a time
-LONGEST_WINDOW = 2048  # unless more is asked for
+BATCH_TOKENS = 8192  # tokens that go through the model at a time
+LOGIT_BYTES = 64 * 2**20  # most bytes of logits that exist at a time
+LONGEST_WINDOW = 2048  # tokens; a longer window must be asked for
 
 Losses = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -34,16 +35,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Score:
-    """The result of an evaluation.
+    """Result of an evaluation.
 
     Attributes
     ----------
     loss : float
-        Mean over the predicted tokens, in nats.
+        Mean loss of the predicted tokens, in nats.
     tokens : int
-        Predicted tokens.
+        Number of predicted tokens.
     bytes_per_token : float
-        Of the text that was evaluated.
+        Mean length of a token of the text, in bytes of UTF-8.
     """
 
     loss: float
@@ -63,21 +64,21 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class TokenText:
-    """Documents as a model reads them, one after the other.
+    """Documents encoded as one sequence of tokens, as in training.
 
     Attributes
     ----------
     tokens : int32 array, shape (N,)
-        As training lays them: the separator between two documents. Where a tokenizer has a token that documents must
-        begin with, it stands before each.
+        All documents, with the separator between two of them. If the tokenizer has a token that begins a text, it is
+        the first token of each document.
     names : list of str
-        Of the documents.
+        Names of the documents.
     sizes : list of int
-        Of the documents, in bytes of UTF-8.
+        Sizes of the documents, in bytes of UTF-8.
     eot_id : int
-        The separator.
+        Id of the separator.
     lead : int
-        Tokens before the text that stand for nothing of it: 1 or 0.
+        Number of tokens before the first document that belong to no text: 1 if a token begins a text, else 0.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -88,7 +89,7 @@ class TokenText:
 
     @classmethod
     def encode(cls, documents: Sequence[Document], tokenizer: Tokenizer) -> TokenText:
-        """Turn documents into tokens.
+        """Encode documents.
 
         Raises
         ------
@@ -99,7 +100,7 @@ class TokenText:
         lead = int(tokenizer.bos_id is not None)
         if tokenizer.bos_id is not None:
             starts = [0]
-            if tokenizer.bos_id != tokenizer.eot_id:  # else the separator is the beginning of the next already
+            if tokenizer.bos_id != tokenizer.eot_id:  # otherwise the separator already begins the next one
                 starts += (np.flatnonzero(tokens == tokenizer.eot_id) + 1).tolist()
             tokens = np.insert(tokens, starts, tokenizer.bos_id)
         names, sizes = [one.path for one in documents], [len(one.text.encode()) for one in documents]
@@ -107,19 +108,26 @@ class TokenText:
 
     @property
     def n_bytes(self) -> int:
-        """Of all documents."""
+        """Size of all documents, in bytes of UTF-8."""
         return sum(self.sizes)
 
     @cached_property
-    def document(self) -> npt.NDArray[np.int64]:
-        """Which document each token belongs to, shape (N,): a separator to the one that it ends."""
-        ends = self.tokens[:-1] == self.eot_id
-        ends[: self.lead] = False  # what begins a text ends nothing, though it may be the same token
-        return np.concatenate([[0], np.cumsum(ends)])
+    def spans(self) -> list[slice]:
+        """The tokens of each document, with its own separator at the end and the one before it, if no token begins it.
+
+        So a document is predicted from its own tokens alone, and its first one from the token that it follows in
+        training.
+        """
+        ends = np.flatnonzero(self.tokens == self.eot_id) + 1
+        ends = ends[ends > self.lead]  # the token that begins a text ends none, even if it is the separator
+        stops = [*ends.tolist(), len(self.tokens)][: len(self.names)]
+        starts = [0, *stops[:-1]]
+        begun = [bool(self.lead) and self.tokens[start] == self.tokens[0] for start in starts]
+        return [slice(max(0, start - (not own)), stop) for start, stop, own in zip(starts, stops, begun, strict=True)]
 
 
 def usual_window(model: GPT) -> int:
-    """The window of an evaluation that asks for none: the context, or LONGEST_WINDOW where that is less."""
+    """Return the default window of an evaluation: the context of the model, at most LONGEST_WINDOW."""
     return min(model.config.block_size, LONGEST_WINDOW)
 
 
@@ -139,19 +147,19 @@ def evaluate(
     ----------
     model : GPT
     tokens : int array, shape (N,)
-        At least two.
+        At least two tokens.
     n_bytes : int
-        Length of the text in UTF-8.
+        Length of the text, in bytes of UTF-8.
     max_tokens : int, optional
-        Evaluate about so many, in windows spread evenly over the text: always the same ones.
+        Evaluate about so many tokens, in windows spread evenly over the text; the same ones in every call. None: all.
     progress : callable, optional
-        Is told (windows done, windows in all).
+        Called with (windows done, windows in total).
     window : int, optional
-        How many tokens a prediction may look back over; by default the context of the model.
+        Longest context of a prediction, in tokens. None: the context of the model.
     stride : int, optional
-        From one window to the next; by default a whole window.
+        Tokens from the start of one window to the next. None: a whole window.
     lead : int
-        Tokens at the beginning that stand for no text.
+        Number of tokens at the beginning that belong to no text.
 
     Returns
     -------
@@ -160,7 +168,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        Less than two tokens, or a window or stride out of range.
+        There are fewer than two tokens, or a window or stride is out of range.
     """
     losses, _ = _some_losses(model, tokens, window, stride, max_tokens, progress)
     return _score(losses, n_bytes / max(1, len(tokens) - lead))
@@ -174,37 +182,43 @@ def evaluate_files(
     window: int | None = None,
     stride: int | None = None,
 ) -> tuple[Score, list[tuple[str, Score]]]:
-    """`evaluate`, and the same predictions by document.
+    """Let a model predict each document by itself: no prediction sees tokens of another document.
 
     Parameters
     ----------
     model : GPT
     text : TokenText
     max_tokens, progress, window, stride
-        As in `evaluate`.
+        As in `evaluate`; windows are spread evenly over all documents.
 
     Returns
     -------
     total : Score
-        What `evaluate` returns.
+        The same predictions taken together. `evaluate`, whose windows cross from one document into the next, gives
+        another loss.
     files : list of (name, Score)
-        The largest bits per byte first. Those of which no token was predicted are left out.
+        The largest bits per byte first. Documents without a predicted token are left out.
     """
-    losses, places = _some_losses(model, text.tokens, window, stride, max_tokens, progress)
-    of = text.document
-    lengths = np.bincount(of, minlength=len(text.names))
-    lengths[0] -= text.lead
-    owners = of[places]
-    order = np.argsort(owners, kind="stable")
-    counts = np.bincount(owners, minlength=len(text.names))
-    pieces = np.split(losses[order], np.cumsum(counts)[:-1])
-    files = [
-        (name, _score(piece, size / max(1, int(length))))
-        for name, size, length, piece in zip(text.names, text.sizes, lengths, pieces, strict=True)
-        if piece.size
-    ]
-    total = _score(losses, text.n_bytes / max(1, len(text.tokens) - text.lead))
-    return total, sorted(files, key=lambda file: (-file[1].bits_per_byte, file[0]))
+    parts = [text.tokens[span] for span in text.spans]
+    windows = [model_windows(model, part, window, stride) if len(part) > 1 else None for part in parts]
+    offsets = np.cumsum([0, *(0 if one is None else one.n_windows for one in windows)])
+    numbers = _spread(int(offsets[-1]), window_size(model, window, stride)[1], max_tokens)
+    found: list[tuple[str, Losses, float]] = []
+    done = 0
+    for i, (one, offset) in enumerate(zip(windows, offsets[:-1], strict=True)):
+        mine = numbers[(numbers >= offset) & (numbers < offsets[i + 1])] - offset
+        if one is None or not mine.size:
+            continue
+        losses, _ = _losses(model, one, mine)
+        own = len(parts[i]) - (i > 0 or text.lead > 0)  # without the token that it is predicted from
+        found.append((text.names[i], losses, text.sizes[i] / own))
+        done += mine.size
+        if progress is not None:
+            progress(done, len(numbers))
+    total = np.concatenate([losses for _, losses, _ in found])
+    each = text.n_bytes / max(1, len(text.tokens) - text.lead)
+    files = [(name, _score(losses, bytes_per_token)) for name, losses, bytes_per_token in found]
+    return _score(total, each), sorted(files, key=lambda file: (-file[1].bits_per_byte, file[0]))
 
 
 def score_tokens(
@@ -214,7 +228,7 @@ def score_tokens(
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> Losses:
-    """How much each token surprises a model.
+    """Compute the loss of each token.
 
     Parameters
     ----------
@@ -235,7 +249,19 @@ def score_tokens(
 def model_windows(
     model: GPT, tokens: np.ndarray, window: int | None = None, stride: int | None = None
 ) -> StridedWindows:
-    """The windows that a text is predicted in.
+    """Make the windows in which a text is predicted.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate`.
+    """
+    length, step = window_size(model, window, stride)
+    return StridedWindows(tokens, length, step)
+
+
+def window_size(model: GPT, window: int | None = None, stride: int | None = None) -> tuple[int, int]:
+    """Return window and stride: the context of the model and a whole window where None is given.
 
     Raises
     ------
@@ -248,22 +274,22 @@ def model_windows(
         raise ValueError(f"[evaluate] 'window' must be in 1..{context}, the context of the model, got {window}")
     if stride is not None and not 1 <= stride <= length:
         raise ValueError(f"[evaluate] 'stride' must be in 1..{length}, the window, got {stride}")
-    return StridedWindows(tokens, length, stride)
+    return length, length if stride is None else stride
 
 
 def row_losses(logits: np.ndarray, targets: np.ndarray) -> Losses:
-    """Loss of each row of logits (R, V), in nats; targets (R,) are not negative."""
+    """Return the loss of each row of logits (R, V), in nats; targets (R,) must not be negative."""
     return kernels.cross_entropy(np.ascontiguousarray(logits), np.ascontiguousarray(targets, np.int32))
 
 
 def chunks(n: int, vocab_size: int) -> list[slice]:
-    """0 ... n - 1 in pieces whose logits fit LOGIT_BYTES."""
+    """Cut 0..n-1 into pieces whose logits fit LOGIT_BYTES."""
     step = max(1, LOGIT_BYTES // (4 * vocab_size))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def head_logits(model: GPT, hidden: np.ndarray) -> np.ndarray:
-    """Logits (R, V) of rows (R, C) of what the head sees."""
+    """Return the logits (R, V) of rows (R, C) of the final norm's output."""
     with no_grad():
         return ops.linear(Tensor(np.ascontiguousarray(hidden)), model.head.weight).data
 
@@ -276,12 +302,22 @@ def _some_losses(
     max_tokens: int | None,
     progress: Progress | None,
 ) -> tuple[Losses, Places]:
-    """Losses of all tokens, or of about `max_tokens`, and where they stand; both of shape (M,)."""
+    """Return the losses of all tokens or of about `max_tokens`, and the places of these tokens; both of shape (M,)."""
     windows = model_windows(model, tokens, window, stride)
-    numbers = np.arange(windows.n_windows)
-    if max_tokens is not None and windows.n_windows * windows.stride > max_tokens:
-        count = max(1, max_tokens // windows.stride)
-        numbers = np.linspace(0, windows.n_windows - 1, count).astype(np.int64)
+    return _losses(model, windows, _spread(windows.n_windows, windows.stride, max_tokens), progress)
+
+
+def _spread(n_windows: int, stride: int, max_tokens: int | None) -> Places:
+    """Choose the windows to predict: all, or about as many as predict `max_tokens` tokens, spread evenly."""
+    if max_tokens is None or n_windows * stride <= max_tokens:
+        return np.arange(n_windows)
+    return np.linspace(0, n_windows - 1, max(1, max_tokens // stride)).astype(np.int64)
+
+
+def _losses(
+    model: GPT, windows: StridedWindows, numbers: Places, progress: Progress | None = None
+) -> tuple[Losses, Places]:
+    """Return the losses of the targets of some windows and their places among the tokens."""
     losses, places, batch = [], [], max(1, BATCH_TOKENS // windows.width)
     with Adaptive() as threads:
         for start in range(0, len(numbers), batch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,9 @@ from tinygpt.kernels import isa
 isa.follow(compiled)
 
 
-class Sampler:
-    """Draw tokens from logits: penalties, then top-k, top-p, min-p, then temperature.
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Settings of the steps from logits to a distribution; their ranges are checked here alone.
 
     Parameters
     ----------
@@ -26,10 +28,6 @@ class Sampler:
         Keep the k most likely tokens, and all that tie with the last of them (Fan et al. 2018). None or 0 keeps all.
     top_p : float, optional
         Keep the most likely tokens until together they have this probability (Holtzman et al. 2020); at least one.
-    seed : int, optional
-        Row i of a batch has its own random generator, seeded by (seed, i). None uses the system's entropy.
-    batch : int or sequence of int
-        Number of rows; or the number i of each row, if the rows are part of a larger batch.
     min_p : float, optional
         Keep the tokens whose probability is at least this share of the largest one (Nguyen et al. 2024). None or 0
         keeps all.
@@ -40,6 +38,48 @@ class Sampler:
         Subtracted from the logits of tokens in the context. 0 turns it off; negative values favour repetition.
     frequency_penalty : float
         Subtracted once for each occurrence of the token in the context. 0 turns it off.
+
+    Raises
+    ------
+    ValueError
+        A value is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        finite, top_k, top_p, min_p = math.isfinite, self.top_k, self.top_p, self.min_p
+        ranges = (
+            ("temperature", finite(self.temperature) and self.temperature >= 0, "0 or more"),
+            ("top_k", top_k is None or top_k >= 0, "0 (all) or more"),
+            ("top_p", top_p is None or 0 < top_p <= 1, "more than 0 and at most 1"),
+            ("min_p", min_p is None or 0 <= min_p <= 1, "at least 0 and at most 1"),
+            ("repetition_penalty", finite(self.repetition_penalty) and self.repetition_penalty > 0, "more than 0"),
+            ("presence_penalty", finite(self.presence_penalty), "finite"),
+            ("frequency_penalty", finite(self.frequency_penalty), "finite"),
+        )
+        for name, inside, words in ranges:
+            if not inside:
+                raise ValueError(f"[sample] '{name}' must be {words}, got {getattr(self, name)}")
+
+
+class Sampler:
+    """Draw tokens from logits: penalties, then top-k, top-p, min-p, then temperature.
+
+    Parameters
+    ----------
+    temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty
+        See `SamplingSettings`.
+    seed : int, optional
+        Row i of a batch has its own random generator, seeded by (seed, i). None uses the system's entropy.
+    batch : int or sequence of int
+        Number of rows; or the number i of each row, if the rows are part of a larger batch.
 
     Raises
     ------
@@ -64,19 +104,8 @@ class Sampler:
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
     ):
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"[sample] 'temperature' must be 0 or more, got {temperature}")
-        if top_k is not None and top_k < 0:
-            raise ValueError(f"[sample] 'top_k' must be 0 (all) or more, got {top_k}")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ValueError(f"[sample] 'top_p' must be more than 0 and at most 1, got {top_p}")
-        if min_p is not None and not 0 <= min_p <= 1:
-            raise ValueError(f"[sample] 'min_p' must be at least 0 and at most 1, got {min_p}")
-        if not (math.isfinite(repetition_penalty) and repetition_penalty > 0):
-            raise ValueError(f"[sample] 'repetition_penalty' must be more than 0, got {repetition_penalty}")
-        for name, value in (("presence_penalty", presence_penalty), ("frequency_penalty", frequency_penalty)):
-            if not math.isfinite(value):
-                raise ValueError(f"[sample] '{name}' must be finite, got {value}")
+        penalties = (repetition_penalty, presence_penalty, frequency_penalty)
+        SamplingSettings(temperature, top_k, top_p, min_p, *penalties)
         if seed is not None and seed < 0:
             raise ValueError(f"[sample] 'seed' must be 0 or more, got {seed}")
         self.temperature, self.top_k, self.top_p, self.min_p = temperature, top_k or None, top_p, min_p or None
@@ -84,7 +113,6 @@ class Sampler:
         # The same seeds as those of SeedSequence.spawn, so that a row's seed depends on its number alone.
         children = (np.random.SeedSequence(entropy, spawn_key=(i,)) for i in _numbers(batch))
         self.generators = [np.random.default_rng(child) for child in children]
-        penalties = (repetition_penalty, presence_penalty, frequency_penalty)
         self._chain = compiled.Chain(
             temperature, top_k or 0, 1 if top_p is None else top_p, min_p or 0, *penalties, len(self.generators)
         )

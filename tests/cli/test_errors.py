@@ -75,7 +75,7 @@ WRONG = {
     "generate: length": (["generate", "--model", "model", "--length", "-1"], "--length must be 0 or more, got -1"),
     "generate: temperature": ([*GENERATE, "--temp", "-0.1"], "--temp must be 0 or more, got -0.1"),
     "generate: no temperature": ([*GENERATE, "--temp", "nan"], "--temp must be 0 or more, got nan"),
-    "generate: topk": ([*GENERATE, "--topk", "-1"], "--topk must be 0 or more, got -1"),
+    "generate: topk": ([*GENERATE, "--topk", "-1"], "--topk must be 0 (all) or more, got -1"),
     "generate: topp": ([*GENERATE, "--topp", "0"], "--topp must be more than 0 and at most 1, got 0"),
     "generate: topp above": ([*GENERATE, "--topp", "1.01"], "--topp must be more than 0 and at most 1, got 1.01"),
     "generate: min-p": ([*GENERATE, "--min-p", "1.5"], "--min-p must be at least 0 and at most 1, got 1.5"),

@@ -94,8 +94,8 @@ def test_a_bar_where_texts_go_to_a_file(run, tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--stop", "a", ""], "--stop must not be empty"),
-        (["--stop", r"a\d"], r"--stop a\d: \d is no escape; a backslash is written \\"),
-        (["--stop", "a\\"], "is no escape"),
+        (["--stop", r"a\d"], r"--stop a\d: \d is not an escape; write \\ for a backslash"),
+        (["--stop", "a\\"], "is not an escape"),
         (["--stop", r"\ud800"], r"--stop \ud800: not UTF-8"),
         (["--stop"], "--stop must not be empty"),
         (["--prefix", "a", "--whole", "--logprobs", "1"], "--whole and --logprobs cannot both be given without --json"),
@@ -207,8 +207,8 @@ def test_prompts_as_json(run, tmp_path, capsys):
         ("a.jsonl", b'{"prompt": 1}', "a.jsonl: line 1: must be an object with a string 'prompt'"),
         ("a.jsonl", b'{"prompt": "\\ud800"}', "a.jsonl: line 1: 'prompt' has a lone surrogate"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl: line 1: not JSON"),
-        ("a.txt", b"\n \n", "a.txt: there is no prompt"),
-        ("a.txt", b"\xef\xbb\xbf", "a.txt: there is no prompt"),
+        ("a.txt", b"\n \n", "a.txt: contains no prompt"),
+        ("a.txt", b"\xef\xbb\xbf", "a.txt: contains no prompt"),
         ("a.txt", b"a\xff", "a.txt: not UTF-8"),
     ],
 )
@@ -221,11 +221,19 @@ def test_files_of_prompts_that_are_none(run, tmp_path, capsys, name, content, me
 def test_a_full_context_is_told_once(run, capsys):
     """Catches a text that loses its beginning in silence, and a line for each time."""
     _, err = said(capsys, run, "--prompt", "def ", "--length", "60", "--seed", "1")
-    assert err.count("the context of 16 was full: the text goes on from its newest 8 tokens") == 1
+    assert err.count("the context has 16 tokens: whenever it is full, the text continues from its newest 8 tokens") == 1
     _, err = said(capsys, run, "--prompt", "def ", "--length", "13", "--seed", "1")
     assert err.count("\n") == 1
     _, err = said(capsys, run, "--prompt", "x" * 20, "--length", "1", "--seed", "1")
-    assert "[4 tokens at the beginning of a prompt are out of sight: the context has 16]\n" in err
+    assert "[beginning of the prompt truncated: the model sees 16 tokens (4 dropped)]\n" in err
+
+
+def test_remarks_come_before_the_text(run, capsys, monkeypatch):
+    """Catches a warning that the reader of a long text sees only at its end."""
+    monkeypatch.setattr(sys, "stderr", sys.stdout)  # one stream, in the order in which both are written
+    assert cli.main(["generate", "--model", str(run), "--prompt", "def ", "--length", "60", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert 0 <= out.find("[the context has 16 tokens") < out.find("def ")
 
 
 def test_a_gap_is_filled(filler, tmp_path, capsys):
@@ -259,5 +267,5 @@ def test_a_run_goes_on_with_the_same_text(filler, capsys):
 def test_what_is_far_from_the_gap_is_told(filler, capsys):
     """Catches a prefix that is cut in silence, and a middle for which the prompt is forgotten."""
     _, err = said(capsys, filler, "--prefix", "x" * 50, "--suffix", "y", "--length", "200", "--seed", "1")
-    assert "tokens of what is far from the gap are out of sight: the context has 32]" in err
-    assert "was full" not in err
+    assert "text far from the gap truncated: the model sees 32 tokens (" in err
+    assert "whenever it is full" not in err

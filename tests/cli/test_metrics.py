@@ -15,12 +15,16 @@ def work(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "half.jsonl").write_text('{"step": 0, "loss": 2.5}\n{"step": 1, "lo')
     (tmp_path / "wrong.jsonl").write_text('{"step": 0, "loss": 2.5}\n{"step": 1, "loss": "x"}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "deep.jsonl").write_text('{"step": 0, "loss": 2.5, "x": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 WRONG = {
     "nowhere": (["nowhere"], "nowhere: no such run"),
+    "empty": (["empty.jsonl"], "empty.jsonl: there are no records in it yet"),
+    "deep": (["deep.jsonl"], "deep.jsonl: line 1: must be JSON of at most 100 levels"),
     "no metrics": (["folder"], "folder is not a training run: it has no metrics.jsonl"),
     "wrong line": (["wrong.jsonl"], "wrong.jsonl: line 2: 'loss' must be a finite number, got 'x'"),
     "out is a directory": (["half.jsonl", "--out", "folder"], "--out folder: is a directory"),
@@ -51,9 +55,9 @@ def test_the_page_is_that_of_the_runs(run, work, capsys):
     out, err = capsys.readouterr()
     assert err == ""
     first, second, note, written = out.splitlines()
-    assert first.startswith(f"run       {run}: 60 steps, loss ")
+    assert first.startswith(f"run       {run}: 60 steps, last loss ")
     assert "validation " in first
-    assert second == "run       half.jsonl: 1 step, loss 2.5000 at last"
+    assert second == "run       half.jsonl: 1 step, last loss 2.5000"
     assert note.startswith("note      half.jsonl: line 2 was never finished")
     assert written.startswith("written   new/page.html, ")
     assert (work / "new" / "page.html").read_text(encoding="utf-8") == page([str(run), "half.jsonl"]).html

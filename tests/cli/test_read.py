@@ -79,7 +79,7 @@ def test_a_cut_is_told(run, work, capsys):
     """Catches a page of a part of the file that looks like the whole."""
     assert cli.main(["read", "a.py", "--model", str(run), "--max-tokens", "20"]) == 0
     out, err = capsys.readouterr()
-    assert re.fullmatch(r"note      a\.py has \d+ tokens, the page shows the first 20 \(--max-tokens\)\n", err)
+    assert re.fullmatch(r"note      a\.py has \d+ tokens; the page shows the first 20 \(--max-tokens\)\n", err)
     assert "(19 tokens)" in out
     assert (work / "read.html").exists()
 

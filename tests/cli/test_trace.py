@@ -12,23 +12,21 @@ from tinygpt.files import model_directory
 from tinygpt.viz.trace import trace_page
 
 PROMPT = "def alpha"
-STEPS = "there is no such step; there are embed.token, embed.position, embed.sum, norm.mean"
+STEPS = "unknown step; there are embed.token, embed.position, embed.sum, norm.mean"
 WRONG = {
     "no prompt": ([], "--prompt must not be empty"),
     "empty prompt": (["--prompt", ""], "--prompt must not be empty"),
     "empty file": (["--prompt-file", "empty.txt"], "--prompt-file empty.txt: is empty"),
     "two prompts": (["--prompt", "a", "--prompt-file", "empty.txt"], "--prompt and --prompt-file cannot both be given"),
-    "longer than the context": (["--prompt", "x" * 17], "--prompt must fit the model's context of 16 tokens, got 17; "
-                                "with --max-tokens 16 the first ones are shown"),
     "step": (["--prompt", "x", "--step", "attn.sofmax"], f"--step attn.sofmax: {STEPS}"),
     "step of what the model has not": (["--prompt", "x", "--step", "mlp.gate"], "in each of 1 layers norm1.mean"),
     "layer": (["--prompt", "x", "--layer", "1"], "--layer must be in 0..0, got 1"),
     "negative layer": (["--prompt", "x", "--step", "attn.q", "--layer", "-1"], "--layer must be in 0..0, got -1"),
-    "layer of no block": (["--prompt", "x", "--step", "norm", "--layer", "0"], "--layer must go with a step of"),
+    "layer of no block": (["--prompt", "x", "--step", "norm", "--layer", "0"], "--layer needs a step of"),
     "head": (["--prompt", "x", "--step", "attn.q", "--head", "2"], "--head must be in 0..1, got 2"),
-    "head of none": (["--prompt", "x", "--step", "norm", "--head", "1"], "--head must go with a step that has heads"),
-    "head of a table": (["--prompt", "x", "--head", "1"], "--head must go with --step or --out"),
-    "gradients of one token": (["--prompt", "x", "--backward"], "--backward must have at least two tokens"),
+    "head of none": (["--prompt", "x", "--step", "norm", "--head", "1"], "--head needs a step that has heads"),
+    "head of a table": (["--prompt", "x", "--head", "1"], "--head needs --step or --out"),
+    "gradients of one token": (["--prompt", "x", "--backward"], "--backward needs a prompt of at least 2 tokens"),
     "no tokens": (["--prompt", "x", "--max-tokens", "0"], "--max-tokens must be in 1..1024, got 0"),
     "out is a directory": (["--prompt", "x", "--out", "folder"], "--out folder: is a directory"),
     "arrays below a file": (["--prompt", "x", "--save", "empty.txt/a.npz"], "--save empty.txt/a.npz: cannot write in"),
@@ -160,7 +158,7 @@ def test_a_cut_is_told(run, capsys):
     """Catches steps of a part of the prompt that look like those of the whole."""
     assert cli.main(["trace", "--model", str(run), "--prompt", "x" * 40, "--max-tokens", "8"]) == 0
     out, err = capsys.readouterr()
-    assert err == "note      the prompt has 40 tokens, the first 8 are followed (--max-tokens)\n"
+    assert err == "note      the prompt has 40 tokens; the first 8 are shown (limited by --max-tokens)\n"
     assert " 1x8x16 " in out
 
 

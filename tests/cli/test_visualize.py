@@ -15,8 +15,6 @@ WRONG = {
     "empty file": (["--prompt-file", "empty.txt"], "--prompt-file empty.txt: is empty"),
     "missing file": (["--prompt-file", "nowhere.txt"], "nowhere.txt: No such file"),
     "two prompts": (["--prompt", "a", "--prompt-file", "empty.txt"], "--prompt and --prompt-file cannot both be given"),
-    "longer than the context": (["--prompt", "x" * 17], "--prompt must fit the model's context of 16 tokens, got 17; "
-                                "with --max-tokens 16 the first ones are shown"),
     "layer": (["--prompt", "x", "--layer", "1"], "--layer must be in 0..0, got 1"),
     "negative layer": (["--prompt", "x", "--layer", "-1"], "--layer must be in 0..0, got -1"),
     "head": (["--prompt", "x", "--head", "2"], "--head must be in 0..1, got 2"),
@@ -72,9 +70,18 @@ def test_a_cut_is_told(run, work, capsys):
     """Catches a page of a part of the prompt that looks like the whole."""
     assert cli.main(["visualize", "--model", str(run), "--prompt", "x" * 40, "--max-tokens", "8"]) == 0
     out, err = capsys.readouterr()
-    assert err == "note      the prompt has 40 tokens, the page shows the first 8 (--max-tokens)\n"
+    assert err == "note      the prompt has 40 tokens; the first 8 are shown (limited by --max-tokens)\n"
     assert "8 tokens" in out
     assert (work / "attention.html").exists()
+
+
+def test_a_prompt_longer_than_the_context_shows_its_first_tokens(run, work, capsys):
+    """Catches a default of 128 tokens that a model with a shorter context refuses."""
+    assert cli.main(["visualize", "--model", str(run), "--prompt", "x" * 40]) == 0
+    out, err = capsys.readouterr()
+    assert err == "note      the prompt has 40 tokens; the first 16 are shown (the context of the model)\n"
+    assert "16 tokens" in out
+    assert "the first 16 are shown (the context of the model)" in (work / "attention.html").read_text()
 
 
 def test_quiet_says_nothing(run, work, capsys):

@@ -56,9 +56,24 @@ def test_the_data_is_inside():
     assert one["clip"] == 1.0
     assert one["schedule"] == {"kind": "cosine", "warmup": 6, "seconds": 3.5}
     smooth, width = one["curves"]["loss_smooth"]["y"], json_of(page(run()).html)["window"]
-    for place in (0, 3, 49, 59):
-        window = [record["loss"] for record in steps[max(0, place + 1 - width) : place + 1]]
+    assert width == 5
+    for place, reach in ((0, 0), (1, 1), (2, 2), (30, 2), (58, 1), (59, 0)):  # the same number on both sides
+        window = [record["loss"] for record in steps[place - reach : place + reach + 1]]
         assert smooth[place] == pytest.approx(sum(window) / len(window), rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 6, 20, 1000])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 60])
+def test_a_running_mean_is_centred_and_knows_its_window_alone(n, width):
+    """Catches a smooth curve that lags, one that is 0 for good after one huge value, and a sum that overflows."""
+    values = np.random.default_rng(n).normal(size=n)
+    values[n // 2 : n // 2 + 1] = 1e17
+    found = curves.running_mean(values, width)
+    for place in range(n):
+        after = min((width - 1) // 2, place, n - 1 - place)
+        before = min(after + 1 - width % 2, place)
+        assert found[place] == pytest.approx(np.mean(values[place - before : place + after + 1]), rel=1e-9)
+    np.testing.assert_allclose(curves.running_mean(np.full(n, 1.7e308), width), np.full(n, 1.7e308))
 
 
 def test_the_facts_are_those_of_the_run():
@@ -180,7 +195,7 @@ def test_a_page_shows_itself_in_a_notebook():
 @pytest.mark.parametrize("count", [0, metrics.MOST_RUNS + 1])
 def test_too_few_or_many_runs_are_refused(count):
     """Catches a page of nothing, and one in which no two runs can be told apart."""
-    with pytest.raises(ValueError, match=r"^\[page\] 'runs' must be 1 to "):
+    with pytest.raises(ValueError, match=r"^\[metrics\] 'runs' must be 1 to "):
         page([run()] * count)
 
 

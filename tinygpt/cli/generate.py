@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tinygpt.model import GPT
     from tinygpt.tokenizers.base import Tokenizer
 
-SHARED = 8  # prompts of one length that go through the model together
+SHARED = 8  # most prompts of equal length in one batch
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
-COLUMNS = (24, 9)  # of a table: token, log-probability
+COLUMNS = (24, 9)  # widths of the columns of a table: token, log-probability
 SOURCES = (("prompt",), ("prompt_file",), ("prompts",), ("prefix", "prefix_file", "suffix", "suffix_file"))
 
 
@@ -39,15 +39,15 @@ class GenerateOptions(Sampling):
     model: str = "runs/tiny"
     """Model directory."""
     weights: str = "float32"
-    """How weights are kept in memory: float32, or rounded to bfloat16 or to int8 blocks, which is faster."""
+    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded and faster."""
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """Text to continue; - reads standard input. Without one, a new document begins."""
+    """Text to continue; - reads standard input. Default: start a new document."""
     prompt_file: str | None = None
     """File with the text to continue."""
     prompts: str | None = None
-    """File with many texts to continue: one per line, or in a .jsonl file lines such as {"prompt": "def "}."""
+    """File with many texts to continue, one per line; in a .jsonl file, lines such as {"prompt": "def "}."""
     prefix: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """Text before a gap that is to be filled, by a model that has learnt it: see train --fim-rate."""
+    """Text before a gap to fill; needs a model trained with --fim-rate."""
     prefix_file: str | None = None
     """File with the text before the gap."""
     suffix: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
@@ -55,19 +55,19 @@ class GenerateOptions(Sampling):
     suffix_file: str | None = None
     """File with the text after the gap."""
     whole: bool = False
-    """Print what stands around the gap too."""
+    """Also print the text before and after the gap."""
     length: int = 200
-    """Tokens to sample; the end of a document ends the text earlier."""
+    """Maximum number of tokens to sample; the end of a document ends the text earlier."""
     stop: list[str] | None = None
-    r"""A text ends before the first of these strings; \n, \t, \r, \xHH, \uHHHH and \\ are understood."""
+    r"""Strings that end a text when they appear, not printed; \n, \t, \r, \xHH, \uHHHH and \\ are escapes."""
     num_samples: int = 1
-    """Texts that continue the prompt, sampled as one batch and printed one after the other."""
+    """Number of texts per prompt, sampled in one batch and printed one after the other."""
     logprobs: int | None = None
-    """Print a table instead: each token with its log-probability and so many of the most likely ones."""
+    """Print a table instead: each token with its log-probability and the N most likely alternatives."""
     json: bool = False
-    """Print a line of JSON for each text."""
+    """Print one line of JSON per text."""
     quiet: bool = False
-    """Print the text only."""
+    """Print only the text."""
 
     def validate(self) -> None:
         """Raise ValueError, naming the flag, for a value out of range."""
@@ -91,16 +91,16 @@ class GenerateOptions(Sampling):
         if self.whole and not self.fills_a_gap:
             raise ValueError("--whole needs --prefix or --suffix")
         if self.whole and self.logprobs is not None and not self.json:
-            raise ValueError("--whole and --logprobs cannot both be given without --json: a table has no place for it")
+            raise ValueError("--whole and --logprobs cannot both be given without --json")
         self.stops()
 
     @property
     def fills_a_gap(self) -> bool:
-        """Whether there is a text before or after a gap."""
+        """Whether a text before or after a gap was given."""
         return any(getattr(self, name) is not None for name in SOURCES[-1])
 
     def stops(self) -> list[str]:
-        """The stop strings, as they stand in a text."""
+        """Return the stop strings with their escapes replaced."""
         strings = [unescaped(text) for text in self.stop or []]
         if self.stop == [] or "" in strings:
             raise ValueError("--stop must not be empty")
@@ -109,21 +109,21 @@ class GenerateOptions(Sampling):
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What one text continues."""
+    """A prompt and what to print around its continuation."""
 
     number: int
     text: str
     ids: np.ndarray
-    length: int  # tokens to sample
-    after: str = ""  # what is printed behind the continuation
+    length: int  # number of tokens to sample
+    after: str = ""  # printed after the continuation
 
 
 def generate(options: Annotated[GenerateOptions, Parameter(name="*")] = GenerateOptions()) -> int:  # noqa: B008
     """Continue a text with a trained model.
 
-    The text goes to standard output as it is sampled; seed and speed go to
-    standard error. Of several samples the first comes as it is sampled, and
-    each other once those before it have ended.
+    The text goes to standard output while it is sampled; remarks, seed and speed
+    go to standard error. Of several samples, the first is printed while it is
+    sampled and each other one when those before it have ended.
     """
     import secrets
 
@@ -135,46 +135,49 @@ def generate(options: Annotated[GenerateOptions, Parameter(name="*")] = Generate
     notes = _Notes(model)
     prompts = list(_prompts(options, texts, tokenizer, notes))
     start = time.perf_counter()
-    count = _write(model, tokenizer, prompts, seed, options, notes)
+    if not options.quiet:
+        notes.print()
+    count = _write(model, tokenizer, prompts, seed, options)
     if not options.quiet:
         rate = count / max(1e-9, time.perf_counter() - start)
-        notes.print()
         print(f"[{count} tokens, {rate:,.0f} tokens/s, seed {seed}]", file=sys.stderr)
     return 0
 
 
 class _Notes:
-    """What the reader of a text should know, each thing once."""
+    """Remarks on prompts and context, each printed once, before the text."""
 
     def __init__(self, model: GPT):
         self.context = model.config.block_size
         self.notes: dict[str, str] = {}
 
     def cut(self, n: int, where: str) -> None:
-        """Some of what was given is more than the model can see."""
-        self.notes.setdefault("cut", f"{n:,} tokens {where} are out of sight: the context has {self.context:,}")
+        """Note that a prompt is longer than the context."""
+        self.notes.setdefault("cut", f"{where} truncated: the model sees {self.context:,} tokens ({n:,} dropped)")
 
-    def forgot(self) -> None:
-        """The context was full."""
-        kept = max(1, self.context // 2)
-        text = f"the context of {self.context:,} was full: the text goes on from its newest {kept:,} tokens, each time"
-        self.notes.setdefault("forgot", text)
+    def room(self, prompt: Prompt) -> None:
+        """Note that the context will be full before the text has its full length."""
+        if min(len(prompt.ids), self.context) + prompt.length - 1 > self.context:
+            text = f"the context has {self.context:,} tokens: whenever it is full, the text continues from its newest "
+            self.notes.setdefault("full", f"{text}{max(1, self.context // 2):,} tokens")
 
     def print(self) -> None:
-        """To standard error, behind the text."""
+        """Print the remarks to standard error."""
         for note in self.notes.values():
             print(f"[{note}]", file=sys.stderr)
 
 
 def _prompts(options: GenerateOptions, texts: Sequence[str], tokenizer: Tokenizer, notes: _Notes) -> Iterator[Prompt]:
-    """What the texts continue, as tokens."""
+    """Yield the prompts as tokens, and note those that do not fit the context."""
     context = notes.context
     if not options.fills_a_gap:
         for number, text in enumerate(texts):
             ids = tokenizer.prompt(text)
             if len(ids) > context:
-                notes.cut(len(ids) - context, "at the beginning of a prompt")
-            yield Prompt(number, text, ids, options.length)
+                notes.cut(len(ids) - context, "beginning of the prompt")
+            prompt = Prompt(number, text, ids, options.length)
+            notes.room(prompt)
+            yield prompt
         return
     from tinygpt.generate import gap
 
@@ -184,15 +187,13 @@ def _prompts(options: GenerateOptions, texts: Sequence[str], tokenizer: Tokenize
     except ValueError as error:
         raise ValueError(f"{options.model}: {error}") from None
     if asked.cut:
-        notes.cut(asked.cut, "of what is far from the gap")
+        notes.cut(asked.cut, "text far from the gap")
     before, after = (prefix, suffix) if options.whole or options.json else ("", "")
     yield Prompt(0, before, asked.ids, min(options.length, asked.room), after)
 
 
-def _write(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], seed: int, options: GenerateOptions, notes: _Notes
-) -> int:
-    """Sample and print all texts, those of prompts of one length together. Returns the tokens."""
+def _write(model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], seed: int, options: GenerateOptions) -> int:
+    """Sample and print all texts, with prompts of equal length in one batch; returns the number of tokens."""
     import numpy as np
 
     from tinygpt.generate import stream_pieces
@@ -214,8 +215,6 @@ def _write(
             for row, of_text in groupby(pieces, key=lambda piece: piece.text):
                 writer.begin(*rows[row])
                 for piece in of_text:
-                    if piece.forgot:
-                        notes.forgot()
                     writer.piece(piece)
                     count += piece.token is not None and piece.token not in tokenizer.end_ids
                 writer.end()
@@ -224,7 +223,7 @@ def _write(
 
 @contextmanager
 def _bar(quiet: bool, total: int) -> Iterator[Callable[[int, int, int, int], None] | None]:
-    """A bar on standard error with the time left, of so many tokens; None where texts can be seen as they come."""
+    """Show a progress bar on standard error; yields None where the texts themselves appear on a terminal."""
     if quiet or sys.stdout.isatty() or not sys.stderr.isatty():
         yield None
         return
@@ -237,14 +236,14 @@ def _bar(quiet: bool, total: int) -> Iterator[Callable[[int, int, int, int], Non
         task = progress.add_task("sampling", total=total)
 
         def show(before: int, rows: int, done: int, length: int) -> None:
-            """Of a batch of so many rows `done` tokens each are there, `before` of the batches before it."""
+            """Move the bar: `before` tokens of earlier batches, and `done` of each row of this one."""
             progress.update(task, completed=before + rows * done)
 
         yield show
 
 
 class _Plain:
-    """Texts as they come, each with the prompt before it and, if there are several, a header; or tables."""
+    """Write texts while they are sampled, after their prompts and, if there are several, headers; or write tables."""
 
     def __init__(self, options: GenerateOptions, tokenizer: Tokenizer, n_prompts: int):
         from tinygpt.cli.console import harmless
@@ -258,7 +257,7 @@ class _Plain:
         return self
 
     def begin(self, prompt: Prompt, sample: int) -> None:
-        """Print what stands before a text."""
+        """Print header and prompt of a text."""
         names = [("prompt", prompt.number + 1, self.n_prompts), ("sample", sample + 1, self.samples)]
         several = [f"{name} {i} of {n}" for name, i, n in names if n > 1]
         header = f"--- {', '.join(several)} ---\n" if several else ""
@@ -271,7 +270,7 @@ class _Plain:
             self.line_open = True
 
     def piece(self, piece: Piece) -> None:
-        """Print what one token adds."""
+        """Print the text or the table row of one token."""
         if not self.table:
             sys.stdout.write(self.shown(piece.piece))
         elif piece.token is not None:
@@ -283,7 +282,7 @@ class _Plain:
         sys.stdout.flush()
 
     def end(self) -> None:
-        """Print what stands behind a text."""
+        """Print the text after the gap, and end the line."""
         if self.line_open:
             sys.stdout.write(self.shown(self.after) + "\n")
             self.line_open = False
@@ -295,7 +294,7 @@ class _Plain:
 
 
 class _Json:
-    """A line for each text."""
+    """Write one line of JSON per text."""
 
     def __init__(self, options: GenerateOptions, tokenizer: Tokenizer, seed: int):
         self.logprobs, self.tokenizer, self.seed = options.logprobs is not None, tokenizer, seed
@@ -308,20 +307,20 @@ class _Json:
         return self
 
     def begin(self, prompt: Prompt, sample: int) -> None:
-        """Begin a line."""
+        """Start the line of a text."""
         names = {"index": prompt.number, "sample": sample, "seed": self.seed}
         self.line, self.pieces, self.tokens = {**names, "prompt": prompt.text}, [], []
         self.after = prompt.after
 
     def piece(self, piece: Piece) -> None:
-        """Keep what one token adds."""
+        """Collect the text and the log-probabilities of one token."""
         self.pieces.append(piece.piece)
         if piece.token is not None and piece.logprob is not None:
             top = [self._token(*one) for one in piece.top]
             self.tokens.append(self._token(piece.token, piece.logprob) | {"top": top})
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        value = round(logprob, 6) if math.isfinite(logprob) else None  # JSON knows no infinity
+        value = round(logprob, 6) if math.isfinite(logprob) else None  # JSON has no infinity
         return {"id": token, "token": self.tokenizer.token_text(token), "logprob": value}
 
     def end(self) -> None:
@@ -337,18 +336,18 @@ class _Json:
 
 
 def unescaped(text: str) -> str:
-    r"""Text with its escapes replaced: \n, \t, \r, \xHH, \uHHHH and two backslashes for one.
+    r"""Replace the escapes \n, \t, \r, \xHH, \uHHHH and \\ in a text.
 
     Raises
     ------
     ValueError
-        Another character, or none, stands behind a backslash; or the code is that of half a character.
+        A backslash is followed by another character or none, or a code is a lone surrogate.
     """
 
     def replaced(found: re.Match[str]) -> str:
         code = found[1] or found[2]
         if code is None and found[3] not in ESCAPES:
-            raise ValueError(f"--stop {text}: {found[0]} is no escape; a backslash is written \\\\")
+            raise ValueError(f"--stop {text}: {found[0]} is not an escape; write \\\\ for a backslash")
         return chr(int(code, 16)) if code else ESCAPES[found[3]]
 
     made = re.sub(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.?))", replaced, text, flags=re.DOTALL)
@@ -360,7 +359,7 @@ def unescaped(text: str) -> str:
 
 
 def _texts(options: GenerateOptions) -> list[str]:
-    """The prompts; or what stands before a gap and after it."""
+    """Read the prompts, or the texts before and after a gap."""
     if options.prompts is not None:
         return _read_prompts(options.prompts)
     if not options.fills_a_gap:
@@ -369,20 +368,20 @@ def _texts(options: GenerateOptions) -> list[str]:
 
 
 def _read_prompts(name: str) -> list[str]:
-    """A prompt for each line that is not empty."""
+    """Read a prompt from each non-empty line of a file."""
     try:
-        # Lines end at newlines alone: a form feed or U+2028 may be part of a prompt.
+        # Split at newlines alone, because a form feed or U+2028 may be part of a prompt.
         lines = [line.removesuffix("\r") for line in Path(name).read_bytes().decode("utf-8-sig").split("\n")]
     except UnicodeError as error:
         raise ValueError(f"{name}: not UTF-8: {getattr(error, 'reason', error)}") from None
     prompts = [_line_prompt(name, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
-        raise ValueError(f"{name}: there is no prompt")
+        raise ValueError(f"{name}: contains no prompt")
     return prompts
 
 
 def _line_prompt(name: str, number: int, line: str) -> str:
-    """The prompt in one line of a file."""
+    """Parse the prompt in one line of a file."""
     if not name.endswith(".jsonl"):
         return line
     try:
@@ -400,4 +399,5 @@ def _line_prompt(name: str, number: int, line: str) -> str:
 
 
 def _flag(name: str) -> str:
+    """Return the flag of an option."""
     return "--" + name.replace("_", "-")

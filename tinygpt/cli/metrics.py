@@ -14,21 +14,22 @@ class MetricsOptions:
     """One field per flag."""
 
     out: str = "metrics.html"
-    """Page to write; one that is there is replaced."""
+    """Page to write; an existing file is replaced."""
     quiet: bool = False
     """Print nothing."""
 
 
 def metrics(
-    runs: Annotated[list[str], Parameter(help="Run directories, or files of the form of metrics.jsonl.")],
+    runs: Annotated[list[str], Parameter(help="Run directories, or files in the format of metrics.jsonl.")],
     /,
     options: Annotated[MetricsOptions, Parameter(name="*")] = MetricsOptions(),  # noqa: B008
 ) -> int:
-    """Show the curves of training runs, laid over each other.
+    """Show the curves of one or several training runs.
 
-    Writes one HTML file that needs no network: losses, learning rate, gradient and
-    speed over steps or time, what --watch saw, and for several runs a table of the
-    settings in which they differ. A run may still be going on.
+    Writes one HTML file that needs no network: losses, learning rate, gradient
+    norm and speed over steps or time, the statistics recorded by --watch, and for
+    several runs a table of the settings in which they differ. A run may still be
+    running.
     """
     from tinygpt.cli.console import harmless
     from tinygpt.io.paths import check_file
@@ -38,7 +39,7 @@ def metrics(
     check_file(Path(options.out), "--out")
     if len(runs) > viz.MOST_RUNS:
         raise ValueError(f"at most {viz.MOST_RUNS} runs fit one page, got {len(runs)}")
-    plotly_script()  # what is missing is told before any work is done
+    plotly_script()  # a missing package is reported before any work is done
     page = viz.page(runs)
     page.save(options.out)
     if options.quiet:
@@ -46,7 +47,7 @@ def metrics(
     for run in page.runs:
         steps, evaluations = run.steps, [record["val_loss"] for record in run.evaluations]
         text = f"{len(steps):,} step{'s' * (len(steps) != 1)}" + (
-            f", loss {steps[-1]['loss']:.4f} at last" if steps else ""
+            f", last loss {steps[-1]['loss']:.4f}" if steps else ""
         )
         text += f", validation {min(evaluations):.4f} at best" if evaluations else ""
         print(f"{'run':<10}{harmless(run.name)}: {text}")

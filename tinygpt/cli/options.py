@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations`: the commands inherit these fields, and a name in an annotation that is a
 # string would be looked up in the module of the command.
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,28 +64,30 @@ class Sampling(Compute):
     """Random seed; the same seed gives the same text. Default: drawn at random and printed."""
 
     def validate_sampling(self) -> None:
-        """Raise ValueError, naming the flag, for a value out of range."""
-        for name in ("temp", "topk", "seed"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"--{name} must be 0 or more, got {value}")
-        if self.topp is not None and not 0 < self.topp <= 1:
-            raise ValueError(f"--topp must be more than 0 and at most 1, got {self.topp}")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"--min-p must be at least 0 and at most 1, got {self.min_p}")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ValueError(f"--repetition-penalty must be more than 0, got {self.repetition_penalty}")
-        for name in ("presence", "frequency"):
-            value = getattr(self, f"{name}_penalty")
-            if not math.isfinite(value):
-                raise ValueError(f"--{name}-penalty must be finite, got {value}")
+        """Raise ValueError for a value out of range."""
+        from tinygpt.sampling import SamplingSettings
+
+        SamplingSettings(**self._settings())
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"--seed must be 0 or more, got {self.seed}")
 
     def sampler(self, seed: int, rows: int | Sequence[int] = 1) -> "Sampler":
-        """What draws for a batch of so many rows, or of rows with these numbers."""
+        """Make the sampler of a batch: of so many rows, or of the rows with the given numbers."""
         from tinygpt.sampling import Sampler
 
-        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
-        return Sampler(self.temp, self.topk, self.topp, seed, rows, self.min_p, *penalties)
+        return Sampler(seed=seed, batch=rows, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments of `SamplingSettings`."""
+        return {
+            "temperature": self.temp,
+            "top_k": self.topk,
+            "top_p": self.topp,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+        }
 
 
 def use_threads(n: int | None, quiet: bool = False) -> None:

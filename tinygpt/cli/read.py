@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tinygpt.cli.eval import choose_windows, tell_window
-from tinygpt.cli.options import Compute, load_model
+from tinygpt.cli.eval import tell_window
+from tinygpt.cli.options import Compute, load_model, note
 
 if TYPE_CHECKING:
     from tinygpt.viz.read import ReadPage
@@ -23,31 +22,31 @@ class ReadOptions(Compute):
     model: str = "runs/tiny"
     """Model directory."""
     out: str = "read.html"
-    """Page to write; one that is there is replaced."""
+    """Page to write; an existing file is replaced."""
     max_tokens: int = 2000
-    """Tokens to read; of a longer file the first ones."""
+    """Maximum number of tokens; a longer file is cut at its end."""
     window: int | None = None
-    """Tokens that a prediction may look back over; by default the context of the model, at most 2048."""
+    """Longest context of a prediction, in tokens. Default: the context of the model, at most 2048."""
     stride: int | None = None
-    """Tokens from one window to the next; by default a whole window. Less gives every prediction more to go by."""
+    """Tokens from one window to the next. Default: half a window, so that each prediction has half of it as context."""
     lens_layers: int = 13
-    """Layers to look through, spread from the embeddings to the last; 0 for none. Each costs as much as the head."""
+    """Number of layers for the logit lens, from the embeddings to the last; 0: none. Each costs as much as the head."""
     weights: str = "float32"
-    """How weights are kept in memory: float32, or rounded to bfloat16 or to int8 blocks, which is faster."""
+    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded and faster."""
     quiet: bool = False
     """Print nothing."""
 
 
 def read(
-    file: Annotated[str, Parameter(help="Text in UTF-8 to read.")],
+    file: Annotated[str, Parameter(help="Text file in UTF-8.")],
     /,
     options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),  # noqa: B008
 ) -> int:
-    """Show what a model thinks of a file, token by token.
+    """Show how well a model predicts a file, token by token.
 
-    Writes a page that opens in any browser and needs no network: the file with
-    each token coloured by its surprisal, what the model expected instead, and
-    what each layer would have predicted.
+    Writes one HTML file that needs no network: the text with each token coloured
+    by its surprisal, the tokens that the model expected instead, and what each
+    layer would have predicted (logit lens).
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -58,16 +57,13 @@ def read(
     options.apply()
     out = Path(options.out)
     check_file(out, "--out")
-    if not 2 <= options.max_tokens <= viz.MOST_TOKENS:
-        raise ValueError(f"--max-tokens must be in 2..{viz.MOST_TOKENS}, got {options.max_tokens}")
-    if options.lens_layers < 0:
-        raise ValueError(f"--lens-layers must be at least 0, got {options.lens_layers}")
+    viz.check_sizes(options.max_tokens, options.lens_layers)
     text = _text(file)
     model, tokenizer = load_model(options.model, options.weights)
     n = len(tokenizer.prompt(text))
     if n < 2:
         raise ValueError(f"{file}: must have at least two tokens, got {n}")
-    window, stride = choose_windows(model, options.window, options.stride)
+    window, stride = viz.reading_windows(model, options.window, options.stride)
     console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     with Progress(console=console, transient=True, disable=options.quiet or not console.is_terminal) as progress:
         task = progress.add_task("reading", total=None)
@@ -91,7 +87,7 @@ def read(
 
 
 def _text(file: str) -> str:
-    """The text of a file as `tinygpt eval` reads it."""
+    """Read the text of a file as `tinygpt eval` does."""
     from tinygpt.data.discover import discover
 
     if Path(file).is_dir():
@@ -108,18 +104,15 @@ def _text(file: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """A file's name as text: what is no UTF-8 in it is written out."""
+    """Return a file's name as text, with bytes that are not UTF-8 escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _tell(page: ReadPage, out: Path, file: str) -> None:
-    """What was written, and what was left out."""
+    """Print the score, the page that was written, and whether the file was cut."""
     n = len(page.ids)
     if page.dropped:
-        print(
-            f"note      {file} has {n + page.dropped:,} tokens, the page shows the first {n:,} (--max-tokens)",
-            file=sys.stderr,
-        )
+        note(f"{file} has {n + page.dropped:,} tokens; the page shows the first {n:,} (--max-tokens)")
     score = page.score
     print(
         f"loss {score.loss:.4f}  perplexity {score.perplexity:.3f}  bits per byte {score.bits_per_byte:.4f}  "

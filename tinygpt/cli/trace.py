@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from tinygpt.cli.options import Compute, load_model, some_prompt
+from tinygpt.cli.options import Compute, load_model, note, some_prompt
 
 if TYPE_CHECKING:
     from tinygpt.model import GPT
     from tinygpt.tracing import Step, Trace
     from tinygpt.viz.trace import TracePage
 
-WHOLE = 12  # rows and columns up to which a step is printed whole
-BEST = 6  # tokens of a distribution
-ENDS = 4  # of a larger one the first and the last so many
+WHOLE = 12  # most rows and columns of a step that is printed in full
+BEST = 6  # tokens printed of a distribution
+ENDS = 4  # rows and columns printed at each end of a larger step
 
 
 @dataclass(kw_only=True)
@@ -29,36 +28,36 @@ class TraceOptions(Compute):
     model: str = "runs/tiny"
     """Model directory."""
     prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """Text to follow through the model; - reads standard input."""
+    """Text of the prompt; - reads standard input."""
     prompt_file: str | None = None
-    """File with the text."""
+    """File with the text of the prompt."""
     step: str | None = None
-    """Print the numbers of one step, as in attn.softmax, norm or blocks.0.residual1."""
+    """Print the values of one step, as in attn.softmax, norm or blocks.0.residual1."""
     layer: int | None = None
-    """Layer of the step, from 0; without --step, list the steps of this layer only."""
+    """Layer of the step, from 0. Without --step, list the steps of this layer only."""
     head: int | None = None
-    """Head of the step, from 0; all heads by default."""
+    """Head of the step, from 0. Default: all heads."""
     backward: bool = False
-    """Also the gradients of the mean loss of the prompt's own next tokens."""
+    """Also compute the gradients of the mean loss over the prompt's own next tokens."""
     out: str | None = None
-    """Page to write; one that is there is replaced."""
+    """Page to write; an existing file is replaced. Default: none."""
     save: str | None = None
-    """File for the arrays (.npz); one that is there is replaced."""
+    """NumPy file (.npz) for the arrays; an existing file is replaced. Default: none."""
     max_tokens: int = 32
-    """Tokens to follow; of a longer prompt the first ones."""
+    """Maximum number of tokens; a longer prompt is cut at its end, at the latest where the model's context ends."""
     quiet: bool = False
-    """Print neither the table nor what was written; the numbers of --step are printed."""
+    """Print only the values of --step."""
 
 
 def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()) -> int:  # noqa: B008
     """Show every intermediate value of a forward pass.
 
-    Lists the steps from tokens to the next-token distribution, each with its
-    formula, shape and statistics; prints one as numbers; writes them as arrays,
-    or as a page on which one walks from step to step.
+    Lists the steps from the tokens to the next-token distribution, each with its
+    formula, shape and statistics. Can also print the values of one step, save all
+    arrays, or write a page that leads from step to step.
     """
     from tinygpt.io.paths import check_file
-    from tinygpt.viz.attention import check_length
+    from tinygpt.viz.attention import cut_note, shown_tokens
     from tinygpt.viz.trace import trace_page
 
     options.apply()
@@ -69,9 +68,9 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
     model, tokenizer = load_model(options.model)
     _check_numbers(options, model)
     n = len(tokenizer.prompt(prompt))
-    kept = check_length(model, n, options.max_tokens, ("", "--prompt", "--max-tokens"))
+    kept = shown_tokens(model, n, options.max_tokens, "trace")
     if options.backward and kept < 2:
-        raise ValueError("--backward must have at least two tokens: the loss is that of the next ones")
+        raise ValueError("--backward needs a prompt of at least 2 tokens, because the loss predicts each next token")
     name = Path(options.model).resolve().name
     page = trace_page(model, tokenizer, prompt, options.max_tokens, options.backward, head=options.head or 0, name=name)
     step = None if options.step is None else _find(page.steps, options.step, options.layer, model)
@@ -79,10 +78,7 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
         _check_head(step, options.head)
     _write(page, options, step)
     if page.dropped and not options.quiet:
-        print(
-            f"note      the prompt has {n} tokens, the first {len(page.ids)} are followed (--max-tokens)",
-            file=sys.stderr,
-        )
+        note(cut_note(n, kept, model.config.block_size, "--max-tokens"))
     if step is not None:
         _print_step(page, step, options)
     elif not options.quiet:
@@ -91,7 +87,7 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
 
 
 def _check_numbers(options: TraceOptions, model: GPT) -> None:
-    """Raise ValueError for a layer or a head that the model has not."""
+    """Raise ValueError for a layer or a head that the model does not have."""
     for flag, value, count in (
         ("--layer", options.layer, model.config.n_layer),
         ("--head", options.head, model.config.n_head),
@@ -99,15 +95,15 @@ def _check_numbers(options: TraceOptions, model: GPT) -> None:
         if value is not None and not 0 <= value < count:
             raise ValueError(f"{flag} must be in 0..{count - 1}, got {value}")
     if options.head is not None and options.step is None and options.out is None:
-        raise ValueError("--head must go with --step or --out")
+        raise ValueError("--head needs --step or --out")
 
 
 def _find(steps: Trace, name: str, layer: int | None, model: GPT) -> Step:
-    """The step of this name, or of this name in a block; without a layer in the first."""
+    """Find the step of this name, or of this name in a block: that of `layer`, or the first."""
     if name in steps:
         step = steps[name]
         if layer is not None and step.block != layer:
-            raise ValueError(f"--layer must go with a step of a block, got --step {name}")
+            raise ValueError(f"--layer needs a step of a block, got --step {name}")
         return step
     inside = f"blocks.{layer or 0}.{name}"
     if inside in steps:
@@ -115,22 +111,22 @@ def _find(steps: Trace, name: str, layer: int | None, model: GPT) -> Step:
     outside = [key for key, step in steps.items() if step.block is None]
     own = [step.local for step in steps.values() if step.block == 0]
     layers = f"in each of {model.config.n_layer} layers {', '.join(own)}"
-    raise ValueError(f"--step {name}: there is no such step; there are {', '.join(outside)} and {layers}")
+    raise ValueError(f"--step {name}: unknown step; there are {', '.join(outside)} and {layers}")
 
 
 def _check_head(step: Step, head: int) -> None:
-    """Raise ValueError if the step has no such head."""
+    """Raise ValueError if the step does not have this head."""
     axes = step.axes.split()
     found = [letter for letter in ("H", "G") if letter in axes]
     if not found:
-        raise ValueError(f"--head must go with a step that has heads, got --step {step.local}")
+        raise ValueError(f"--head needs a step that has heads, got --step {step.local}")
     count = step.shape[axes.index(found[0])]
     if head >= count:
         raise ValueError(f"--head must be in 0..{count - 1} for {step.local}, got {head}")
 
 
 def _write(page: TracePage, options: TraceOptions, step: Step | None) -> None:
-    """The page and the arrays, as far as they are asked for."""
+    """Write the page and the arrays that were asked for."""
     from dataclasses import replace
 
     if options.out is not None:
@@ -149,7 +145,7 @@ def _write(page: TracePage, options: TraceOptions, step: Step | None) -> None:
 
 
 def _print_table(steps: Trace, layer: int | None) -> None:
-    """One line per step; on a terminal without the columns for which there is no room."""
+    """Print one line per step, with as many columns as the terminal width allows."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -179,7 +175,7 @@ def _print_table(steps: Trace, layer: int | None) -> None:
 
 
 def _print_step(page: TracePage, step: Step, options: TraceOptions) -> None:
-    """What the step is, and its numbers; gradients follow if they were asked for."""
+    """Print formula, shape, statistics and values of a step, then its gradients if they were computed."""
     from tinygpt.tracing import number
     from tinygpt.viz.trace import as_maps
 
@@ -211,7 +207,7 @@ def _shares(step: Step) -> list[tuple[float, str]]:
 
 
 def _print_map(page: TracePage, step: Step, values: np.ndarray) -> None:
-    """A table of numbers with the tokens beside them; of a large one the ends."""
+    """Print a table of values with the tokens beside them; of a large one, its ends."""
     from tinygpt.cli.console import harmless
     from tinygpt.tracing import number
 
@@ -234,7 +230,7 @@ def _print_map(page: TracePage, step: Step, values: np.ndarray) -> None:
 
 
 def _print_best(page: TracePage, values: np.ndarray) -> None:
-    """The largest values of each position with their tokens: a vocabulary is too wide for a table."""
+    """Print the largest values of each position with their tokens, because a vocabulary is too wide for a table."""
     from tinygpt.cli.console import harmless
     from tinygpt.tracing import number
 
@@ -248,5 +244,5 @@ def _print_best(page: TracePage, values: np.ndarray) -> None:
 
 
 def _ends(n: int) -> list[int | None]:
-    """All of 0..n-1, or the first and the last with None between them."""
+    """Return 0..n-1, or its first and last numbers with None between them."""
     return [*range(n)] if n <= WHOLE else [*range(ENDS), None, *range(n - ENDS, n)]

@@ -1,13 +1,18 @@
-"""Checks that a path can be written, made before any work is done."""
+"""Checks that a path can be written, made before any work is done.
+
+One missing parent folder is created later, when the result is written. More than one is refused, because then the path
+is more likely mistyped than meant.
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
 def check_file(path: Path, name: str) -> None:
-    """Raise ValueError unless a file can be written at a path; missing folders are created later.
+    """Raise ValueError unless a file can be written at a path.
 
     Parameters
     ----------
@@ -19,12 +24,13 @@ def check_file(path: Path, name: str) -> None:
     if path.is_dir():
         raise ValueError(f"{name} {path}: is a directory, name a file")
     folder = existing(path.absolute().parent)
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+    if not _writable(folder):
         raise ValueError(f"{name} {path}: cannot write in {folder}")
+    _check_parents(path, name)
 
 
 def check_directory(path: Path, name: str) -> None:
-    """Raise ValueError unless files can be written in a directory; missing folders are created later.
+    """Raise ValueError unless files can be written in a directory, which may be missing.
 
     Parameters
     ----------
@@ -36,8 +42,9 @@ def check_directory(path: Path, name: str) -> None:
     folder = existing(path)
     if not folder.is_dir():
         raise ValueError(f"{name} {path}: {folder} is a file; choose a directory")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _writable(folder):
         raise ValueError(f"{name} {path}: no permission to write in {folder}")
+    _check_parents(path, name)
 
 
 def existing(path: Path) -> Path:
@@ -45,3 +52,21 @@ def existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def _check_parents(path: Path, name: str) -> None:
+    """Raise ValueError if more than one parent folder is missing."""
+    grandparent = path.absolute().parent.parent
+    if not grandparent.exists():
+        raise ValueError(f"{name} {path}: the directory {path.parent.parent} does not exist")
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be created in a folder; tried out, because permissions do not tell of every file system."""
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

@@ -44,11 +44,11 @@ class TensorBoard:
             import tensorboardX  # noqa: F401 - found missing now rather than after the text has been read
         except ImportError:
             raise ImportError("[train] 'tensorboard' needs tensorboardX: pip install 'tinygpt[tensorboard]'") from None
-        from tinygpt.io.paths import check_file
+        from tinygpt.io.paths import check_directory
 
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"[train] 'tensorboard' {folder}: is a file, name a directory")
-        check_file(folder / "events", "[train] 'tensorboard'")
+        check_directory(folder, "[train] 'tensorboard'")
         self.folder = folder
         self.writer: Any = None
 

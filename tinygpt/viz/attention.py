@@ -1,4 +1,4 @@
-"""The page of a prompt: what every head of every layer attends to, and what the model expects next."""
+"""The page of a prompt: attention weights of every head, and the predicted next tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tinygpt import ops
 from tinygpt.model import GPT
 from tinygpt.tensor import no_grad
 from tinygpt.tokenizers.base import Tokenizer
-from tinygpt.viz.heads import SUMMARIES, even, summaries
+from tinygpt.viz.heads import SUMMARIES, summaries, uniform
 from tinygpt.viz.labels import label
 from tinygpt.viz.page import Page, pack
 
-MAX_TOKENS = 128  # of a prompt, unless more are asked for
-MOST_TOKENS = 1024  # that a browser shows without trouble
-MOST_BYTES = 32_000_000  # of weights in a page
+MAX_TOKENS = 128  # shown by default
+MOST_TOKENS = 1024  # a browser shows as many without delay
+MOST_BYTES = 32_000_000  # of attention weights in a page
 BEST = 5  # tokens shown of each prediction
 
 
@@ -28,20 +28,22 @@ class AttentionPage(Page):
     Attributes
     ----------
     name : str
-        Of the model.
+        Name of the model.
     ids : int array, shape (T,)
-        The tokens.
+        Tokens of the prompt.
     labels : list of str
         The tokens as the page shows them.
     weights : array, shape (L, H, T, T), float32
-        Row t of a map holds what token t attends to: its sum is 1, and what comes after t is 0.
+        Row t of a map holds the weights of token t on tokens 0..t, which sum to 1; the rest of the row is 0.
     predictions : list of dict
-        For each token ``best``, pairs of label and probability of the most likely next tokens; ``rank`` and ``p`` of
-        the one that does come next, None for the last token.
+        For each token: ``best``, the most likely next tokens as pairs of label and probability; ``rank`` and ``p`` of
+        the token that does come next, None for the last token.
+    context : int
+        Context length of the model.
     dropped : int
-        Tokens of the prompt that were left out at its end.
+        Number of tokens cut off at the end of the prompt.
     layer, head : int
-        What the page shows first, from 0.
+        Head that the page shows first, from 0.
     """
 
     template_name = "attention"
@@ -52,12 +54,13 @@ class AttentionPage(Page):
     labels: list[str]
     weights: np.ndarray
     predictions: list[dict[str, Any]]
+    context: int
     dropped: int = 0
     layer: int = 0
     head: int = 0
 
     def summaries(self) -> dict[str, np.ndarray]:
-        """Entropy and the like of every head; see `tinygpt.viz.heads.summaries`. Arrays of shape (L, H)."""
+        """Return the summaries of every head, as arrays of shape (L, H); see `tinygpt.viz.heads.summaries`."""
         return summaries(self.weights, self.ids)
 
     def _heading(self) -> str:
@@ -65,9 +68,9 @@ class AttentionPage(Page):
 
     def _data(self) -> dict[str, Any]:
         L, H, T, _ = self.weights.shape
-        # The lower triangles, row by row, as little-endian float32: half of the file, and every bit of the weights.
+        # Only the lower triangles, row by row, because the rest is 0.
         triangles = self.weights[..., *np.tril_indices(T)]
-        found, reference = self.summaries(), summaries(even(T), self.ids)
+        found, reference = self.summaries(), summaries(uniform(T), self.ids)
         return {
             "name": self.name,
             "tokens": self.labels,
@@ -77,11 +80,12 @@ class AttentionPage(Page):
             "layer": self.layer,
             "head": self.head,
             "dropped": self.dropped,
+            "cut": cut_note(T + self.dropped, T, self.context),
             "weights": pack(triangles, "<f4"),
             "predictions": self.predictions,
             "about": SUMMARIES,
             "summaries": {name: _plain(values.reshape(-1)) for name, values in found.items()},
-            "even": {name: _plain(values.reshape(1))[0] for name, values in reference.items()},
+            "uniform": {name: _plain(values.reshape(1))[0] for name, values in reference.items()},
         }
 
 
@@ -94,10 +98,9 @@ def visualize(
     head: int = 0,
     name: str = "model",
 ) -> AttentionPage:
-    """Run a prompt through a model and keep what its heads attend to.
+    """Run a prompt through a model and keep the attention weights of its heads.
 
-    The weights are those of the kernel that generates, written down by the same forward pass that gives the
-    predictions.
+    The weights come from the same forward pass and the same kernel as the predictions.
 
     Parameters
     ----------
@@ -105,11 +108,11 @@ def visualize(
     tokenizer : Tokenizer
     prompt : str
     max_tokens : int
-        Of a longer prompt the first ones are shown.
+        A longer prompt is cut at its end, as is one longer than the context of the model.
     layer, head : int
-        What the page shows first, from 0.
+        Head that the page shows first, from 0.
     name : str
-        Of the model, for the page.
+        Name of the model, for the page.
 
     Returns
     -------
@@ -118,64 +121,58 @@ def visualize(
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.encode`. ValueError also for an empty prompt, for more tokens than the context or a page can
-        hold, and for a model that computes no finite number.
+        As `Tokenizer.encode`. ValueError also for an empty prompt, for more tokens than a page can hold, and for a
+        model that computes NaN or infinity.
     IndexError
-        There is no such layer or head.
+        The model has no such layer or head.
     """
     ids = tokenizer.encode(prompt)
-    shown = ids[: check_length(model, len(ids), max_tokens)]
+    shown = ids[: shown_tokens(model, len(ids), max_tokens)]
     for what, value, count in (("layer", layer, model.config.n_layer), ("head", head, model.config.n_head)):
         if not 0 <= value < count:
             raise IndexError(f"[visualize] '{what}' must be in 0..{count - 1}, got {value}")
     weights, logits = forward(model, shown)
     labels = [label(tokenizer, token) for token in shown.tolist()]
     predictions = _predictions(logits, shown, tokenizer)
-    return AttentionPage(name, shown, labels, weights, predictions, len(ids) - len(shown), layer, head)
+    context = model.config.block_size
+    return AttentionPage(name, shown, labels, weights, predictions, context, len(ids) - len(shown), layer, head)
 
 
-def check_length(
-    model: GPT, n: int, max_tokens: int, words: tuple[str, str, str] = ("[visualize] ", "'prompt'", "'max_tokens'")
-) -> int:
-    """How many of `n` tokens a page shows.
+def shown_tokens(model: GPT, n: int, max_tokens: int, op: str = "visualize") -> int:
+    """Return how many of the `n` tokens of a prompt a page shows: at most `max_tokens` and the context of the model.
 
     Parameters
     ----------
     model : GPT
     n, max_tokens : int
-    words : three str
-        For errors: how they begin, and the names of the two.
-
-    Returns
-    -------
-    int
+    op : str
+        Name of the operation in error messages.
 
     Raises
     ------
     ValueError
-        There is no token, or more than the context of the model or a page can hold.
+        The prompt is empty, or `max_tokens` is more than a page can hold.
     """
-    start, prompt, limit = words
     L, H = model.config.n_layer, model.config.n_head
     if not 1 <= max_tokens <= MOST_TOKENS:
-        raise ValueError(f"{start}{limit} must be in 1..{MOST_TOKENS}, got {max_tokens}")
+        raise ValueError(f"[{op}] 'max_tokens' must be in 1..{MOST_TOKENS}, got {max_tokens}")
     if n < 1:
-        raise ValueError(f"{start}{prompt} must have at least one token, got none")
-    kept = min(n, max_tokens)
-    context = model.config.block_size
-    if kept > context:
-        raise ValueError(
-            f"{start}{prompt} must fit the model's context of {context} tokens, got {n}; "
-            f"with {limit} {context} the first ones are shown"
-        )
+        raise ValueError(f"[{op}] 'prompt' must have at least one token, got none")
+    kept = min(n, max_tokens, model.config.block_size)
     most = next(t for t in range(kept, 0, -1) if t == 1 or 2 * L * H * t * (t + 1) <= MOST_BYTES)
     if kept > most:
-        raise ValueError(f"{start}{limit} must be at most {most} for {L} x {H} heads, got {kept} tokens")
+        raise ValueError(f"[{op}] 'max_tokens' must be at most {most} for {L} x {H} heads, got {kept} tokens")
     return kept
 
 
+def cut_note(n: int, shown: int, context: int, argument: str = "max_tokens") -> str:
+    """Say that only the first tokens of a prompt are shown, and what limits them: the context or an argument."""
+    limit = "the context of the model" if shown == context else f"limited by {argument}"
+    return f"the prompt has {n:,} tokens; the first {shown:,} are shown ({limit})"
+
+
 def forward(model: GPT, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One forward pass that writes its attention down.
+    """Run one forward pass that records its attention weights.
 
     Parameters
     ----------
@@ -190,7 +187,7 @@ def forward(model: GPT, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises
     ------
     ValueError
-        Not all of them are finite.
+        A weight or a logit is NaN or infinite.
     """
     c, T = model.config, len(ids)
     weights = np.zeros((c.n_layer, 1, c.n_head, T, T), np.float32)
@@ -198,12 +195,12 @@ def forward(model: GPT, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         hidden = model.hidden(ids[None], weights=list(weights))
         logits = np.array(ops.linear(hidden, model.head.weight).data[0])
     if not (np.isfinite(logits).all() and np.isfinite(weights).all()):
-        raise ValueError("[visualize] 'model' must compute finite numbers: its weights are broken")
+        raise ValueError("[visualize] 'model' must compute finite numbers; its weights are damaged")
     return weights[:, 0], logits
 
 
 def _predictions(logits: np.ndarray, ids: np.ndarray, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """For each row of logits the most likely tokens, and how likely the true one is. Ties go to the lower id."""
+    """List the most likely tokens of each row of logits, and rank and probability of the true one; ties by lower id."""
     found = []
     for t, row in enumerate(logits.astype(np.float64)):
         p = np.exp(row - row.max())
@@ -221,5 +218,5 @@ def _predictions(logits: np.ndarray, ids: np.ndarray, tokenizer: Tokenizer) -> l
 
 
 def _plain(values: np.ndarray) -> list[float | None]:
-    """Numbers for JSON, which has no NaN."""
+    """Convert to JSON numbers; NaN, which JSON lacks, becomes None."""
     return [None if np.isnan(value) else float(value) for value in values]

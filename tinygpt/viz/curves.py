@@ -8,49 +8,67 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SMOOTHING = (5, 1000)  # steps whose mean a smooth curve shows: a fiftieth of the run, within these
-DIGITS = 7  # more than float32, which all of this was computed in, can tell apart
+SMOOTHING = (5, 1000)  # least and most steps that a smooth curve averages over; between them a fiftieth of the run
+DIGITS = 7  # more than float32, in which the values were computed, can tell apart
 
 Floats = npt.NDArray[np.float64]
 
 
 def window(steps: int) -> int:
-    """How many steps the smooth curve of a run of so many averages over."""
+    """Return the number of steps that the smooth curve of a run averages over."""
     low, high = SMOOTHING
     return min(max(steps // 50, low), high)
 
 
 def running_mean(values: Floats, width: int) -> Floats:
-    """The mean of the last `width` values at every place, of fewer where there are not so many.
+    """Return the mean of the `width` values around each place, so that the smooth curve does not lag behind.
 
     Parameters
     ----------
     values : float64 array, shape (n,)
     width : int
+        Values in a mean, of which (width - 1) // 2 come after the place. Towards the ends of the curve the window
+        shrinks on both sides alike.
 
     Returns
     -------
     float64 array, shape (n,)
+
+    Notes
+    -----
+    A window is made of blocks whose lengths are powers of two, and each block is the mean of two of half its length.
+    So no mean depends on a value outside its window, and none overflows. Differences of cumulative sums would suffer
+    from both: after one value of 1e17, too few digits are left for everything that follows.
     """
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    n = len(values)
+    place = np.arange(n)
+    after = np.minimum(np.minimum((width - 1) // 2, place), n - 1 - place)
+    extra = np.minimum(1 - width % 2, place - after)  # an even width takes one more value before the place
+    start, counts = place - after - extra, 2 * after + extra + 1
+    means, block = np.zeros(n), values.astype(np.float64)
+    for bit in range(int(width).bit_length()):
+        length = 1 << bit
+        if bit:
+            block = block[: -length // 2] / 2 + block[length // 2 :] / 2  # means of `length` values, by their start
+        chosen = np.flatnonzero(counts & length)
+        means[chosen] += block[start[chosen]] * (length / counts[chosen])
+        start[chosen] += length
+    return means
 
 
 def thinned(values: Floats, most: int) -> npt.NDArray[np.int64]:
-    """Which of the values to draw: all, or of every stretch the lowest and the highest, and both ends.
+    """Choose the values to draw: all, or the lowest and the highest of every stretch and both ends.
 
     Parameters
     ----------
     values : float64 array, shape (n,)
     most : int
-        Points at most, at least 4.
+        Maximum number of points, at least 4.
 
     Returns
     -------
-    int64 array, ascending
-        The curve through them shows every peak that the curve through all would show at this width.
+    int64 array
+        Indices in ascending order. The curve through them shows every peak of the whole curve.
     """
     n = len(values)
     if n <= most:
@@ -65,7 +83,7 @@ def thinned(values: Floats, most: int) -> npt.NDArray[np.int64]:
 
 
 def curve(steps: Floats, seconds: Floats, values: Floats, most: int) -> dict[str, list[Any]]:
-    """A curve of at most `most` points over steps and over time, as a page holds it."""
+    """Thin a curve to at most `most` points, over steps and over time, as a page holds it."""
     keep = thinned(values, most)
     return {
         "step": [int(step) for step in steps[keep]],
@@ -75,5 +93,5 @@ def curve(steps: Floats, seconds: Floats, values: Floats, most: int) -> dict[str
 
 
 def short(value: float) -> float:
-    """A number of at most DIGITS digits."""
+    """Round a number to DIGITS digits."""
     return float(f"{value:.{DIGITS}g}")

@@ -1,23 +1,23 @@
-"""What a head does, in a few numbers: a way to find the heads that are worth a look."""
+"""Summaries of attention heads in a few numbers, to find the heads that are worth a look."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-# Name -> what it is, in the words of the page. The order is that of the columns.
+# Name and explanation, in the order of the page's columns.
 SUMMARIES = {
-    "entropy": "How widely a token looks, in bits: 0 is a single token, 3 is as wide as 8 tokens alike.",
-    "distance": "How far back a token looks, in tokens, on the mean.",
-    "first": "Share of the weight on the very first token. Heads that have nothing to add often rest there.",
-    "previous": "Share of the weight on the token just before.",
-    "induction": "Share of the weight on tokens that came right after an earlier copy of the same token. A head that "
-    "does this can repeat what it has seen: after 'ab ... a' it looks at 'b'.",
+    "entropy": "Entropy of the weights, in bits: 0 is all weight on one token, 3 is equal weight on 8 tokens.",
+    "distance": "Mean distance to the tokens attended to, in tokens.",
+    "first": "Weight on the very first token. Heads with nothing to add often put their weight there.",
+    "previous": "Weight on the token just before.",
+    "induction": "Weight on tokens that came right after an earlier copy of the same token. Such a head can repeat "
+    "an earlier sequence: after 'ab ... a' it attends to 'b'.",
 }
 
 
 def summaries(weights: npt.ArrayLike, ids: npt.ArrayLike) -> dict[str, np.ndarray]:
-    """Summaries of attention maps, each the mean over the tokens that have a choice.
+    """Compute summaries of attention maps, each a mean over the tokens after the first.
 
     Parameters
     ----------
@@ -28,12 +28,12 @@ def summaries(weights: npt.ArrayLike, ids: npt.ArrayLike) -> dict[str, np.ndarra
     Returns
     -------
     dict of float64 arrays, shape (...)
-        As SUMMARIES. NaN where nothing is to be averaged: of one token alone, and for induction where no token has an
-        earlier copy.
+        One for each name in SUMMARIES. NaN if there is nothing to average: with a single token, and for induction if
+        no token has an earlier copy.
 
     Notes
     -----
-    The first token can only look at itself and is left out. With w the row of token t:
+    The first token attends to itself alone and is left out. With w the row of token t:
 
         entropy    -sum_s w[s] log2 w[s]
         distance   sum_s w[s] (t - s)
@@ -63,11 +63,11 @@ def summaries(weights: npt.ArrayLike, ids: npt.ArrayLike) -> dict[str, np.ndarra
     }
 
 
-def even(T: int) -> np.ndarray:
-    """The map of a head that looks at all it may see alike: what the others can be compared with. (T, T), float64."""
+def uniform(T: int) -> np.ndarray:
+    """Return the map of uniform attention, the baseline that heads are compared with; (T, T), float64."""
     return np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis; NaN if it is empty."""
+    """Return the mean over the last axis; NaN if it is empty."""
     return values.mean(-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)

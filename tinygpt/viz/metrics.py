@@ -1,13 +1,13 @@
-"""The page of training runs: loss, learning rate, gradient, speed, and what was watched, over steps or time.
+"""The page of training runs: loss, learning rate, gradient norm, speed and watched statistics, over steps or time.
 
 Design
-- A curve of a long run is thinned here, so that the page stays light: of every stretch the lowest and the highest point
-  stay, and with them every peak. The smooth curve is made of all steps before it is thinned.
-- While a run goes on, its page loads itself again: a page that was opened from disk may not read another file, so new
-  figures can come with a new page alone. What was chosen in it is kept by the browser.
-- What a page costs is bounded by its share of the time of the run, not by a number of steps: steps may take
-  microseconds or minutes.
-- Settings and file names are text that nobody vouches for, as in the page of embeddings.
+- Curves of long runs are thinned here, so that the page stays small. The lowest and the highest point of every stretch
+  are kept, and with them every peak. The smooth curve is computed from all records before it is thinned.
+- The page of a running run reloads itself, because a page opened from disk cannot read another file and so cannot
+  fetch new figures. The browser's session storage keeps the user's choices across reloads.
+- Writing the page may take a fixed share of the run's time. A fixed number of steps would not bound the cost, because a
+  step may take microseconds or minutes.
+- Settings and file names are untrusted text; see `tinygpt.viz.page`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from tinygpt.viz import curves
 from tinygpt.viz.page import Page, frame
 from tinygpt.viz.watched import healthy, watched
 
-MOST_POINTS = 2000  # of one curve: more are invisible and make the page heavy
+MOST_POINTS = 2000  # of one curve; more than the pixels of a chart would only make the page larger
 MOST_POINTS_OF_ALL = 8000  # of one kind of curve in all runs together
 FEWEST_POINTS = 200
 MOST_RUNS = 24  # more cannot be told apart by colour and dash
 MOST_NAMED = 12  # resumptions in a note
-LIVE_SECONDS = (3.0, 30.0)  # between two pages of a run that goes on: a fiftieth of the time so far, within these
-LIVE_SHARE = 0.02  # of the time of a run that writing its page may take
+LIVE_SECONDS = (3.0, 30.0)  # least and most between two pages of a run; between them a fiftieth of its time so far
+LIVE_SHARE = 0.02  # largest share of the time of a run that writing its page may take
 
 CURVES = {"loss": True, "lr": False, "grad_norm": True, "tokens_per_s": True, "peak_share": True}  # whether smoothed
 
 
 @dataclass(frozen=True, eq=False)
 class MetricsPage(Page):
-    """What `page` gives: in a notebook it shows itself.
+    """Page of one or several runs; a notebook shows it below the cell.
 
     Attributes
     ----------
     runs : list of RunData
     live : float or None
-        Seconds after which a page that is open loads itself again; None: never.
+        Seconds after which an open page reloads itself; None: never.
     """
 
     template_name = "metrics"
@@ -86,12 +86,12 @@ class MetricsPage(Page):
 
 
 def page(runs: StrPath | RunData | Sequence[StrPath | RunData]) -> MetricsPage:
-    """The page of one run, or of several laid over each other.
+    """Make the page of one run, or of several runs overlaid.
 
     Parameters
     ----------
     runs : path, RunData, or sequence of them
-        Run directories or files of the form of metrics.jsonl.
+        Run directories, or files in the format of metrics.jsonl.
 
     Returns
     -------
@@ -100,16 +100,20 @@ def page(runs: StrPath | RunData | Sequence[StrPath | RunData]) -> MetricsPage:
     Raises
     ------
     FileNotFoundError, ValueError
-        A run is missing, or a file of it cannot be read; also none, or more than MOST_RUNS.
+        A run is missing or has no records, a file cannot be read, or there are no runs or more than MOST_RUNS.
     """
     several = [runs] if isinstance(runs, (str, os.PathLike, RunData)) else list(runs)
     if not 1 <= len(several) <= MOST_RUNS:
-        raise ValueError(f"[page] 'runs' must be 1 to {MOST_RUNS} runs, got {len(several)}")
-    return MetricsPage([run if isinstance(run, RunData) else read_run(run) for run in several])
+        raise ValueError(f"[metrics] 'runs' must be 1 to {MOST_RUNS} runs, got {len(several)}")
+    read = [run if isinstance(run, RunData) else read_run(run) for run in several]
+    for run, given in zip(read, several, strict=True):
+        if not run.records and run is not given:
+            raise ValueError(f"{run.name}: there are no records in it yet: no step has been made")
+    return MetricsPage(read)
 
 
 class LivePage:
-    """The page of a run that goes on, written again and again.
+    """Page of a running run, rewritten at intervals.
 
     Parameters
     ----------
@@ -120,7 +124,7 @@ class LivePage:
     ImportError
         plotly is not installed; the message names the extra.
     ValueError
-        The page cannot be written there. Folders that are missing are made with the first page.
+        The page cannot be written there.
     """
 
     def __init__(self, path: Path):
@@ -131,20 +135,20 @@ class LivePage:
         check_file(path, "[train] 'metrics'")
         self.path = path
         self.began = time.monotonic()
-        self.cost = 0.0  # of the page before
-        self.next = 0.0  # not to be written sooner
+        self.cost = 0.0  # seconds that the last page took
+        self.next = 0.0  # earliest time of the next page
 
     def __call__(self, records: list[Record], state: str, describe: Callable[[], RunData]) -> None:
-        """Write the page, if it is old enough or the run has ended.
+        """Write the page if the last one is old enough or the run has ended.
 
         Parameters
         ----------
         records : list of dict
-            Of the run so far.
+            Records of the run so far.
         state : str
             ``running``, ``complete`` or ``stopped``.
         describe : function
-            Gives the rest of the run.
+            Returns the rest of the run.
         """
         began = time.monotonic()
         if state == "running" and began < self.next:
@@ -159,7 +163,7 @@ class LivePage:
 
 
 def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
-    """One run as the script of the page reads it."""
+    """Describe a run for the script of the page."""
     steps, evaluations = run.steps, run.evaluations
     seconds = _seconds(run)
     made: dict[str, Any] = {"val": _evaluations(evaluations, seconds, most)}
@@ -207,7 +211,7 @@ def _evaluations(evaluations: list[Record], seconds: dict[int, float], most: int
 
 
 def _schedule(run: RunData, seconds: dict[int, float]) -> dict[str, Any]:
-    """Where warm-up ends, if the run came so far, and what follows it."""
+    """Describe the learning-rate schedule: end of warm-up, and the kind of decay after it."""
     return {
         "kind": as_text(run.settings.get("schedule")),
         "warmup": run.warmup,
@@ -216,7 +220,7 @@ def _schedule(run: RunData, seconds: dict[int, float]) -> dict[str, Any]:
 
 
 def _facts(run: RunData, width: int) -> dict[str, Any]:
-    """Figures of a run; None where they are not known."""
+    """Compute the figures of a run; None for unknown ones."""
     steps = run.steps
     losses = [record["loss"] for record in steps]
     rates = [record["tokens_per_s"] for record in steps if record.get("tokens_per_s") is not None]
@@ -233,22 +237,27 @@ def _facts(run: RunData, width: int) -> dict[str, Any]:
         "seconds": steps[-1].get("seconds") if steps else None,
         "first": losses[0] if steps else None,
         "final": losses[-1] if steps else None,
-        "smooth": float(np.mean(losses[-width:])) if steps else None,
+        "smooth": _mean(losses[-width:]),
         "lowest": lowest and lowest[0],
         "lowestStep": lowest and lowest[1],
-        "average": float(np.mean(losses)) if steps else None,
+        "average": _mean(losses),
         "val": evaluations[-1][0] if evaluations else None,
         "best": best and best[0],
         "bestStep": best and best[1],
         "score": run.score,
-        # Medians: a step that another program held up says little about the run.
+        # Medians, because single steps are slowed down by other programs.
         "rate": float(np.median(rates)) if rates else None,
         "peak": float(np.median(shares)) if shares else None,
     }
 
 
+def _mean(values: list[float]) -> float | None:
+    """Return the mean, without a sum that could overflow; None if there are no values."""
+    return float((np.array(values) / len(values)).sum()) if values else None
+
+
 def _notes(runs: list[RunData], most: int) -> list[str]:
-    """What is not as a reader would think."""
+    """List remarks on what the page leaves out."""
     notes = [note for run in runs for note in run.notes]
     if max(len(run.steps) for run in runs) > most:
         notes.append(

@@ -1,10 +1,10 @@
-"""The shell of a page: one HTML file that opens from disk, needs no network and runs no script but its own.
+"""The frame of all pages: one HTML file that opens from disk, needs no network and runs only its own scripts.
 
 Design
-- What a page shows travels as JSON and reaches the document as text, never as markup.
-- The page's own policy says the same to the browser: nothing may be loaded from anywhere, and of scripts and styles
-  only those whose hashes it names. Pages with charts carry plotly.js, which sets styles and, for points in WebGL,
-  compiles code as it runs: these two are allowed there.
+- The content of a page is embedded as JSON and enters the document as text, never as markup.
+- A content security policy makes the browser enforce it: nothing is loaded from elsewhere, and only scripts and styles
+  with the listed hashes run. Pages with charts contain plotly.js, which sets styles and, for points in WebGL, compiles
+  code at run time, so these pages allow both.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tinygpt.io.atomic import write_text
 
 
 class Page(ABC):
-    """A page as an object: it is saved as a file, and a notebook shows it below the cell.
+    """A page that can be saved as a file; a notebook shows it below the cell.
 
     Attributes
     ----------
     template_name : str
-        Of the files in ``tinygpt/viz/templates``: ``NAME.html``, ``NAME.css``, ``NAME.js``.
+        Name of its files in ``tinygpt/viz/templates``: ``NAME.html``, ``NAME.css``, ``NAME.js``.
     parts : tuple of str
-        Scripts that follow ``NAME.js``, without the ending.
+        Names of further scripts, which run after ``NAME.js``.
     charts : bool
-        Whether plotly draws.
+        Whether the page needs plotly.js.
     height : int
-        Pixels in a notebook.
+        Height in a notebook, in pixels.
     """
 
     template_name: ClassVar[str]
@@ -48,14 +48,14 @@ class Page(ABC):
 
     @cached_property
     def html(self) -> str:
-        """The page.
+        """The page as HTML.
 
         Raises
         ------
         ImportError
-            It has charts, and plotly is not installed; the message names the extra.
+            The page has charts and plotly is not installed; the message names the extra to install.
         ValueError
-            What it shows does not fit a page.
+            The content does not fit a page.
         """
         name = self.template_name
         scripts = (*(("charts",) if self.charts else ()), name, *self.parts)
@@ -64,12 +64,12 @@ class Page(ABC):
         return page(self._heading(), template(f"{name}.html"), self._data(), script, template(f"{name}.css"), library)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page to a file, in one step; its folder is made if it is missing.
+        """Write the page to a file atomically; a missing parent folder is created.
 
         Raises
         ------
         ValueError
-            `path` is there and is not a regular file, or what the page shows does not fit it.
+            `path` exists and is not a regular file, or the content does not fit a page.
         OSError
             It cannot be written.
         """
@@ -82,28 +82,28 @@ class Page(ABC):
 
     @abstractmethod
     def _heading(self) -> str:
-        """What the browser calls the page."""
+        """Return the title of the page."""
 
     @abstractmethod
     def _data(self) -> dict[str, Any]:
-        """What the scripts of the page read."""
+        """Return the data that the scripts of the page read."""
 
 
 def page(title: str, body: str, data: Any, script: str, style: str, library: str = "") -> str:
-    """A whole page, around what every page has: colours for light and dark, a switch, small helpers.
+    """Build a whole page, with the colours, theme switch and helpers that all pages share.
 
     Parameters
     ----------
     title : str
         Text.
     body : str
-        HTML of our own; what comes from elsewhere belongs into `data`.
+        HTML written for the page; untrusted content belongs in `data`.
     data : JSON-like
-        The script finds it as ``data``.
+        Available to the script as ``data``.
     script, style : str
-        Follow ``templates/page.js`` and ``templates/page.css``.
+        Appended to ``templates/page.js`` and ``templates/page.css``.
     library : str
-        plotly.js, or nothing; runs before `script`.
+        plotly.js or empty; runs before `script`.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def page(title: str, body: str, data: Any, script: str, style: str, library: str
     Raises
     ------
     ValueError
-        `data` holds a number that JSON has not (NaN, infinity), or `script` or `style` would end its own element.
+        `data` is not JSON (NaN, infinity, nested too deeply), or `script` or `style` would close its own element.
     """
     code, looks = f"\n{template('page.js')}\n{script}\n", f"\n{template('page.css')}\n{style}\n"
     for name, text, end in (("script", code, "</script"), ("style", looks, "</style")):
@@ -144,7 +144,7 @@ def page(title: str, body: str, data: Any, script: str, style: str, library: str
 
 
 def embed(data: Any) -> str:
-    r"""JSON that may stand in a script element: ASCII, with ``<``, ``>`` and ``&`` as ``\u003c`` and so on.
+    r"""Encode JSON for a script element: ASCII, with ``<``, ``>`` and ``&`` escaped as ``\u003c`` etc.
 
     Parameters
     ----------
@@ -157,26 +157,29 @@ def embed(data: Any) -> str:
     Raises
     ------
     ValueError
-        A number is NaN or infinite.
+        A number is NaN or infinite, or the data is nested too deeply.
     """
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    try:
+        text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError("[page] 'data' must not be nested so deeply") from None
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text
 
 
 def template(name: str) -> str:
-    """The text of a file in ``tinygpt/viz/templates``."""
+    """Return the text of a file in ``tinygpt/viz/templates``."""
     return (files("tinygpt.viz") / "templates" / name).read_text(encoding="utf-8")
 
 
 def plotly_script() -> str:
-    """plotly.js, as the Python package carries it.
+    """Return plotly.js from the Python package.
 
     Raises
     ------
     ImportError
-        plotly is not installed; the message names the extra.
+        plotly is not installed; the message names the extra to install.
     """
     try:
         from plotly.offline import get_plotlyjs
@@ -186,7 +189,7 @@ def plotly_script() -> str:
 
 
 def pack(values: npt.ArrayLike, dtype: str) -> str:
-    """Numbers in base64, as ``unpack`` of ``templates/page.js`` reads them.
+    """Encode numbers in base64, for ``unpack`` of ``templates/page.js``.
 
     Parameters
     ----------
@@ -202,14 +205,14 @@ def pack(values: npt.ArrayLike, dtype: str) -> str:
 
 
 def frame(text: str, height: int = 900) -> str:
-    """A page inside another, for notebooks: it can neither reach what is around it nor be reached.
+    """Wrap a page in a sandboxed iframe for notebooks, isolated from the page around it.
 
     Parameters
     ----------
     text : str
-        The page.
+        HTML of the page.
     height : int
-        In pixels.
+        Height in pixels.
 
     Returns
     -------
@@ -220,5 +223,5 @@ def frame(text: str, height: int = 900) -> str:
 
 
 def _hash(text: str) -> str:
-    """The source expression of Content Security Policy (level 2, section 4.2.5) that lets this very text through."""
+    """Return the source expression that allows exactly this text (Content Security Policy level 2, section 4.2.5)."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

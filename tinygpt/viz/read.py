@@ -1,7 +1,7 @@
-"""The page of a file: how much each of its tokens surprises a model, and what every layer would have predicted.
+"""The page of a file: the surprisal of each of its tokens, and what every layer would have predicted.
 
-The layers are read with the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): the stream after a
-block goes through the final norm and the head, as if the blocks after it were not there.
+The layers are read with the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): the residual stream
+after a block goes straight through the final norm and the head, skipping the remaining blocks.
 """
 
 from __future__ import annotations
@@ -17,19 +17,28 @@ import numpy.typing as npt
 
 from tinygpt.data.discover import Document
 from tinygpt.data.windows import StridedWindows
-from tinygpt.evaluate import Score, TokenText, chunks, head_logits, model_windows, row_losses, usual_window
+from tinygpt.evaluate import (
+    Score,
+    TokenText,
+    chunks,
+    head_logits,
+    model_windows,
+    row_losses,
+    usual_window,
+    window_size,
+)
 from tinygpt.model import GPT
 from tinygpt.tensor import Tensor, no_grad
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.viz.labels import label, lines
 from tinygpt.viz.page import Page, pack
 
-MAX_TOKENS = 2000  # of a file, unless more are asked for
-MOST_TOKENS = 10_000  # that a browser shows without trouble
-MOST_BYTES = 32_000_000  # of what the layers predict
-LENS_LAYERS = 13  # unless more are asked for: each costs as much as the head
+MAX_TOKENS = 2000  # shown by default
+MOST_TOKENS = 10_000  # a browser shows as many without delay
+MOST_BYTES = 32_000_000  # of the predictions of all layers
+LENS_LAYERS = 13  # by default; each costs as much as the head
 BEST = 5  # tokens shown of each prediction
-BATCH_TOKENS = 2048  # the stream of all layers is kept for so many
+BATCH_TOKENS = 2048  # in a batch, for which the residual stream of all layers is kept
 
 Progress = Callable[[int, int], None]
 Floats = npt.NDArray[np.float32]
@@ -38,16 +47,16 @@ Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """What some layers would have predicted; K layers, M predicted tokens.
+    """Logit-lens predictions of K layers for M tokens.
 
     Attributes
     ----------
     layers : list of int
-        Blocks that the stream has passed: 0 are the embeddings, n_layer is the model itself.
+        Number of blocks that the residual stream has passed: 0 is the embeddings, n_layer the model itself.
     losses : array, shape (K, M), float32
-        Of the true token, in nats.
+        Loss of the true token, in nats.
     ranks : array, shape (K, M), int32
-        Of the true token, from 1.
+        Rank of the true token, from 1.
     top : array, shape (K, M), int32
         The most likely token.
     p : array, shape (K, M), float32
@@ -62,7 +71,7 @@ class Lens:
 
     @classmethod
     def empty(cls, layers: list[int], M: int) -> Lens:
-        """Room for all of it."""
+        """Allocate arrays for M tokens, filled with zeros."""
         shape = len(layers), M
         floats, ints = [np.zeros(shape, np.float32) for _ in range(2)], [np.zeros(shape, np.int32) for _ in range(2)]
         return cls(layers, floats[0], ints[0], ints[1], floats[1])
@@ -70,33 +79,33 @@ class Lens:
 
 @dataclass(frozen=True, eq=False)
 class ReadPage(Page):
-    """A text and what a model thinks of it; a notebook shows it as the page.
+    """A text with a model's predictions for each token; a notebook shows it as the page.
 
     N tokens, of which all but the first are predicted; M = N - 1.
 
     Attributes
     ----------
     name, file : str
-        Of the model, of the text.
+        Names of the model and of the text.
     ids : int array, shape (N,)
         The tokens.
     losses : array, shape (M,), float32
-        Of ids[1:], in nats: what `tinygpt.evaluate.score_tokens` gives.
+        Losses of ids[1:], in nats, as `tinygpt.evaluate.score_tokens` returns them.
     ranks : array, shape (M,), int32
-        Of ids[1:], from 1.
+        Ranks of ids[1:], from 1.
     context : array, shape (M,), int32
-        Tokens that each prediction could look back over.
+        Number of tokens that each prediction had as context.
     best, p : arrays, shape (M, 5), int32 and float32
-        The most likely tokens in the place of ids[1:], and their probabilities.
+        The most likely tokens at the places of ids[1:], and their probabilities.
     lens : Lens
     tokenizer : Tokenizer
     vocab_size, window, stride : int
     dropped : int
-        Tokens of the text that were left out at its end.
+        Number of tokens cut off at the end of the text.
     lead : int
-        Tokens at the beginning that are none of the text.
+        Number of tokens at the beginning that do not belong to the text.
     depth : int
-        Layers of the model.
+        Number of layers of the model.
     """
 
     template_name = "read"
@@ -126,7 +135,7 @@ class ReadPage(Page):
 
     @cached_property
     def score(self) -> Score:
-        """What `tinygpt eval` says of the text that is shown."""
+        """Score of the text that is shown, as `tinygpt eval` computes it."""
         n_bytes = sum(len(self.tokenizer.token_bytes(token)) for token in self.ids.tolist())
         each = n_bytes / (len(self.ids) - self.lead)
         return Score(float(self.losses.mean(dtype=np.float64)), len(self.losses), each)
@@ -140,7 +149,7 @@ class ReadPage(Page):
             line[i], column[i] = row, at
             before, newline, after = self.tokenizer.token_bytes(token).rpartition(b"\n")
             row += before.count(b"\n") + len(newline)
-            # What follows the first byte of a character has the bits 10 in front.
+            # In UTF-8, the second and later bytes of a character begin with the bits 10.
             at = (1 if newline else at) + len([byte for byte in after if byte & 0xC0 != 0x80])
         return line, column
 
@@ -195,7 +204,7 @@ def read(
     file: str = "text",
     progress: Progress | None = None,
 ) -> ReadPage:
-    """Let a model predict every token of a text, and keep what it thought.
+    """Let a model predict every token of a text and keep its predictions.
 
     Parameters
     ----------
@@ -203,15 +212,15 @@ def read(
     tokenizer : Tokenizer
     text : str
     max_tokens : int
-        Of a longer text the first ones are read.
+        A longer text is cut at its end.
     window, stride : int, optional
-        As in `tinygpt.evaluate.evaluate`; the window is by default that of `tinygpt eval`.
+        As in `tinygpt.evaluate.evaluate`; defaults are those of `reading_windows`.
     lens_layers : int
-        How many layers to look through, spread from the embeddings to the last; 0 for none.
+        Number of layers for the logit lens, spread from the embeddings to the last; 0: none.
     name, file : str
-        Of the model and of the text, for the page.
+        Names of the model and of the text, for the page.
     progress : callable, optional
-        Is told (steps done, steps in all).
+        Called with (steps done, steps in total).
 
     Returns
     -------
@@ -220,13 +229,14 @@ def read(
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.encode`; also for less than two tokens, a number out of range, and a model that computes NaN.
+        As `Tokenizer.encode`. Also for fewer than two tokens, a number out of range, or a model that computes NaN.
     """
     whole = TokenText.encode([Document(file, text)], tokenizer)
     ids = whole.tokens[: max(0, max_tokens)]
     layers = choose_layers(model.config.n_layer, max(0, lens_layers))
-    _check(max_tokens, lens_layers, len(ids), len(layers))
-    windows = model_windows(model, ids, usual_window(model) if window is None else window, stride)
+    check_sizes(max_tokens, lens_layers)
+    _check(lens_layers, len(ids), len(layers))
+    windows = model_windows(model, ids, *reading_windows(model, window, stride))
     found = _Reading(model, ids, layers)
     found.run(windows, progress)
     return ReadPage(
@@ -244,12 +254,31 @@ def read(
     )
 
 
-def _check(max_tokens: int, lens_layers: int, n: int, layers: int) -> None:
-    """Raise ValueError for a number out of range, or a page that would be too large or empty."""
+def reading_windows(model: GPT, window: int | None = None, stride: int | None = None) -> tuple[int, int]:
+    """Return window and stride of a page: by default the window of `tinygpt eval` and half of it.
+
+    With a whole window as stride, the first tokens of each window would be predicted from next to nothing and look
+    surprising.
+
+    Raises
+    ------
+    ValueError
+        As `tinygpt.evaluate.evaluate`.
+    """
+    length, _ = window_size(model, usual_window(model) if window is None else window)
+    return window_size(model, length, max(1, length // 2) if stride is None else stride)
+
+
+def check_sizes(max_tokens: int, lens_layers: int) -> None:
+    """Raise ValueError for a number of tokens or layers that no page can have."""
     if not 2 <= max_tokens <= MOST_TOKENS:
         raise ValueError(f"[read] 'max_tokens' must be in 2..{MOST_TOKENS}, got {max_tokens}")
     if lens_layers < 0:
         raise ValueError(f"[read] 'lens_layers' must be at least 0, got {lens_layers}")
+
+
+def _check(lens_layers: int, n: int, layers: int) -> None:
+    """Raise ValueError for a page that would be too large or empty."""
     if n < 2:
         raise ValueError(f"[read] 'text' must have at least two tokens, got {n}")
     if 16 * layers * n > MOST_BYTES:
@@ -258,7 +287,7 @@ def _check(max_tokens: int, lens_layers: int, n: int, layers: int) -> None:
 
 
 def choose_layers(depth: int, count: int) -> list[int]:
-    """`count` of the streams 0 ... depth, spread evenly; the last is always among them, unless there are none."""
+    """Choose `count` of the layers 0..depth, spread evenly and with the last one."""
     if count == 0:
         return []
     if count == 1:
@@ -278,7 +307,7 @@ class _Reading:
         self.lens = Lens.empty(layers, M)
 
     def run(self, windows: StridedWindows, progress: Progress | None) -> None:
-        """Go through all windows; raises ValueError for a model whose numbers are not finite."""
+        """Predict all windows; ValueError if the model computes NaN or infinity."""
         batch = max(1, BATCH_TOKENS // windows.width)
         starts = range(0, windows.n_windows, batch)
         steps = len(starts) * (1 + len(self.lens.layers))
@@ -291,11 +320,11 @@ class _Reading:
                     progress(done, steps)
 
     def fields(self) -> dict[str, Any]:
-        """The arrays by the names that `ReadPage` has for them."""
+        """Return the arrays by their names in `ReadPage`."""
         return {name: getattr(self, name) for name in ("losses", "ranks", "context", "best", "p", "lens")}
 
     def _window(self, inputs: Ints, targets: Ints, at: npt.NDArray[np.int64]):
-        """What the model thinks of some windows, then each layer; yields after each."""
+        """Predict some windows with the whole model, then with each layer; yields after each."""
         counted = targets >= 0
         wanted, place = targets[counted], at[counted] - 1
         self.context[place] = np.broadcast_to(np.arange(1, targets.shape[1] + 1), targets.shape)[counted]
@@ -315,7 +344,7 @@ class _Reading:
             yield
 
     def _predict(self, logits: np.ndarray, wanted: Ints, place: npt.NDArray[np.int64]) -> None:
-        """Keep the losses, ranks and best tokens of some rows."""
+        """Store losses, ranks and most likely tokens of some rows."""
         losses = _finite(row_losses(logits, wanted))
         self.losses[place], self.ranks[place] = losses, _ranks(logits, wanted)
         lse = losses.astype(np.float64) + logits[np.arange(len(wanted)), wanted]
@@ -325,7 +354,7 @@ class _Reading:
             self.p[i] = np.exp(row[top] - sum_of_all)
 
     def _look(self, k: int, rows: np.ndarray, wanted: Ints, place: npt.NDArray[np.int64]) -> None:
-        """Put the stream of a layer through the final norm and the head."""
+        """Read the residual stream of layer k through the final norm and the head."""
         for part in chunks(len(rows), self.vocab_size):
             with no_grad():
                 normed = self.model.norm(Tensor(np.ascontiguousarray(rows[part]))).data
@@ -339,12 +368,12 @@ class _Reading:
 
 def _finite(losses: Floats) -> Floats:
     if not np.isfinite(losses).all():
-        raise ValueError("[read] 'model' must compute finite numbers: its weights are broken")
+        raise ValueError("[read] 'model' must compute finite numbers; its weights are damaged")
     return losses
 
 
 def _ranks(logits: np.ndarray, wanted: Ints) -> Ints:
-    """Place of the wanted token in each row, from 1; of equal ones the lower id comes first."""
+    """Return the rank of the wanted token in each row, from 1; of equal logits the lower id comes first."""
     found = np.empty(len(wanted), np.int32)
     for r, (row, token) in enumerate(zip(logits, wanted.tolist(), strict=True)):
         value = row[token]
@@ -353,13 +382,13 @@ def _ranks(logits: np.ndarray, wanted: Ints) -> Ints:
 
 
 def _best(row: np.ndarray, count: int) -> npt.NDArray[np.int64]:
-    """The `count` largest, the largest first; of equal ones the lower id."""
+    """Return the `count` largest entries, largest first; of equal ones the lower id."""
     bound = np.partition(row, len(row) - count)[len(row) - count]
     candidates = np.flatnonzero(row >= bound)
     return candidates[np.argsort(-row[candidates], kind="stable")][:count]
 
 
 def _packed(values: npt.ArrayLike) -> str:
-    """Numbers as base64: little-endian, int32 or float32."""
+    """Encode numbers as base64: little-endian, int32 or float32."""
     array = np.asarray(values)
     return pack(array, "<f4" if array.dtype.kind == "f" else "<i4")

@@ -1,4 +1,4 @@
-"""The page of a forward pass: every step on the way from tokens to the next-token distribution, one after the other."""
+"""The page of a forward pass: every step from the tokens to the next-token distribution, in order."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tinygpt.tensor import no_grad
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.tracing import LIMIT, Step, Trace, trace
 from tinygpt.tracing.formulas import LETTERS
-from tinygpt.viz.attention import check_length
+from tinygpt.viz.attention import cut_note, shown_tokens
 from tinygpt.viz.labels import label
 from tinygpt.viz.page import Page
 
-MAX_TOKENS = 32  # of a prompt, unless more are asked for
+MAX_TOKENS = 32  # shown by default
 MOST_BYTES = 6_000_000  # of values in a page; base64 makes them a third larger
 MOST_OF_VOCABULARY = 64  # tokens in a map
 BEST = 10  # tokens shown of each prediction
-# Bytes of a number and columns of a map, the first that fits. Numbers of two bytes have three digits.
+# Bytes per number and most columns of a map; the first pair that fits is used. Two bytes hold three digits.
 SIZES = ((4, 4096), (4, 256), (2, 256), (2, 128), (2, 64), (2, 32), (2, 16))
 
 
@@ -35,21 +35,23 @@ class TracePage(Page):
     Attributes
     ----------
     name : str
-        Of the model.
+        Name of the model.
     ids : int array, shape (T,)
-        The tokens.
+        Tokens of the prompt.
     labels : list of str
         The tokens as the page shows them.
     steps : Trace
-        Of one sequence.
+        Trace of one sequence.
     label : callable
-        Token to label.
+        Maps a token to its label.
+    context : int
+        Context length of the model.
     dropped : int
-        Tokens of the prompt that were left out at its end.
+        Number of tokens cut off at the end of the prompt.
     first : str or None
-        The step that the page opens with; None begins at the tokens.
+        Step that the page shows first; None: the tokens.
     head : int
-        The head that it opens with.
+        Head that the page shows first.
     """
 
     template_name = "trace"
@@ -60,14 +62,15 @@ class TracePage(Page):
     labels: list[str]
     steps: Trace
     label: Callable[[int], str]
+    context: int
     dropped: int = 0
     first: str | None = None
     head: int = 0
 
     def predictions(self) -> list[dict[str, Any]]:
-        """For each token the most likely next ones: ``best``, pairs of label and probability; ``p`` of the true one.
+        """List for each token the most likely next ones, ``best``, and the probability of the true one, ``p``.
 
-        Nothing where the model computes no numbers.
+        Both are empty where the model computes NaN or infinity.
         """
         found: list[dict[str, Any]] = []
         for t, p in enumerate(self.steps["probabilities"].array[0]):
@@ -103,6 +106,7 @@ class TracePage(Page):
             "tokens": self.labels,
             "ids": self.ids.tolist(),
             "dropped": self.dropped,
+            "cut": cut_note(len(self.ids) + self.dropped, len(self.ids), self.context),
             "letters": LETTERS,
             "width": width,
             "most": most,
@@ -134,17 +138,18 @@ def trace_page(
     tokenizer : Tokenizer
     prompt : str
     max_tokens : int
-        Of a longer prompt the first ones are used.
+        A longer prompt is cut at its end, as is one longer than the context of the model.
     backward : bool
-        Also the gradients of the mean loss of the prompt's own next tokens; gradients of the model are left stale.
+        Also record the gradients of the mean loss over the prompt's own next tokens. The model's gradients are stale
+        afterwards.
     first : str, optional
-        The step that the page opens with.
+        Step that the page shows first.
     head : int
-        The head that it opens with.
+        Head that the page shows first.
     name : str
-        Of the model, for the page.
+        Name of the model, for the page.
     limit : int
-        Bytes of arrays, see `tinygpt.trace`.
+        Most bytes of arrays, see `tinygpt.trace`.
 
     Returns
     -------
@@ -153,13 +158,13 @@ def trace_page(
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.prompt`. ValueError also for an empty prompt, for more tokens than the context or a page can hold,
-        and for a single token with `backward`, as nothing follows it.
+        As `Tokenizer.prompt`. ValueError also for an empty prompt, for more tokens than a page can hold, and for a
+        single token with `backward`, because no token follows it.
     KeyError, IndexError
-        There is no such step or head.
+        The trace has no such step, or the model no such head.
     """
     ids = tokenizer.prompt(prompt) if prompt else np.empty(0, np.int32)
-    shown = ids[: check_length(model, len(ids), max_tokens, ("[trace] ", "'prompt'", "'max_tokens'"))]
+    shown = ids[: shown_tokens(model, len(ids), max_tokens, "trace")]
     if not 0 <= head < model.config.n_head:
         raise IndexError(f"[trace] 'head' must be in 0..{model.config.n_head - 1}, got {head}")
     steps = run(model, shown, backward, limit)
@@ -168,11 +173,12 @@ def trace_page(
     if not steps["probabilities"].kept:
         raise ValueError(f"[trace] 'limit' must hold all steps of the prompt, got {limit}")
     named = partial(label, tokenizer)
-    return TracePage(name, shown, [*map(named, shown.tolist())], steps, named, len(ids) - len(shown), first, head)
+    labels, context, dropped = [*map(named, shown.tolist())], model.config.block_size, len(ids) - len(shown)
+    return TracePage(name, shown, labels, steps, named, context, dropped, first, head)
 
 
 def run(model: GPT, ids: np.ndarray, backward: bool = False, limit: int = LIMIT) -> Trace:
-    """The steps of one sequence; with `backward` also the gradients of its mean loss.
+    """Trace one sequence; with `backward` also the gradients of its mean loss.
 
     Parameters
     ----------
@@ -188,14 +194,14 @@ def run(model: GPT, ids: np.ndarray, backward: bool = False, limit: int = LIMIT)
     Raises
     ------
     ValueError
-        `backward` and a single token, which nothing follows.
+        `backward` with a single token, which no token follows.
     """
     if not backward:
         with no_grad(), trace(limit=limit) as steps:
             model(ids[None])
         return steps
     if len(ids) < 2:
-        raise ValueError("[trace] 'backward' must have at least two tokens: the loss is that of the next ones")
+        raise ValueError("[trace] 'backward' needs at least 2 tokens, because the loss predicts each next token")
     model.zero_grad()
     with trace(backward=True, limit=limit) as steps:
         model.loss(ids[None], np.append(ids[1:], -1)[None]).backward()
@@ -204,7 +210,7 @@ def run(model: GPT, ids: np.ndarray, backward: bool = False, limit: int = LIMIT)
 
 
 def as_maps(step: Step, array: np.ndarray) -> np.ndarray:
-    """An array of a step, of the first sequence, as (heads, tokens, columns); one head where the step has none."""
+    """View the first sequence of a step's array as (heads, tokens, columns); one head if the step has none."""
     if array.ndim == 4:
         return array[0] if step.axes.split()[1] == "H" else array[0].transpose(1, 0, 2)
     if array.ndim == 3:
@@ -213,7 +219,7 @@ def as_maps(step: Step, array: np.ndarray) -> np.ndarray:
 
 
 def _columns(step: Step, most: int, shown: list[int]) -> np.ndarray:
-    """Which columns of a step a page shows: all tokens, the likeliest of a vocabulary, every so many of a width."""
+    """Choose the columns that a page shows: all tokens, the most likely of a vocabulary, or every n-th of a width."""
     n = step.shape[-1] if len(step.shape) > 2 else 1
     if step.axes.endswith("V"):
         return np.array(shown)
@@ -223,17 +229,17 @@ def _columns(step: Step, most: int, shown: list[int]) -> np.ndarray:
 
 
 def _size(steps: list[Step]) -> tuple[int, int]:
-    """Bytes of a number, and the most columns of a map, such that everything fits a page."""
+    """Choose bytes per number and most columns of a map so that everything fits a page."""
     tokens = max(as_maps(step, step.array).shape[1] for step in steps)
     for width, most in SIZES:
         if _bytes(steps, width, most, tokens) <= MOST_BYTES:
             return width, most
     fits = next((t for t in range(tokens, 0, -1) if _bytes(steps, *SIZES[-1], t) <= MOST_BYTES), 0)
-    raise ValueError(f"[trace] {len(steps)} steps of {tokens} tokens do not fit a page; of {fits} tokens they would")
+    raise ValueError(f"[trace] {len(steps)} steps of {tokens} tokens do not fit a page; {fits} tokens would fit")
 
 
 def _bytes(steps: list[Step], width: int, most: int, tokens: int) -> int:
-    """What the values of all steps take in a page, were there so many tokens."""
+    """Compute the bytes of all steps in a page, for the given number of tokens."""
     total = 0
     for step in steps:
         heads, rows, columns = as_maps(step, step.array).shape
@@ -248,7 +254,7 @@ def _bytes(steps: list[Step], width: int, most: int, tokens: int) -> int:
 
 
 def _packed(maps: np.ndarray, width: int) -> tuple[bytes, int]:
-    """Numbers for the page, and the power of two that they were divided by: half precision has a short range."""
+    """Encode numbers for the page; half precision has a short range, so they are scaled by a power of two first."""
     if width == 4:
         return maps.astype("<f4").tobytes(), 0
     finite = np.abs(maps[np.isfinite(maps)])
@@ -258,7 +264,7 @@ def _packed(maps: np.ndarray, width: int) -> tuple[bytes, int]:
 
 
 def _station(step: Step, columns: np.ndarray) -> dict[str, Any]:
-    """What the page tells of a step."""
+    """Describe a step for the page."""
     heads, tokens, _ = as_maps(step, step.array).shape
     return {
         "name": step.name,

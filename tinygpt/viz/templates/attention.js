@@ -89,7 +89,7 @@ function setUpOverview() {
 function setUpFacts() {
   const tokens = `${T} token${T > 1 ? "s" : ""}`;
   byId("facts").textContent = `${data.name}: ${tokens}, ${L} layer${L > 1 ? "s" : ""} x ${H} head${H > 1 ? "s" : ""}, counted from 0`;
-  if (data.dropped) showCut(`The prompt has ${T + data.dropped} tokens; the page shows the first ${T}. A larger --max-tokens shows more.`);
+  if (data.dropped) showCut(`${data.cut[0].toUpperCase()}${data.cut.slice(1)}.`);
 }
 
 setUpFacts();

@@ -6,7 +6,7 @@ function setUpSummaries() {
   const rows = Array.from({ length: L * H }, (_, i) => ({
     layer: Math.floor(i / H), head: i % H, ...Object.fromEntries(names.map((name) => [name, data.summaries[name][i]])),
   }));
-  // Bars run from the least to the greatest of a column, as differences are what one looks for.
+  // Bars run from the smallest to the largest value of a column, so that differences stand out.
   const share = (name) => {
     const values = rows.map((row) => row[name] ?? 0);
     const least = Math.min(...values), span = Math.max(...values) - least;
@@ -20,12 +20,12 @@ function setUpSummaries() {
     })),
   ];
   sortableTable(byId("summaries"), columns, rows);
-  const even = el("tr", { className: "even" }, el("td", {}, "an even head"),
-    ...names.map((name) => el("td", {}, fixed(data.even[name]))));
-  byId("summaries").append(el("tfoot", {}, even));
+  const baseline = el("tr", { className: "baseline" }, el("td", {}, "uniform attention (baseline)"),
+    ...names.map((name) => el("td", {}, fixed(data.uniform[name]))));
+  byId("summaries").append(el("tfoot", {}, baseline));
   for (const name of names) byId("about").append(el("dt", {}, name), el("dd", {}, data.about[name]));
-  byId("about").append(el("dt", {}, "an even head"),
-    el("dd", {}, "What the numbers would be if every token looked at all it may see alike."));
+  byId("about").append(el("dt", {}, "uniform attention (baseline)"),
+    el("dd", {}, "The numbers of a head that gives equal weight to every token up to the current one."));
   byId("save-summaries").addEventListener("click", () => saveFile("heads.csv", [
     csvRow(["layer", "head", ...names]),
     ...rows.map((row) => csvRow([row.layer, row.head, ...names.map((name) => row[name] ?? "")])),

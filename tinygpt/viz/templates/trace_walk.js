@@ -151,7 +151,7 @@ function setUpWalk() {
   });
   byId("facts").textContent = `${data.name}: ${T} token${T > 1 ? "s" : ""}, ${stations.length} stations`;
   if (data.dropped) {
-    showCut(`The prompt has ${T + data.dropped} tokens; the page shows the first ${T}. A larger --max-tokens shows more.`);
+    showCut(`${data.cut[0].toUpperCase()}${data.cut.slice(1)}.`);
   }
 }
 
