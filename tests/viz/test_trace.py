@@ -100,7 +100,7 @@ def test_too_many_tokens_are_refused_with_a_number_that_fits(monkeypatch):
         ValueError, match=r"^\[trace\] 64 steps of 25 tokens do not fit a page; \d+ tokens would fit"
     ) as caught:
         _ = trace_page(model, TOKENIZER, PROMPT[:25]).html
-    fits = int(str(caught.value).split("; of ")[1].split()[0])
+    fits = int(str(caught.value).split("; ")[1].split()[0])
     assert trace_page(model, TOKENIZER, PROMPT, max_tokens=fits).html
     with pytest.raises(ValueError, match="do not fit"):
         _ = trace_page(model, TOKENIZER, PROMPT, max_tokens=fits + 1).html

@@ -234,8 +234,7 @@ def read(
     whole = TokenText.encode([Document(file, text)], tokenizer)
     ids = whole.tokens[: max(0, max_tokens)]
     layers = choose_layers(model.config.n_layer, max(0, lens_layers))
-    check_sizes(max_tokens, lens_layers)
-    _check(lens_layers, len(ids), len(layers))
+    _check(max_tokens, lens_layers, len(ids), len(layers))
     windows = model_windows(model, ids, *reading_windows(model, window, stride))
     found = _Reading(model, ids, layers)
     found.run(windows, progress)
@@ -277,8 +276,9 @@ def check_sizes(max_tokens: int, lens_layers: int) -> None:
         raise ValueError(f"[read] 'lens_layers' must be at least 0, got {lens_layers}")
 
 
-def _check(lens_layers: int, n: int, layers: int) -> None:
-    """Raise ValueError for a page that would be too large or empty."""
+def _check(max_tokens: int, lens_layers: int, n: int, layers: int) -> None:
+    """Raise ValueError for a number out of range, or a page that would be too large or empty."""
+    check_sizes(max_tokens, lens_layers)
     if n < 2:
         raise ValueError(f"[read] 'text' must have at least two tokens, got {n}")
     if 16 * layers * n > MOST_BYTES:
