@@ -35,6 +35,12 @@ WRONG = {
     "one beta": ([*TRAIN, "--betas", "0.9"], "--betas"),
     "unknown optimizer": ([*TRAIN, "--optimizer", "lion"], "--optimizer"),
     "extension": ([*TRAIN, "--ext", "*"], "--ext"),
+    "vocabulary of characters": ([*TRAIN, "--vocab-size", "512"], "--vocab-size needs --tokenizer-type bpe"),
+    "pattern of characters": ([*TRAIN, "--pattern=gpt2"], "--pattern needs --tokenizer-type bpe"),
+    "characters of bpe": (
+        [*TRAIN, "--max-chars", "9", "--tokenizer-type", "bpe"],
+        "--max-chars needs --tokenizer-type char",
+    ),
     "threads": ([*TRAIN, "--threads", "0"], "--threads must be at least 1 or auto, got 0"),
     "steps and epochs": ([*TRAIN, "--epochs", "2"], "--steps and --epochs"),
     "file in the way": (["train", "--data", "sources", "--out", "short.py"], "--out short.py: short.py is a file"),

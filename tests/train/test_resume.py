@@ -158,3 +158,39 @@ def test_a_resumption_is_marked(sources, tmp_path):
     settings.output.resume = True
     train(settings)
     assert read_run(tmp_path / "out").resumptions == [5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"embed": 32}, "embed"), ({"layers": 2}, "layers"), ({"rope": True}, "rope"), ({"seq": 8}, "seq"),
+     ({"bias": False}, "bias")],
+)  # fmt: skip
+def test_another_shape_is_refused_by_its_name(done, sources, tmp_path, changes, name):
+    """Catches an error that blames config.json for what the user asked for, and a run spoiled by the attempt."""
+    out = shutil.copytree(done, tmp_path / "out")
+    before = content(out)
+    with pytest.raises(
+        ValueError, match=rf"^\[train\] '{name}' cannot change when a run is resumed: the checkpoint has "
+    ):
+        train(tiny(sources, out, resume=True, **changes))
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"steps": 40}, True), ({"steps": 40, "schedule": "constant"}, False), ({}, False)],
+)
+def test_a_jump_of_the_learning_rate_is_told(sources, tmp_path, changes, told):
+    """Catches a run made longer whose learning rate rises without a word, and a note where nothing jumps."""
+    kept = {name: value for name, value in changes.items() if name == "schedule"}
+    with pytest.raises(Interrupted):
+        train(tiny(sources, tmp_path / "out", **kept), Listening(step9=stop))
+    report = Listening()
+    train(tiny(sources, tmp_path / "out", resume=True, **changes), report)
+    notes = [note for note in report.notes if "learning rate jumps from" in note]
+    assert len(notes) == told
+    if told:
+        before, after = map(float, re.search(r"from (\S+) to ([^,]+),", notes[0]).groups())
+        records = [record["lr"] for record in read_metrics(tmp_path / "out" / "metrics.jsonl") if "lr" in record]
+        assert (before, after) == (pytest.approx(records[9], rel=0.06), pytest.approx(records[10], rel=0.06))
+        assert "after 40 steps instead of 12" in notes[0]

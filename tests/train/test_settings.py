@@ -5,9 +5,10 @@ import math
 import pytest
 import tomli_w
 
-from tinygpt import cli
+from tinygpt import GPT, cli
 from tinygpt.tokenizers.gguf_metadata import PATTERN_OF, to_metadata
 from tinygpt.train import loop
+from tinygpt.train.memory import needed_bytes
 from tinygpt.train.report import Report
 from tinygpt.train.settings import DEFAULTS, TrainSettings, key
 from tinygpt.train.setup import prepare
@@ -135,6 +136,34 @@ def test_the_smallest_and_largest_values_pass():
     TrainSettings(val_fraction=1e-9, epochs=1e-9, dropout=0.999999).validate()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"embed": 10_000_000}, {"batch": 10**8}, {"seq": 10**9}, {"layers": 10**7}, {"ffn": 10**9},
+     {"vocab_size": 10**10, "tokenizer_type": "bpe"}],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_fit_is_refused_by_name_before_anything_is_read(tmp_path, changes):
+    """Catches minutes of work before an error that does not say which setting is too large."""
+    name = next(iter(changes))
+    settings = TrainSettings(data=[str(tmp_path / "nowhere")], out=str(tmp_path / "out"), **changes)
+    words = rf"^\[train\] '{name}' \d+ is too large: .* [MTPE]iB of memory, this machine has"
+    with pytest.raises(ValueError, match=words):
+        loop.train(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_estimate_of_memory_is_not_above_the_truth():
+    """Catches a run that is refused although it would fit."""
+    for changes in ({}, {"swiglu": True, "rope": True, "tie": False}, {"optimizer": "sgd"}):
+        settings = TrainSettings(embed=128, layers=4, batch=8, **changes)
+        config = settings.model.config(300)
+        model = GPT(config, None)
+        parts = {"sgd": 3}.get(settings.optimisation.optimizer, 4)
+        weights = 4 * parts * model.num_parameters()
+        estimate = needed_bytes(settings.replace(batch=1, seq=1), config)
+        assert 0.9 * weights < estimate < 1.05 * weights
+
+
 def test_every_setting_reaches_the_model():
     """Catches a flag of the shape that is read and then forgotten."""
     config = TrainSettings(**OTHERS).model.config(99)
@@ -194,7 +223,8 @@ def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, ca
         assert cli.main(["train", *call]) == 2, call
         assert words in capsys.readouterr().err
     assert told == []
-    assert cli.main(["train", *typed]) == 0
+    kind = ["--tokenizer-type", "bpe"] if name in ("vocab_size", "pattern") else []
+    assert cli.main(["train", *typed, *kind]) == 0
     assert cli.main(["train", "--from", "model"]) == 0
 
 

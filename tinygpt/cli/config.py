@@ -55,6 +55,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         tables[run] = table = current(read_table(run)) | {"out": str(run.parent)}
         _check_keys(str(run), table)
     _check_shape(arguments, tables)
+    _check_tokenizer(arguments, tables)
     _choose_length(arguments, tables)
     # Below the command, because cyclopts drops top-level keys that are also commands, such as metrics.
     return tuple(Dict({"train": table}, source=str(path)) for path, table in tables.items())
@@ -86,6 +87,17 @@ def _check_shape(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -
     for name in SHAPE:
         if names[name] in words or key(name) in keys:
             raise ValueError(in_flags(refused_with_from(name), names))
+
+
+def _check_tokenizer(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
+    """Refuse a flag that belongs to another kind of tokenizer than the run has, because it would have no effect."""
+    found = [_value_of(arguments, "--tokenizer-type")]
+    found += [{key(name): value for name, value in table.items()}.get("tokenizer-type") for table in tables.values()]
+    kind = next(filter(None, found), DEFAULTS["tokenizer_type"])
+    words = {argument.partition("=")[0] for argument in arguments}
+    for flag, needed in (("--vocab-size", "bpe"), ("--pattern", "bpe"), ("--max-chars", "char")):
+        if flag in words and kind != needed and kind in ("char", "bpe"):
+            raise ValueError(f"{flag} needs --tokenizer-type {needed}")
 
 
 def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:

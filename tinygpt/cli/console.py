@@ -50,8 +50,8 @@ class ConsoleReport(Report):
         self.bar = min(max(self.console.width - BESIDES - FIGURES, BAR[0]), BAR[1])
         self.validation: float | None = None
         self.last: dict[str, Any] = {}
-        self.total = 0
-        self.last_print = self.rate = 0.0
+        self.first = self.total = 0
+        self.started = self.last_print = self.rate = 0.0
 
     def fact(self, name: str, text: str) -> None:
         """One aligned line."""
@@ -81,7 +81,8 @@ class ConsoleReport(Report):
 
     def start(self, first: int, total: int) -> None:
         """Show the bar."""
-        self.total, self.last_print = total, time.monotonic()
+        self.first, self.total, self.last_print = first, total, time.monotonic()
+        self.started = self.last_print
         if self.live:
             self._open("training", total, first)
 
@@ -131,7 +132,8 @@ class ConsoleReport(Report):
     def _line(self, record: dict[str, Any]) -> None:
         self.last_print = time.monotonic()
         done = record["step"] + 1
-        left = record["seconds"] / done * (self.total - done)
+        # Of this process alone: an earlier one may have been slower or faster.
+        left = (time.monotonic() - self.started) / max(1, done - self.first) * (self.total - done)
         self._print("training", f"step {done}/{self.total}  {self._figures(record, FIGURES)}  {_clock(left)} left")
 
     def evaluation(self, record: dict[str, Any], best: bool) -> None:

@@ -24,11 +24,16 @@ def train(settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSetting
     from tinygpt.train.loop import train as run
     from tinygpt.train.report import Report
 
+    report = Report() if settings.output.quiet else ConsoleReport()
     try:
-        run(settings, Report() if settings.output.quiet else ConsoleReport())
+        run(settings, report)
     except Interrupted as error:
         again = shlex.join(["tinygpt", "train", "--resume", "--out", settings.output.out])
         return fail(f"{error}; resume with: {again}", INTERRUPTED, "tinygpt: ")
     except TrainingFailed as error:
         return fail(in_flags(str(error), flag_names([settings])), FAILED)
+    out = shlex.quote(settings.output.out)
+    report.fact("next", f"tinygpt generate --model {out} --prompt 'def '")
+    report.fact("", f"tinygpt metrics {out}")
+    report.fact("", f"tinygpt visualize --model {out} --prompt 'def main'")
     return 0

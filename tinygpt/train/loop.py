@@ -7,6 +7,7 @@ the same bits as a run that was never stopped.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,9 +30,10 @@ from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.outputs import Outputs
 from tinygpt.train.report import Report
 from tinygpt.train.settings import MachineSettings, TrainSettings
-from tinygpt.train.setup import Run, flops_per_token, prepare
+from tinygpt.train.setup import Run, flops_per_token, prepare, schedule
 
 KEEP_CHECKPOINTS = 2
+MILD_JUMP = 1.25  # ratio of two learning rates that needs no note
 
 
 class TrainingFailed(RuntimeError):
@@ -72,7 +74,7 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
     if from_ is not None and Path(from_).expanduser().resolve() == out.resolve():
         raise ValueError(f"[train] 'out' {out}: is also the model that 'from' names; choose another directory")
     outputs = Outputs(settings.output, report)
-    with _compute(settings.machine):
+    with _compute(settings.machine, report):
         resumed = _newest_checkpoint(out, outputs) if settings.output.resume else None
         trainer = Trainer(prepare(settings, report, resumed), out, outputs)
         with RunLock(out):
@@ -84,9 +86,12 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
 
 
 @contextmanager
-def _compute(settings: MachineSettings) -> Iterator[None]:
+def _compute(settings: MachineSettings, report: Report) -> Iterator[None]:
     """Switch to the kernels and threads of the settings, and back at the end."""
     n = settings.threads
+    cores = min(threads.limits().values())
+    if n != "auto" and n > cores:
+        report.note(f"{n} threads will share the {cores} cores that this process may use")
     with (
         registry.use_text(settings.kernels or ""),
         registry.use(precision=settings.precision),
@@ -157,11 +162,31 @@ class Trainer:
         checkpoint.remove_leftovers(self.out)
         checkpoint.set_aside(self.out, resumed)
         self.outputs.open(self.run, self.out, self.step, self.seconds)
+        self._tell_jump(directory.read_table(self.out / layout.SETTINGS))
         directory.write_settings(self.out, self.run.settings.table())
         if math.isfinite(self.best) and (fault := self._fault_of_best()):
             self.outputs.note(f"the best model is lost ({fault}); the model of the checkpoint takes its place")
             self.best = math.inf
             self.evaluate()
+
+    def _tell_jump(self, before: dict[str, Any]) -> None:
+        """Tell that the learning rate jumps because the run was made longer or shorter.
+
+        Parameters
+        ----------
+        before : dict
+            Settings of the run so far.
+        """
+        steps, total = before.get("steps"), self.run.total_steps
+        if not isinstance(steps, int) or steps == total or not 0 < self.step < total:
+            return
+        old = schedule(self.run.settings, steps)(min(self.step, steps) - 1)
+        new = self.run.schedule(self.step)
+        if not 1 / MILD_JUMP <= new / max(old, sys.float_info.min) <= MILD_JUMP:
+            self.outputs.note(
+                f"the learning rate jumps from {old:.2g} to {new:.2g}, because its schedule now ends after {total} "
+                f"steps instead of {steps}"
+            )
 
     def _fault_of_best(self) -> str:
         """Say what is wrong with the model in the run directory; empty if it can be loaded."""

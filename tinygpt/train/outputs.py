@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from tinygpt.viz.metrics import LivePage
 
 
+OFTEN = 0.8  # share of clipped steps that is told
+FEWEST_STEPS = 200  # gradients of the first steps are often clipped
+
+
 class Outputs:
     """Hands the events of a run to everything that tells about it.
 
@@ -64,6 +68,7 @@ class Outputs:
         self.score: float | None = None  # loss of the best model on the whole validation split, at the end
         self.step = 0  # steps done
         self._first = True  # no step was done by this process
+        self._clipped = self._done = 0  # steps whose gradient was clipped, steps of this process
         self._seconds = 0.0  # training time at the last record
         self._watching = 0.0  # seconds of the look at the current step
         self._resumed = False  # the next step is the first after a resumption
@@ -142,7 +147,9 @@ class Outputs:
 
     def record(self, record: Record) -> None:
         """Record a step."""
-        step = record["step"]
+        step, clip = record["step"], self.run.settings.optimisation.clip
+        self._done += 1
+        self._clipped += bool(clip) and record["grad_norm"] > clip
         if self._resumed:
             record, self._resumed = record | {"resumed": True}, False
         if step % self.settings.log_every == 0 or step + 1 == self.run.total_steps or "resumed" in record:
@@ -175,6 +182,11 @@ class Outputs:
     def finished(self, score: Score) -> None:
         """Tell the score of the best model on the whole validation split."""
         self.score = score.loss
+        if self._done >= FEWEST_STEPS and self._clipped > OFTEN * self._done:
+            self.report.note(
+                f"the gradient was clipped in {self._clipped / self._done:.0%} of the steps: its norm is usually above "
+                f"{self.run.settings.optimisation.clip:g}, so that clipping sets the size of the steps"
+            )
         guessing = math.log(self.run.tokenizer.vocab_size)
         self.report.fact(
             "validation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tinygpt.data.discover import discover
 from tinygpt.data.infilling import NAMES, Infilling
 from tinygpt.data.rules import EXTENSIONS, parse_extensions
 from tinygpt.data.windows import Windows
+from tinygpt.io.strict import one_line
 from tinygpt.kernels import isa, registry, threads
 from tinygpt.kernels.peak import peak_flops
 from tinygpt.model import GPT
@@ -22,6 +24,10 @@ from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
 from tinygpt.train.start import begin_from
+
+FEW_TOKENS = 1000  # below, the validation loss is too uncertain to compare runs
+LOSS_DEVIATION = 2.0  # nats; typical standard deviation of the loss of one token, for the error of a mean
+MOST_NAMED = 3  # files of the validation split
 
 
 @dataclass
@@ -76,12 +82,7 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
     if tokenizer is None:
         tokenizer = _tokenizer(settings, (document.text for document in parts.train), report)
     corpus = Corpus.encode(parts, tokenizer, settings.model.length, _infilling(settings, tokenizer))
-    held = f"{_count(corpus.validation_files, 'file')}, " if len(documents) > 1 else ""
-    report.fact(
-        "tokens",
-        f"{len(corpus.train):,} for training, vocabulary {tokenizer.vocab_size}   "
-        f"validation: {held}{len(corpus.validation):,} tokens",
-    )
+    _tell_tokens(settings, corpus, tokenizer, [document.path for document in parts.validation], report)
     model = start.model or GPT(settings.model.config(tokenizer.vocab_size), settings.optimisation.seed)
     model.recompute = settings.machine.recompute
     _tell_model(settings, model, report)
@@ -91,7 +92,27 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
     if epochs is not None:
         total = max(1, round(epochs * windows.n_windows / settings.sequences_per_step))
     optimizer = _optimizer(settings, model)
-    return Run(settings, corpus, tokenizer, model, optimizer, _schedule(settings, total), windows, total, peak)
+    return Run(settings, corpus, tokenizer, model, optimizer, schedule(settings, total), windows, total, peak)
+
+
+def _tell_tokens(
+    settings: TrainSettings, corpus: Corpus, tokenizer: Tokenizer, files: list[str], report: Report
+) -> None:
+    """Tell the size of both splits and of the vocabulary, and the files of the validation split."""
+    vocabulary, wanted = f"vocabulary {tokenizer.vocab_size}", settings.corpus.vocab_size
+    if settings.corpus.tokenizer_type == "bpe" and settings.model.from_ is None and tokenizer.vocab_size < wanted:
+        vocabulary += f" (not {wanted:,}: the text has no more pairs to merge)"
+    count = len(corpus.validation)
+    held = f"{count:,} tokens"
+    if count < FEW_TOKENS:
+        held += f" (so few that the loss is uncertain by about {LOSS_DEVIATION / math.sqrt(count):.2f})"
+    report.fact("tokens", f"{len(corpus.train):,} for training, {vocabulary}   validation: {_shortened(files)}, {held}")
+
+
+def _shortened(files: list[str]) -> str:
+    """Count files and name the first ones."""
+    more = f" and {len(files) - MOST_NAMED} more" if len(files) > MOST_NAMED else ""
+    return f"{_count(len(files), 'file')} ({', '.join(map(one_line, files[:MOST_NAMED]))}{more})"
 
 
 def _tokenizer(settings: TrainSettings, texts: Iterable[str], report: Report) -> Tokenizer:
@@ -182,7 +203,7 @@ def _optimizer(settings: TrainSettings, model: GPT) -> optim.Optimizer:
     return optim.AdamW(parameters, lr, given.betas, weight_decay=given.weight_decay)
 
 
-def _schedule(settings: TrainSettings, total: int) -> optim.Schedule:
+def schedule(settings: TrainSettings, total: int) -> optim.Schedule:
     """Make the learning-rate schedule of a run of `total` steps."""
     given, peak = settings.optimisation, settings.peak_lr
     final = peak / 10 if given.min_lr is None else given.min_lr

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 from tinygpt import lora
-from tinygpt.files import model_directory
+from tinygpt.files import config as config_file
+from tinygpt.files import hf, model_directory
 from tinygpt.model import GPT
 from tinygpt.tokenizers.base import Tokenizer
+from tinygpt.train.memory import check_memory
 from tinygpt.train.settings import Target, TrainSettings
 
 FURTHER_SEQ = 256  # tokens; the cost of a sequence grows faster than its length
@@ -17,6 +19,11 @@ FURTHER_SEQ = 256  # tokens; the cost of a sequence grows faster than its length
 # within 30 steps. Adapters allow a larger rate, because the weights below them stay frozen.
 FURTHER_LR = 0.06
 ADAPTER_LR = 0.6
+FEWEST_TOKENS = 257  # of a character tokenizer: 256 bytes and a separator
+# Field of a model's config -> the setting that decides it.
+SETTING_OF = {"n_layer": "layers", "n_head": "heads", "n_embd": "embed", "block_size": "seq", "n_kv_head": "kv_heads",
+              "ffn_dim": "ffn", "position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": "bias",
+              "tie_embeddings": "tie", "dropout": "dropout"}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -58,10 +65,13 @@ def begin_from(settings: TrainSettings, resumed: Path | None = None) -> Start:
         There is no such model, it has no tokenizer, or its context is shorter than `seq`.
     """
     if settings.model.from_ is None:
-        tokenizer = None if resumed is None else model_directory.load(resumed)[1]
-        return Start(settings.replace(seq=settings.model.length), None, tokenizer)
+        settings = settings.replace(seq=settings.model.length)
+        vocabulary = settings.corpus.vocab_size if settings.corpus.tokenizer_type == "bpe" else FEWEST_TOKENS
+        check_memory(settings, settings.model.config(vocabulary))
+        return Start(settings, None, None if resumed is None else _tokenizer_of(resumed, settings))
     model, tokenizer = _read(settings, resumed)
     given, config = settings.model, model.config
+    check_memory(settings, config)
     if given.dropout is not None:
         model.config = dataclasses.replace(config, dropout=given.dropout)
     if (given.seq or 1) > config.block_size:
@@ -72,6 +82,19 @@ def begin_from(settings: TrainSettings, resumed: Path | None = None) -> Start:
     if given.lora_rank is not None:
         settings = _add_adapters(settings, model, given.lora_rank)
     return Start(settings, model, tokenizer)
+
+
+def _tokenizer_of(resumed: Path, settings: TrainSettings) -> Tokenizer | None:
+    """Load the tokenizer of a checkpoint; ValueError if the settings describe another model than the checkpoint has."""
+    source = hf.ModelDirectory(resumed)
+    wanted = vars(config_file.canonical(settings.model.config(source.config.vocab_size)))
+    for field, found in vars(config_file.canonical(source.config)).items():
+        if field in SETTING_OF and found != wanted[field]:
+            raise ValueError(
+                f"[train] '{SETTING_OF[field]}' cannot change when a run is resumed: the checkpoint has {field} "
+                f"{found}, not {wanted[field]}"
+            )
+    return model_directory.load_tokenizer(resumed, source)
 
 
 def _add_adapters(settings: TrainSettings, model: GPT, rank: int) -> TrainSettings:
