@@ -14,13 +14,13 @@ class ExportOptions:
     """One field per flag."""
 
     to: Literal["hf", "gguf"]
-    """A directory for transformers, or a file for llama.cpp."""
+    """Format: a directory for transformers (hf), or a file for llama.cpp (gguf)."""
     out: str
     """Directory or file to write."""
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float32"
-    """Of the weights; q8_0, blocks of 8-bit values, is for gguf."""
+    """Type of the weights; q8_0 (blocks of 8-bit values) is for gguf only."""
     force: bool = False
-    """Replace a model that is at --out."""
+    """Replace the model at --out."""
     quiet: bool = False
     """Print nothing."""
 
@@ -30,11 +30,11 @@ def export(
     /,
     options: Annotated[ExportOptions, Parameter(name="*")],
 ) -> int:
-    """Take a model out: a Hugging Face directory or a GGUF file.
+    """Export a model as a Hugging Face directory or a GGUF file.
 
-    Models of the GPT-2 family (learned positions, layer norm, GELU) and of the
-    Llama family (rope, RMS norm, SwiGLU, no biases) can be exported; --to gguf
-    also needs a byte-pair tokenizer.
+    The model must be of the GPT-2 family (learned positions, layer norm, GELU) or
+    of the Llama family (rope, RMS norm, SwiGLU, no biases). --to gguf also needs
+    a byte-pair tokenizer (train --tokenizer-type bpe).
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -60,7 +60,7 @@ def export(
 
 
 def _megabytes(path: Path) -> float:
-    """Of a file, or of the model in a directory."""
+    """Return the size of a file, or of the weights in a directory, in MB."""
     from tinygpt.files.hf import WEIGHTS
 
     return (path / WEIGHTS if path.is_dir() else path).stat().st_size / 1e6

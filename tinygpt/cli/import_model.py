@@ -1,4 +1,4 @@
-"""`tinygpt import`; the module has another name because `import` is a word of Python."""
+"""`tinygpt import`; the module has another name because `import` is a Python keyword."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ImportOptions:
     out: str
     """Model directory to write."""
     force: bool = False
-    """Replace a model that is in --out."""
+    """Replace the model in --out."""
     quiet: bool = False
     """Print nothing."""
 
@@ -25,11 +25,11 @@ def import_model(
     /,
     options: Annotated[ImportOptions, Parameter(name="*")],
 ) -> int:
-    """Bring a model in: a Hugging Face directory or a GGUF file.
+    """Import a model from a Hugging Face directory or a GGUF file.
 
     Reads GPT-2 and Llama models, with weights in safetensors files (float32,
-    float16, bfloat16) or in a GGUF file (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K,
-    Q6_K), and writes a model directory that every other command takes.
+    float16, bfloat16, float64) or in a GGUF file (F32, F16, BF16, F64, Q8_0,
+    Q4_0, Q4_1, Q4_K, Q6_K), and writes a model directory for all other commands.
     """
     from rich.console import Console
     from rich.progress import Progress

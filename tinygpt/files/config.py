@@ -6,12 +6,13 @@ llama     rope, rmsnorm, swiglu, no bias                    transformers.LlamaFo
 tinygpt   any other mix                                     here alone
 
 Design
-- A field that would change the logits must have the one value that the model computes: exact GELU, a scaled rotary
-  embedding, biases in a Llama are refused by name. Fields that change training or speed alone (`initializer_range`,
-  `use_cache`, ...) are passed over, and so is dropout on attention weights, which the model does not have.
-- GPT-2 always has biases. A model without them is written with zeros, and ``"tinygpt": {"bias": false}`` says so;
-  Llama has no dropout, so that stands under ``"tinygpt"`` too. transformers keeps such a field and does not use it.
-- A default is read back as None, as it is in GPTConfig: `n_kv_head` equal to `n_head`, the usual `ffn_dim`.
+- Every field has a kind in tinygpt/files/config_tables.py. A field that would change the logits must have the value
+  that the model computes: exact GELU, a scaled rotary embedding and biases in a Llama are refused by name. Fields that
+  change only training or speed (`initializer_range`, `use_cache`, ...) are skipped, as is dropout on attention
+  weights, which the model does not have.
+- GPT-2 always has biases. A model without them is written with zeros and ``"tinygpt": {"bias": false}``. Llama has no
+  dropout, so its rate is written under ``"tinygpt"`` too. transformers keeps such a field and does not use it.
+- A default is read back as None, as in GPTConfig: `n_kv_head` equal to `n_head`, the usual `ffn_dim`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from tinygpt.io.strict import Fields, Object, naming, read_object, shown
 
 NAME = "config.json"
 FAMILIES = ("gpt2", "llama", "tinygpt")
-# The rotary tables are the one thing whose size no tensor in the file bounds: 512 MB at this context and D = 128.
+# No tensor in a file bounds the size of the rotary tables: 512 MB at this context and D = 128.
 MAX_ROPE_POSITIONS = 2**20
 
 
 def family(config: GPTConfig) -> str:
-    """The family that a model is written as: one of `FAMILIES`."""
+    """Return the family that a model is written as: one of `FAMILIES`."""
     kind = (config.position, config.norm, config.activation)
     if kind == ("learned", "layernorm", "gelu") and config.kv_heads == config.n_head:
         return "gpt2"
@@ -42,7 +43,7 @@ def family(config: GPTConfig) -> str:
 
 
 def read(directory: Path) -> tuple[str, GPTConfig]:
-    """The config.json of a model directory.
+    """Read the config.json of a model directory.
 
     Parameters
     ----------
@@ -58,8 +59,8 @@ def read(directory: Path) -> tuple[str, GPTConfig]:
     FileNotFoundError
         There is no such directory, or no config.json in it.
     ValueError
-        Not a directory, not a config.json of a family that can be read here, or a value that is mistyped, out of range,
-        or means something that the model does not compute.
+        Not a directory, not a config.json of a supported family, or a field that is missing, unknown, mistyped, out of
+        range, or asks for something that the model does not compute.
     """
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: no such directory")
@@ -74,7 +75,7 @@ def read(directory: Path) -> tuple[str, GPTConfig]:
 
 
 def from_json(content: Object) -> tuple[str, GPTConfig]:
-    """The family and the GPTConfig that the content of a config.json describes; errors as `read`."""
+    """Return the family and the GPTConfig of a config.json; raises the errors of `read`."""
     fields = Fields(content)
     kind = fields.text("model_type")
     readers = {"gpt2": _from_gpt2, "llama": _from_llama, "tinygpt": _from_own}
@@ -86,7 +87,7 @@ def from_json(content: Object) -> tuple[str, GPTConfig]:
 
 
 def check_context(config: GPTConfig) -> None:
-    """Raise ValueError for rotary tables of a size that no tensor in a file accounts for."""
+    """Raise ValueError for a context whose rotary tables would be too large."""
     if config.position == "rope" and config.block_size > MAX_ROPE_POSITIONS:
         raise ValueError(f"the context must be at most {MAX_ROPE_POSITIONS} positions, got {config.block_size}")
 
@@ -94,18 +95,18 @@ def check_context(config: GPTConfig) -> None:
 def to_bytes(
     config: GPTConfig, start_id: int | None = None, end_ids: Collection[int] = (), dtype: str = "float32"
 ) -> bytes:
-    """The content of a config.json.
+    """Make the content of a config.json.
 
     Parameters
     ----------
     config : GPTConfig
     start_id : int, optional
-        The token that is named as the beginning of a text; without one, null stands there, as transformers would else
-        take an id that is not in the vocabulary.
+        Id of the token at the beginning of a text. Without one, null is written, because transformers would otherwise
+        assume an id that may not be in the vocabulary.
     end_ids : collection of int
-        What ends a text; null, as well, if there are none.
+        Ids of the tokens that end a text; null if there are none.
     dtype : str
-        What the weights are kept in, which transformers then loads them as.
+        Type of the weights in the file, which transformers loads them as.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def to_bytes(
 
 
 def canonical(config: GPTConfig) -> GPTConfig:
-    """The same model with None for what has its default value."""
+    """Replace options that have their default value by None."""
     usual = dataclasses.replace(config, n_kv_head=None, ffn_dim=None)
     return dataclasses.replace(
         config,

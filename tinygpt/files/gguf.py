@@ -1,8 +1,8 @@
 """Models in GGUF files, the format of llama.cpp: loaded into a GPT, and written.
 
-Reading goes from cheap to dear like that of a model directory (tinygpt/files/hf.py). Writing holds the model and one
-tensor at a time: what has one axis, and the table of positions, stays float32, as llama.cpp wants it; of Q8_0 a row
-must be whole blocks of 32, and a tensor whose rows are not is written as F16.
+Reading checks before it allocates, as for a model directory (tinygpt/files/hf.py). Writing needs memory for the model
+and one tensor. Tensors with one axis and the table of positions stay float32, because llama.cpp requires it. A row of Q8_0
+consists of whole blocks of 32, so a tensor with other rows is written as F16.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ EMBEDDING, HEAD, POSITIONS, FREQUENCIES = (
     "position_embd.weight",
     "rope_freqs.weight",
 )
-# Words of the command line -> type of tensor, number of such a file in ``general.file_type``.
+# Value of --dtype -> type of tensor, number of the file type in ``general.file_type``.
 DTYPES = {"float32": ("F32", 0), "float16": ("F16", 1), "bfloat16": ("BF16", 32), "q8_0": ("Q8_0", 7)}
 BLOCK = 32  # values of Q8_0 that share a scale
-_LARGEST = 127  # of a value of Q8_0, so the scale is the largest value by this
+_LARGEST = 127  # largest value of Q8_0: the scale of a block is its largest value divided by this
 
 
 class GGUFModel(hf.Source):
@@ -45,12 +45,12 @@ class GGUFModel(hf.Source):
     Attributes
     ----------
     family, config, file, pieces
-        As `hf.Source`.
+        See `hf.Source`.
 
     Raises
     ------
     FileNotFoundError, ValueError, ImportError, OSError
-        As `GGUFFile`; also metadata that describe no model that can be computed here, and tensors that contradict them.
+        See `GGUFFile`; also for metadata that do not describe a supported model, and tensors that contradict them.
     """
 
     asker = "its metadata"
@@ -69,12 +69,12 @@ class GGUFModel(hf.Source):
         self.pieces = list(names.gguf_pieces(self.family, self.config))  # as many as the file has tensors
 
     def tokenizer(self) -> BPETokenizer | None:
-        """The tokenizer in the metadata; None if they name none.
+        """Read the tokenizer in the metadata; None if they name none.
 
         Raises
         ------
         ValueError
-            It is not byte-level BPE with a pattern that is known here.
+            It is not byte-level BPE with a known pattern.
         """
         if self.file.fields.get("tokenizer.ggml.model", "none") in ("none", "no_vocab"):
             return None
@@ -84,7 +84,7 @@ class GGUFModel(hf.Source):
             return gguf_metadata.from_metadata(self.file.fields)
 
     def _check_value(self, piece: names.Piece, array: np.ndarray) -> None:
-        """Nothing is said twice in a GGUF file."""
+        """Accept all values, because a GGUF file states nothing twice."""
 
 
 def write(
@@ -95,27 +95,27 @@ def write(
     name: str = "",
     progress: weights.Progress | None = None,
 ) -> list[str]:
-    """Write a GGUF file in one step.
+    """Write a GGUF file atomically.
 
     Parameters
     ----------
     path : path
-        Where to; its folder must exist. A file that is there is replaced.
+        File to write, in an existing folder; an existing file is replaced.
     model : GPT
-        Of family gpt2 or llama.
+        A model of family gpt2 or llama.
     tokenizer : BPETokenizer
-        Others have no form in GGUF.
+        GGUF has no form for other tokenizers.
     dtype : str
-        float32, float16, bfloat16 or q8_0.
+        Type of the weights: float32, float16, bfloat16 or q8_0.
     name : str
-        For people to read.
+        Name of the model, for people.
     progress : callable, optional
-        As of `weights.write`.
+        See `weights.write`.
 
     Returns
     -------
     list of str
-        The tensors that are F16 because their rows are no whole blocks of Q8_0.
+        Names of the tensors that are F16 because their rows are not whole blocks of Q8_0.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def write(
     ImportError
         The `gguf` package is not installed.
     OSError
-        The file cannot be written; one that was there is then as it was.
+        The file cannot be written; an existing one is then unchanged.
     """
     check_family(model.config)
     metadata = {**gguf_config.to_metadata(model.config), **tokenizer_metadata(tokenizer, model.config.vocab_size)}
@@ -148,14 +148,14 @@ def write(
 
 
 def check_family(config: GPTConfig) -> None:
-    """Raise ValueError for a model that is of neither family, with what keeps it from each."""
+    """Raise ValueError for a model of neither family; the message lists the options that differ from each."""
     if config_file.family(config) != "tinygpt":
         return
     raise ValueError(f"the model is neither a GPT-2 ({_apart(config, 'gpt2')}) nor a Llama ({_apart(config, 'llama')})")
 
 
 def _apart(config: GPTConfig, kind: str) -> str:
-    """What sets a config apart from a family."""
+    """List the options in which a config differs from the given family."""
     options = {
         "gpt2": {"position": "learned", "norm": "layernorm", "activation": "gelu"},
         "llama": {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"},
@@ -169,7 +169,7 @@ def _apart(config: GPTConfig, kind: str) -> str:
 
 
 def tokenizer_metadata(tokenizer: Tokenizer | None, n_rows: int) -> dict[str, Any]:
-    """The fields of a tokenizer, with a token for every row of the embedding.
+    """Make the fields of a tokenizer, with a token for every row of the embedding.
 
     Parameters
     ----------
@@ -196,14 +196,14 @@ def tokenizer_metadata(tokenizer: Tokenizer | None, n_rows: int) -> dict[str, An
 
 
 def _kind(piece: names.Piece, word: str) -> str:
-    """The type that a tensor is written as."""
+    """Return the type that a tensor is written as."""
     if len(piece.shape) == 1 or piece.name == POSITIONS:
         return "F32"
     return "F16" if word == "Q8_0" and piece.shape[-1] % BLOCK else word
 
 
 def _stored(shape: names.Shape, kind: str) -> tuple[tuple[int, ...], int]:
-    """Shape in bytes and number of bytes, which the writer asks for."""
+    """Return the shape in bytes and the number of bytes, which the writer of the `gguf` package asks for."""
     block, n_bytes = (BLOCK, BLOCK + 2) if kind == "Q8_0" else (1, 4 if kind == "F32" else 2)
     stored = (*shape[:-1], shape[-1] // block * n_bytes)
     return stored, math.prod(stored)
@@ -226,7 +226,7 @@ def _write_tensors(
     kinds: dict[str, str],
     progress: weights.Progress | None,
 ) -> None:
-    """The file, once the writer has its fields; the values of one tensor are made at a time."""
+    """Write the header and the tensors, converting the values of one tensor at a time."""
     gguf = need_gguf()
     for piece in pieces:
         shape, n_bytes = _stored(piece.shape, kinds[piece.name])
@@ -245,7 +245,7 @@ def _write_tensors(
 
 
 def _add_general(writer: Any, name: str, dtype: str) -> None:
-    """The fields that every file has."""
+    """Add the fields of every file."""
     word, number = DTYPES[dtype]
     writer.add_type("model")
     writer.add_name(name)
@@ -255,7 +255,7 @@ def _add_general(writer: Any, name: str, dtype: str) -> None:
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    """A field; llama.cpp reads counts and ids as unsigned, types of tokens as signed."""
+    """Add a field; llama.cpp reads counts and ids as unsigned, types of tokens as signed integers."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

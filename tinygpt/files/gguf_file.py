@@ -5,10 +5,10 @@
     tensors     name, sizes (the fastest first), type, offset
     data        each tensor at a multiple of the alignment
 
-Every length is held against the bytes that are left in the file before anything of that length is read, tensors must
-lie inside the file and must not share bytes, and the metadata is limited: so what is allocated is in proportion to the
-file. Rejected: the `gguf` package's own reader, which believes every length, makes an array of NumPy for each element
-of a list, and raises whatever the damage leads to. Its arithmetic is used, to make floats of blocks (`dequantize`).
+Memory stays in proportion to the file: every length is checked against the bytes that are left in it, tensors must be
+inside the file and must not share bytes, and the size of the metadata is limited. Rejected: the reader of the `gguf`
+package, which trusts every length, makes a NumPy array for each element of a list, and raises arbitrary errors for a
+damaged file. Its arithmetic, which converts blocks to floats (`dequantize`), is used.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tinygpt.io.strict import StrPath, naming, require_file, shown
 
 
 class Kind(NamedTuple):
-    """How a type of tensor is stored.
+    """Storage of a type of tensor.
 
     Attributes
     ----------
     name : str
     block : int
-        Values that are stored together.
+        Number of values in a block.
     n_bytes : int
-        Of a block.
+        Bytes of a block.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
     n_bytes: int
 
 
-# The number in the file -> type; ggml.h and ggml-common.h of llama.cpp give numbers and sizes.
+# Number in the file -> type. Numbers and sizes are those of llama.cpp's ggml.h and ggml-common.h.
 KINDS = {
     0: Kind("F32", 1, 4),
     1: Kind("F16", 1, 2),
@@ -55,29 +55,29 @@ KINDS = {
     28: Kind("F64", 1, 8),
     30: Kind("BF16", 1, 2),
 }
-# The types that NumPy reads by itself.
+# Types that NumPy can read.
 PLAIN = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
-# Types that are known and not read, for a message that names them.
+# Types that are not supported, for a message that names them.
 _OTHERS = {
     **{6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"},
     **{18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16"},
     **{26: "I32", 27: "I64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"},
 }
-# Types of a field: code of struct; 8 is a string, 9 a list.
+# Types of a field -> code of `struct`; 8 is a string, 9 a list.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _LIST = 8, 9
 # A field takes at least its name's length, a type and a byte; a tensor a length, four bytes twice, and an offset.
 _LEAST_FIELD, _LEAST_TENSOR = 13, 24
-# The largest vocabularies take some 20 MB.
+# Bytes; the largest vocabularies take about 20 MB.
 MAX_METADATA = 256 * 2**20
 MAX_AXES = 4
 DEFAULT_ALIGNMENT = 32
-# Values that are made into floats at once: the arithmetic takes some ten times the memory of its input.
+# Values that are converted at once, because the arithmetic takes about ten times the memory of its input.
 CHUNK = 2**18
 
 
 class _Place(NamedTuple):
-    """Where a tensor lies: from the beginning of the file."""
+    """Type, offset from the beginning of the file, and number of bytes of a tensor."""
 
     kind: Kind
     offset: int
@@ -85,7 +85,7 @@ class _Place(NamedTuple):
 
 
 class GGUFFile(Tensors):
-    """A GGUF file whose fields have been read and whose tensors have been found to lie in it.
+    """A GGUF file whose fields have been read and whose tensors have been checked to be inside it.
 
     Parameters
     ----------
@@ -94,22 +94,21 @@ class GGUFFile(Tensors):
     Attributes
     ----------
     path, entries
-        As `Tensors`; shapes have the slowest axis first, as everywhere here.
+        See `Tensors`; shapes have the slowest axis first, as everywhere in the package.
     fields : dict of str to value
-        The metadata: bool, int, float, str, or a list of one of these. A float32 is the shortest decimal that stands
-        for it.
+        The metadata: bool, int, float, str, or a list of one of these. A float32 is read as the shortest decimal that
+        rounds to it.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        Not a regular file, or not a GGUF file in which everything lies where it says; a tensor has a type that cannot
-        be read here.
+        Not a regular file, or not a valid GGUF file; or a tensor has a type that is not supported.
     ImportError
-        There are tensors in blocks, and the `gguf` package is not installed.
+        The file has tensors in blocks, and the `gguf` package is not installed.
     OSError
-        It cannot be opened or read.
+        The file cannot be opened or read.
     """
 
     types = tuple(kind.name for kind in KINDS.values())
@@ -129,7 +128,7 @@ class GGUFFile(Tensors):
             need_gguf()
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor; see `Tensors.read`."""
+        """Read the values of one tensor; see `Tensors.read`."""
         place, shape = self._places[name], self.entries[name][1]
         values = np.empty(math.prod(shape), np.float32)
         make = _maker(place.kind)
@@ -147,12 +146,12 @@ class GGUFFile(Tensors):
 
 
 def need_gguf() -> ModuleType:
-    """The `gguf` package.
+    """Import the `gguf` package.
 
     Raises
     ------
     ImportError
-        It is not installed; the message names the extra.
+        The package is not installed; the message names the extra.
     """
     try:
         import gguf
@@ -162,7 +161,7 @@ def need_gguf() -> ModuleType:
 
 
 def _maker(kind: Kind) -> Callable[[bytes], np.ndarray]:
-    """A function from whole blocks of a type to float32 values."""
+    """Return a function that converts whole blocks of a type to float32 values."""
     if kind.name == "BF16":  # the upper half of a float32
         return lambda data: (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     if kind.name in PLAIN:
@@ -171,7 +170,7 @@ def _maker(kind: Kind) -> Callable[[bytes], np.ndarray]:
     number = gguf.GGMLQuantizationType[kind.name]
 
     def make(data: bytes) -> np.ndarray:
-        # As one row, the package works on all of it at once. A scale may be NaN, which is looked for later.
+        # As one row, because the package then converts all of it at once. A scale of NaN is found by a later check.
         with np.errstate(all="ignore"):
             return gguf.quants.dequantize(np.frombuffer(data, np.uint8).reshape(1, -1), number)[0]
 
@@ -179,14 +178,14 @@ def _maker(kind: Kind) -> Callable[[bytes], np.ndarray]:
 
 
 class _Parser:
-    """Reads what comes before the data, never further than the file goes."""
+    """Parser of everything before the data; it never reads beyond the end of the file."""
 
     def __init__(self, stream: BinaryIO, size: int):
         self.stream, self.size = stream, size
         self.place = 0
 
     def preamble(self) -> int:
-        """Magic, version and counts; gives the number of tensors."""
+        """Read magic, version and counts, and return the number of tensors."""
         if (magic := self.take(4, "the magic")) != b"GGUF":
             raise ValueError(f"must begin with 'GGUF', got {shown(magic.decode('latin-1'))}: it is no GGUF file")
         version = self.number("I", "the version")
@@ -201,7 +200,7 @@ class _Parser:
         return n_tensors
 
     def fields(self) -> dict[str, Any]:
-        """Name to value."""
+        """Read all fields: name to value."""
         found: dict[str, Any] = {}
         for i in range(self.n_fields):
             name = self.string(f"the name of field {i}")
@@ -211,7 +210,7 @@ class _Parser:
         return found
 
     def tensors(self, count: int) -> Iterator[tuple[str, Kind, Shape, int]]:
-        """Name, type, shape and offset of each tensor."""
+        """Yield name, type, shape and offset of each tensor."""
         seen: set[str] = set()
         for i in range(count):
             name = self.string(f"the name of tensor {i}")
@@ -233,7 +232,7 @@ class _Parser:
             yield name, kind, shape, self.number("Q", f"the offset of {what}")
 
     def value(self, kind: int, what: str) -> Any:
-        """The value of a field of some type."""
+        """Read a value of a type of fields."""
         if kind == _STRING:
             return self.string(what)
         if kind == _LIST:
@@ -248,13 +247,13 @@ class _Parser:
         return _plain(self.take(struct.calcsize(self.code(kind, what)), what), _NUMBERS[kind], what)[0]
 
     def code(self, kind: int, what: str) -> str:
-        """The code of struct for a type of number."""
+        """Return the code of `struct` for a type of number."""
         if kind not in _NUMBERS:
             raise ValueError(f"{what} must be a type of number, string or list, got {kind}")
         return "<" + _NUMBERS[kind]
 
     def string(self, what: str) -> str:
-        """A string: its length, then UTF-8."""
+        """Read a string: its length, then UTF-8."""
         length = self.number("Q", f"the length of {what}")
         self.check_count(length, 1, f"the length of {what}")
         try:
@@ -263,17 +262,17 @@ class _Parser:
             raise ValueError(f"{what} must be UTF-8, got byte 0x{error.object[error.start]:02X}") from None
 
     def number(self, code: str, what: str) -> int:
-        """An unsigned number."""
+        """Read an unsigned number."""
         return int.from_bytes(self.take(struct.calcsize("<" + code), what), "little")
 
     def check_count(self, count: int, n_bytes: int, what: str) -> None:
-        """Raise ValueError for a count of things for which there is no room in what is left of the file."""
+        """Raise ValueError for a count of things that the rest of the file cannot contain."""
         left = self.size - self.place
         if count * n_bytes > left:
             raise ValueError(f"{what} must be at most {left // n_bytes}, as {left} bytes are left, got {count}")
 
     def take(self, count: int, what: str) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         data = b"" if self.place + count > self.size else self.stream.read(count)
         if len(data) < count:
             raise ValueError(f"ends early, at byte {self.size}, in {what}")
@@ -284,7 +283,7 @@ class _Parser:
 
 
 def _plain(data: bytes, code: str, what: str) -> list[Any]:
-    """Numbers of Python from their bytes."""
+    """Convert bytes to Python numbers."""
     array = np.frombuffer(data, f"<{'u1' if code[-1] == '?' else code[-1]}")
     if code[-1] == "?":
         if (array > 1).any():
@@ -296,7 +295,7 @@ def _plain(data: bytes, code: str, what: str) -> list[Any]:
 
 
 def _data_start(fields: dict[str, Any], end: int) -> int:
-    """Where the data begins: after what has been read, at a multiple of the alignment."""
+    """Return the offset of the data: the next multiple of the alignment."""
     alignment = fields.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
         raise ValueError(f"'general.alignment' must be a power of two up to 2^20, got {shown(alignment)}")
@@ -304,7 +303,7 @@ def _data_start(fields: dict[str, Any], end: int) -> int:
 
 
 def _placed(tensors: list[tuple[str, Kind, Shape, int]], start: int, size: int) -> dict[str, _Place]:
-    """Where each tensor lies, in the file and apart from all others."""
+    """Check that every tensor is inside the file and shares no bytes with another; return their places."""
     places = {}
     for name, kind, shape, offset in tensors:
         n_bytes = math.prod(shape) // kind.block * kind.n_bytes
@@ -312,7 +311,7 @@ def _placed(tensors: list[tuple[str, Kind, Shape, int]], start: int, size: int) 
             raise ValueError(f"tensor {shown(name)} must end in the file, at most at {size}, "
                              f"got {start + offset + n_bytes}")  # fmt: skip
         places[name] = _Place(kind, start + offset, n_bytes)
-    # Shared bytes would let a small file ask for a large model.
+    # With shared bytes, a small file could ask for a large model.
     end, before = 0, ""
     for name, place in sorted(places.items(), key=lambda item: item[1].offset):
         if place.offset < end:

@@ -1,8 +1,8 @@
 """Model directories in the Hugging Face layout: config.json and model.safetensors, or several files and their index.
 
-Reading goes from cheap to dear, and each step trusts only what the one before has held against the file: the config,
-the header of the tensors, their names and shapes against the config, then the memory for a model of that size, then the
-values. So a few bytes of config.json cannot make it allocate more than a file of that size could fill.
+Reading checks before it allocates: first the config, then the header of the tensors, then their names and shapes
+against the config. Only then is memory for a model of that size taken and filled, so a few bytes of config.json cannot make the
+reader allocate more than the file of weights contains.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def write(
     dtype: str = "float32",
     progress: Progress | None = None,
 ) -> None:
-    """Write config.json and model.safetensors and sync them; not atomic, the directory is for a temporary.
+    """Write config.json and model.safetensors and sync them; not atomic, so the directory must be a temporary one.
 
     Parameters
     ----------
     directory : path
-        Must exist; neither file may.
+        An existing directory without these files.
     model : GPT
     start_id, end_ids
-        As `config.to_bytes`.
+        Ids of special tokens; see `config.to_bytes`.
     dtype : str
-        Of the weights: float32, float16 or bfloat16.
+        Type of the weights in the file: float32, float16 or bfloat16.
     progress : callable, optional
-        As of `weights.write`.
+        See `weights.write`.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def write(
 
 
 def parts(model: GPT, pieces: Iterable[names.Piece]) -> Iterator[tuple[names.Piece, np.ndarray]]:
-    """What goes into a file: views of the parameters where the file holds the same, in any strides."""
+    """Yield every tensor of a file with its values: a view of a parameter, with any strides, or zeros."""
     held = dict(model.named_parameters())
     for _, weight in model.named_packed():
         raise ValueError(f"[save] 'model' has weights packed as {weight.kind}: load it with weights float32 to save it")
@@ -79,16 +79,16 @@ def parts(model: GPT, pieces: Iterable[names.Piece]) -> Iterator[tuple[names.Pie
 
 
 def read(directory: StrPath, weights: str = "float32") -> GPT:
-    """A model from its directory.
+    """Read a model from its directory.
 
     Parameters
     ----------
     directory : path
-        With a config.json of family gpt2, llama or tinygpt, and a model.safetensors in float32, float16 or bfloat16,
-        or several files that a model.safetensors.index.json lists. Names may lack the prefix of a whole model; masks
-        and rotary frequencies may be among the tensors.
+        It has a config.json of family gpt2, llama or tinygpt, and a model.safetensors in float32, float16, bfloat16 or
+        float64, or several files that a model.safetensors.index.json lists. Names may lack the prefix of a whole model;
+        masks and rotary frequencies may be among the tensors.
     weights : str
-        What the model keeps of them, see `build`.
+        Type of the weights in memory; see `build`.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def read(directory: StrPath, weights: str = "float32") -> GPT:
     FileNotFoundError
         The directory or one of its files is missing.
     ValueError
-        A file is not what it must be. The message is one line with the file's name and what is wrong.
+        A file is damaged or does not describe a supported model. The message is one line with the file and the fault.
     """
     return build(ModelDirectory(directory), weights=weights)
 
@@ -116,7 +116,7 @@ class Source(ABC):
     pieces : list of names.Piece
         Every tensor that will be read.
     asker : str
-        What says how the tensors must be, for messages.
+        The file or field that asks for the tensors, for messages.
     """
 
     family: str
@@ -126,7 +126,7 @@ class Source(ABC):
     asker: str = config_file.NAME
 
     def values(self) -> Iterator[tuple[names.Piece, np.ndarray]]:
-        """Every tensor with its values, checked as it is given; only one is held at a time.
+        """Yield every tensor with its values after a check; only one is in memory at a time.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class Source(ABC):
 
     @abstractmethod
     def _check_value(self, piece: names.Piece, array: np.ndarray) -> None:
-        """Raise ValueError for values that contradict what the source says elsewhere."""
+        """Raise ValueError for values that contradict another part of the source."""
 
 
 class ModelDirectory(Source):
@@ -159,12 +159,12 @@ class ModelDirectory(Source):
     Attributes
     ----------
     family, config, file, pieces
-        As `Source`.
+        See `Source`.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As `read`.
+        See `read`.
     """
 
     def __init__(self, directory: StrPath):
@@ -206,15 +206,16 @@ class ModelDirectory(Source):
 
 
 def build(source: Source, progress: Progress | None = None, weights: str = "float32") -> GPT:
-    """The model that a source describes, filled tensor by tensor.
+    """Build the model of a source, tensor by tensor.
 
     Parameters
     ----------
     source : Source
     progress : callable, optional
-        Is called with the number of values read and that of all, after every tensor.
+        Called after every tensor with the number of values read and the total.
     weights : str
-        ``float32``; or ``bfloat16`` or ``int8`` for a model that only runs: each tensor is packed as it is read.
+        Type of the weights in memory: ``float32``; or ``bfloat16`` or ``int8`` for a model that will not be trained,
+        where each tensor is packed as it is read.
 
     Returns
     -------
@@ -223,7 +224,7 @@ def build(source: Source, progress: Progress | None = None, weights: str = "floa
     Raises
     ------
     ValueError
-        As `Source.values`; or an unknown kind of weights.
+        See `Source.values`; or `weights` has another value.
     """
     check_kind("load", "weights", weights)
     model = GPT(source.config, seed=None)
@@ -234,7 +235,7 @@ def build(source: Source, progress: Progress | None = None, weights: str = "floa
 
 
 def _told(source: Source, progress: Progress) -> Iterator[tuple[names.Piece, np.ndarray]]:
-    """The values of a source, with word of how far they are."""
+    """Yield the values of a source, and tell the progress."""
     total, done = sum(math.prod(piece.shape) for piece in source.pieces), 0
     for piece, array in source.values():
         yield piece, array
@@ -243,7 +244,7 @@ def _told(source: Source, progress: Progress) -> Iterator[tuple[names.Piece, np.
 
 
 def assign(model: GPT, values: Iterable[tuple[names.Piece, np.ndarray]]) -> None:
-    """Copy what `Source.values` gives into a model of that source's config."""
+    """Copy the values of a source into a model of its config."""
     held, packed = dict(model.named_parameters()), dict(model.named_packed())
     for piece, array in values:
         if piece.parameter in packed:

@@ -12,15 +12,15 @@ blocks.i.mlp.down        h.i.mlp.c_proj    (in,out)  layers.i.mlp.down_proj
 norm                     ln_f                        norm
 head.weight              lm_head.weight              lm_head.weight
 
-All but the head have a prefix, ``transformer.`` or ``model.``, in a whole model and none in a bare one. Linear weights
-are (out, in) here and in Llama, (in, out) in GPT-2. What is fused here and not in Llama lies in the rows of a
-parameter, one part after the other, so a part is a view and is never copied together.
+All names but the head's have a prefix, ``transformer.`` or ``model.``, in a whole model and none in a bare one. Linear
+weights are (out, in) here and in Llama, (in, out) in GPT-2. A parameter that is fused here and not in Llama has its
+parts in consecutive rows, so each part is a view and nothing is copied together.
 
 GGUF has names of its own, the same for both families (`gguf_pieces`), and all its linear weights are (out, in). Its
-Llama turns neighbouring pairs of a head, (0, 1), (2, 3), ..., where Hugging Face and the model here turn (0, D/2),
-(1, D/2 + 1), ...; so in such a file the rows of each query and key head lie in the order 0, D/2, 1, D/2 + 1, ...
+Llama rotates neighbouring pairs of a head, (0, 1), (2, 3), ..., where Hugging Face and this package rotate (0, D/2),
+(1, D/2 + 1), ... So in a GGUF file, the rows of each query and key head are in the order 0, D/2, 1, D/2 + 1, ...
 
-Everything is a generator over the config: a config.json that asks for 10^9 layers costs no memory.
+All functions are generators over the config, so that a config.json that asks for 10^9 layers costs no memory.
 """
 
 from __future__ import annotations
@@ -84,17 +84,17 @@ class Piece(NamedTuple):
     Attributes
     ----------
     name : str
-        In the file.
+        Name in the file.
     shape : tuple of int
-        In the file.
+        Shape in the file.
     parameter : str or None
-        None for a bias that is zero in the file because the family has one and the model does not.
+        Name of the parameter. None for a bias of zeros, which the family has and the model does not.
     rows : slice
-        Of the parameter.
+        Rows of the parameter that the tensor holds.
     transposed : bool
-        The file holds (in, out).
+        Whether the file holds (in, out).
     heads : int
-        If not 0, the file holds the rows of so many heads in the order of a rotation of neighbours.
+        Number of heads whose rows are reordered for the rotation of neighbours; 0 if none are.
     """
 
     name: str
@@ -105,14 +105,14 @@ class Piece(NamedTuple):
     heads: int = 0
 
     def from_file(self, array: np.ndarray) -> np.ndarray:
-        """What belongs into the parameter's rows, given what the file holds."""
+        """Convert the values of the file to the parameter's rows."""
         if self.heads:
             pairs = array.reshape(self.heads, -1, 2, *array.shape[1:])
             return pairs.swapaxes(1, 2).reshape(array.shape)
         return array.T if self.transposed else array
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
-        """What the file holds, given the parameter's rows."""
+        """Convert the parameter's rows to the values of the file."""
         if self.heads:
             halves = array.reshape(self.heads, 2, -1, *array.shape[1:])
             return halves.swapaxes(1, 2).reshape(array.shape)
@@ -120,7 +120,7 @@ class Piece(NamedTuple):
 
 
 def parameters(config: GPTConfig) -> Iterator[tuple[str, Shape]]:
-    """Name and shape of every parameter of GPT(config), in order, without making one."""
+    """Yield name and shape of every parameter of GPT(config), in order, without building the model."""
     C = config.n_embd
     yield "wte.weight", (config.vocab_size, C)
     if config.position == "learned":
@@ -157,7 +157,7 @@ def _block(config: GPTConfig) -> Iterator[tuple[str, Shape]]:
 
 
 def pieces(family: str, config: GPTConfig, prefix: str) -> Iterator[Piece]:
-    """The tensors of a file, each with its place in the model.
+    """Yield the tensors of a file, each with its place in the model.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def pieces(family: str, config: GPTConfig, prefix: str) -> Iterator[Piece]:
         gpt2, llama or tinygpt.
     config : GPTConfig
     prefix : str
-        Before all names but the head's.
+        Prefix of all names but the head's.
 
     Yields
     ------
@@ -194,7 +194,7 @@ def _gpt2_pieces(config: GPTConfig, prefix: str) -> Iterator[Piece]:
 
 
 def gguf_pieces(family: str, config: GPTConfig) -> Iterator[Piece]:
-    """The tensors of a GGUF file, each with its place in the model.
+    """Yield the tensors of a GGUF file, each with its place in the model.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def gguf_pieces(family: str, config: GPTConfig) -> Iterator[Piece]:
 
 
 def _with_bias(target: str, shape: Shape, name: str, config: GPTConfig) -> Iterator[Piece]:
-    """One tensor of a GPT-2 block; after a weight of a model without biases, the zeros that stand for its bias."""
+    """Yield a tensor of a GPT-2 block and, if the model has no biases, a bias of zeros after a weight."""
     yield Piece(target, shape[::-1], name, transposed=len(shape) == 2)
     if not config.bias:
         yield Piece(target.removesuffix("weight") + "bias", shape[:1], None)
@@ -243,7 +243,7 @@ def _llama_pieces(config: GPTConfig, prefix: str) -> Iterator[Piece]:
 
 
 def _split(target: str, layer: str, shape: Shape, name: str, config: GPTConfig) -> Iterator[Piece]:
-    """The parts of a fused weight, from its first row on."""
+    """Yield the parts of a fused weight, from its first row on."""
     if layer == "attn.qkv":
         q, kv = config.n_head * config.head_dim, config.kv_heads * config.head_dim
         parts = {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
@@ -256,7 +256,7 @@ def _split(target: str, layer: str, shape: Shape, name: str, config: GPTConfig) 
 
 
 def buffers(family: str, config: GPTConfig, prefix: str) -> Iterator[str]:
-    """Names that real files carry and that hold nothing learned: causal masks, rotary frequencies."""
+    """Yield names of tensors in real files that are not learned: causal masks, rotary frequencies."""
     if family == "gpt2":
         for i in range(config.n_layer):
             yield from (f"{prefix}h.{i}.attn.bias", f"{prefix}h.{i}.attn.masked_bias")

@@ -60,7 +60,7 @@ class Tensors(ABC):
 
     @abstractmethod
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor.
+        """Read the values of one tensor.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Tensors(ABC):
         """
 
     def expect(self, wanted: Iterable[tuple[str, Shape]], ignored: Iterable[str] = (), asker: str = "") -> None:
-        """Hold the header against the tensors that must be there.
+        """Check the header against the tensors that must be there.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class TensorFile(Tensors):
             self.entries[name] = header.get_dtype(), tuple(header.get_shape())
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor; see `Tensors.read`."""
+        """Read the values of one tensor; see `Tensors.read`."""
         with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, which is refused below
             values = self._file.get_tensor(name).astype(np.float32, copy=False)
         self._check_finite(name, values)
@@ -175,7 +175,7 @@ class TensorFile(Tensors):
 
 
 class ShardedFiles(Tensors):
-    """Several safetensors files, listed in an index that says which tensor lies where.
+    """Several safetensors files, with an index of the tensors in each.
 
     Parameters
     ----------
@@ -216,12 +216,12 @@ class ShardedFiles(Tensors):
         self.entries = {name: self._places[name].entries[name] for name in places}
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor; see `Tensors.read`."""
+        """Read the values of one tensor; see `Tensors.read`."""
         return self._places[name].read(name)
 
 
 def _weight_map(content: Object) -> dict[str, str]:
-    """Tensor to file, where every file lies in the folder of the index."""
+    """Read the file of every tensor; each file must be in the folder of the index."""
     found = content.get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ValueError(f"'weight_map' must be an object of tensors and files, got {shown(found)}")
@@ -241,7 +241,7 @@ def write(
     progress: Progress | None = None,
     checksum: bool = False,
 ) -> None:
-    """Write a safetensors file and sync it; not atomic, the path is for a temporary.
+    """Write a safetensors file and sync it; not atomic, so the path must be a temporary one.
 
     Parameters
     ----------
@@ -339,8 +339,8 @@ def check_sum(path: Path) -> None:
 
 
 def check_range(name: str, array: np.ndarray, dtype: str, op: str = "save") -> None:
-    """Raise ValueError for a tensor that has values which are not finite, in float32 or once they are `dtype`."""
-    # NaN wins in both, and neither needs memory, as isfinite does.
+    """Raise ValueError for a tensor with values that are not finite, in float32 or as `dtype`."""
+    # min and max propagate NaN and, unlike np.isfinite, allocate nothing.
     low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"[{op}] {name!r} must be finite, got NaN or infinity")
@@ -351,6 +351,6 @@ def check_range(name: str, array: np.ndarray, dtype: str, op: str = "save") -> N
 
 
 def _little(array: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """The values as they lie in a file: one after the other, the lowest byte first."""
+    """Convert values to the layout of a file: contiguous, the lowest byte first."""
     made = np.asarray(array, kind, order="C")
     return made if sys.byteorder == "little" else made.byteswap()
