@@ -1,8 +1,8 @@
 """Models in GGUF files, the format of llama.cpp: loaded into a GPT, and written.
 
 Reading checks before it allocates, as for a model directory (tinygpt/files/hf.py). Writing needs memory for the model
-and one tensor. Tensors with one axis and the table of positions stay float32, because llama.cpp requires it. A row of Q8_0
-consists of whole blocks of 32, so a tensor with other rows is written as F16.
+and one tensor. Tensors with one axis and the table of positions stay float32, because llama.cpp requires it. A row of
+Q8_0 consists of whole blocks of 32, so a tensor with other rows is written as F16.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Model directories in the Hugging Face layout: config.json and model.safetensors, or several files and their index.
 
 Reading checks before it allocates: first the config, then the header of the tensors, then their names and shapes
-against the config. Only then is memory for a model of that size taken and filled, so a few bytes of config.json cannot make the
-reader allocate more than the file of weights contains.
+against the config. Only then is memory for a model of that size taken and filled, so a few bytes of config.json cannot
+make the reader allocate more than the file of weights contains.
 """
 
 from __future__ import annotations
