@@ -22,7 +22,7 @@ project_copyright = f"{author}. Apache-2.0"
 version = release = tinygpt.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "_generated", "data", "figures"]
+exclude_patterns = ["_build", "_generated", "jupyter_execute", "data", "figures"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 # Cells: run at every build of a page, and a cell that fails is a build that fails.
