@@ -98,7 +98,7 @@ def test_the_summary_tells_the_run(visit):
     tab = visit(one_run(state="stopped", score=1.5))
     cards = dict(zip(tab.locator("dt").all_text_contents(), tab.locator("dd").all_text_contents(), strict=True))
     assert cards["First"].startswith("5.0000guessing: ln 100 = 4.605")
-    assert cards["Lowest"] == "4.0781at step 59"
+    assert cards["Lowest"] == "4.0781at step 60"
     assert cards["Whole validation split"].startswith("1.5000")
     assert cards["Tokens seen"].endswith("7,680")
     assert cards["Parameters"].endswith("12,345")
@@ -141,7 +141,7 @@ def test_the_csv_is_the_data(visit):
         rows = list(csv.DictReader(io.StringIO(file.read())))
     assert {row["run"] for row in rows} == {WICKED}
     losses = [(int(row["step"]), float(row["value"])) for row in rows if row["curve"] == "loss"]
-    assert losses == [(r["step"], pytest.approx(r["loss"])) for r in records() if "loss" in r]
+    assert losses == [(r["step"] + 1, pytest.approx(r["loss"])) for r in records() if "loss" in r]
     assert [float(row["seconds"]) for row in rows if row["curve"] == "val_loss"] == [10, 20, 30]
     with tab.expect_download() as download:
         tab.click("#watch-csv")
@@ -187,8 +187,8 @@ def test_the_keyboard_reaches_everything(visit):
         tab.wait_for_timeout(150)
         spans.append(tab.evaluate("document.getElementById('chart-lr').layout.xaxis.range.slice()"))
     closer, right, whole = spans
-    assert whole == [0, 59]
-    assert closer[1] - closer[0] == pytest.approx(0.7 * 59)
+    assert whole == [0, 60]
+    assert closer[1] - closer[0] == pytest.approx(0.7 * 60)
     assert right[0] > closer[0]
     assert right[1] - right[0] == pytest.approx(closer[1] - closer[0])
 

@@ -46,10 +46,10 @@ def test_the_data_is_inside():
     steps = [record for record in records() if "loss" in record]
     evaluations = [record for record in records() if "val_loss" in record]
     for name in metrics.CURVES:
-        assert one["curves"][name]["step"] == [record["step"] for record in steps]
+        assert one["curves"][name]["step"] == [record["step"] + 1 for record in steps]
         assert one["curves"][name]["seconds"] == [record["seconds"] for record in steps]
         np.testing.assert_allclose(one["curves"][name]["y"], [record[name] for record in steps], rtol=1e-6)
-    assert one["curves"]["val"]["step"] == [19, 39, 59]
+    assert one["curves"]["val"]["step"] == [20, 40, 60]
     assert one["curves"]["val"]["seconds"] == [10.0, 20.0, 30.0]
     assert one["curves"]["val"]["y"] == [record["val_loss"] for record in evaluations]
     assert one["guessing"] == pytest.approx(guessing())
@@ -83,9 +83,9 @@ def test_the_facts_are_those_of_the_run():
     facts = one["facts"]
     assert (facts["steps"], facts["total"], facts["tokens"]) == (50, 60, 50 * 4 * 2 * 16)
     assert (facts["parameters"], facts["seconds"]) == (12345, 25.0)
-    assert (facts["first"], facts["final"], facts["lowest"], facts["lowestStep"]) == (5, losses[-1], losses[-1], 49)
+    assert (facts["first"], facts["final"], facts["lowest"], facts["lowestStep"]) == (5, losses[-1], losses[-1], 50)
     assert facts["average"] == pytest.approx(sum(losses) / 50)
-    assert (facts["best"], facts["bestStep"], facts["val"]) == (6 - 39 / 32, 39, 6 - 39 / 32)
+    assert (facts["best"], facts["bestStep"], facts["val"]) == (6 - 39 / 32, 40, 6 - 39 / 32)
     assert (facts["rate"], facts["peak"]) == (1024.5, 0.25)
 
 
@@ -174,15 +174,15 @@ def test_what_was_watched_is_inside():
         *(("activations", f"block {k}", "mlp") for k in (0, 1)),
     }
     (one,) = [one for one in series if (one["kind"], one["layer"]) == ("activations", "block 1")]
-    assert one["step"] == [0, 10, 20, 30, 40, 50]
+    assert one["step"] == [1, 11, 21, 31, 41, 51]
     assert one["seconds"] == [0, 5, 10, 15, 20, 25]
     assert one["dead"] == [0.125] * 6
-    np.testing.assert_allclose(one["std"], [0.25 + i / 64 for i in one["step"]])
+    np.testing.assert_allclose(one["std"], [0.25 + (i - 1) / 64 for i in one["step"]])
     np.testing.assert_allclose(one["q"][-1], watch()[-1]["activations"]["blocks.1.mlp"]["q"], rtol=1e-6)
     long = watched(watch(10_000, 1), {})
     assert all(len(one["step"]) <= MOST_SAMPLES for one in long)
     assert sum(len(one["step"]) for one in long) <= MOST_OF_ALL
-    assert all(one["step"][-1] == 9999 for one in long)
+    assert all(one["step"][-1] == 10_000 for one in long)
 
 
 def test_a_page_shows_itself_in_a_notebook():

@@ -7,6 +7,8 @@ Design
   fetch new figures. The browser's session storage keeps the user's choices across reloads.
 - Writing the page may take a fixed share of the run's time. A fixed number of steps would not bound the cost, because a
   step may take microseconds or minutes.
+- Steps are numbered as on the terminal and in the names of checkpoints: step N is the state after N steps. The records
+  of metrics.jsonl count from 0, so that the record with step N - 1 is drawn at N.
 - Settings and file names are untrusted text; see `tinygpt.viz.page`.
 """
 
@@ -169,7 +171,7 @@ def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
     made: dict[str, Any] = {"val": _evaluations(evaluations, seconds, most)}
     for name, smoothed in CURVES.items():
         found = [record for record in steps if record.get(name) is not None]
-        x = np.array([record["step"] for record in found], np.float64)
+        x = np.array([record["step"] + 1 for record in found], np.float64)
         t = np.array([record.get("seconds") or 0.0 for record in found], np.float64)
         y = np.array([record[name] for record in found], np.float64)
         made[name] = curves.curve(x, t, y, most)
@@ -201,11 +203,11 @@ def _seconds(run: RunData) -> dict[int, float]:
 
 
 def _evaluations(evaluations: list[Record], seconds: dict[int, float], most: int) -> dict[str, list[Any]]:
-    x = np.array([record["step"] for record in evaluations], np.float64)
+    x = np.array([record["step"] + 1 for record in evaluations], np.float64)
     t = np.array([seconds.get(record["step"], 0.0) for record in evaluations], np.float64)
     losses = np.array([record["val_loss"] for record in evaluations], np.float64)
     made = curves.curve(x, t, losses, most)
-    bits = {record["step"]: record.get("val_bits_per_byte") for record in evaluations}
+    bits = {record["step"] + 1: record.get("val_bits_per_byte") for record in evaluations}
     made["bits"] = [bits[step] for step in made["step"]]
     return made
 
@@ -239,11 +241,11 @@ def _facts(run: RunData, width: int) -> dict[str, Any]:
         "final": losses[-1] if steps else None,
         "smooth": _mean(losses[-width:]),
         "lowest": lowest and lowest[0],
-        "lowestStep": lowest and lowest[1],
+        "lowestStep": lowest and lowest[1] + 1,
         "average": _mean(losses),
         "val": evaluations[-1][0] if evaluations else None,
         "best": best and best[0],
-        "bestStep": best and best[1],
+        "bestStep": best and best[1] + 1,
         "score": run.score,
         # Medians, because single steps are slowed down by other programs.
         "rate": float(np.median(rates)) if rates else None,

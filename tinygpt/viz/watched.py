@@ -52,7 +52,7 @@ def watched(records: list[Record], seconds: dict[int, float]) -> list[dict[str, 
                         "of": [],
                     }
                 one = series[kind, name]
-                one["step"].append(record["step"])
+                one["step"].append(record["step"] + 1)  # numbered as in tinygpt.viz.metrics
                 one["seconds"].append(round(seconds.get(record["step"], 0.0), 3))
                 one["of"].append(statistics)
     return [_columns(one) for one in series.values()]

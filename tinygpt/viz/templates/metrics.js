@@ -91,7 +91,7 @@ function showSummary() {
     ...card("First", has(facts.first, nats), known(guessing) ? `guessing: ln ${whole(vocab)} = ${guessing.toFixed(3)}` : ""),
     ...card("Lowest", has(facts.lowest, nats), `at step ${whole(facts.lowestStep ?? 0)}`),
     ...card("Average", has(facts.average, nats), "of all steps"),
-    ...card("Validation loss, best", has(facts.best, nats), facts.bestStep < 0 ? "before the first step" : `after step ${whole(facts.bestStep ?? 0)}, last ${nats(facts.val)}`),
+    ...card("Validation loss, best", has(facts.best, nats), facts.bestStep < 1 ? "before the first step" : `after step ${whole(facts.bestStep ?? 0)}, last ${nats(facts.val)}`),
     ...card("Whole validation split", has(facts.score, nats), "the best model"),
     ...card("Steps", whole(facts.steps), known(facts.total) ? `of ${whole(facts.total)}` : ""),
     ...card("Tokens seen", has(facts.tokens, big), has(facts.tokens, whole) ?? ""),
@@ -138,7 +138,7 @@ function showEvaluations() {
   const rows = data.runs.flatMap((run) => run.curves.val.step.map((step, i) => ({ run, step, i, val: run.curves.val })));
   byId("evaluations-box").hidden = rows.length === 0;
   const table = byId("evaluations"), columns = [
-    { title: "after step", value: (row) => row.step, show: (row) => (row.step < 0 ? "none" : whole(row.step)) },
+    { title: "after step", value: (row) => row.step, show: (row) => (row.step < 1 ? "none" : whole(row.step)) },
     { title: "time", value: (row) => row.val.seconds[row.i], show: (row) => clock(row.val.seconds[row.i]) },
     { title: "validation loss", value: (row) => row.val.y[row.i], show: (row) => nats(row.val.y[row.i]) },
     { title: "bits per byte", value: (row) => row.val.bits[row.i], show: (row) => nats(row.val.bits[row.i]) }];
