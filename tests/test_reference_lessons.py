@@ -1,16 +1,19 @@
-"""The two files that a beginner reads first: a whole GPT and byte-pair encoding in their plainest form."""
+"""The files that a beginner reads first: a whole GPT, its training, and byte-pair encoding in their plainest form."""
 
 import ast
 import inspect
+import math
+import sys
 
 import numpy as np
 import pytest
 from gpt_reference import TOKENS, spread
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 import tinygpt
-from tinygpt.reference import bpe, gpt
+from tinygpt.reference import bpe, gpt, one_file
 
 
 def weights_of(model):
@@ -65,14 +68,76 @@ def test_bytes_that_are_no_text_are_shown_as_such():
     assert bpe.decode([], [0xC3]) == "\ufffd"
 
 
-@pytest.mark.parametrize("module", [gpt, bpe])
-def test_lessons_stand_alone_and_are_short(module):
+def test_one_file_has_the_loss_and_the_gradients_of_the_model():
+    """Catches a hand-written gradient that is off, such as a tied table that counts once in place of twice."""
+    model = spread("gpt2")
+    targets = np.roll(TOKENS, -1, axis=1)
+    loss = model.loss(TOKENS, targets)
+    loss.backward()
+    plain, gradients = one_file.loss_and_gradients(weights_of(model), TOKENS, targets, model.config.n_head)
+    assert plain == pytest.approx(float(loss.data), rel=1e-5)
+    wanted = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert set(gradients) == set(wanted)
+    for name, gradient in gradients.items():
+        # Rounding of a sum is measured against the largest element: small ones come from large terms that cancel.
+        np.testing.assert_allclose(gradient, wanted[name], rtol=0, atol=2e-5 * np.abs(gradient).max(), err_msg=name)
+
+
+def test_one_file_trains_to_the_weights_of_the_framework():
+    """Catches a bias correction that counts from 0, a moment that is not kept, and an update with the wrong sign."""
+    model = spread("gpt2")
+    weights, targets = weights_of(model), np.roll(TOKENS, -1, axis=1)
+    optimizer = tinygpt.optim.Adam(model.parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    m, v = ({name: np.zeros_like(x) for name, x in weights.items()} for _ in range(2))
+    for step in range(1, 6):
+        optimizer.zero_grad()
+        loss = model.loss(TOKENS, targets)
+        loss.backward()
+        optimizer.step()
+        plain, gradients = one_file.loss_and_gradients(weights, TOKENS, targets, model.config.n_head)
+        one_file.adam(weights, gradients, m, v, step, lr=1e-2)
+        assert plain == pytest.approx(float(loss.data), rel=1e-4)
+    # A gradient of 0 but for rounding makes a step of lr in either direction: keys' biases, which no loss depends on.
+    for name, parameter in model.named_parameters():
+        width = model.config.n_embd
+        rows = np.r_[:width, 2 * width : 3 * width] if name.endswith("qkv.bias") else slice(None)
+        np.testing.assert_allclose(weights[name][rows], parameter.data[rows], atol=1e-3, err_msg=name)
+
+
+def test_one_file_learns_and_writes(tmp_path, capsys, monkeypatch):
+    """Catches a program that runs but does not learn: the loss starts near ln V and ends far below."""
+    (tmp_path / "text.txt").write_text("abcdefgh" * 50)
+    monkeypatch.setattr(sys, "argv", ["one_file.py", str(tmp_path / "text.txt")])
+    monkeypatch.setattr(one_file, "STEPS", 40)
+    with threadpool_limits(1):  # two threads on products this small only wait for each other
+        one_file.main()
+    lines = capsys.readouterr().out.splitlines()
+    first, last = (float(line.split()[-1]) for line in (lines[0], lines[9]))
+    assert first == pytest.approx(math.log(8), abs=0.2)
+    assert last < 0.2
+    assert lines[-1].startswith("abcdefghabcdefgh")
+
+
+def test_one_file_draws_the_weights_that_the_model_has():
+    """Catches a missing weight and residual projections that are not scaled down."""
+    weights = one_file.new_weights(np.random.default_rng(0), 13, context=8, layers=2, width=12)
+    model = spread("gpt2")
+    assert {name: x.shape for name, x in weights.items()} == {
+        name: parameter.shape for name, parameter in model.named_parameters()
+    }
+    wide = one_file.new_weights(np.random.default_rng(0), 50, context=8, layers=8, width=64)
+    assert wide["blocks.0.attn.out.weight"].std() == pytest.approx(0.02 / 4, rel=0.1)
+    assert wide["blocks.0.attn.qkv.weight"].std() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(("module", "lines"), [(gpt, 120), (bpe, 120), (one_file, 250)])
+def test_lessons_stand_alone_and_are_short(module, lines):
     """Catches a beginner's file that needs the package, or that has grown."""
     source = inspect.getsource(module)
     imported = {
         alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names
     }
     imported |= {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    assert imported <= {"math", "numpy", "collections", "itertools"}
-    assert len(source.splitlines()) < 120
+    assert imported <= {"math", "numpy", "collections", "itertools", "pathlib", "sys"}
+    assert len(source.splitlines()) < lines
     assert not hasattr(tinygpt, module.__name__.rpartition(".")[2])

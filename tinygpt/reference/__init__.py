@@ -1,4 +1,6 @@
-"""Every op as its formula in float64 NumPy, and two lessons: a whole GPT (`gpt`) and byte-pair encoding (`bpe`).
+"""Every op as its formula in float64 NumPy, and three lessons: `gpt`, `bpe` and `one_file`.
+
+A beginner reads `gpt` first, a whole forward pass; `bpe` is byte-pair encoding; `one_file` trains and samples a GPT.
 
 The kernels are tested against these formulas. A function has the name of its op. Its arguments are those that
 `tinygpt.kernels.spec` marks ``in`` or ``scalar``, by the same names, and it returns the outputs in the same order. The
