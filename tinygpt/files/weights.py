@@ -47,11 +47,11 @@ class Tensors(ABC):
     Attributes
     ----------
     path : Path
-        What an error names.
+        Path of the file, for errors.
     entries : dict of str to (str, tuple of int)
         Type and shape of every tensor.
     types : tuple of str
-        Those that `read` makes float32 of.
+        Types that `read` converts to float32.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Tensors(ABC):
         Returns
         -------
         float32 array
-            Of the shape in the file, a copy.
+            A copy, in the shape of the file.
 
         Raises
         ------
@@ -84,16 +84,17 @@ class Tensors(ABC):
         Parameters
         ----------
         wanted : iterable of (name, shape)
-            May be much longer than the file: it is left at the third name that is missing.
+            Names and shapes of the tensors. It may be much longer than the file, because reading it stops at the third
+            name that is missing.
         ignored : iterable of str
-            Names that may be there as well. Is not read before all of `wanted` has been found.
+            Names that may be there too. They are read only after all of `wanted` have been found.
         asker : str
-            What asks for the shapes, for the message.
+            The file or field that asks for the tensors, for the message.
 
         Raises
         ------
         ValueError
-            A tensor is missing, has another shape or a type that is no weight's, or is not wanted.
+            A tensor is missing, is not wanted, or has another shape or a type that is not supported for weights.
         """
         missing, found = [], set()
         for name, shape in wanted:
@@ -185,7 +186,7 @@ class ShardedFiles(Tensors):
     Attributes
     ----------
     path, entries
-        As `Tensors`; those of all files together.
+        See `Tensors`; the tensors of all files together.
 
     Raises
     ------
