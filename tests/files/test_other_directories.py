@@ -131,3 +131,19 @@ def test_rotary_tables_grow_as_they_would_be_at_once(tmp_path):
         whole = rotation_tables(5000, 4, 10000.0)
         assert np.array_equal(cos, whole[0][start : start + count])
         assert np.array_equal(sin, whole[1][start : start + count])
+
+
+def test_fields_of_models_on_the_hub(folder):
+    """Catches a real model that is refused for a field without effect: of GPT-2 medium, DistilGPT-2 and SmolLM2."""
+    wanted = logits(folder)
+    former = {"_num_labels": 1, "xla_device": None, "eos_token_ids": 0, "torchscript": False, "output_past": True}
+    if json.loads((folder / "config.json").read_text())["model_type"] == "gpt2":
+        former |= {"n_ctx": 16, "n_special": 0, "predict_special_tokens": True, "summary_type": "cls_index"}
+    else:
+        former |= {"is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "pretraining_tp": 1}
+        former |= {"transformers.js_config": {"dtype": "q4"}}
+    change(folder, **former)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer |= {"vocab_size": 49152, "clean_up_tokenization_spaces": False, "add_prefix_space": False, "errors": "x"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    np.testing.assert_array_equal(logits(folder), wanted)

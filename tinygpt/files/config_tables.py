@@ -25,9 +25,9 @@ _ANYWHERE = (
     # training, classification heads, and what a call returns
     "finetuning_task", "id2label", "initializer_range", "label2id", "num_labels", "output_attentions",
     "output_hidden_states", "output_past", "problem_type", "return_dict", "return_dict_in_generate",
-    "task_specific_params", "tf_legacy_loss",
+    "task_specific_params", "tf_legacy_loss", "_num_labels", "xla_device",
     # ids of special tokens, which the tokenizer's files name, and settings of sampling, which commands have flags for
-    "bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id",
+    "bos_token_id", "decoder_start_token_id", "eos_token_id", "eos_token_ids", "pad_token_id", "sep_token_id",
     "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
     "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id",
     "is_decoder", "length_penalty", "max_length", "max_new_tokens", "min_length", "no_repeat_ngram_size",
@@ -48,7 +48,8 @@ GPT2 = Table(
     known=["model_type", "n_inner", "tie_word_embeddings", "resid_pdrop", "embd_pdrop", "layer_norm_epsilon",
            "tinygpt"],
     without_effect=[
-        *_ANYWHERE, "attn_pdrop", "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
+        *_ANYWHERE, "attn_pdrop", "n_ctx", "n_special", "predict_special_tokens", "reorder_and_upcast_attn",
+        "summary_activation", "summary_first_dropout",
         "summary_proj_to_labels", "summary_type", "summary_use_proj",
     ],
     refused={

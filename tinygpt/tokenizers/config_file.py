@@ -44,6 +44,8 @@ TABLE = Table(
         # what a model takes beside ids, and settings of other kinds of tokenizers
         "legacy", "model_input_names", "return_token_type_ids", "sp_model_kwargs", "use_default_system_prompt",
         "response_schema", "verbose",
+        # facts that the vocabulary states itself, and names of former versions
+        "bos_token_id", "eos_token_id", "max_len", "pad_token_id", "unk_token_id", "vocab_size",
     ],
     refused={
         "add_prefix_space": (False,),
