@@ -11,6 +11,7 @@ import pytest
 from tinygpt.data import rules
 from tinygpt.data.discover import discover
 from tinygpt.data.gitignore import Rules
+from tinygpt.data.wildmatch import translate
 
 
 def names(*arguments, **options):
@@ -136,9 +137,10 @@ def git_directory(tmp_path_factory):
     return directory
 
 
-def not_ignored_by_git(git_directory, tree):
+def not_ignored_by_git(git_directory, tree, fold=False):
     """The files that git would add, without what our rules skip for other reasons."""
     command = ["git", "--git-dir", str(git_directory), "--work-tree", str(tree), "-c", "core.bare=false"]
+    command += ["-c", f"core.ignorecase={str(fold).lower()}"]
     command += ["-c", "core.excludesFile=", "ls-files", "--others", "--exclude-standard", "-z"]
     output = subprocess.run(command, check=True, capture_output=True, cwd=tree).stdout
     return sorted(name for name in os.fsdecode(output).split("\0") if name and not name.endswith(".gitignore"))
@@ -162,9 +164,10 @@ def test_ignored_is_what_git_ignores(tmp_path, seed, git_directory):
         tree = tmp_path / str(i)
         tree.mkdir()
         random_tree(tree, draw)
-        ours = sorted(os.path.relpath(path, tree) for path in not_ignored_by_us(tree, Rules()))
+        fold = i % 4 == 0  # core.ignorecase, which git sets where the file system ignores case
+        ours = sorted(os.path.relpath(path, tree) for path in not_ignored_by_us(tree, Rules(fold=fold)))
         texts = {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob(".gitignore")}
-        assert ours == not_ignored_by_git(git_directory, tree), texts
+        assert ours == not_ignored_by_git(git_directory, tree, fold), (fold, texts)
 
 
 CLASSES = ("alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit")
@@ -185,3 +188,27 @@ def test_single_bytes_are_matched_as_git_does(tmp_path, pattern, git_directory):
     (tmp_path / ".gitignore").write_text(f"{pattern}\n")
     ours = sorted(os.path.relpath(path, tmp_path) for path in not_ignored_by_us(tmp_path, Rules()))
     assert ours == not_ignored_by_git(git_directory, tmp_path)
+
+
+def test_a_repository_that_ignores_case_and_has_a_list_of_its_own(tmp_path, fill, repository):
+    """Catches .git/config and .git/info/exclude that are not read: on macOS, Secret.py must match secret.py."""
+    root = repository(tmp_path, {".gitignore": "secret.py\n", "Secret.py": None, "own.py": None, "a.py": None})
+    fill(root, {".git/config": "[core]\n\tignorecase = true\n", ".git/info/exclude": "/own.py\n"})
+    assert names(root) == ["a.py"]
+    fill(root, {".git/config": "[core]\n\tignorecase = false\n"})
+    assert names(root) == ["Secret.py", "a.py"]
+
+
+def test_a_gitignore_that_is_a_link_is_not_followed(tmp_path, fill):
+    """Catches a file outside of the tree that is read through a link; git does not follow it either."""
+    fill(tmp_path, {"outside": "a.py\n", "tree/a.py": None})
+    (tmp_path / "tree" / ".gitignore").symlink_to(tmp_path / "outside")
+    assert names(tmp_path / "tree") == ["a.py"]
+
+
+@pytest.mark.parametrize("pattern", [b"*a" * 40 + b"b", b"**/*a/" * 20 + b"b", b"*?" * 60 + b"b", b"**/" * 60 + b"b"])
+def test_a_hostile_pattern_takes_no_exponential_time(pattern):
+    """Catches backtracking through every way to divide a name among the wildcards."""
+    regex = translate(pattern)
+    assert not regex.match(b"aaaaaaaaa/" * 20 + b"c")
+    assert not regex.match(b"a" * 250)
