@@ -61,6 +61,14 @@ WRONG = {
     "config out of range": ([*TRAIN, "--config", "range.toml"], "--dropout must be at least 0"),
     "config with steps and epochs": (["train", "--config", "both.toml"], "both.toml: --steps and --epochs"),
     "resume without run": (["train", "--resume", "--out", "nowhere"], "--resume: there is no run in nowhere"),
+    "resume with another shape": (
+        ["train", "--resume", "--out", "begun", "--layers", "5"],
+        "--layers cannot be changed with --resume: the model is that of the run, which has --layers 2",
+    ),
+    "resume with another kind": (
+        ["train", "--resume", "--out", "begun", "--rope"],
+        "--rope cannot be changed with --resume",
+    ),
     "resume with a value": (["train", "--resume=yes", "--out", "out"], "--resume takes no value"),
     "unknown command": (["trian"], "trian"),
     "unknown flag": ([*TRAIN, "--layer", "3"], "--layer"),
@@ -143,6 +151,7 @@ def work(tmp_path, sources, run, monkeypatch):
     (tmp_path / "mute" / "tokenizer.json").unlink()
     (tmp_path / "empty").mkdir()
     (tmp_path / "prose").mkdir()
+    (tmp_path / "begun").mkdir()
     files = {
         "prose/thesis.txt": b"mine",
         "short.py": b"x = 1\n",
@@ -155,6 +164,7 @@ def work(tmp_path, sources, run, monkeypatch):
         "table.toml": b"[train]\nlr = 1.0\n",
         "nested.toml": b'config = "range.toml"\n',
         "range.toml": b"dropout = 1.0\n",
+        "begun/run.toml": b"layers = 2\nrope = false\n",
         "both.toml": b"steps = 5\nepochs = 1.0\n",
     }
     for name, data in files.items():

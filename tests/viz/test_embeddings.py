@@ -15,6 +15,7 @@ from tinygpt.viz.labels import label
 from tinygpt.viz.token_classes import CLASSES, class_of_text, classify
 
 from .embeddings_data import HOSTILE, Words, data_of, model_for
+from .page_data import json_of
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,30 @@ def test_the_data_is_that_of_the_model(page, model, tokenizer):
     assert [CLASSES[k] for k in tokens["classes"]] == [classify(tokenizer, i) for i in range(tokenizer.vocab_size)]
     assert positions["labels"] == [str(i) for i in range(12)]
     assert positions["classes"] is None
+
+
+@pytest.mark.parametrize("centre", [0.0, 3.0])
+def test_tokens_that_were_never_trained_are_left_out_and_offered(centre):
+    """Catches a picture whose first component is the tokens that the text does not have, tied weights or not."""
+    random = np.random.default_rng(0)
+    trained, rare = random.normal(size=(12, 16)), centre + random.normal(0, 0.02, (40, 16))
+    tokenizer = Words([f"w{i}" for i in range(51)])
+    model = model_for(tokenizer, 16)
+    model.wte.weight.data = np.concatenate([rare[:20], trained, rare[20:]]).astype(np.float32)
+    made = embeddings(model, tokenizer, what="tokens")
+    (view,) = data_of(made.html)["views"]
+    names = json_of(made.html)["classNames"]
+    hidden = [names[k] == "untrained" for k in view["classes"]]
+    assert hidden == [True] * 20 + [False] * 12 + [True] * 20
+    np.testing.assert_allclose(view["shares"], projection.pca(trained.astype(np.float32)).shares[:10], rtol=1e-5)
+    assert len(view["labels"]) == 52
+    assert view["notes"][0].startswith("40 tokens hardly ever or never occur in the training text")
+    assert "40 untrained ones hidden" in made.views[0].describe()
+
+
+def test_a_model_without_training_shows_all_its_tokens(page):
+    """Catches an empty page."""
+    assert "untrained'" not in str(data_of(page)["views"][0]["notes"])
 
 
 def test_no_token_is_markup(page):
@@ -102,7 +127,7 @@ def test_the_first_tokens_are_shown(model, tokenizer):
     assert tokens["ids"].shape == (9, 8)
     assert tokens["ids"].max() < 9
     assert tokens["notes"] == [
-        f"The first 9 of {tokenizer.vocab_size} tokens by id are shown; neighbours are looked for among them."
+        f"The first 9 of {tokenizer.vocab_size} tokens by id are shown; neighbours are chosen among them."
     ]
     assert len(positions["labels"]) == 12
     assert positions["notes"] == []

@@ -54,6 +54,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         # The run may have been moved since it recorded its own place.
         tables[run] = table = current(read_table(run)) | {"out": str(run.parent)}
         _check_keys(str(run), table)
+        _check_resumed(arguments, table)
     _check_shape(arguments, tables)
     _check_tokenizer(arguments, tables)
     _choose_length(arguments, tables)
@@ -98,6 +99,19 @@ def _check_tokenizer(arguments: Sequence[str], tables: dict[Path, dict[str, Any]
     for flag, needed in (("--vocab-size", "bpe"), ("--pattern", "bpe"), ("--max-chars", "char")):
         if flag in words and kind != needed and kind in ("char", "bpe"):
             raise ValueError(f"{flag} needs --tokenizer-type {needed}")
+
+
+def _check_resumed(arguments: Sequence[str], run: dict[str, Any]) -> None:
+    """Refuse --resume together with another shape of the model than that of the run."""
+    names, known = flag_names([TrainSettings()]), {key(name): value for name, value in run.items()}
+    for name in SHAPE:
+        flag, value = names[name], known.get(key(name), DEFAULTS.get(name))
+        given = _value_of(arguments, flag)
+        if isinstance(value, bool):
+            given = str(f"--no-{flag[2:]}" not in arguments) if {flag, f"--no-{flag[2:]}"} & set(arguments) else None
+        if given is not None and given != str(value):
+            here = "" if value is None else f", which has {flag} {value}"
+            raise ValueError(f"{flag} cannot be changed with --resume: the model is that of the run{here}")
 
 
 def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:

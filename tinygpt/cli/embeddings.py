@@ -19,17 +19,17 @@ class EmbeddingsOptions:
     model: str = "runs/tiny"
     """Model directory."""
     method: Literal["pca", "tsne"] = "pca"
-    """How to flatten: principal components, or t-SNE, which needs scikit-learn."""
+    """Projection: principal components, or t-SNE, which needs scikit-learn."""
     what: Literal["all", "tokens", "positions"] = "all"
-    """Table to show; all means tokens, and positions if the model has a table of them."""
+    """Table to show; all: tokens, and positions if the model has learned ones."""
     out: str = "embeddings.html"
-    """Page to write."""
+    """Page to write; an existing file is replaced."""
     perplexity: float | None = None
-    """Of t-SNE: about how many neighbours count for a point; by default 30, or a third of the points."""
+    """Perplexity of t-SNE: effective number of neighbours. Default: 30, or a third of the points if that is less."""
     seed: int = 0
-    """Of t-SNE: for the same picture again."""
+    """Random seed of t-SNE."""
     max_tokens: int | None = None
-    """Show so many tokens, the first by id; by default all with pca, 5000 with tsne."""
+    """Show the first N tokens by id. Default: all with pca, 5000 with tsne."""
     quiet: bool = False
     """Print nothing."""
 
@@ -38,7 +38,7 @@ class EmbeddingsOptions:
         from tinygpt.io.paths import check_file
 
         if self.perplexity is not None and self.method != "tsne":
-            raise ValueError("--perplexity is for --method tsne")
+            raise ValueError("--perplexity needs --method tsne")
         if self.perplexity is not None and not (math.isfinite(self.perplexity) and self.perplexity > 0):
             raise ValueError(f"--perplexity must be more than 0, got {self.perplexity}")
         if not 0 <= self.seed < 2**32:
@@ -51,8 +51,8 @@ class EmbeddingsOptions:
 def embeddings(options: Annotated[EmbeddingsOptions, Parameter(name="*")] = EmbeddingsOptions()) -> int:  # noqa: B008
     """Show a model's embeddings as points.
 
-    Writes one HTML file that needs no network: a scatter plot with search,
-    colours by kind of token, and the nearest neighbours of each by cosine.
+    Writes one HTML file that needs no network: a scatter plot with search, colours
+    by class of token, and the nearest neighbours of each token by cosine.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -62,7 +62,7 @@ def embeddings(options: Annotated[EmbeddingsOptions, Parameter(name="*")] = Embe
     from tinygpt.viz.projection import need_sklearn
 
     options.validate()
-    plotly_script()  # what is missing is told before any work is done
+    plotly_script()  # a missing package is reported before any work is done
     if options.method == "tsne":
         need_sklearn()
     model, tokenizer = load_model(options.model)

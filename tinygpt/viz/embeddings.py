@@ -1,11 +1,10 @@
-"""The page of a model's embeddings: tokens and positions as points, and who is near whom.
+"""The page of a model's embeddings: tokens and positions as points, with their nearest neighbours.
 
 Design
-- Who is near whom is found here, in all dimensions, and written into the page as short lists: 50 thousand vectors
-  would be too much for a page, 50 thousand lists of 10 are not. Rejected: the vectors as float16, which rounds equal
-  cosines apart.
-- Tokens are text that nobody vouches for. They enter the page in one JSON block, pure ASCII and without <, > and &;
-  the script puts them into the document as text, never as HTML.
+- Neighbours are computed here, in all dimensions, and stored in the page as short lists: 50 thousand lists of 10 ids
+  fit a page, 50 thousand vectors do not. Rejected: vectors as float16, which rounds equal cosines apart.
+- Tokens are untrusted text. They enter the page in one JSON block, pure ASCII and without <, > and &; the script
+  puts them into the document as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -30,32 +29,36 @@ from tinygpt.viz.token_classes import CLASSES, classify
 METHODS = ("pca", "tsne")
 WHAT = ("all", "tokens", "positions")
 NEIGHBOURS = 10
+UNTRAINED = "untrained"  # the class of tokens that do not occur in the training text
+FEWEST_UNTRAINED = 8  # fewer would not distort a picture
+INITIAL_DEVIATION = 0.02  # of new weights
+SAMPLE = 512  # tokens among which the densest group is looked for
 MOST_TSNE_TOKENS = 5000
 SHARES_SHOWN = 10  # components in the list of explained variance
-NO_POSITIONS = "the model has rotary positions (rope): they turn queries and keys, there is no table of vectors to show"
+NO_POSITIONS = "the model has rotary positions (rope), which rotate queries and keys and have no vectors to show"
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The points of one table of vectors.
+    """Points of one table of vectors.
 
     Attributes
     ----------
     what : str
         ``tokens`` or ``positions``.
     labels : list of str
-        What a point stands for, without anything invisible.
+        Labels of the points, with invisible characters made visible.
     classes : list of int or None
-        Places in CLASSES; positions have none.
+        Indices into CLASSES, or len(CLASSES) for an untrained token; positions have none.
     points : float32 array, shape (n, 2 or 3)
     shares : float64 array
-        Of the variance, by component; empty with t-SNE.
+        Share of the variance of each component; empty with t-SNE.
     ids, cosines : arrays, shape (n, k)
-        The nearest in all dimensions, the nearest first.
+        Nearest neighbours in all dimensions, nearest first.
     width, total : int
-        Dimensions of a vector; vectors of the whole table, of which the first n are shown.
+        Number of dimensions; number of vectors in the table, of which the first n are shown.
     notes : list of str
     """
 
@@ -71,10 +74,11 @@ class View:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """How many points of which width, and how much of them a picture can show."""
+        """Describe number and width of the points, and the share of their variance in the picture."""
         n = len(self.labels)
         text = f"{n:,} of {self.total:,}" if n < self.total else f"{n:,}"
-        text += f", {self.width} wide"
+        rare = 0 if self.classes is None else self.classes.count(len(CLASSES))
+        text += f", {self.width} wide" + (f", {rare:,} untrained ones hidden" if rare else "")
         if self.shares.size:
             first = self.shares[:3]
             each = ", ".join(f"{100 * share:.1f}" for share in first)
@@ -84,14 +88,14 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingsPage(Page):
-    """What `embeddings` gives: in a notebook it shows itself.
+    """Page of one or two views; a notebook shows it below the cell.
 
     Attributes
     ----------
     views : list of View
     method, title : str
     notes : list of str
-        What is not shown, and why.
+        Remarks on what is not shown.
     """
 
     template_name = "embeddings"
@@ -122,7 +126,7 @@ class EmbeddingsPage(Page):
             }
             for view in self.views
         ]
-        return {"title": self.title, "method": names[self.method], "classNames": CLASSES, "views": views}
+        return {"title": self.title, "method": names[self.method], "classNames": [*CLASSES, UNTRAINED], "views": views}
 
     def _heading(self) -> str:
         return f"Embeddings: {self.title}"
@@ -133,7 +137,7 @@ class EmbeddingsPage(Page):
 
 
 def table_sizes(model: GPT, tokenizer: Tokenizer, method: str, what: str, max_tokens: int | None) -> dict[str, int]:
-    """How many points each view will have: what `embeddings` checks a perplexity against.
+    """Return the number of points of each view.
 
     Parameters
     ----------
@@ -147,7 +151,7 @@ def table_sizes(model: GPT, tokenizer: Tokenizer, method: str, what: str, max_to
     Raises
     ------
     ValueError
-        Positions are asked for, and the model has none.
+        Positions were asked for and the model has none.
     """
     sizes = {}
     if what != "positions":
@@ -176,21 +180,22 @@ def embeddings(
     ----------
     model : GPT
     tokenizer : Tokenizer
-        Of the model.
+        Tokenizer of the model.
     method : str
         ``pca``: principal components; ``tsne``: t-SNE in two dimensions.
     what : str
         ``tokens``, ``positions``, or ``all``: tokens, and positions if the model has any.
     perplexity : float, optional
-        Of t-SNE: about how many neighbours count; less than the number of points. None: 30, or a third of the points.
+        Perplexity of t-SNE: the effective number of neighbours, less than the number of points. None: 30, or a third
+        of the points.
     seed : int
-        Of t-SNE.
+        Random seed of t-SNE.
     max_tokens : int, optional
-        Tokens to show: the first by id. None: all with pca, MOST_TSNE_TOKENS with tsne.
+        Number of tokens to show, the first by id. None: all with pca, MOST_TSNE_TOKENS with tsne.
     title : str
-        Of the model.
+        Name of the model.
     progress : function (name of the view, done, n), optional
-        Is called while neighbours are looked for.
+        Called while neighbours are computed.
 
     Returns
     -------
@@ -199,29 +204,91 @@ def embeddings(
     Raises
     ------
     ValueError
-        A value is out of range, the model has no positions that are asked for, or an embedding is not finite.
+        A value is out of range, the model has no positions, or an embedding is not finite.
     ImportError
-        scikit-learn is missing, which t-SNE needs.
+        scikit-learn, which t-SNE needs, is missing.
     """
     _check(method, what, perplexity, seed, max_tokens)
     sizes = table_sizes(model, tokenizer, method, what, max_tokens)
     for name, n in sizes.items() if method == "tsne" else ():
         check_perplexity("[embeddings] 'perplexity'", perplexity, name, n)
-    views = []
-    for name, n in sizes.items():
-        words = tokenizer if name == "tokens" else None
-        table = (_positions(model) if words is None else model.wte).weight.data
-        total = len(table) if words is None else min(tokenizer.vocab_size, len(table))
-        vectors = _finite(table[:n], name)
-        points, shares, told = _project(vectors, method, perplexity, seed)
-        told = [*_cut(name, n, total), *told]
-        near = projection.neighbours(vectors, NEIGHBOURS, None if progress is None else partial(progress, name))
-        views.append(View(name, *_named(words, n), points, shares, *near, table.shape[1], total, told))
+    views = [
+        _view(model, tokenizer if name == "tokens" else None, n, method, perplexity, seed, progress)
+        for name, n in sizes.items()
+    ]
     return EmbeddingsPage(views, method, title, _left_out(model, what))
 
 
+def _view(
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    n: int,
+    method: str,
+    perplexity: float | None,
+    seed: int,
+    progress: Progress | None,
+) -> View:
+    """Make the view of the first n tokens; of positions without a tokenizer."""
+    name = "positions" if tokenizer is None else "tokens"
+    table = (_positions(model) if tokenizer is None else model.wte).weight.data
+    total = len(table) if tokenizer is None else min(tokenizer.vocab_size, len(table))
+    vectors = _finite(table[:n], name)
+    rare = untrained(vectors) if tokenizer is not None else np.zeros(n, bool)
+    points, shares, notes = _project(vectors, method, perplexity, seed, rare)
+    near = projection.neighbours(vectors, NEIGHBOURS, None if progress is None else partial(progress, name))
+    labels, classes = _named(tokenizer, n)
+    if classes is not None:
+        classes = [len(CLASSES) if rare[i] else kind for i, kind in enumerate(classes)]
+    notes = [*_cut(name, n, total), *_rare(int(rare.sum()), method), *notes]
+    return View(name, labels, classes, points, shares, *near, table.shape[1], total, notes)
+
+
+def untrained(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Find the tokens whose vectors training never told apart: tokens that do not occur in its text.
+
+    Parameters
+    ----------
+    vectors : float32 array, shape (n, C)
+
+    Returns
+    -------
+    bool array, shape (n,)
+        All False if there are fewer than FEWEST_UNTRAINED such tokens or no others.
+
+    Notes
+    -----
+    Initial vectors are N(0, 0.02). With tied weights, all tokens that never occur receive nearly the same gradient,
+    that of the softmax; with untied weights they receive none. Either way they keep their initial distances, and lie
+    around a common point c at a distance of about r = 0.02 sqrt(C). This distance has a standard deviation of 0.02 / sqrt(2),
+    so that a bound of four deviations above r holds all of them. c is the mean of the densest such group that a
+    sample of the tokens finds.
+    """
+    n, C = vectors.shape
+    x = vectors.astype(np.float64)
+    reach = INITIAL_DEVIATION * (math.sqrt(C) + 4 / math.sqrt(2))
+    squares = (x * x).sum(1)
+    sample = np.arange(0, n, max(1, n // SAMPLE))
+    distances = squares[sample, None] + squares - 2 * (x[sample] @ x.T)
+    near = distances <= 2 * reach**2  # two vectors, each with noise of its own
+    group = near[near.sum(1).argmax()] if n else np.zeros(0, bool)
+    found = np.linalg.norm(x - x[group].mean(0), axis=1) <= reach if group.any() else group
+    enough = found.sum() >= FEWEST_UNTRAINED and not found.all()
+    return found if enough else np.zeros(n, bool)
+
+
+def _rare(count: int, method: str) -> list[str]:
+    """Say how many tokens training never told apart."""
+    if not count:
+        return []
+    fitted = "The components are those of the others. " if method == "pca" else ""
+    return [
+        f"{count:,} tokens hardly ever or never occur in the training text: training did not move them apart. "
+        f"{fitted}The button 'untrained' shows them."
+    ]
+
+
 def _cut(name: str, n: int, total: int) -> list[str]:
-    text = f"The first {n:,} of {total:,} {name} by id are shown; neighbours are looked for among them."
+    text = f"The first {n:,} of {total:,} {name} by id are shown; neighbours are chosen among them."
     return [text] if n < total else []
 
 
@@ -236,7 +303,7 @@ def _finite(vectors: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float
 
 
 def _named(tokenizer: Tokenizer | None, n: int) -> tuple[list[str], list[int] | None]:
-    """Labels of the first n tokens, and places of their classes in CLASSES; of positions without a tokenizer."""
+    """Return labels and class indices of the first n tokens; of positions without a tokenizer."""
     if tokenizer is None:
         return [str(i) for i in range(n)], None
     return [label(tokenizer, i) for i in range(n)], [CLASSES.index(classify(tokenizer, i)) for i in range(n)]
@@ -249,7 +316,7 @@ def _positions(model: GPT) -> Embedding:
 
 
 def check_perplexity(called: str, perplexity: float | None, what: str, n: int) -> None:
-    """Raise ValueError where t-SNE cannot place n points; `called` is what the message calls the perplexity."""
+    """Raise ValueError if t-SNE cannot place n points; `called` names the perplexity in the message."""
     if n < projection.FEWEST_FOR_TSNE:
         raise ValueError(f"t-SNE needs at least {projection.FEWEST_FOR_TSNE} {what}, got {n}")
     if perplexity is not None and not perplexity < n:
@@ -262,23 +329,21 @@ def _check(method: str, what: str, perplexity: float | None, seed: int, max_toke
             raise ValueError(f"[embeddings] '{name}' must be one of {', '.join(allowed)}, got {value!r}")
     if perplexity is not None and not (math.isfinite(perplexity) and perplexity > 0):
         raise ValueError(f"[embeddings] 'perplexity' must be more than 0 and finite, got {perplexity}")
-    if not 0 <= seed < 2**32:  # what NumPy's generator inside scikit-learn takes
+    if not 0 <= seed < 2**32:  # the range of NumPy's generator inside scikit-learn
         raise ValueError(f"[embeddings] 'seed' must be in 0 ... 2^32 - 1, got {seed}")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"[embeddings] 'max_tokens' must be at least 1, got {max_tokens}")
 
 
 def _project(
-    vectors: npt.NDArray[np.float32], method: str, perplexity: float | None, seed: int
+    vectors: npt.NDArray[np.float32], method: str, perplexity: float | None, seed: int, rare: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], list[str]]:
-    """Points, shares of the variance, and what a reader must know about both."""
+    """Return points, shares of the variance, and remarks for the reader."""
     if method == "pca":
-        points, shares = projection.pca(vectors)
+        points, shares = projection.pca(vectors, fit=~rare if rare.any() else None)
         return points, shares, []
     chosen = projection.usual_perplexity(len(vectors)) if perplexity is None else perplexity
     points, divergence = projection.tsne(vectors, chosen, seed)
-    note = (
-        f"t-SNE with perplexity {chosen:g} and seed {seed}; divergence {divergence:.2f}. It keeps neighbours together: "
-    )
-    note += "axes, sizes of groups and distances between groups mean nothing."
+    note = f"t-SNE with perplexity {chosen:g} and seed {seed}; divergence {divergence:.2f}. "
+    note += "It keeps neighbours together, but axes, sizes of groups and distances between groups have no meaning."
     return points, np.empty(0), [note]

@@ -1,4 +1,4 @@
-"""Tokens as labels: whatever a token holds, its label is visible, short of surprises, and one line."""
+"""Labels of tokens: always visible, on one line, and without control characters."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import unicodedata
 from tinygpt.tokenizers.base import Tokenizer, visible
 
 SYMBOLS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
-# Printable by Unicode's word, and yet nothing is seen: fillers of Hangul, the empty Braille cell.
+# Printable according to Unicode, but blank: Hangul fillers and the empty Braille cell.
 BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 CIRCLE = "\N{DOTTED CIRCLE}"
 
 
 def label(tokenizer: Tokenizer, token: int) -> str:
-    """A token as a label.
+    """Make the label of a token.
 
     Parameters
     ----------
     tokenizer : Tokenizer
     token : int
-        May lie beyond the tokenizer's vocabulary: a model can have more rows than its tokenizer has tokens.
+        May lie beyond the tokenizer's vocabulary, because a model can have more rows than its tokenizer has tokens.
 
     Returns
     -------
     str
-        Blanks as symbols, other invisible characters as ``[U+202E]``, bytes that are no text as ``<0xE2>``. Never
-        empty.
+        Blanks are symbols, other invisible characters ``[U+202E]``, bytes that are not text ``<0xE2>``. Never empty.
     """
     if token >= tokenizer.vocab_size:
         return f"<{token}>"
@@ -33,12 +32,14 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     text = tokenizer.token_bytes(token).decode("utf-8", "replace")
     if not text or visible(text) != shown:
         return shown  # a separator, a byte
-    marked = CIRCLE if unicodedata.category(text[0])[0] == "M" else ""  # an accent alone would sit on its neighbour
+    marked = (
+        CIRCLE if unicodedata.category(text[0])[0] == "M" else ""
+    )  # a combining accent would attach to its neighbour
     return marked + "".join(map(_symbol, text))
 
 
 def lines(tokenizer: Tokenizer, token: int) -> list[str]:
-    """A token as it stands in a text, a string for each line that it touches.
+    """Split a token into the lines that it touches in a text.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def lines(tokenizer: Tokenizer, token: int) -> list[str]:
     Returns
     -------
     list of str
-        As `label`, except that spaces and tabs stay what they are and that newlines are where it is cut.
+        As `label`, except that spaces and tabs are kept and newlines separate the strings.
     """
     name, text = label(tokenizer, token), ""
     if token < tokenizer.vocab_size:

@@ -1,4 +1,4 @@
-"""Many dimensions to two or three, and who is near whom before that."""
+"""Projection of vectors to two or three dimensions, and nearest neighbours in all dimensions."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-CHUNK_BYTES = 64 * 2**20  # of similarities at a time: 50 thousand tokens have 10 GB of them
+CHUNK_BYTES = 64 * 2**20  # most bytes of cosines at a time; those of 50 thousand tokens would take 10 GB
 FEWEST_FOR_TSNE = 4
 USUAL_PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: between 5 and 50
 
 
 class Components(NamedTuple):
-    """What `pca` gives."""
+    """Result of `pca`."""
 
     points: Floats
     """(n, dims): coordinates along the directions of largest variance."""
     shares: npt.NDArray[np.float64]
-    """(min(n, C),): the share of the variance that each direction has, the largest first; they add up to 1."""
+    """(min(n, C),): share of the variance along each direction, largest first; the sum is 1."""
 
 
-def pca(vectors: npt.ArrayLike, dims: int = 3) -> Components:
-    """Principal components, by singular value decomposition of the centred matrix.
+def pca(vectors: npt.ArrayLike, dims: int = 3, fit: npt.NDArray[np.bool_] | None = None) -> Components:
+    """Compute principal components by singular value decomposition of the centred matrix.
 
     Parameters
     ----------
     vectors : array, shape (n, C)
     dims : int
-        Coordinates to keep. Where there are fewer directions, the others are 0.
+        Number of coordinates to keep. If there are fewer directions, the remaining coordinates are 0.
+    fit : bool array, shape (n,), optional
+        Vectors that determine mean and directions; all of them are projected. None: all.
 
     Returns
     -------
@@ -41,50 +43,51 @@ def pca(vectors: npt.ArrayLike, dims: int = 3) -> Components:
     Notes
     -----
     With X - mean = U S V^T the coordinates are U S = (X - mean) V, and direction k has the variance S_k^2 / (n - 1)
-    (Jolliffe 2002, section 3.5). The sign of a direction means nothing; the largest entry of each is made positive, so
+    (Jolliffe 2002, section 3.5). The sign of a direction is arbitrary; the largest entry of each is made positive, so
     that the same vectors give the same picture.
     """
     x = np.asarray(vectors, np.float64)
-    x = x - x.mean(0)
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    chosen = x if fit is None else x[fit]
+    mean = chosen.mean(0)
+    u, s, vt = np.linalg.svd(chosen - mean, full_matrices=False)
     signs = np.where(np.take_along_axis(vt, np.abs(vt).argmax(1)[:, None], 1)[:, 0] < 0, -1.0, 1.0)
     points = np.zeros((len(x), dims))
     kept = min(dims, s.size)
-    points[:, :kept] = u[:, :kept] * (s * signs)[:kept]
+    points[:, :kept] = u[:, :kept] * (s * signs)[:kept] if fit is None else (x - mean) @ (vt[:kept].T * signs[:kept])
     variance = s**2
     return Components(points.astype(np.float32), variance / (variance.sum() or 1.0))
 
 
 def usual_perplexity(n: int) -> float:
-    """The perplexity for n points where none is asked for: 30, or less for few points."""
+    """Return the default perplexity for n points: 30, or less for few points."""
     return min(USUAL_PERPLEXITY, max(1.0, (n - 1) / 3))
 
 
 def tsne(vectors: npt.ArrayLike, perplexity: float, seed: int = 0) -> tuple[Floats, float]:
-    """t-SNE in two dimensions (van der Maaten and Hinton 2008), by scikit-learn.
+    """Project to two dimensions with t-SNE (van der Maaten and Hinton 2008), computed by scikit-learn.
 
     Parameters
     ----------
     vectors : array, shape (n, C)
-        At least FEWEST_FOR_TSNE of them.
+        At least FEWEST_FOR_TSNE vectors.
     perplexity : float
-        About how many neighbours count for each point; less than n.
+        Effective number of neighbours of each point; less than n.
     seed : int
 
     Returns
     -------
     points : float32 array, shape (n, 2)
     divergence : float
-        What is left of the Kullback-Leibler divergence between neighbourhoods before and after.
+        Final Kullback-Leibler divergence between the neighbourhoods before and after projection.
 
     Raises
     ------
     ImportError
-        scikit-learn is not installed; the message names the extra.
+        scikit-learn is not installed; the message names the extra to install.
 
     Notes
     -----
-    It starts from the first two principal components, scaled to a deviation of 1e-4 as in scikit-learn's own start.
+    It starts from the first two principal components, scaled to a standard deviation of 1e-4 as in scikit-learn.
     Equal vectors have no components and start at random places instead.
     """
     need_sklearn()
@@ -103,9 +106,9 @@ def tsne(vectors: npt.ArrayLike, perplexity: float, seed: int = 0) -> tuple[Floa
 
 
 def need_sklearn() -> None:
-    """Raise ImportError, naming the extra, where scikit-learn is missing."""
+    """Raise ImportError, naming the extra, if scikit-learn is missing."""
     try:
-        import sklearn.manifold  # noqa: F401 - asked for before any work is done
+        import sklearn.manifold  # noqa: F401 - a missing package is reported before any work is done
     except ImportError:
         raise ImportError("t-SNE needs scikit-learn: pip install 'tinygpt[viz]'") from None
 
@@ -113,22 +116,22 @@ def need_sklearn() -> None:
 def neighbours(
     vectors: npt.ArrayLike, k: int, progress: Progress | None = None
 ) -> tuple[npt.NDArray[np.int32], Floats]:
-    """The k nearest of every vector by cosine, itself left out.
+    """Find the k nearest neighbours of every vector by cosine, without itself.
 
     Parameters
     ----------
     vectors : array, shape (n, C)
     k : int
-        At most n - 1 are given.
+        Number of neighbours; n - 1 if there are fewer.
     progress : function (done, n), optional
-        Is called after every chunk of rows.
+        Called after every chunk of rows.
 
     Returns
     -------
     ids : int32 array, shape (n, min(k, n - 1))
-        The nearest first; of equally near ones the lower id.
+        Nearest first; of equally near ones, the lower id.
     cosines : float32 array, the same shape
-        A vector of zeros has the cosine 0 with every other.
+        A vector of zeros has cosine 0 with all others.
     """
     x = _unit(np.asarray(vectors, np.float32))
     n = len(x)
@@ -146,8 +149,8 @@ def neighbours(
 
 
 def _unit(x: Floats) -> Floats:
-    """Rows of length 1; rows of zeros stay."""
-    # The largest entry becomes 1 first: the squares of tiny or huge numbers leave the range of float32.
+    """Scale rows to length 1; rows of zeros stay."""
+    # Scale the largest entry to 1 first, because squares of tiny or huge numbers leave the range of float32.
     largest = np.abs(x).max(1, initial=0, keepdims=True)
     scaled = x / np.where(largest > 0, largest, np.float32(1))
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
@@ -155,9 +158,9 @@ def _unit(x: Floats) -> Floats:
 
 
 def _largest(near: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Columns and values of the k largest of every row, the largest first; of equal ones the first column."""
+    """Return columns and values of the k largest entries of every row, largest first; ties by column."""
     n = near.shape[1]
-    # The k-th largest value of a row: all above it are in, and as many that equal it as there is room for.
+    # The k-th largest value of a row: entries above it are all chosen, entries equal to it as far as k allows.
     least = np.partition(near, n - k, axis=1)[:, n - k, None]
     columns = np.empty((len(near), k), np.int64)
     for row, values in enumerate(near):

@@ -1,4 +1,4 @@
-"""What kind of thing a token is in source code: the colour it gets."""
+"""Classes of tokens in source code, which determine their colours."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MARKS = frozenset(string.punctuation)
 
 
 def classify(tokenizer: Tokenizer, token: int) -> str:
-    """The class of a token: one of CLASSES.
+    """Classify a token as one of CLASSES.
 
-    Blanks around a word do not count. A token that is one byte by name, or bytes that are no valid UTF-8, is a byte;
-    the separator, and what mixes kinds, is other.
+    Blanks around a word are ignored. A single byte by name, or bytes that are not valid UTF-8, is a byte. The separator
+    and mixtures of classes are other.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def classify(tokenizer: Tokenizer, token: int) -> str:
 
 
 def class_of_text(text: str) -> str:
-    """The class of a text by itself, which is never ``byte``."""
+    """Classify a text; never ``byte``."""
     word = text.strip()
     if not word:
         return "whitespace" if text else "other"

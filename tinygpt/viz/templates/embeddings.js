@@ -1,9 +1,9 @@
-// Follows page.js, which has the data, the theme, and what makes elements and CSV.
+// Runs after page.js, which provides the data, the theme, and helpers for elements and CSV.
 (() => {
 const page = data, chart = byId("chart"), tip = byId("tip"), search = byId("search");
 // Shapes that two and three dimensions both have, so that colour is not all that tells classes apart.
-const SYMBOLS = ["diamond", "circle", "square", "circle-open", "cross", "square-open", "diamond-open"];
-const GLYPHS = ["\u25c6", "\u25cf", "\u25a0", "\u25cb", "\u271a", "\u25a1", "\u25c7"];
+const SYMBOLS = ["diamond", "circle", "square", "circle-open", "cross", "square-open", "diamond-open", "x"];
+const GLYPHS = ["\u25c6", "\u25cf", "\u25a0", "\u25cb", "\u271a", "\u25a1", "\u25c7", "\u2715"];
 const RESULTS = 50, LABELLED = 40, ALL_LABELLED = 250, MANY = 2000;
 const EYE = { x: 1.5, y: 1.5, z: 1.1 };
 const webgl = (() => {
@@ -20,7 +20,7 @@ for (const view of page.views) {
   view.noun = view.what.slice(0, -1);
 }
 
-const state = { view: page.views[0], dims: 2, off: new Set(), query: "", matches: [], chosen: -1, labels: false };
+const state = { view: page.views[0], dims: 2, off: new Set([page.classNames.indexOf("untrained")]), query: "", matches: [], chosen: -1, labels: false };
 let drawn = [];  // for every trace the ids of its points
 
 function count(n) { return n.toLocaleString("en-US"); }
@@ -67,19 +67,21 @@ function pointTraces(size, opacity) {
   const members = page.classNames.map((name, k) => ({ name, k, ids: all.filter((id) => view.classes[id] === k && !state.off.has(k)) }));
   members.sort((a, b) => b.ids.length - a.ids.length); // the rare ones on top: among 50 thousand they would not be seen
   return members.map(({ name, k, ids }) => {
-    // Labels of all points, unless some stand out; bytes are many and say little.
-    const text = state.labels && name !== "byte" && !faint ? ids.map((id) => pointLabel(view.labels[id])) : undefined;
+    const text = state.labels && name !== "byte" && name !== "untrained" && !faint  /* labels, unless some points stand out */ ? ids.map((id) => pointLabel(view.labels[id])) : undefined;
     return trace(ids, {
       name, mode: text ? "markers+text" : "markers", text, textposition: "top center", cliponaxis: false,
       textfont: { color: colour("fg"), size: 12 }, marker: { size, opacity, color: colour(name), symbol: SYMBOLS[k] } });
   });
 }
 
+/** Points that get a label: bytes and untrained tokens are many and say little. */
+const labelled = (view) => [...view.classes].filter((k) => !["byte", "untrained"].includes(page.classNames[k]));
+
 function canLabel(view) {
-  return view.classes !== null && view.classes.filter((k) => page.classNames[k] !== "byte").length <= MANY;
+  return view.classes !== null && labelled(view).length <= MANY;
 }
 function fewEnough(view) {
-  return canLabel(view) && view.classes.filter((k) => page.classNames[k] !== "byte").length <= ALL_LABELLED;
+  return canLabel(view) && labelled(view).length <= ALL_LABELLED;
 }
 
 function markTraces(size) {
