@@ -258,10 +258,10 @@ def untrained(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     Notes
     -----
     Initial vectors are N(0, 0.02). With tied weights, all tokens that never occur receive nearly the same gradient,
-    that of the softmax; with untied weights they receive none. Either way they keep their initial distances, and lie
-    around a common point c at a distance of about r = 0.02 sqrt(C). This distance has a standard deviation of 0.02 / sqrt(2),
-    so that a bound of four deviations above r holds all of them. c is the mean of the densest such group that a
-    sample of the tokens finds.
+    that of the softmax. With untied weights they receive none. Either way they keep their initial distances and lie
+    around a common point c, at a distance of about r = 0.02 sqrt(C). This distance has a standard deviation of
+    0.02 / sqrt(2), so that a bound of four deviations above r holds all of them. c is the mean of the densest such
+    group, found from a sample of the tokens.
     """
     n, C = vectors.shape
     x = vectors.astype(np.float64)
