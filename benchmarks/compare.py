@@ -22,7 +22,7 @@ from jobs import JOBS, LOGITS, LOSS, Job, precision
 
 
 def tolerances(job: Job, checks: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """How far each contender's numbers may be off those of the first."""
+    """Return the tolerance of each contender's numbers against those of the first."""
     if job.kind == "train":
         return {name: LOSS[precision(name)] for name in checks}
     largest = max((abs(x) for numbers in checks.values() for x in numbers), default=0.0)
@@ -78,7 +78,7 @@ def arguments() -> argparse.Namespace:
 
 
 def line(name: str, contender: Mapping[str, Any]) -> str:
-    """What a contender took, as one line of progress."""
+    """Format the time of a contender as one line of progress."""
     return (
         f"{name:<28} {contender['name']:<18} {1e3 * contender['median']:10.3f} ms  "
         f"({1e3 * contender['low']:.3f} to {1e3 * contender['high']:.3f})  {contender['ratio']:5.2f} x tinygpt"

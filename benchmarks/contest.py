@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 HERE = Path(__file__).parent
-# What would make one library choose other code than it does by itself, or another number of threads.
+# Variables that would make a library choose other code than it does by itself, or another number of threads.
 REMOVED = (
     "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",

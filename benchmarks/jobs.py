@@ -1,4 +1,4 @@
-"""What is measured against other libraries: models, shapes, what each costs. Nothing here computes or is compiled.
+"""The jobs measured against other libraries: models, shapes and costs. Nothing here computes or is compiled.
 
 Operations are those that the formulas ask for: two for every weight and token, four for every query, key and head
 width, twice as many again backward (Kaplan et al. 2020, section 2.1), and of the attention only the causal half.
@@ -103,7 +103,7 @@ class Job:
     new_tokens: int = 0  # of decode
 
     def task(self, seconds: float) -> Task:
-        """What a worker is asked to build; `seconds` is how long one repetition lasts at least."""
+        """Return the task that a worker builds; a repetition lasts at least `seconds`."""
         return {"kind": self.kind, "model": asdict(self.model), "new_tokens": self.new_tokens, "seconds": seconds}
 
     def tokens(self) -> int:
@@ -151,13 +151,13 @@ def _all() -> Iterator[Job]:
 
 JOBS = {job.name: job for job in _all()}
 
-# How far numbers that ought to be equal may be apart; those of bfloat16 have 8 bits.
+# Tolerances of numbers that should be equal; bfloat16 has 8 bits.
 LOSS = {"float32": (1e-3, 1e-2), "bfloat16": (1e-2, 5e-2)}  # of the first loss, and of that after one update
 LOGITS = 1e-3  # relative to the largest
 
 
 def precision(contender: str) -> str:
-    """What the operands of a contender's products are."""
+    """Return the precision of the operands of a contender's products."""
     return "bfloat16" if "bfloat16" in contender else "float32"
 
 

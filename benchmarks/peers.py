@@ -120,7 +120,7 @@ def train(contender: str, task: dict[str, Any]) -> Built:
 
 
 def _rounded_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """What a training step under autocast does: operands are rounded each time."""
+    """A product as in a training step under autocast: operands are rounded each time."""
     return torch.mm(a.bfloat16(), b.bfloat16())
 
 

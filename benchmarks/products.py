@@ -39,7 +39,7 @@ ATTENTION = 1e-3  # of inputs of N(0, 1)
 
 
 def tolerances(task: Task, checks: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """How far each contender's samples may be off those of the first."""
+    """Return the tolerance of each contender's samples against those of the first."""
     found = {}
     for name, numbers in checks.items():
         room = ATTENTION

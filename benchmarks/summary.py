@@ -142,7 +142,7 @@ def _rate(job: Data, seconds: float) -> str:
 
 
 def memory(data: Data, threads: int) -> Table:
-    """What a training step adds to the memory of the process: the most above that after import."""
+    """Tabulate the memory of a training step: the most that the process had, above that after import."""
     lines = []
     for job in jobs(data, "train", threads):
         ours = next((one["high_water"] for one in job["contenders"] if one["name"] == "tinygpt"), None)

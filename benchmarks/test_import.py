@@ -1,4 +1,4 @@
-"""How long it takes until something can be done: importing, and the answer to --help."""
+"""Time until a user can do something: import, and the answer to --help."""
 
 import subprocess
 import sys

@@ -13,7 +13,7 @@ LAYERS = [(256, 64, 192), (256, 64, 256), (256, 256, 64), (4096, 384, 1536)]
 
 
 RUNGS = registry.rungs("matmul")
-# Where a call takes seconds and shows nothing new: the rungs without tiles, on large products.
+# Cases whose calls take seconds and show nothing new: the rungs without tiles, on large products.
 LARGEST = {"naive": 2**28, "parallel": 2**28}
 
 

@@ -1,4 +1,4 @@
-"""What it costs to open a parallel region: the base of SMALL_WORK in tinygpt/kernels/threads.py."""
+"""Cost of opening a parallel region, from which SMALL_WORK in tinygpt/kernels/threads.py is derived."""
 
 import time
 
@@ -21,7 +21,7 @@ def test_empty_region(benchmark, n_threads):
 
 @pytest.mark.parametrize("n_threads", [1, max(2, threads.get_num_threads())])
 def test_region_after_a_pause(benchmark, n_threads):
-    """The same after 20 ms without work: OpenMP's threads have gone to sleep and must be woken."""
+    """A region after 20 ms without work: OpenMP's threads sleep by then and must be woken."""
     a, out = np.ones(16, np.float32), np.empty(16, np.float32)
     add = registry.function("add", "parallel")
     benchmark.group = "opening a parallel region after a pause"
@@ -33,7 +33,7 @@ def test_region_after_a_pause(benchmark, n_threads):
 @pytest.mark.parametrize("n", [1024, 4096, 16384, 65536, 262144])
 @pytest.mark.parametrize("n_threads", [1, max(2, threads.get_num_threads())])
 def test_break_even(benchmark, n, n_threads):
-    """The same work on one thread and on several: where several begin to win."""
+    """One amount of work on one thread and on several, to find where several become faster."""
     x = np.linspace(-3, 3, n, dtype=np.float32)
     out = np.empty_like(x)
     gelu = registry.function("gelu", "parallel")

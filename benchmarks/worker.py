@@ -74,7 +74,7 @@ def once(built: Built) -> float:
 
 
 def calls_for(seconds: float, one: float) -> int:
-    """How many calls of `one` second each fill `seconds`; at least one."""
+    """Return the number of calls that fill `seconds` if one takes `one` seconds; at least one."""
     return max(1, min(MOST_CALLS, math.ceil(seconds / max(one, 1e-9))))
 
 
@@ -105,7 +105,7 @@ def high_water() -> int | None:
 
 
 class Session:
-    """What a worker holds between requests."""
+    """State of a worker between requests."""
 
     def __init__(self, module: Any, contender: str, threads: int):
         self.module, self.contender, self.threads = module, contender, threads

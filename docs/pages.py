@@ -1,4 +1,4 @@
-"""What the cells of several pages share: tables out of docs/data, a small chart, facts out of csrc."""
+"""Helpers for the cells of several pages: tables from docs/data, a small chart, facts from csrc."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def ladder(*ops: str, sizes: Sequence[str] | None = None) -> Markdown:
 
 
 def ratio(op: str, size: str, rung: str, below: str) -> str:
-    """How many times faster a rung was than another, as in ``3.1 x``."""
+    """Format the speed-up of one rung over another, as in ``3.1 x``."""
     fast, slow = rows(op=op, size=size, rung=rung)[0], rows(op=op, size=size, rung=below)[0]
     return f"{slow['seconds'] / fast['seconds']:.1f} x"
 
@@ -92,7 +92,7 @@ def measured(name: str) -> dict[str, Any] | None:
 
 
 def not_measured(name: str) -> Markdown:
-    """What stands in the place of results that are not there."""
+    """Return a line that takes the place of missing results."""
     return Markdown(f"*There are no results of `benchmarks/{name}.py` in this version of the page.*")
 
 

@@ -25,7 +25,7 @@ def base(seed=1, **options):
 
 
 def adapted(rank=3, targets=None, **options):
-    """The same with adapters that have learnt something."""
+    """Add adapters that have learned something."""
     model = base(**options)
     lora.add(model, rank, 5.0, targets, seed=2)
     for i, parameter in enumerate(lora.parameters(model)):

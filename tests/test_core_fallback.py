@@ -57,7 +57,7 @@ def install(tmp_path):
 
 
 def said(folder, *path):
-    """What a process prints that starts in a folder with these entries at the front of its path."""
+    """Return the output of a process that starts in a folder with these entries at the front of its path."""
     command = [sys.executable, "-I", "-S", "-c", PROGRAM, *map(str, path)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -57,7 +57,7 @@ def part_of(module):
 
 
 def public_names():
-    """What `tinygpt.<name>` is loaded from."""
+    """Return the modules that `tinygpt.<name>` is loaded from."""
     import tinygpt
 
     return tinygpt._PARTS

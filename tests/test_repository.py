@@ -21,7 +21,7 @@ IN_GIT = (ROOT / ".git").exists()
 MAPPED_FOLDERS = ("csrc/", "tinygpt/", "benchmarks/", "ci/", "tools/")
 MAPPED_SUFFIXES = (".py", ".pyx", ".h")
 LONGEST_SENTENCE = 250  # characters: a longer one is a paragraph
-# What building, testing and running leave behind.
+# Files that building, testing and running leave behind.
 GENERATED = re.compile(
     r"(^|/)(__pycache__|build|dist|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
     r"|^runs/|\.(so|pyd|pyc|o|whl|tmp|log)$|^csrc/.*\.c(pp)?$|^PKG-INFO$|^setup\.cfg$"

@@ -13,7 +13,7 @@ from tinygpt import GPT, GPTConfig, Tensor, lora, nn, no_grad, ops, tracing
 from tinygpt.tensor import is_traced
 from tinygpt.tracing import formulas
 
-# As in test_model.py: values of order 1 to 10 after some hundred roundings.
+# Tolerance as in test_model.py: values of order 1 to 10 after some hundred roundings.
 ROUNDING = 2e-5
 PACKAGE = Path(tinygpt.__file__).parent
 

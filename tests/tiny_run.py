@@ -13,7 +13,7 @@ from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
 
 NAMES = ("alpha", "beta", "gamma", "delta", "kappa", "sigma", "theta", "omega")
-# What differs between two runs of the same settings: all the rest must not.
+# Fields that may differ between two runs of the same settings; all others must not.
 CLOCK = ("tokens_per_s", "gflops", "peak_share", "seconds", "resumed")
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -65,7 +65,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def state(folder: Path) -> dict:
-    """What a checkpoint or a model directory says, apart from the order in its files and the seconds it took.
+    """Read the content of a checkpoint or a model directory, apart from the order in its files and the seconds it took.
 
     Of the checksums, which depend on both, only that they are those of the files.
     """

@@ -19,7 +19,7 @@ DATA = ROOT / "docs" / "data" / "ladder.json"
 PICTURE = ROOT / "docs" / "figures" / "ladder.svg"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-# What each rung adds to the one above it. The last two are there for comparison.
+# The idea that each rung adds to the one before. The last two bars are for comparison.
 IDEAS = {
     "naive": "textbook loops",
     "parallel": "+ threads",

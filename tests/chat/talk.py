@@ -3,14 +3,14 @@
 from tinygpt.tokenizers import BPETokenizer
 from tinygpt.tokenizers.special import Roles
 
-# As models of the ChatML kind have it: a system message of its own unless there is one.
+# ChatML: a default system message unless there is one.
 CHATML = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# As models of the Llama 3 kind have it: headers, trimmed content, the token that a text begins with, a date.
+# Llama 3: headers, trimmed content, the token that begins a text, a date.
 HEADERS = """{{- bos_token }}
 {%- if messages[0]['role'] == 'system' %}
     {%- set system = messages[0]['content'] | trim %}

@@ -42,7 +42,7 @@ def said(capsys, *arguments):
 
 
 def answers(talker, *questions, system=None, length=8):
-    """What the Python interface gives."""
+    """The answer of the Python interface."""
     model, known = model_directory.load(talker)
     encoder = MessageEncoder(known, ChatTemplate(CHATML))
     talk = Conversation(model, encoder, Sampler(0), length, system)
@@ -137,7 +137,7 @@ class Terminal:
         self.seen = ""
 
     def until(self, text, seconds=60):
-        """What is shown up to a text that must come."""
+        """Read the screen until an expected text appears."""
         end = time.monotonic() + seconds
         while text not in self.seen:
             ready, _, _ = select.select([self.leader], [], [], max(0, end - time.monotonic()))

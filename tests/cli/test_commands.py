@@ -1,4 +1,4 @@
-"""What each command does when all is well."""
+"""Every command on good input."""
 
 import ast
 import dataclasses
@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 def said(capsys, *arguments):
-    """What a command that succeeds prints: standard output and standard error."""
+    """Run a command that succeeds; return its standard output and standard error."""
     assert cli.main(list(arguments)) == 0
     return capsys.readouterr()
 

@@ -12,7 +12,7 @@ from tinygpt import cli, testing
 from tinygpt.cli import app
 from tinygpt.testing import timing
 
-# What stands in the current directory of every test: see `work`.
+# The current directory of every test: see `work`.
 TRAIN = ["train", "--data", "sources", "--out", "out", "--seq", "16", "--steps", "2", "--samples", "0"]
 GENERATE = ["generate", "--model", "model", "--length", "5"]
 # Arguments, and what the line must say.

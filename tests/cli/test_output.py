@@ -1,4 +1,4 @@
-"""What training looks like: plain lines in a file, lines of the right width on a terminal."""
+"""Output of training: plain lines in a file, lines of the right width on a terminal."""
 
 import io
 import os

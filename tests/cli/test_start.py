@@ -1,4 +1,4 @@
-"""What a process loads before it can answer."""
+"""Modules that a process loads before it can answer."""
 
 import json
 import subprocess

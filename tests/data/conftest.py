@@ -21,7 +21,7 @@ def fill():
 
 @pytest.fixture(scope="session")
 def repository(fill):
-    """The same below a folder that git would take for the root of a repository."""
+    """Fill a folder that git takes for the root of a repository."""
 
     def write(folder, files):
         (folder / ".git").mkdir(parents=True)

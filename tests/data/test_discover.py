@@ -71,7 +71,7 @@ def test_a_deep_tree(tmp_path, fill):
     assert [document.path for document in documents] == ["d/" * 200 + "a.py"]
 
 
-# What a walk leaves out
+# Files that a walk skips
 
 
 def test_hidden_files_and_folders(tmp_path, fill):

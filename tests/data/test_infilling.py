@@ -144,7 +144,7 @@ def test_a_model_learns_to_look_behind_the_gap():
         optimizer.step()
 
     def loss(letter, behind):
-        """Of a middle with that suffix."""
+        """Log-probability of a middle before that suffix."""
         asked = gap(tokenizer, "", behind * 4, 4, 24).ids
         tokens = np.concatenate([asked, tokenizer.encode(letter * 2)])[None]
         targets = np.where(np.arange(tokens.shape[1] - 1) < len(asked) - 1, -1, tokens[0, 1:])

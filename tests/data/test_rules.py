@@ -1,4 +1,4 @@
-"""What is left out for its name or its content."""
+"""Files that are skipped because of their name or content."""
 
 from pathlib import Path
 

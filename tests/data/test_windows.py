@@ -14,7 +14,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def starts_of_epoch(windows, epoch):
-    """Where the windows of an epoch begin; the tokens are 0, 1, 2, ..., so the first input tells."""
+    """Return the starts of the windows of an epoch; the tokens are 0, 1, 2, ..., so the first input is the start."""
     inputs, _ = windows.batch(epoch * windows.n_windows, windows.n_windows)
     return inputs[:, 0]
 
@@ -152,7 +152,7 @@ def test_strided_windows_predict_every_token_but_the_first_once(n, window, data)
     before = np.broadcast_to(np.arange(1, windows.width + 1), targets.shape)[counted]
     wanted = np.where(places[counted] <= window, places[counted], window - stride + 1)
     assert (before >= wanted).all()
-    # What stands before a target is what the text has there.
+    # The token before a target is the one that the text has there.
     row, column = (int(index[-1]) for index in np.nonzero(counted))
     assert np.array_equal(inputs[row, : column + 1], tokens[places[row, column] - column - 1 : places[row, column]])
 

@@ -65,7 +65,7 @@ def never(*args, **kwargs):
     raise AssertionError("a model was made before the file was known to be good")
 
 
-# What is no model directory
+# Directories that are not model directories
 
 
 def test_no_directory(tmp_path):

@@ -237,7 +237,7 @@ def test_bits_do_not_depend_on_changes_between_steps():
 
 
 def undisturbed_with(shares, values):
-    """What `undisturbed` makes of tries of 1 s each, during which others took these shares of a processor."""
+    """Run `undisturbed` with tries of 1 s, during which others take these shares of a processor."""
     readings, busy = [], 0.0
     for i, share in enumerate(shares):
         readings += [load.Reading(2.0 * i, busy, 0.0), load.Reading(2.0 * i + 1, busy + share, 0.0)]

@@ -259,7 +259,7 @@ def test_a_training_step(rung):
             assert both[0] == both[1]
         served = kernels.selection()
     *lines, rest = profile.lines(1e12, 1e11)
-    # As in test_registry: the others are parts of attention and of the product, or of sums that a kernel takes along.
+    # Excluded as in test_registry: parts of attention and of the product, and sums that a kernel takes along.
     assert {line.op for line in lines} == set(spec.OPS) - {"softmax", "softmax_backward", "gelu", "add", *PACKED}
     assert all(line.rung == served[line.op] for line in lines)
     assert all(line.calls > 0 and line.ms > 0 and line.gflops > 0 and line.gbytes > 0 for line in lines)

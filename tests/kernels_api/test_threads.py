@@ -1,4 +1,4 @@
-"""How many threads a kernel gets, and that a forked child does not hang."""
+"""The number of threads of a kernel, and forked children that do not hang."""
 
 import math
 import os

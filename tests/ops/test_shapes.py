@@ -1,4 +1,4 @@
-"""What the ops refuse: kernels trust what they are given, so whatever does not fit must stop here, in one line."""
+"""Arguments that ops refuse in one line, because kernels trust what they are given."""
 
 import numpy as np
 import pytest

@@ -26,7 +26,7 @@ def require_fixture():
 
 
 def folder_of(name):
-    """Where a package lies that is wanted for its files: it is not imported, which would ask for others."""
+    """Find the folder of a package that is needed for its files, without importing it and its dependencies."""
     found = importlib.util.find_spec(name) or require(name).__spec__
     return Path(found.origin).parent
 

@@ -68,14 +68,14 @@ def split(text, pattern):
 
 
 def tiktoken_findall(expression, text):
-    """What matches: the ids of the rest are left out."""
+    """Drop the ids of everything that does not match."""
     ranks = {bytes([i]): i for i in range(256)}
     encoding = require("tiktoken").Encoding("bytes", pat_str=expression, mergeable_ranks=ranks, special_tokens={})
     return encoding.decode(encoding.encode_ordinary(text))
 
 
 def tokenizers_findall(expression, text):
-    """What matches: with `invert`, the rest is what is removed."""
+    """Keep what matches: with `invert`, the rest is removed."""
     peer = require("tokenizers")
     split = peer.pre_tokenizers.Split(peer.Regex(expression), "removed", invert=True)
     return "".join(piece for piece, _ in split.pre_tokenize_str(text))
@@ -129,7 +129,7 @@ def test_scanners_equal_the_expressions_on_all_short_texts(pattern):
 
 
 def tiktoken_of(tokenizer):
-    """The same vocabulary in tiktoken."""
+    """Build the vocabulary in tiktoken."""
     vocab, _, pattern, special = tokenizer.__reduce__()[1][:4]
     return require("tiktoken").Encoding(
         "ours", pat_str=PATTERNS[pattern], mergeable_ranks=vocab, special_tokens=special

@@ -76,7 +76,7 @@ def theirs(model, ids):
 
 
 def llama_cpp_logits(path, ids, n_ctx=64):
-    """Of llama.cpp, its cache in float32 too, so that nothing is rounded that need not be."""
+    """Logits of llama.cpp with a float32 cache, so that nothing is rounded without need."""
     llama_cpp = require("llama_cpp")
     full = {"type_k": 0, "type_v": 0, "flash_attn": False}
     llama = llama_cpp.Llama(str(path), n_ctx=n_ctx, n_threads=1, logits_all=True, verbose=False, **full)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # as in test_pytorch
 
 
 class LoraPeer(Peer):
-    """The same model with x A^T B^T beside every linear layer that has an A; only A and B train."""
+    """A PyTorch model with x A^T B^T beside every linear layer that has an A; only A and B train."""
 
     def __init__(self, model):
         super().__init__(model)
@@ -26,7 +26,7 @@ class LoraPeer(Peer):
         return out if a is None else out + ALPHA / RANK * F.linear(F.linear(x, a), self.part(f"{name}_lora_B"))
 
     def parameters(self, recurse=True):
-        """Those that an optimizer should have."""
+        """Parameters for the optimizer."""
         return [parameter for parameter in super().parameters(recurse) if parameter.requires_grad]
 
 

@@ -219,7 +219,7 @@ def test_twenty_steps_from_a_model_directory(tmp_path, family):
     model, _ = pair(family)
     tinygpt.save(tmp_path, model)
     kind = transformers.GPT2LMHeadModel if family == "gpt2" else transformers.LlamaForCausalLM
-    # What GPT-2 drops by default has no place in a comparison; Llama drops nothing.
+    # Dropout, on by default in GPT-2, would spoil the comparison; Llama has none.
     rates = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0) if family == "gpt2" else {}
     peer = kind.from_pretrained(tmp_path, **rates).train()
 

@@ -1,4 +1,4 @@
-"""What stands beside a tokenizer.json, and the parts of one that other programs write."""
+"""Files beside tokenizer.json, and the parts of tokenizer.json that other programs write."""
 
 import json
 

@@ -152,7 +152,7 @@ def vocab(change):
     return lambda c: change(c["model"]["vocab"])
 
 
-# Of a tokenizer with the merges a b and c d: 256 is ab, 257 is cd, 258 is the separator.
+# The vocabulary of merges a b and c d: 256 is ab, 257 is cd, 258 is the separator.
 WRONG = {
     "another kind": (lambda c: c["model"].update(type="WordPiece"), "'model.type' must be 'BPE', got 'WordPiece'"),
     "normalizer": (

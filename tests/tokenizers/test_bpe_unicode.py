@@ -29,7 +29,7 @@ def classes():
 def test_the_class_of_every_assigned_code_point(tool, classes):
     """Catches a wrong row, bits in another order, and a class mixed up. Unassigned ones depend on the version."""
     known = [code for code in range(0x110000) if unicodedata.category(chr(code)) != "Cn"]
-    # What a newer Python has beyond the tables is unassigned there, and so of no class.
+    # Code points of a newer Python are unassigned in the tables, and so in no class.
     newer = tuple(map(int, unicodedata.unidata_version.split("."))) > tuple(map(int, tool.VERSION.split(".")))
     known = [code for code in known if not newer or classes[code] != OTHER]
     assert len(known) > 130_000

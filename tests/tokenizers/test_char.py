@@ -17,7 +17,7 @@ from tinygpt.tokenizers.base import visible
 # Every code point but the surrogates, with the shortest and longest of each UTF-8 length within easy reach.
 EDGES = "\0\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(EDGES + "<|>0xEabc \n\ufeff\ufffd"))
-# Of each UTF-8 length some are in the vocabulary and some are not.
+# Characters of each UTF-8 length, some in the vocabulary and some not.
 SOME = '\n aé日😀<|>0x\u2028"\\\x1f'
 
 

@@ -26,7 +26,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def whole(sources, tmp_path_factory):
-    """The same run without a stop."""
+    """A run without a stop."""
     out = tmp_path_factory.mktemp("whole") / "out"
     train(tiny(sources, out, **PACE))
     return out

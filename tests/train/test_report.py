@@ -1,4 +1,4 @@
-"""What a run tells: the splits, clipping, threads."""
+"""Facts and notes of a run: splits, clipping, threads."""
 
 import math
 

@@ -35,7 +35,7 @@ WRONG = [
     ("ext", "a/b"),
     ("ext", ","),
 ]
-# What belongs to one call and not to the run.
+# Settings of one call, not of the run.
 OF_A_CALL = {"resume", "config", "quiet"}
 # A value for every other setting that is not its default.
 OTHERS = {
@@ -90,7 +90,7 @@ OTHERS = {
     "watch_every": 5,
     "profile": True,
 }
-# What only a run that starts from a model has; flags of the shape are not among its settings.
+# Settings that only a run from an existing model has; it has no flags of the shape.
 FURTHER = {"from_": "a model", "lora_rank": 3, "lora_alpha": 1 / 3, "lora_targets": ["out", "down"]}
 SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
          "max_chars", "vocab_size", "pattern")  # fmt: skip

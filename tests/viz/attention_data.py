@@ -10,7 +10,7 @@ from tinygpt.tokenizers import CharTokenizer
 
 from .page_data import json_of
 
-# What must not get out of its place: markup, quotes, formulas, line separators, characters that turn or hide text.
+# Text that must stay text: markup, quotes, formulas, line separators, characters that turn or hide text.
 HOSTILE = "</script><script>hacked=1</script>\"'&<!--\u2028\u202e\x00\t=1+\ud7ff\ufeffא\n"
 TOKENIZER = CharTokenizer.train(HOSTILE + "def main(x):\n    return main(x)\n")
 

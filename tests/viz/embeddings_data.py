@@ -18,7 +18,7 @@ HOSTILE = [
 
 
 class Words(Tokenizer):
-    """As many tokens as words, the separator last. It is for showing, not for texts."""
+    """A tokenizer with one token per word, the separator last. It serves for display, not for encoding."""
 
     def __init__(self, words):
         self.words, self.vocab_size, self.eot_id = words, len(words) + 1, len(words)
@@ -41,7 +41,7 @@ def model_for(tokenizer, width=8, **changes):
 
 
 def data_of(page):
-    """What the page's script reads, numbers as arrays."""
+    """The data that the page's script reads, numbers as arrays."""
     data = json_of(page)
     for view in data["views"]:
         n = len(view["labels"])

@@ -71,7 +71,7 @@ def search(page, text):
 
 
 def at(page, token):
-    """Where on the screen a token's point is."""
+    """Return the place of a token's point on the screen."""
     return page.evaluate(
         """(id) => {
           const chart = document.getElementById("chart"), { xaxis, yaxis } = chart._fullLayout;

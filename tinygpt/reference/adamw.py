@@ -1,4 +1,4 @@
-"""What an optimiser does with a gradient."""
+"""The formulas of the optimizer: AdamW and the sum of squares."""
 
 from __future__ import annotations
 

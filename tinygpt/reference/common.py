@@ -1,4 +1,4 @@
-"""What every formula starts with: its arguments in float64."""
+"""Conversion of arguments to float64, with which every formula starts."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ Array = NDArray[np.float64]
 
 
 def f64(x: ArrayLike) -> Array:
-    """The same values in float64; float32 values lose nothing."""
+    """Convert values to float64; float32 values lose nothing."""
     return np.asarray(x, dtype=np.float64)
