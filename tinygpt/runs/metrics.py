@@ -39,7 +39,7 @@ class Kept:
         self.most, self.stretch = most, 1
         self._stretches: dict[str, list[list[Record]]] = {}
         self._newest: dict[str, list[Record]] = {}
-        self._filled: dict[str, int] = {}  # records that the newest stretch stands for
+        self._filled: dict[str, int] = {}  # records in the newest stretch so far
         self._last: dict[str, Record] = {}
 
     def add(self, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C during training ends the run after the step at hand, with everything saved."""
+"""Ctrl-C during training ends the run after the current step, with everything saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Interrupt:
-    """In a ``with`` statement, the first SIGINT or SIGTERM sets `wanted`; a second SIGINT raises KeyboardInterrupt."""
+    """Context in which the first SIGINT or SIGTERM sets `wanted`, and a second SIGINT raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.wanted = False

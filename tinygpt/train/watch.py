@@ -1,11 +1,11 @@
-"""What happens inside a model while it learns: figures of every layer, now and then, in watch.jsonl.
+"""Statistics of every layer's weights, gradients and activations, written to watch.jsonl every N steps.
 
     weights      mean, standard deviation, largest absolute value, share of zeros, quantiles; update / weight
-    gradients    the same; gradient / weight
-    activations  the same of what every block hands on, and of the inside of its MLP, with the share of dead units
+    gradients    the same statistics; gradient / weight
+    activations  the same statistics of the residual stream after every block and inside its MLP; share of dead units
 
-A ratio is one of root mean squares: of the change that the step made (the learning rate, the optimizer and weight decay
-together) or of the gradient before clipping, over that of the weights before the step.
+Both ratios divide root mean squares. The numerator is the change of the weights by the step (learning rate, optimizer
+and weight decay together), or the gradient before clipping. The denominator is the weights before the step.
 
 Design
 - Only matrices and embedding tables are watched. Vectors (biases, norms) are few and start at 0 or 1, where ratios say
@@ -13,9 +13,9 @@ Design
 - Activations come from a second forward pass over the batch, without gradients and without dropout. `GPT.hidden` hands
   out the residual stream and the hidden activations of every MLP. Rejected: hooks in the forward pass that trains,
   because every step would pay for them.
-- Nothing here draws a random number or writes to a weight: a run that is watched learns the same to the last bit.
-- Quantiles and changes of a large tensor are those of a part of it, taken at even distances: they are pictures, and a
-  million numbers draw the same one as a hundred million.
+- Nothing here draws a random number or writes to a weight, so that a watched run computes the same bits.
+- Quantiles and changes of a large tensor are computed from a sample of its values at equal distances, because a picture
+  of a million values looks the same as one of a hundred million.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from tinygpt.tensor import Tensor, no_grad
 
 SAMPLES = 100  # of a run, unless the settings give an interval
 SHARE = 0.03  # of the training time that samples may cost, unless the settings give an interval
-MOST_TOKENS = 2048  # of a batch whose activations are looked at
-MOST_SORTED = 2**13  # numbers of a tensor that its quantiles are taken from
-MOST_COMPARED = 2**18  # numbers of a tensor that are kept to tell how far a step moved it
+MOST_TOKENS = 2048  # of a batch, for the statistics of activations
+MOST_SORTED = 2**13  # values of a tensor that its quantiles are computed from
+MOST_COMPARED = 2**18  # values of a tensor that are copied to measure the change by a step
 GUIDE = "docs/troubleshooting.md, 'A statistic leaves its healthy range'"
 
 Floats = npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ def kinds_of(text: str) -> tuple[str, ...]:
 
 
 class Watch:
-    """Looks at a model at some steps of its training.
+    """Records statistics of a model at some steps of its training.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ class Watch:
     total : int
         Steps of the run; the last is looked at too.
     first : int
-        Step at which this process begins; what the file has of it and of later ones is dropped.
+        First step of this process. Records of this step and later ones are dropped from the file.
     say : function
-        Is told what leaves its healthy range: once for each statistic and layer.
+        Receives a warning when a statistic leaves its healthy range, once for each statistic and layer.
 
     """
 
@@ -101,7 +101,7 @@ class Watch:
         self.cost = 0.0  # seconds of the last look
         self.trained = math.inf  # seconds of training since then
         self.names = matrices(model)
-        # Of what grows from nothing, as half of every adapter does, sizes and ratios say nothing for a while.
+        # Half of every adapter starts at zero, so that its ratios mean nothing for a while.
         self.grown = {name for name, p in self.names.items() if not p.data.any()}
         self.record: dict[str, Any] = {}
         self.before: dict[str, Floats] = {}
@@ -124,13 +124,13 @@ class Watch:
         return self.log.records
 
     def before_update(self, step: int, tokens: npt.NDArray[np.int32]) -> None:
-        """Look at gradients and activations, and remember weights.
+        """Compute statistics of gradients and activations, and copy weights.
 
         Parameters
         ----------
         step : int
         tokens : int array, shape (B, T)
-            Of the batch that gave the gradients.
+            Batch whose gradients were computed.
         """
         self.record = {"step": step}
         if "gradients" in self.kinds:
@@ -147,7 +147,7 @@ class Watch:
             self.before = {name: spread(p.data, MOST_COMPARED).copy() for name, p in self.names.items()}
 
     def after_update(self) -> None:
-        """Look at weights, write the line, warn."""
+        """Compute statistics of weights, write the record, and warn."""
         if "weights" in self.kinds:
             self.record["weights"] = {}
             for name, p in self.names.items():
@@ -164,12 +164,12 @@ class Watch:
         self.log.close()
 
     def _judge(self, healthy: Range) -> None:
-        """Warn about every layer in which a statistic is outside its range, about each once."""
+        """Warn about every layer in which a statistic is outside its range, once each."""
         for name, statistics in self.record.get(healthy.kind, {}).items():
             value = statistics.get(healthy.statistic)
             if value is None or healthy.low <= value <= healthy.high or name in self.grown:
                 continue
-            # No gradient reaches half of an adapter at first, and a schedule may end at 0.
+            # At first no gradient reaches half of an adapter, and a schedule may end at a learning rate of 0.
             if value == 0 and (self.record["step"] == 0 or healthy.statistic == "update"):
                 continue
             key = (healthy.kind, healthy.statistic, place(name)[0])
@@ -183,13 +183,13 @@ class Watch:
 
 
 def matrices(model: GPT) -> dict[str, Parameter]:
-    """The matrices and tables that are trained, by name without the ``.weight`` that most end with."""
+    """Map the names of trained matrices and tables, without the ending ``.weight``, to their parameters."""
     found = ((name, p) for name, p in model.named_parameters() if len(p.shape) == 2 and p.requires_grad)
     return {name.removesuffix(".weight"): p for name, p in found}
 
 
 def activations(model: GPT, tokens: npt.NDArray[np.int32]) -> dict[str, dict[str, Any]]:
-    """Figures of what flows through a model.
+    """Compute statistics of a model's activations.
 
     Parameters
     ----------
@@ -199,9 +199,9 @@ def activations(model: GPT, tokens: npt.NDArray[np.int32]) -> dict[str, dict[str
     Returns
     -------
     dict
-        ``embeddings``; for every block ``blocks.N.stream``, which it hands on, and ``blocks.N.mlp``, the inside of its
-        MLP. `dead` is the share of MLP units that no token of `tokens` turns on: their activation (with swiglu their
-        gate) is never above 0.
+        ``embeddings``; for every block ``blocks.N.stream``, the residual stream after it, and ``blocks.N.mlp``, the
+        hidden activations of its MLP. `dead` is the share of MLP units whose activation (with swiglu, gate) is never
+        above 0 for any token of `tokens`.
     """
     stream: list[Tensor] = []
     probe: list[Hidden] = []
@@ -216,7 +216,7 @@ def activations(model: GPT, tokens: npt.NDArray[np.int32]) -> dict[str, dict[str
 
 
 def figures(values: Floats) -> dict[str, Any]:
-    """Mean, standard deviation, largest absolute value, share of zeros, quantiles; None for what is not finite.
+    """Compute mean, standard deviation, largest absolute value, share of zeros and quantiles.
 
     Parameters
     ----------
@@ -225,11 +225,11 @@ def figures(values: Floats) -> dict[str, Any]:
     Returns
     -------
     dict
-        Values of five digits.
+        Values of five digits; None for one that is not finite.
     """
     flat = values.reshape(-1)
     mean = flat.mean(dtype=np.float64)
-    # From the sum of squares: one pass, no array of differences. In float64 nothing of weight is lost.
+    # From the sum of squares, in one pass and without an array of differences; float64 keeps enough digits.
     variance = squares(flat) / flat.size - mean * mean
     ordered = np.sort(spread(values, MOST_SORTED))
     places = [round(q * (len(ordered) - 1)) for q in QUANTILES]
@@ -243,7 +243,7 @@ def figures(values: Floats) -> dict[str, Any]:
 
 
 def spread(values: Floats, most: int) -> Floats:
-    """At most about `most` of the values, at even distances that are no multiple of a row's length."""
+    """Sample about `most` values at equal distances, coprime to the row length so that every column is sampled."""
     flat = values.reshape(-1)
     stride = -(-flat.size // most)
     while stride > 1 and math.gcd(stride, values.shape[-1]) > 1:
@@ -252,22 +252,22 @@ def spread(values: Floats, most: int) -> Floats:
 
 
 def squares(values: Floats) -> float:
-    """The sum of squares, with double precision where it matters: between chunks."""
+    """Sum the squares, with double precision between chunks."""
     flat = values.reshape(-1)
     return math.fsum(float(np.dot(part, part)) for part in np.array_split(flat, -(-flat.size // 4096) or 1))
 
 
 def rms(values: Floats) -> float:
-    """The root mean square."""
+    """Compute the root mean square."""
     total = squares(values) / max(1, values.size)
     return math.sqrt(total) if total >= 0 else math.nan
 
 
 def ratio(a: float, b: float) -> float | None:
-    """A / b with five digits; None where b is 0 or the quotient no finite number."""
+    """Divide, to five digits; None if b is 0 or the quotient is not finite."""
     return rounded(a / b) if b else None
 
 
 def rounded(value: Any) -> float | None:
-    """Five digits, which a picture cannot show; None for what JSON has no word for."""
+    """Round to five digits, more than a picture shows; None for NaN and infinity, which JSON does not have."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
