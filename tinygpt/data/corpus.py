@@ -35,12 +35,12 @@ def _renamed(old: str, new: str) -> property:
 
 @dataclass(frozen=True)
 class Split:
-    """Documents to train on and documents to evaluate on, each in the order that they came in.
+    """Training and validation documents, each in their original order.
 
     Parameters
     ----------
     train, validation : tuple of Document
-        A single file is in both, as its first and its last part.
+        Documents of each split. A single file is divided: its first part is for training, its last for validation.
     """
 
     train: tuple[Document, ...]
@@ -51,16 +51,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Two token arrays.
+    """Token arrays of the training and the validation split.
 
     Parameters
     ----------
     train, validation : int32 arrays, shape (n,)
-        Documents one after the other with the separator between them.
+        Token ids of the documents, with the end-of-text token between them.
     validation_bytes : int
         Length of the validation text in UTF-8, without separators. Bits per byte is the loss summed over the validation
         split, in bits, divided by this.
     validation_files : int
+        Number of files in the validation split.
     """
 
     train: npt.NDArray[np.int32]
@@ -74,14 +75,14 @@ class Corpus:
 
     @classmethod
     def encode(cls, parts: Split, tokenizer: Tokenizer, block_size: int, infilling: Infilling | None = None) -> Corpus:
-        """Turn both parts into tokens.
+        """Encode both splits as tokens.
 
         Parameters
         ----------
         parts : Split
         tokenizer : Tokenizer
         block_size : int
-            Context length of the model; each part must have one token more, since targets are inputs moved by one.
+            Context length of the model. Each split needs at least one token more, because targets are the next tokens.
         infilling : Infilling, optional
             Rewrites the training split. The validation split stays as it is, so that its loss stays comparable.
 
@@ -92,7 +93,7 @@ class Corpus:
         Raises
         ------
         ValueError
-            A part is shorter than one context.
+            A split is too short for one context.
         """
         train, validation = _tokens(parts.train, tokenizer, infilling), _tokens(parts.validation, tokenizer)
         _check_length(train.size, validation.size, block_size)
@@ -105,7 +106,7 @@ class Corpus:
 
 
 def split(documents: Sequence[Document], seed: int = 0, fraction: float = VALIDATION_FRACTION) -> Split:
-    """Divide documents into a part to train on and a part to evaluate on.
+    """Split documents into training and validation.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def split(documents: Sequence[Document], seed: int = 0, fraction: float = VALIDA
     Returns
     -------
     Split
-        At least one file on each side, or the two parts of one.
+        At least one file in each split, or the two parts of a single file.
 
     Raises
     ------
@@ -151,19 +152,19 @@ def _validation_places(documents: Sequence[Document], seed: int, fraction: float
         if size + len(documents[i].text) <= budget:
             held.add(i)
             size += len(documents[i].text)
-        # Close enough: going on would only look for small files to fill the gap.
+        # Stop at 90 % of the budget, because only small files would fit the rest, and the split would favour them.
         if size >= 0.9 * budget:
             break
     return held or {min(order, key=lambda i: len(documents[i].text))}
 
 
 def _rank(path: str, seed: int) -> bytes:
-    """Where a path stands in the order of a seed; it knows nothing of other paths."""
+    """Sort key of a path for a seed, independent of all other paths."""
     return hashlib.sha256(f"{seed}:{path}".encode("utf-8", "surrogateescape")).digest()
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> tuple[npt.NDArray[np.int32], int]:
-    """All documents in a row, with the separator between them, and the length of their text.
+    """Encode documents as one token array, with the end-of-text token between them, and count their bytes.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> tup
     -------
     tokens : int32 array, shape (n,)
     n_bytes : int
-        In UTF-8; separators are none.
+        Length of the texts in UTF-8, without separators.
     """
     return _tokens(documents, tokenizer), _utf8_bytes(documents)
 
@@ -182,7 +183,7 @@ def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> tup
 def _tokens(
     documents: Sequence[Document], tokenizer: Tokenizer, infilling: Infilling | None = None
 ) -> npt.NDArray[np.int32]:
-    """All documents in a row, shape (n,), the separator between them and between the parts that one was cut into."""
+    """Concatenate the tokens of all documents, shape (n,), with a separator between documents and between parts."""
     separator = np.array([tokenizer.eot_id], np.int32)
     pieces = [np.empty(0, np.int32)]
     for document in documents:
@@ -192,7 +193,7 @@ def _tokens(
 
 
 def _check_length(train: int, validation: int, block_size: int) -> None:
-    """Both parts must have room for one context and the target of its last token."""
+    """Raise ValueError if a split has no room for one context and the target of its last token."""
     needed, shortest = block_size + 1, min(train, validation)
     if shortest >= needed:
         return

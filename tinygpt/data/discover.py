@@ -1,14 +1,16 @@
 """Find source files and read them.
 
-A directory is walked; a glob is a walk that keeps what matches; a file that is named is taken as it is. What a walk
-leaves out, and why, is counted, because a corpus that is smaller than expected should explain itself.
+A directory is searched with all its folders, a glob is a search that keeps the matching files, and a file given by name
+is read as it is. Every file that a search skips is counted with the reason, so that the user can see why a corpus is
+smaller than expected.
 
-- Only extensions of the set count as source; a glob such as ``docs/*.md`` brings its own.
-- Left out: what ``.gitignore`` ignores, hidden, generated, minified, too large, binary and empty files, links (what is
-  below the directory is met under its own name, the rest is not below it), files that are not UTF-8 or cannot be read,
-  and all but the first of equal ones. A folder that is left out counts once.
-- A file that is named may be ignored, hidden, generated, large or of any extension. A binary one is an error.
-- What looks like a password or a private key is never read, and an error where it is named.
+- A file is source code if its extension is in the set. A glob such as ``docs/*.md`` adds its own extension.
+- A search skips files that ``.gitignore`` ignores, that are hidden, generated, minified, too large, binary, empty, not
+  UTF-8 or unreadable, and every copy of a file except the first. A skipped folder counts once.
+- A search does not follow symbolic links. A target inside the directory is found under its own name; a target outside
+  does not belong to the directory.
+- A file given by name may be ignored, hidden, generated, large or of any extension. A binary one is an error.
+- A file that looks like a password, a private key or an access token is never read. Given by name, it is an error.
 - A byte order mark is dropped; CRLF becomes LF, and so does CR in a text without LF. Nothing else changes.
 """
 
@@ -29,21 +31,21 @@ from tinygpt.data.rules import EXTENSIONS, MAX_BYTES, parse_extensions
 __all__ = ["EXTENSIONS", "MAX_BYTES", "Document", "Summary", "discover", "parse_extensions"]
 
 StrPath = str | os.PathLike[str]
-Parts = tuple[str, ...]  # a path below a root, or a glob, taken apart
+Parts = tuple[str, ...]  # the components of a path below a root, or of a glob
 
 SHOWN_EXTENSIONS = 6
 
 
 @dataclass(frozen=True)
 class Document:
-    """A file that was read.
+    """The path and the text of one file.
 
     Parameters
     ----------
     path : str
-        With ``/``, relative to the directory that was given; to the deepest common one of several arguments.
+        Relative to the directory that was given, or to the deepest common directory of several arguments; with ``/``.
     text : str
-        Without byte order mark, lines ended by LF; never empty.
+        Content without byte order mark, with LF line ends; never empty.
     """
 
     path: str
@@ -52,19 +54,20 @@ class Document:
 
 @dataclass
 class Summary:
-    """What was found.
+    """Counts of the files that were read, and of those that were skipped, by reason.
 
     Parameters
     ----------
     files : int
+        Number of files that were read.
     characters : int
-        Of all texts.
+        Total length of the texts.
     bytes : int
-        Of all texts in UTF-8.
+        Total length of the texts in UTF-8.
     extensions : Counter
-        Files by extension, in lower case; the empty one for names without.
+        Number of files for each extension in lower case; "" for names without an extension.
     skipped : Counter
-        Files and folders that were left out, by reason.
+        Number of files and folders that were skipped, by reason.
     not_source : Counter
         Files of the walked directories whose extension is not in the set, by extension.
     """
@@ -82,7 +85,7 @@ class Summary:
         return ", ".join(f"{count:,} {name}" for name, count in found[:SHOWN_EXTENSIONS])
 
     def describe(self) -> str:
-        """One line for a person: ``214 files, 1.9 MB of .py .h  (31 skipped: 22 ignored by .gitignore, 9 binary)``."""
+        """Summarise in one line: ``214 files, 1.9 MB of .py .h  (31 skipped: 22 ignored by .gitignore, 9 binary)``."""
         line = f"{self.files:,} {'file' if self.files == 1 else 'files'}, {_size(self.bytes)}"
         names = [name for name, _ in _most_common(self.extensions) if name]
         if names:
@@ -104,22 +107,23 @@ def discover(
     arguments : path or iterable of paths
         Directories, files and globs (``*``, ``?``, ``[...]``, ``**`` for any number of folders).
     extensions : collection of str
-        What counts as source in a directory: lower case, with the dot, as `parse_extensions` gives them.
+        Extensions of source files, in lower case with the dot, as `parse_extensions` returns them.
     max_bytes : int
-        Files above this size are left out, unless they are named.
+        Size in bytes above which a file is skipped, unless it is given by name.
 
     Returns
     -------
     documents : list of Document
-        Sorted by path; the same files give the same list on every machine.
+        Sorted by path, so that the same files give the same list on every machine.
     summary : Summary
+        Counts of what was read and skipped.
 
     Raises
     ------
     FileNotFoundError
         A path does not exist, or a glob matches nothing.
     ValueError
-        A named file is binary, not a regular file or looks like a secret; or nothing is left to read.
+        A file given by name is binary, not a regular file or looks like a secret; or no file is left to read.
     OSError
         A ``.gitignore`` cannot be read.
     """
@@ -135,13 +139,14 @@ def discover(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which files and folders of a walk are asked for; an empty pattern asks for every folder.
+    """Selection of files and folders in a search; an empty pattern selects every folder.
 
     Parameters
     ----------
     extensions : frozenset of str
+        Extensions of source files.
     pattern : tuple of str
-        The parts of a glob, from its first wildcard on.
+        Components of a glob, from the first one with a wildcard on.
     """
 
     extensions: frozenset[str]
@@ -168,18 +173,18 @@ class _Wanted:
 
 
 class _Search:
-    """Collects paths argument by argument. A path counts once, whatever number of arguments leads to it.
+    """Collection of paths, argument by argument; a path counts once even if several arguments lead to it.
 
     Attributes
     ----------
     found : dict
-        Absolute path without links to the argument that names it, None if a walk met it.
+        Maps an absolute path without links to the argument that names the file, or to None if a search found it.
     skipped : dict
-        Path to the reason.
+        Maps a path to the reason why it is skipped.
     unwanted : Counter
-        Extensions of files that are not source, for the message when nothing is.
+        Number of files that are not source code, by extension.
     roots : list of str
-        The directories that the arguments stand for.
+        Directories that the arguments refer to; paths of documents are relative to their common directory.
     """
 
     def __init__(self, extensions: frozenset[str], max_bytes: int):
@@ -191,7 +196,7 @@ class _Search:
         self.roots: list[str] = []
 
     def add(self, argument: str) -> None:
-        """Collect what one argument stands for."""
+        """Collect the files of one argument."""
         path = os.path.expanduser(argument)
         if os.path.isdir(path):
             self._walk(os.path.realpath(path), _Wanted(self.extensions))
@@ -203,7 +208,7 @@ class _Search:
             raise FileNotFoundError(f"'{argument}': no such file or directory")
 
     def _take(self, argument: str, path: str) -> None:
-        """A file that is named: taken, or an error."""
+        """Collect a file that is given by name, or raise an error."""
         real = os.path.realpath(path)
         if not os.path.isfile(real):
             raise ValueError(f"'{argument}': must be a directory or a regular file")
@@ -214,7 +219,7 @@ class _Search:
         self.roots.append(os.path.dirname(real))
 
     def _glob(self, argument: str, path: str) -> None:
-        """Walk the folder before the first wildcard, for what matches the rest."""
+        """Search the folder before the first wildcard for files that match the rest."""
         parts = PurePath(path).parts
         first = next(i for i, part in enumerate(parts) if has_magic(part))
         root = os.path.realpath(os.path.join(*parts[:first]) if first else os.curdir)
@@ -222,9 +227,9 @@ class _Search:
             raise FileNotFoundError(f"'{argument}': no source file matches; ** stands for any number of folders")
 
     def _walk(self, root: str, wanted: _Wanted) -> bool:
-        """Collect the files below a folder; whether there was any that is asked for, taken or not.
+        """Collect the files below a folder. True if any file was selected, even if it was then skipped.
 
-        Without recursion, so that no depth of folders is too much.
+        A list of folders replaces recursion, so that the depth of folders is not limited.
         """
         self.roots.append(root)
         any_file = False
@@ -247,9 +252,9 @@ class _Search:
         return any_file
 
     def _enters(self, entry: os.DirEntry[str], inner: gitignore.Rules) -> bool:
-        """Whether the walk goes into a folder."""
+        """Whether the search enters a folder; if not, the reason is recorded."""
         if entry.name == ".git":
-            return False  # no part of the source tree, so it is not counted either
+            return False  # not part of the source tree, so it is not counted either
         reason = None
         if rules.is_hidden(entry.name):
             reason = rules.HIDDEN
@@ -262,7 +267,7 @@ class _Search:
         return reason is None
 
     def _consider(self, entry: os.DirEntry[str], parts: Parts, inner: gitignore.Rules, wanted: _Wanted) -> bool:
-        """Take a file or say why not; nothing is said, and False returned, if it is not source."""
+        """Collect a file or record why it is skipped; False if it is not source code."""
         to_folder = entry.is_symlink() and os.path.isdir(entry.path)
         if not (wanted.folder(parts) if to_folder else wanted.file(parts)):
             self.unwanted[os.path.splitext(entry.name)[1].lower()] += 1
@@ -272,14 +277,14 @@ class _Search:
         reason = _reason_before_reading(entry, inner, self.max_bytes)
         if reason is None:
             self.found[entry.path] = None
-            self.skipped.pop(entry.path, None)  # another argument may have met it where its rules do not reach
+            self.skipped.pop(entry.path, None)  # another argument may have skipped it by rules that do not hold here
         else:
             self.skipped[entry.path] = reason
         return True
 
 
 def _matches(parts: Parts, pattern: Parts) -> bool:
-    """Whether a path, or a folder that it is in, matches a glob part by part."""
+    """Whether a path, or a folder above it, matches a glob component by component."""
     if not pattern:
         return True
     if pattern[0] == "**":
@@ -288,7 +293,7 @@ def _matches(parts: Parts, pattern: Parts) -> bool:
 
 
 def _reason_before_reading(entry: os.DirEntry[str], inner: gitignore.Rules, max_bytes: int) -> str | None:
-    """Why a file that a walk meets is left out, as far as name, kind and size tell."""
+    """Reason to skip a file, judged by its name, kind and size; None if there is none."""
     if entry.is_symlink():
         return rules.LINK
     if rules.is_secret_name(entry.name):
@@ -309,7 +314,7 @@ def _reason_before_reading(entry: os.DirEntry[str], inner: gitignore.Rules, max_
 
 
 def _read_all(search: _Search) -> tuple[list[Document], Summary]:
-    """Read what was found in the order of the paths, so that of equal files always the same one is kept."""
+    """Read the files in the order of their paths, so that the same one of several equal files is always kept."""
     summary = Summary(skipped=Counter(search.skipped.values()), not_source=search.unwanted)
     documents = []
     seen = set()
@@ -334,7 +339,7 @@ def _read_all(search: _Search) -> tuple[list[Document], Summary]:
 
 
 def _read(path: str, argument: str | None) -> tuple[str, str | None]:
-    """The text of a file and None, or no text and the reason; an error if an argument names what is never read."""
+    """Read a file. Returns its text and None, or "" and the reason to skip it; raises if an argument names it."""
     try:
         data = Path(path).read_bytes()
     except OSError:
@@ -371,7 +376,7 @@ def _secret(name: str) -> str:
 
 
 def _nothing(given: list[StrPath], summary: Summary, unwanted: Counter[str]) -> str:
-    """One line for the case that nothing is left: where, what was left out, what to do."""
+    """Explain in one line that there is no file to read: where, what was skipped, what to do."""
     line = "no source file in " + (", ".join(f"'{os.fspath(argument)}'" for argument in given) or "no argument")
     if summary.skipped:
         line += f" ({summary.skipped.total():,} skipped: {_reasons(summary.skipped)})"
@@ -394,12 +399,12 @@ def _reasons(skipped: Counter[str]) -> str:
 
 
 def _most_common(counter: Counter[str]) -> list[tuple[str, int]]:
-    """Most frequent first, equal ones by name."""
+    """Sort by count, the highest first; equal counts by name."""
     return sorted(((key, count) for key, count in counter.items() if count), key=lambda item: (-item[1], item[0]))
 
 
 def _size(count: int) -> str:
-    """Bytes in the unit that a person would use, powers of 1000."""
+    """Format a number of bytes with a unit, a power of 1000."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"

@@ -1,24 +1,23 @@
-"""Fill-in-the-middle: documents to train on, written so that a model learns what stands between two texts.
+"""Fill-in-the-middle: training documents rearranged so that a model learns to fill a gap between two texts.
 
-A piece of text is cut at two random places, and its middle goes to the end (Bavarian et al. 2022, "Efficient Training
-of Language Models to Fill in the Middle", the order that they call PSM):
+A piece of text is cut at two random places and its middle is moved to the end. The order is PSM (prefix, suffix,
+middle) of Bavarian et al. 2022, "Efficient Training of Language Models to Fill in the Middle":
 
     <|fim_prefix|> prefix <|fim_suffix|> suffix <|fim_middle|> middle <|endoftext|>
 
-To fill a gap is then to continue a text, and the separator says where the middle ends.
+Filling a gap is then the same as continuing a text, and the separator marks the end of the middle.
 
 Design
-- Cuts lie between characters, before anything is tokenized, so that a prefix may end within a word, as it does where
-  somebody is typing (their section 3.2). Rejected: cuts between tokens, which a model then expects.
-- A whole document seldom fits a context, and a window that lacks one of the markers teaches nothing about filling. So
-  what is rewritten is a piece of half a context on average (their "context level" has pieces of one context, since
-  there the windows follow them; here they begin anywhere, and about half of the pieces lie in one window as a whole).
-  The length is drawn: were it fixed, the middle would be as long as the others leave room for.
-- What is drawn to be rewritten or not is a section, SECTION pieces in a row, and not each piece: between what is
-  rewritten and what is not stands a separator, and too many of them would teach that a text ends anywhere. Most
-  documents are one section.
-- Random numbers follow from the seed and the path of the document, so that it does not matter which others there are or
-  in which order. NumPy's RandomState has a frozen stream, so that a run goes on after an upgrade.
+- The text is cut between characters, before it is tokenized, so that a prefix may end within a word, as it does while
+  somebody is typing (their section 3.2). Rejected: cuts between tokens, because a model would then expect them there.
+- Pieces are half a context long on average. A whole document rarely fits a context, and a window without all three
+  markers teaches nothing about filling. Their "context level" uses pieces of one context, because their windows are
+  aligned with the pieces. Windows here begin anywhere, and about half of the pieces lie within one window.
+- The length of a piece is random. With a fixed length, a model could infer the length of the middle from the rest.
+- Sections of SECTION pieces are rewritten or kept as a whole, because a separator is needed at every change between the
+  two. Too many separators would teach the model that a text may end anywhere. Most documents are one section.
+- Random numbers depend on the seed and the document's path alone, so that other documents and their order do not
+  matter. They come from NumPy's RandomState, whose stream is frozen, so that a run can resume after an upgrade.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ Ids = npt.NDArray[np.int32]
 
 NAMES = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")  # as in Qwen2.5-Coder
 OTHERS = (("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"))
-SECTION = 16  # pieces that are rewritten together
+SECTION = 16  # pieces that are rewritten or kept together
 
 
 @dataclass(frozen=True)
 class Markers:
-    """The three special tokens.
+    """Ids of the three special tokens that mark prefix, suffix and middle.
 
     Parameters
     ----------
     prefix, suffix, middle : int
-        Each stands before what it names.
+        Token id of the marker before each part.
     """
 
     prefix: int
@@ -55,14 +54,14 @@ class Markers:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Markers | None:
-        """Those of a tokenizer, under one of the names that are known; None if it has none."""
+        """Find a tokenizer's fill-in-the-middle tokens by their known names; None if it has none."""
         for names in (NAMES, *OTHERS):
             if all(name in tokenizer.special_tokens for name in names):
                 return cls(*(tokenizer.special_tokens[name] for name in names))
         return None
 
     def around(self, prefix: Ids, suffix: Ids) -> Ids:
-        """All that stands before the middle: the two parts with the markers, shape (n,)."""
+        """Build the prompt for a middle: prefix and suffix with the three markers, shape (n,)."""
         parts = ([self.prefix], prefix, [self.suffix], suffix, [self.middle])
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
@@ -79,17 +78,18 @@ def never_drawn(tokenizer: Tokenizer, rows: int) -> tuple[int, ...]:
 
 
 class Infilling:
-    """Rewrites documents.
+    """Rewriter that turns a share of the training documents into fill-in-the-middle examples.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        With markers.
+        Tokenizer that has the three markers.
     rate : float
         Share of the sections to rewrite, in [0, 1].
     block_size : int
-        Context length of the model.
+        Context length of the model, in tokens.
     seed : int
+        Random seed for the choice of sections and cuts.
 
     Raises
     ------
@@ -106,7 +106,7 @@ class Infilling:
         self.tokenizer, self.rate, self.block_size, self.seed, self.markers = tokenizer, rate, block_size, seed, markers
 
     def encode(self, document: Document) -> list[Ids]:
-        """A document as one or more parts, between which separators belong.
+        """Encode a document as one or more parts, to be joined by separators.
 
         Parameters
         ----------
@@ -115,15 +115,15 @@ class Infilling:
         Returns
         -------
         list of int32 arrays, shape (n,) each
-            Rewritten pieces, and between them the sections that stay as they are.
+            Rewritten pieces and, between them, the sections that are kept.
         """
         random = self._random(document.path)
         text = document.text
         ids = self.tokenizer.encode(text)
-        # Characters that half a context holds, if all tokens of the document are equally long.
+        # Characters in half a context, from the average token length of this document.
         usual = max(2, self.block_size * len(text) // (2 * max(1, len(ids))))
         parts: list[Ids] = []
-        plain = start = 0  # where the text begins that is not in `parts` yet, and the section
+        plain = start = 0  # start of the text not yet in `parts`, and of the current section
         while start < len(text):
             chosen = random.random_sample() < self.rate
             ends = self._ends(text, start, usual, random)
@@ -138,13 +138,13 @@ class Infilling:
         return parts
 
     def _random(self, path: str) -> np.random.RandomState:
-        """The random numbers of a document."""
+        """Create the random number generator of one document."""
         digest = hashlib.sha256(f"infilling:{self.seed}:{path}".encode("utf-8", "surrogateescape")).digest()
         return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(int.from_bytes(digest, "little"))))
 
     @staticmethod
     def _ends(text: str, start: int, usual: int, random: np.random.RandomState) -> list[int]:
-        """Where the pieces of one section end: after 1/2 to 3/2 of the usual length, at the end of a line if it can."""
+        """End positions of the pieces of one section: 1/2 to 3/2 of the usual length, at a line end if possible."""
         ends: list[int] = []
         while len(ends) < SECTION and start < len(text):
             stop = min(len(text), start + usual // 2 + int(random.randint(usual + 1, dtype=np.int64)))
@@ -154,7 +154,7 @@ class Infilling:
         return ends
 
     def _moved(self, piece: str, random: np.random.RandomState) -> Ids:
-        """A piece with its middle at the end."""
+        """Cut a piece at two random places and move its middle to the end."""
         first, last = sorted(random.randint(len(piece) + 1, size=2, dtype=np.int64).tolist())
         encode = self.tokenizer.encode
         before = self.markers.around(encode(piece[:first]), encode(piece[last:]))

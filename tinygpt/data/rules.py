@@ -1,4 +1,4 @@
-"""What is source code and what is better left out, told from a name or from the content."""
+"""Rules that decide by name or content whether a file is source code, generated, minified or a secret."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import re
 
 MAX_BYTES = 1_000_000
-MAX_MEAN_LINE = 1000  # characters; hand-written lines are a tenth of that, minified ones have no end
-HEAD_LINES = 10  # how far down a tool signs what it wrote
+MAX_MEAN_LINE = 1000  # characters; lines written by hand have less than 100 on average, minified ones have no limit
+HEAD_LINES = 10  # lines at the top in which a tool signs the files that it generates
 
-# Why something was left out: the words of the summary.
+# Reasons to skip a file, as the summary prints them.
 BINARY = "binary"
 DUPLICATE = "duplicate"
 EMPTY = "empty"
@@ -23,9 +23,9 @@ SECRET = "possible secret"
 SPECIAL = "not a regular file"
 TOO_LARGE = "too large"
 UNREADABLE = "unreadable"
-# What is left out in a walk for one of these is read when it is named.
+# Reasons that do not apply to a file given by name.
 TAKEN_WHEN_NAMED = (HIDDEN, GENERATED, MINIFIED, TOO_LARGE, IGNORED)
-# The others read the same for one and for many.
+# Plural forms; the other reasons do not change in the plural.
 PLURALS = {DUPLICATE: "duplicates", LINK: "symbolic links", SECRET: "possible secrets", SPECIAL: "not regular files"}
 
 # fmt: off
@@ -41,10 +41,10 @@ _GENERATED_ENDINGS = (
     ".pb.go", ".pb.h", "_pb2.py", "_pb2.pyi", "_pb2_grpc.py",
 )
 # fmt: on
-# A virtual environment or a cache under any name says so with one of these files.
+# Files that mark a folder as a virtual environment or a cache, whatever its name.
 _FOLDER_MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
-# A signature stands at the start of a line or after a word that names its subject, so that prose about what a model
-# has produced is not taken for one.
+# A signature is at the start of a line or follows a word that names its subject. Prose about generated text therefore
+# does not count as one.
 _SIGNATURE = re.compile(
     r"@generated\b"
     r"|\bdo not edit\b"
@@ -60,7 +60,7 @@ _TOKEN = re.compile(
     rb"|npm_[A-Za-z0-9]{36}|pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,})(?![A-Za-z0-9_-])"
 )
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
-# Further down, only with a line of the key below it: a file may speak of the marker.
+# Below the first line, a marker counts only if a line of the key follows, because source code may mention the marker.
 _KEY_FURTHER_DOWN = re.compile(
     rb"^[^\n]{0,40}-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[^\n]*\n[ \t]*[A-Za-z0-9+/]{40,}={0,2}[ \t\r]*$", re.MULTILINE
 )
@@ -72,12 +72,12 @@ def parse_extensions(text: str) -> frozenset[str]:
     Parameters
     ----------
     text : str
-        Separated by commas, with or without the dot, as in ``.py,.go`` or ``py, go``. Case does not matter.
+        Extensions separated by commas, with or without the dot, in any case: ``.py,.go`` or ``py, go``.
 
     Returns
     -------
     frozenset of str
-        In lower case, with the dot.
+        Extensions in lower case, with the dot.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def parse_extensions(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-# Languages that people write by hand; data, pages and prose have to be asked for.
+# Programming languages. Data, web pages and prose are read only on request.
 EXTENSIONS = parse_extensions(
     ".asm,.bash,.c,.cc,.clj,.cljs,.coffee,.cpp,.cs,.cu,.cuh,.cxx,.dart,.el,.elm,.erl,.ex,.exs,.f,.f03,.f90,.f95,.fs,"
     ".fsx,.go,.gradle,.groovy,.h,.hh,.hpp,.hrl,.hs,.hxx,.inl,.java,.jl,.js,.jsx,.kt,.kts,.lisp,.lua,.m,.mjs,.ml,.mli,"
@@ -104,18 +104,18 @@ EXTENSIONS = parse_extensions(
 )
 
 
-# Text that is not read unless it is asked for, but that a user may expect to be.
+# Text formats that are read only on request. The summary counts them, because a user may expect them to be read.
 OTHER_TEXT = parse_extensions(".adoc,.css,.csv,.htm,.html,.ipynb,.json,.less,.md,.org,.rst,.scss,.tex,.toml,.txt,.xml,"
                               ".yaml,.yml")  # fmt: skip
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that listings leave out."""
+    """Whether a file or folder is hidden: its name begins with a dot."""
     return name.startswith(".")
 
 
 def is_generated_folder(path: str, name: str) -> bool:
-    """Whether a folder holds what a tool has put there: packages, builds, caches, virtual environments."""
+    """Whether a folder was filled by a tool: packages, builds, caches, virtual environments."""
     return (
         name in _GENERATED_FOLDERS
         or name.endswith(".egg-info")
@@ -124,23 +124,23 @@ def is_generated_folder(path: str, name: str) -> bool:
 
 
 def is_generated_name(name: str) -> bool:
-    """Whether a file's name says that a tool wrote it."""
+    """Whether a file's name shows that a tool generated it."""
     lower = name.lower()
     return lower in _GENERATED_NAMES or lower.endswith(_GENERATED_ENDINGS)
 
 
 def is_generated_text(text: str) -> bool:
-    """Whether a tool has signed the first lines."""
+    """Whether the first lines contain the signature of a generating tool."""
     return _SIGNATURE.search("\n".join(text.split("\n", HEAD_LINES)[:HEAD_LINES])) is not None
 
 
 def is_minified(text: str) -> bool:
-    """Whether the lines are too long on average for anyone to have written them."""
+    """Whether the average line is longer than anybody writes by hand."""
     return len(text) > MAX_MEAN_LINE * (text.count("\n") + (not text.endswith("\n")))
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a file's name is one under which passwords and keys are kept."""
+    """Whether a file's name is a usual name for passwords or private keys."""
     return _SECRET_NAMES.fullmatch(name.lower()) is not None
 
 

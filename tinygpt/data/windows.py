@@ -1,18 +1,18 @@
-"""Tokens cut into sequences of one context each: what stands in which batch.
+"""Batches of token sequences: the corpus is cut into windows of one context each.
 
-A window is block_size + 1 tokens; its first block_size are the inputs, its last block_size the targets. In an epoch the
-windows lie side by side: each begins with the last token of the one before, so no token is a target twice. They begin
-at an offset that the epoch draws (what lies before the first and after the last is left to other epochs), and come in
-an order that the epoch draws.
+A window is block_size + 1 tokens. Its first block_size tokens are the inputs, its last block_size the targets. In each
+epoch the windows are adjacent: each begins with the last token of the one before, so no token is a target twice. Every
+epoch draws a random offset for the first window and a random order. Tokens before the first window and after the last
+are used in other epochs.
 
 Design
-- Sequences are numbered from 0 over the whole run. Number n is place n % n_windows of epoch n // n_windows, and seed
-  and epoch fix offset and order. So a batch follows from its number alone, and a run goes on at any step without
-  replay. Rejected: a generator that is saved with a checkpoint, which every change of the loop can put out of step.
-- n_windows is the number that fits at every offset. Rejected: as many as fit at the offset drawn, which differs between
-  epochs and would make the epoch of a sequence depend on all epochs before it.
-- Random numbers come from NumPy's RandomState, whose stream is frozen. Rejected: Generator, whose shuffles may differ
-  after an upgrade in the middle of a run.
+- Sequences are numbered from 0 over the whole run. Number n is window n % n_windows of epoch n // n_windows, and seed
+  and epoch determine offset and order. A batch is a function of its number alone, so a run can resume at any step
+  without replay. Rejected: a generator saved with the checkpoint, because changes of the training loop would shift it.
+- n_windows is the number of windows that fit at every offset. Rejected: the number that fit at the current offset. It
+  differs between epochs, so the epoch of a sequence would depend on all epochs before it.
+- Random numbers come from NumPy's RandomState, whose stream is frozen. Rejected: Generator, whose shuffles may change
+  with an upgrade in the middle of a run.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
 
-IGNORED = -1  # a target that the loss leaves out
+IGNORED = -1  # a target that the loss ignores
 
 
 class Windows:
-    """The sequences of a training run.
+    """Numbered sequences of a training run.
 
     Parameters
     ----------
     tokens : int array, shape (n,)
-        At least block_size + 1.
+        Token ids of the corpus, at least block_size + 1 of them.
     block_size : int
-        Context length T.
+        Context length T, at least 1.
     seed : int
-        At least 0.
+        Random seed for offsets and orders, at least 0.
 
     Attributes
     ----------
     n_windows : int
-        Sequences per epoch, the same for each.
+        Number of sequences per epoch, the same in every epoch.
 
     Raises
     ------
@@ -59,23 +59,23 @@ class Windows:
         self.tokens = _check_tokens("Windows", tokens, block_size, block_size + 1)
         self.block_size = block_size
         self.seed = seed
-        # One window is given up, so that there are at least T offsets. Where there is but one to give, it is kept, and
-        # there are as many offsets as there are tokens left.
+        # One window fewer than would fit, so that there are at least T offsets. A corpus with room for a single window
+        # keeps it and has as many offsets as there are tokens left over.
         self.n_windows = max(1, (self.tokens.size - block_size) // block_size)
-        # All of the room is used, or the last tokens would never be reached.
+        # The last offset uses all tokens, because otherwise the last ones would never be trained on.
         self._last_offset = self.tokens.size - 1 - self.n_windows * block_size
-        # A batch touches one epoch or, at its border, two.
+        # A batch lies in one epoch or, at its end, in two.
         self._starts = lru_cache(maxsize=2)(self._draw_starts)
 
     def batch(self, first_sequence: int, count: int) -> tuple[Tokens, Tokens]:
-        """Sequences one after the other.
+        """Return consecutive sequences as inputs and targets.
 
         Parameters
         ----------
         first_sequence : int
-            Number of the first, from 0 over the whole run: step times batch size.
+            Number of the first sequence, counted from 0 over the whole run: step times batch size.
         count : int
-            How many, B.
+            Number of sequences B in the batch.
 
         Returns
         -------
@@ -97,38 +97,41 @@ class Windows:
         return np.ascontiguousarray(windows[:, :-1]), np.ascontiguousarray(windows[:, 1:])
 
     def _draw_starts(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Where the windows of an epoch begin, in the order of the epoch; shape (n_windows,)."""
+        """Start positions of the windows of one epoch, in its order; shape (n_windows,)."""
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, epoch])))
         offset = random.randint(self._last_offset + 1, dtype=np.int64)
         return offset + self.block_size * random.permutation(self.n_windows).astype(np.int64)
 
 
 class StridedWindows:
-    """Windows over a text that may overlap: every token but the first is a target of exactly one.
+    """Overlapping windows over a text, for evaluation: every token except the first is a target exactly once.
 
-    Window r takes the tokens from r * stride on as inputs. Its targets are those that no window before it has: all of
-    them in window 0, the last `stride` in the others, where at least window - stride + 1 tokens stand before each. With
-    a stride of a whole window they lie side by side.
+    The inputs of window r begin at token r * stride. Its targets are the tokens that no earlier window predicts: all of
+    them in window 0, the last `stride` in the others. Each of the latter is predicted from at least window - stride + 1
+    tokens. With a stride of a whole window, the windows are adjacent.
 
     Parameters
     ----------
     tokens : int array, shape (n,)
-        At least 2.
+        Token ids, at least 2 of them.
     window : int
-        How many tokens a prediction may look back over.
+        Largest number of tokens that a prediction may use.
     stride : int, optional
-        From one window to the next; at most `window`, which is the default.
+        Distance in tokens between the starts of two windows, in 1 .. `window`. Default: `window`.
 
     Attributes
     ----------
     n_windows : int
+        Number of windows.
     width : int
-        Inputs of a window: `window`, or n - 1 if the text is shorter.
+        Number of inputs in a window: `window`, or n - 1 if the text is shorter.
 
     Raises
     ------
-    TypeError, ValueError
-        As `Windows`; also for a stride out of range.
+    TypeError
+        `tokens` are not integers.
+    ValueError
+        There are too few tokens, they have more than one axis, or `window` or `stride` is out of range.
     """
 
     def __init__(self, tokens: npt.ArrayLike, window: int, stride: int | None = None):
@@ -140,19 +143,19 @@ class StridedWindows:
         self.n_windows = 1 + -(-(self.tokens.size - 1 - self.width) // self.stride)
 
     def batch(self, numbers: npt.ArrayLike) -> tuple[Tokens, Tokens, npt.NDArray[np.int64]]:
-        """Some windows.
+        """Return the windows with the given numbers.
 
         Parameters
         ----------
         numbers : int array, shape (B,)
-            Each in 0 ... n_windows - 1.
+            Window numbers, each in 0 .. n_windows - 1.
 
         Returns
         -------
         inputs, targets : int32 arrays, shape (B, width)
-            Where a target is another window's, or none, it is -1; inputs beyond the end are 0.
+            A target is -1 if another window predicts it or the text has ended; inputs beyond the end are 0.
         places : int64 array, shape (B, width)
-            Where the targets stand among the tokens.
+            Positions of the targets among the tokens.
         """
         rows = np.asarray(numbers, np.int64)[:, None]
         at = rows * self.stride + np.arange(self.width)
@@ -165,7 +168,7 @@ class StridedWindows:
 
 
 def _check_tokens(op: str, tokens: npt.ArrayLike, block_size: int, at_least: int) -> Tokens:
-    """Tokens as an int32 array, with room for what is to be done with them."""
+    """Convert tokens to an int32 array, after checking axis, length and dtype."""
     if block_size < 1:
         raise ValueError(f"[{op}] 'block_size' must be at least 1, got {block_size}")
     array: npt.NDArray[Any] = np.asarray(tokens)
