@@ -1,4 +1,4 @@
-"""The commands, their config files, and what becomes of an error: one line and an exit status."""
+"""The commands of tinygpt, and errors as one line with an exit status."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ COMMANDS = {
     "train": "Train a model on source files.",
     "generate": "Continue a text with a trained model.",
     "chat": "Talk with a model that has a chat template.",
-    "visualize": "Show what every head of a model attends to in a prompt.",
+    "visualize": "Show the attention of every head of a model on a prompt.",
     "trace": "Show every intermediate value of a forward pass.",
     "eval": "Measure how well a model predicts a text.",
-    "read": "Show what a model thinks of a file, token by token.",
-    "tokenize": "Show how a text is cut into tokens.",
+    "read": "Show how well a model predicts a file, token by token.",
+    "tokenize": "Show how a text is split into tokens.",
     "embeddings": "Show a model's embeddings as points.",
     "import": "Import a model from a Hugging Face directory or a GGUF file.",
     "export": "Export a model as a Hugging Face directory or a GGUF file.",
-    "metrics": "Show the curves of training runs, laid over each other.",
+    "metrics": "Show the curves of one or several training runs.",
     "bench": "Compare the rungs of the kernels on this machine.",
     "info": "Show this machine and build, or what a model directory holds.",
 }
-# Modules and functions that are not called like their command, which may be a word of Python.
+# Modules and functions whose names differ from their command, because it is a Python keyword or builtin.
 FUNCTIONS = {"eval": "eval:evaluate", "import": "import_model:import_model"}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def build_app(called: str | None = None) -> App:
-    """The command line; a command's module is imported when the command is called or asked for help.
+    """Build the command line; the module of a command is imported only when it is called or asked for help.
 
     Parameters
     ----------
     called : str, optional
-        The command that this is for: its help is its docstring, that of the others their line in COMMANDS.
+        The command in use: its help is its docstring; the others show their line in COMMANDS.
     """
     app = App(
         name="tinygpt",
@@ -61,7 +61,7 @@ def build_app(called: str | None = None) -> App:
 
 
 def _converted(kind: Any, tokens: Sequence[Any]) -> Any:
-    """A value from words, as cyclopts makes it, which would make 2 layers of 1.5."""
+    """Convert as cyclopts does, but refuse fractions for integers, which cyclopts would round."""
     for token in tokens if int in (kind, *get_args(kind)) else ():
         if "." in token.value:
             raise ValueError(f"must be a whole number, got {token.value}")
@@ -69,7 +69,7 @@ def _converted(kind: Any, tokens: Sequence[Any]) -> Any:
 
 
 def _default(value: Any) -> str | None:
-    """A default as a user would type it; None where the help of the flag tells it."""
+    """Show a default as a user would type it; None if the help text of the flag says it."""
     if value is None or isinstance(value, bool):
         return None if value is None else "on" if value else "off"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        By default that of the process.
+        Arguments of the command line. Default: those of the process.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: list[Any] = []  # of the command, once they are known
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
+            stream.reconfigure(errors="backslashreplace")  # so that a terminal without UTF-8 does not end a run
     try:
         app = build_app(arguments[0] if arguments else None)
         app.config = config_files(arguments)
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader (head, less) has gone. Nothing can be flushed at exit either.
+        # The reader (head, less) is gone, so nothing can be flushed at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (CycloptsError, ValueError, IndexError, OSError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""What a training run looks like on a terminal, and as plain lines where there is none."""
+"""Output of a training run: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BESIDES = LABEL + 8 + 2 + 10  # columns of a progress line that are neither bar 
 
 
 class _Left(ProgressColumn):
-    """The time that a task will take, and what it took once it is done."""
+    """Time left of a task, or the time that it took."""
 
     def render(self, task: Task) -> Text:
         if task.finished:
@@ -59,11 +59,11 @@ class ConsoleReport(Report):
         self._print(name, text)
 
     def note(self, text: str) -> None:
-        """One line that stands out a little."""
+        """Print a remark, highlighted."""
         self._print("note", text, "yellow")
 
     def _print(self, label: str, text: str, style: str = "") -> None:
-        """A label and a text beside it; a terminal gets it in lines of its width."""
+        """Print a label with a text beside it, wrapped to the width of a terminal."""
         lines = [text]
         if self.live:
             width = max(20, self.console.width - LABEL)
@@ -73,7 +73,7 @@ class ConsoleReport(Report):
             self.console.print(start + Text(line, style))
 
     def merging(self, done: int, total: int) -> None:
-        """A bar while the tokenizer learns, gone when it is done."""
+        """Show a bar while the tokenizer is trained."""
         if self.live and self.progress is None:
             self._open("tokenizer", total, transient=True)
         if self.progress is not None:
@@ -99,7 +99,7 @@ class ConsoleReport(Report):
         self.progress.start()
 
     def step(self, record: dict[str, Any]) -> None:
-        """Move the bar, or print a line now and then."""
+        """Move the bar, or print a line every PLAIN_SECONDS."""
         self.rate = record["tokens_per_s"] if not self.rate else 0.95 * self.rate + 0.05 * record["tokens_per_s"]
         self.last = record
         if self.progress is not None:
@@ -113,7 +113,7 @@ class ConsoleReport(Report):
             self.progress.update(self.task, completed=self.last["step"] + 1, figures=figures)
 
     def _figures(self, record: dict[str, Any], room: int) -> str:
-        """As many figures as there is room for."""
+        """Fit as many figures as the width allows."""
         share = 100 * record["peak_share"]
         figures = {
             "loss": f"loss {record['loss']:.3f}",
@@ -144,7 +144,7 @@ class ConsoleReport(Report):
         self._draw()
 
     def evaluating(self, done: int, total: int) -> None:
-        """A bar for the final evaluation, gone when it is done."""
+        """Show a bar during the final evaluation."""
         if self.live and self.progress is None:
             self._open("eval", total, transient=True)
         if self.progress is not None:
@@ -157,7 +157,7 @@ class ConsoleReport(Report):
         self.console.print(Text(harmless(text)))
 
     def profile(self, lines: list[Line], steps: int) -> None:
-        """A table; on a terminal with as many columns as there is room for."""
+        """Print the profile, with as many columns as the terminal width allows."""
         self.stop()
         if not lines:
             self.note("--profile: there was no step after the first, which is not measured")
@@ -174,7 +174,7 @@ class ConsoleReport(Report):
         (self.console if self.live else Console(file=self.console.file, width=wide)).print(table, highlight=False)
 
     def stop(self) -> None:
-        """Leave the bar as it is and go on below."""
+        """Close the bar, so that output continues below it."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
@@ -209,7 +209,7 @@ def _table(rows: list[dict[str, str]]) -> Table:
 
 
 def harmless(text: str) -> str:
-    r"""Text with its control characters written out, as in ``\x1b``: a model may sample what moves a cursor."""
+    r"""Escape control characters, as in ``\x1b``, because a model may sample ones that move the cursor."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
 
 

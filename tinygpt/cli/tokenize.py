@@ -19,21 +19,21 @@ class TokenizeOptions:
     model: str = "runs/tiny"
     """Model directory, or a tokenizer.json."""
     text: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """What to cut."""
+    """Text to split."""
     file: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """A file to cut instead; - reads standard input."""
+    """File to split; - reads standard input."""
     ids: bool = False
-    """Print the ids, in one line."""
+    """Print the token ids on one line."""
     max_tokens: int = 2000
-    """Show so many tokens at most; the compression is that of all."""
+    """Maximum number of tokens to show; the statistics are of all tokens."""
 
 
 def tokenize(options: Annotated[TokenizeOptions, Parameter(name="*")] = TokenizeOptions()) -> int:  # noqa: B008
-    """Show how a text is cut into tokens.
+    """Show how a text is split into tokens.
 
-    A terminal gets a colour per token, other output a bar between two tokens;
-    what is invisible is written out. The last line says how many bytes a token
-    stands for on average.
+    On a terminal, tokens alternate in colour; other output has a bar between two
+    tokens. Invisible characters are escaped. The last line gives the mean number
+    of bytes per token.
     """
     from tinygpt import tokenizers
 
@@ -59,7 +59,7 @@ def tokenize(options: Annotated[TokenizeOptions, Parameter(name="*")] = Tokenize
 
 
 def _text(options: TokenizeOptions) -> str:
-    """What --text or --file give; exactly one of them must be there."""
+    """Read the text of --text or --file, exactly one of which must be given."""
     if (options.text is None) == (options.file is None):
         raise ValueError("give either --text or --file (- for standard input)")
     if options.text is not None:
@@ -76,7 +76,7 @@ def _text(options: TokenizeOptions) -> str:
 
 
 def _print(tokens: list[str], pieces: list[bytes]) -> None:
-    """The tokens in the lines of the text: a line ends after a token with a line break in it."""
+    """Print the tokens; a line ends after a token that contains a line break."""
     from rich.console import Console
     from rich.text import Text
 

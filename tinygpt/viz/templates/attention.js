@@ -11,7 +11,7 @@ function mapOf(layer, head) {
   return allWeights.subarray(start, start + triangle);
 }
 
-/** What token `query` gives to token `key`, which is not after it. */
+/** Weight of token `query` on token `key`, which is not after it. */
 const weightIn = (map, query, key) => map[(query * (query + 1)) / 2 + key];
 
 /** Open a head everywhere on the page. */
@@ -23,7 +23,7 @@ function choose(layer, head) {
 /** The colours of 0 ... 1 in 256 steps, as they are in a canvas. */
 const ramp = () => shades(SHARES[isDark() ? 1 : 0]);
 
-/** A weight's place among the colours. */
+/** Map a weight to a place among the colours. */
 const shadeOf = (weight) => (chosen.shade === "root" ? Math.sqrt(weight) : weight);
 
 /** Paint a head, a pixel per weight; a smaller canvas shows the largest of the weights that share a pixel. */
@@ -41,7 +41,7 @@ function paint(canvas, map, size, colours) {
   const image = context.createImageData(size, size);
   for (let i = 0; i < strongest.length; i++) {
     const weight = strongest[i];
-    if (weight < 0) continue; // what comes later stays transparent
+    if (weight < 0) continue; // later tokens stay transparent
     const colour = colours[Math.min(255, Math.round(255 * shadeOf(weight)))];
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = colour[c];
     image.data[4 * i + 3] = 255;

@@ -1,4 +1,4 @@
-// One head, large: labels that stay in sight, the exact weight of a cell by pointer or by arrow keys.
+// One head in detail: labels that stay visible, and the exact weight of a cell under the pointer or cursor.
 const LONGEST_LABEL = 14;
 const cursor = { query: -1, key: -1 };
 const tip = el("div", { id: "tip", hidden: true });
@@ -9,7 +9,7 @@ function shortLabel(text) {
   return chars.length > LONGEST_LABEL ? `${chars.slice(0, LONGEST_LABEL - 1).join("")}…` : text;
 }
 
-/** Side of a cell in pixels: labels can be read at 13, and a small map is not blown up beyond 30. */
+/** Side of a cell in pixels: at least 13, so that labels are legible, and at most 30. */
 function cellSize(labelWidth) {
   const frame = byId("frame");
   const room = Math.min(frame.clientWidth, parseFloat(getComputedStyle(frame).maxHeight) || Infinity) - labelWidth - 4;
@@ -22,7 +22,7 @@ function labelFont(cell) {
   return `${Math.max(9, Math.min(13, Math.floor(cell - 1)))}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace`;
 }
 
-/** Draw labels along an axis; where cells are smaller than a line, every so many. */
+/** Draw labels along an axis; where cells are smaller than a line of text, only every n-th. */
 function drawLabels(canvas, labels, cell, depth, upright) {
   const scale = devicePixelRatio || 1, length = Math.max(1, cell * T);
   const [width, height] = upright ? [length, depth] : [depth, length];
@@ -63,7 +63,7 @@ function setUpMap() {
   }
 
   function draw() {
-    tip.hidden = true; // it may tell of another head
+    tip.hidden = true; // it may show another head
     const context = byId("rows").getContext("2d");
     context.font = labelFont(13);
     sizes.depth = Math.ceil(Math.max(42, ...labels.map((label) => context.measureText(label).width))) + 8;
@@ -107,13 +107,13 @@ function showWeight() {
   const { query, key } = cursor;
   const line = byId("readout");
   if (query < 0) {
-    line.textContent = "Point at a cell, or press an arrow key in the map: its weight stands here.";
+    line.textContent = "Point at a cell, or press an arrow key in the map, to read its weight here.";
     return;
   }
   const weight = key <= query ? digits(weightIn(mapOf(chosen.layer, chosen.head), query, key)) : null;
   line.replaceChildren(
     `layer ${chosen.layer}, head ${chosen.head}: ${query} `, tokenBox(data.tokens[query]),
-    weight === null ? " cannot look at " : " looks at ", `${key} `, tokenBox(data.tokens[key]),
+    weight === null ? " cannot attend to " : " attends to ", `${key} `, tokenBox(data.tokens[key]),
     weight === null ? ", which comes later" : ": ", el("strong", {}, weight ?? ""));
 }
 

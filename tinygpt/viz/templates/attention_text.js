@@ -1,4 +1,4 @@
-// The prompt as text: what one token looks at is shaded; beside it, what the model expects next.
+// The prompt as text: the tokens that one token attends to are shaded; beside it, the predicted next tokens.
 const shownHeads = new Set(Array.from({ length: H }, (_, h) => h));
 const view = { active: T - 1, held: -1 };
 const textTokens = [];
@@ -12,7 +12,7 @@ function setUpText() {
   const place = byId("text");
   data.tokens.forEach((label, i) => {
     const button = el("button", { type: "button", className: "token-button", "aria-label": `${i} ${label}` });
-    // Symbols that stand for blanks are paler than what is written.
+    // Symbols for blanks are paler than text.
     for (const part of label.split(/([␣↵⇥]+)/)) {
       if (part) button.append(/^[␣↵⇥]/.test(part) ? el("span", { className: "blank" }, part) : part);
     }

@@ -84,7 +84,7 @@ function lossKey() {
 const CHARTS = [
   { id: "loss", wide: true, title: "Loss, nats per token", key: lossKey, traces: lossTraces, log: () => state.scale === "log" },
   { id: "lr", title: "Learning rate", traces: () => pair("lr", ".3e"), extra: scheduleMarks, zero: true },
-  { id: "grad", title: "Gradient norm", help: "before clipping; what is above a dotted line was clipped to it", traces: clipTraces, zero: true },
+  { id: "grad", title: "Gradient norm", help: "before clipping; norms above the dotted line were clipped to it", traces: clipTraces, zero: true },
   { id: "rate", title: "Throughput, tokens per second", traces: () => pair("tokens_per_s", ",.0f"), zero: true },
   { id: "peak", title: "Share of the machine's peak", help: "of the measured float32 rate, in %", traces: () => pair("peak_share", ".1f", (y) => 100 * y), zero: true },
 ];

@@ -26,7 +26,7 @@ function stayFresh() {
   const wait = () => Math.min(LONGEST, Math.max(data.live.seconds, age() / 4));
   const busy = () => held || document.hidden || document.activeElement?.tagName === "SELECT";
   const tick = () => {
-    const silent = age() > 10 * data.live.seconds + 60 ? `; nothing new for ${clock(age())}, it may have ended` : "";
+    const silent = age() > 10 * data.live.seconds + 60 ? `; nothing new for ${clock(age())}; the run may have ended` : "";
     byId("state").textContent = `${text}${state.paused ? "; this page is paused" : ""}${silent}`;
   };
   const again = () => {
@@ -40,7 +40,7 @@ function stayFresh() {
   };
   const show = () => { button.textContent = state.paused ? "Follow the run" : "Pause"; tick(); };
   button.hidden = false;
-  button.title = "While the run goes on, this page loads itself again";
+  button.title = "While the run is running, this page reloads itself";
   button.addEventListener("click", () => { state.paused = !state.paused; remember(); show(); again(); });
   setInterval(tick, 5000);
   show();

@@ -1,4 +1,4 @@
-// Follows metrics_charts.js. What --watch saw inside a model: figures of every layer over the steps.
+// Runs after metrics_charts.js. Statistics recorded by --watch: figures of every layer over the steps.
 const WATCHED = [
   { id: "update", kind: "weights", of: "update", title: "Update-to-weight ratio", log: true, help: "how far a step moves the weights, over their size; about 1e-3 is usual", mark: 1e-3 },
   { id: "ratio", kind: "gradients", of: "ratio", title: "Gradient-to-weight ratio", log: true, help: "root mean squares, before clipping" },
@@ -117,7 +117,7 @@ function startWatch() {
   if (!watchedRuns.length) return;
   if (!watchedRuns.includes(state.watched)) state.watched = watchedRuns[0];
   const kinds = [...new Set(seriesHere().map((one) => one.kind))].join(", ");
-  byId("watch-help").textContent = `What --watch saw of ${kinds}${!only && watchedRuns.length === 1 ? ` in ${data.runs[watchedRuns[0]].name}` : ""}. Lines go from the first layer or part to the last.`;
+  byId("watch-help").textContent = `Statistics of ${kinds} recorded by --watch${!only && watchedRuns.length === 1 ? ` in ${data.runs[watchedRuns[0]].name}` : ""}. Lines go from the first layer or part to the last.`;
   for (const id of ["watched", "watched-label"]) byId(id).hidden = watchedRuns.length < 2;
   fill(byId("watched"), watchedRuns.map((k) => [String(k), data.runs[k].name]), String(state.watched));
   showMenus();

@@ -1,9 +1,9 @@
 // The numbers of the stations, what is chosen, and colours.
 const T = data.tokens.length;
 const numbers = data.width === 4 ? unpack(data.numbers, Float32Array) : Float32Array.from(unpack(data.numbers, Uint16Array), half);
-// The first station is made of no computation: the tokens themselves.
+// The first station is no computation: the tokens themselves.
 const stations = [{
-  name: "tokens", block: null, formula: "tokenizer.encode(prompt)", words: "The text is cut into tokens; a model sees their numbers and nothing else.",
+  name: "tokens", block: null, formula: "tokenizer.encode(prompt)", words: "The text is split into tokens. The model sees only their ids.",
   axes: "B T", shape: [1, T], dtype: "int32", source: "", caller: "", stats: null, heads: 1, rows: T, columns: 1, every: 1,
 }, ...data.stations];
 const chosen = { station: 0, head: data.head, position: T - 1, show: "values", column: -1, row: -1 };
@@ -56,7 +56,7 @@ const SIGNED = [
 /** 256 colours: from nothing to all of it for shares, from negative to positive for the rest. */
 const ramp = (station) => shades((isShare(station) ? SHARES : SIGNED)[isDark() ? 1 : 0]);
 
-/** The size at which colours end: a few values that stand out would leave all others pale. */
+/** Absolute value at which colours end; with the maximum, a few outliers would leave all others pale. */
 function reach(station) {
   if (isShare(station)) return 1;
   const sizes = [];

@@ -29,7 +29,7 @@ function paint(canvas, station) {
   for (let r = 0, i = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++, i++) {
       const x = valueAt(r, c, station);
-      // What comes later in the text has no share and no score: it stays transparent.
+      // Later tokens have no weight and no score: they stay transparent.
       if (!Number.isFinite(x) || (lastAxis(station) === "S" && c > r)) continue;
       colours[shade(x, end, station)].forEach((value, k) => { image.data[4 * i + k] = value; });
       image.data[4 * i + 3] = 255;
@@ -46,7 +46,7 @@ function drawMark() {
   const { row, column } = chosen, station = current(), there = row >= 0 && column >= 0;
   byId("mark").style.display = there ? "block" : "none";
   if (!there) {
-    byId("readout").textContent = "Point at a cell, or press an arrow key in the map: its value stands here. A click chooses the position.";
+    byId("readout").textContent = "Point at a cell, or press an arrow key in the map, to read its value here. Click to choose the position.";
     return;
   }
   Object.assign(byId("mark").style, {
