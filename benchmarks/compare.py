@@ -30,7 +30,7 @@ def tolerances(job: Job, checks: Mapping[str, Sequence[float]]) -> dict[str, Seq
 
 
 def run(job: Job, threads: int, repetitions: int, seconds: float) -> dict[str, Any]:
-    """One job on so many threads: what every contender took, and who is missing."""
+    """Run one job on a number of threads; return the times of all contenders, and the missing ones."""
     workers, missing = contest.open_workers(job.contenders, threads)
     try:
         built = {name: worker.ask({"build": job.task(seconds)}) for name, worker in workers.items()}
@@ -61,7 +61,7 @@ def run(job: Job, threads: int, repetitions: int, seconds: float) -> dict[str, A
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT.json")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), metavar="NAME", help="all by default")
@@ -86,7 +86,7 @@ def line(name: str, contender: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the jobs and write what came out after each."""
+    """Run the jobs, and write the results after each."""
     chosen = arguments()
     if chosen.list:
         for job in JOBS.values():

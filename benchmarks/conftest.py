@@ -1,4 +1,4 @@
-"""Every benchmark names what it measured: op, sizes, rung, threads, operations, and the machine's ceilings."""
+"""Fixtures of the kernel benchmarks: check a rung, time it, record op, sizes, threads and the machine's ceilings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinygpt.testing.timing import prepare
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    """Leave out what identifies a machine; add what it can do."""
+    """Remove facts that identify a machine; add its threads, peak and bandwidth."""
     machine_info.pop("node", None)
     n = threads.get_num_threads()
     ceilings = {"peak_gflops": peak_flops(n), "read_gbytes": read_bandwidth(n), "copy_gbytes": copy_bandwidth(n)}

@@ -1,4 +1,4 @@
-"""Contenders against each other: processes of their own, taking turns, which must agree before they are timed."""
+"""A contest between libraries: separate processes that must agree on the result, then take turns being timed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class MissingError(Exception):
 
 
 class ContenderError(Exception):
-    """A contender failed, or computes something else than the others."""
+    """A contender failed, or its result differs from the others'."""
 
 
 class Turn(Protocol):
-    """Something that can be asked for one timed repetition."""
+    """An object that runs one timed repetition on request."""
 
     def run(self) -> float:
-        """Seconds of one call."""
+        """Return the seconds of one call."""
 
 
 def environment(threads: int, base: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -106,7 +106,7 @@ class Worker:
         return self._answer()
 
     def run(self) -> float:
-        """Seconds of one call in a timed repetition."""
+        """Return the seconds of one call in a timed repetition."""
         return self.ask({"run": True})["seconds"]
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Worker:
 
 
 def open_workers(names: Sequence[str], threads: int) -> tuple[dict[str, Worker], dict[str, str]]:
-    """A worker for every contender that can be had, and why the others cannot."""
+    """Start a worker for every available contender; return the reasons for the missing ones too."""
     workers: dict[str, Worker] = {}
     missing: dict[str, str] = {}
     try:
@@ -138,13 +138,13 @@ def open_workers(names: Sequence[str], threads: int) -> tuple[dict[str, Worker],
 
 
 def close_workers(workers: Mapping[str, Worker]) -> None:
-    """End all of them."""
+    """End all workers."""
     for worker in workers.values():
         worker.close()
 
 
 def alternate(turns: Mapping[str, Turn], repetitions: int, pause: float = PAUSE) -> dict[str, list[float]]:
-    """The times of all contenders: in each round every one runs once, and each round begins with another one.
+    """Time all contenders: each runs once per round, and each round begins with a different one.
 
     What the machine does meanwhile (its clock, its neighbours) then meets all of them alike.
     """
@@ -159,7 +159,7 @@ def alternate(turns: Mapping[str, Turn], repetitions: int, pause: float = PAUSE)
 
 
 def summary(seconds: Sequence[float]) -> dict[str, Any]:
-    """Median and quartiles of the times of a contender, and the times themselves, in the order of the rounds."""
+    """Return median and quartiles of a contender's times, and the times themselves in the order of the rounds."""
     low, high = (seconds[0], seconds[0])
     if len(seconds) > 1:
         low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
@@ -167,19 +167,19 @@ def summary(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def median_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """The median over the rounds of their time by ours: above 1 where we are faster."""
+    """Return the median over all rounds of their time divided by ours; above 1, tinygpt is faster."""
     return statistics.median(one / other for one, other in zip(theirs, ours, strict=True))
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """The mean of ratios; ValueError without any, or for one that is not positive."""
+    """Return the geometric mean of ratios; ValueError if there are none, or one is not positive."""
     if not values or min(values) <= 0:
         raise ValueError(f"a geometric mean must have positive values, got {list(values)}")
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def agree(checks: Mapping[str, Sequence[float]], tolerances: Mapping[str, Sequence[float]]) -> None:
-    """Hold what the contenders computed against the first of them.
+    """Compare the contenders' results with those of the first.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ CEILINGS = ("peak_flops", "read_bandwidth", "copy_bandwidth")
 
 
 def machine(threads: Sequence[int]) -> dict[str, Any]:
-    """Facts of the machine, and its ceilings for every number of threads, measured now in processes of their own."""
+    """Return facts of the machine and its ceilings for every number of threads, measured in separate processes."""
     facts: dict[str, Any] = {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cache_bytes": last_cache(),
@@ -233,14 +233,14 @@ def raise_ceilings(facts: dict[str, Any], later: Mapping[str, Any]) -> None:
 
 
 def last_cache() -> int | None:
-    """Bytes of the largest cache of the first processor; None where the system does not tell."""
+    """Return the bytes of the first processor's largest cache; None if the system does not report it."""
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     units = {"K": 2**10, "M": 2**20}
     return max((int(size[:-1]) * units[size[-1]] for size in sizes if size and size[-1] in units), default=None)
 
 
 def save(results: Mapping[str, Any], path: Path) -> None:
-    """Write what there is so far; the file is whole at any time."""
+    """Write the results so far atomically, so that the file is complete at any time."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(results, indent=1) + "\n")
     temporary.replace(path)

@@ -31,7 +31,7 @@ SHAPE = {
 
 
 def files(model: str | None, folder: Path, kinds: list[str]) -> tuple[str, dict[str, str], dict[str, int]]:
-    """The model directory, a GGUF file for each kind, and the bytes that a token reads of each."""
+    """Return the model directory, a GGUF file for each kind of weights, and the bytes that a token reads of each."""
     import tinygpt
     from tinygpt import GPT, GPTConfig
     from tinygpt.files import gguf
@@ -52,7 +52,7 @@ def files(model: str | None, folder: Path, kinds: list[str]) -> tuple[str, dict[
 
 
 def run(task: dict[str, Any], threads: int, repetitions: int) -> dict[str, Any]:
-    """One kind of weights on so many threads."""
+    """Time one kind of weights on a number of threads."""
     workers, missing = contest.open_workers(CONTENDERS, threads)
     try:
         built = {name: worker.ask({"build": task}) for name, worker in workers.items()}
@@ -76,7 +76,7 @@ def run(task: dict[str, Any], threads: int, repetitions: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every kind on every number of threads; the results are written after each."""
+    """Time every kind of weights on every number of threads, and write the results after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.json")
     parser.add_argument("--model", metavar="DIR", help="model directory, as from tinygpt import")

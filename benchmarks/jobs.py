@@ -18,7 +18,7 @@ UPDATE = 7 * WORD  # bytes that AdamW moves per parameter: reads four arrays, wr
 
 @dataclass(frozen=True)
 class Model:
-    """A GPT-2-style model with biases and a tied head, and the batch it is trained on."""
+    """A GPT-2-style model with biases and a tied head, and the shape of its training batch."""
 
     vocab: int
     context: int
@@ -30,7 +30,7 @@ class Model:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one step."""
+        """Number of tokens in one step."""
         return self.batch * self.length
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -48,11 +48,11 @@ class Model:
         yield from _vectors("norm", C)
 
     def parameters(self) -> int:
-        """Numbers that are trained."""
+        """Number of parameters."""
         return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for _, shape in self.shapes())
 
     def multiplying(self) -> int:
-        """Weights that multiply: those of the blocks and of the head."""
+        """Number of weights in matrix products: those of the blocks and of the head."""
         return 12 * self.layers * self.width**2 + self.vocab * self.width
 
     def layer_products(self) -> Iterator[tuple[str, int, int]]:

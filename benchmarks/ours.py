@@ -1,4 +1,4 @@
-"""The jobs as tinygpt does them, on a rung, and products by plain NumPy."""
+"""The benchmark jobs in tinygpt at a given rung, and matrix products in plain NumPy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCALARS = {
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """Versions, the processor, and the ceilings of this machine on so many threads, measured now."""
+    """Return versions, processor, and the ceilings of this machine on a number of threads, measured now."""
     from tinygpt.cli.info import processor
 
     tinygpt.set_num_threads(threads)
@@ -53,7 +53,7 @@ def _bfloat16() -> bool:
 
 
 def build(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """A job of tinygpt on the rung that the contender names."""
+    """Build a job in tinygpt at the rung that the contender names."""
     tinygpt.set_num_threads(threads)
     if contender != "numpy":
         rung, precision = CHOICES[contender]
@@ -76,7 +76,7 @@ def _adaptive(built: Built) -> Built:
 
 
 def model(sizes: Model) -> GPT:
-    """A GPT with the weights that every contender has."""
+    """Build a GPT with the weights shared by all contenders."""
     config = GPTConfig(sizes.vocab, sizes.context, sizes.layers, sizes.heads, sizes.width)
     gpt = GPT(config)
     parameters = dict(gpt.named_parameters())
@@ -102,7 +102,7 @@ def train(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def decode(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """The most likely token, again and again, from the cache; the prompt is read outside of the clock."""
+    """Decode greedily with the KV cache; the prefill of the prompt is not timed."""
     sizes, state = Model(**task["model"]), {}
     gpt, tokens = model(sizes), prompt(sizes)
 
@@ -126,7 +126,7 @@ def decode(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def small_weights(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """The most likely token, again and again, from a model directory whose weights are kept as the task says."""
+    """Decode greedily from a model directory, with weights in the format that the task names."""
     gpt, _ = tinygpt.load(task["directory"], weights=task["weights"])
     tokens, state = np.array([task["prompt"]]), {}
 
@@ -150,7 +150,7 @@ def small_weights(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def prefill(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """Read a prompt: the logits of its last position, and the cache."""
+    """Prefill a prompt: compute the logits of its last position and the KV cache."""
     sizes = Model(**task["model"])
     gpt, tokens = model(sizes), prompt(sizes)
 
@@ -203,7 +203,7 @@ def attention(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def rowwise(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """One op on arrays of the size asked for; the rung is held against the reference on smaller ones before."""
+    """Run one op on large arrays, after checking the rung against the reference on smaller ones."""
     name = task["op"]
     function = getattr(registry.active, name)
     for case in testing.default_cases(name):
@@ -213,7 +213,7 @@ def rowwise(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def arrays(name: str, R: int, C: int) -> tuple[list[Any], int]:
-    """The arguments of an op on R x C elements, and the bytes that it has to move; optional arrays are left out."""
+    """Return the arguments of an op on R x C elements without optional arrays, and the bytes that it must move."""
     dims, draw = {"R": R, "C": C, "N": R * C, "V": C, "F": C // 2}, np.random.default_rng(0)
     arguments: list[Any] = []
     left_out = {arg.name for arg in spec.OPS[name].args if arg.optional}

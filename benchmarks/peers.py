@@ -1,4 +1,4 @@
-"""The jobs as PyTorch does them: a GPT-2-style model, products, attention."""
+"""The benchmark jobs in PyTorch: a GPT-2-style model, matrix products, attention."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TorchGPT:
 
     @classmethod
     def of(cls, gpt: GPT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1):
-        """A model with the weights of ours, on as many threads."""
+        """Build a model with tinygpt's weights on a number of threads."""
         import tinygpt
 
         torch.set_num_threads(tinygpt.get_num_threads())
@@ -100,13 +100,13 @@ class TorchGPT:
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """Versions and what PyTorch thinks of this processor."""
+    """Return versions, and the instruction set that PyTorch chose."""
     torch.set_num_threads(threads)
     return {"versions": {"torch": torch.__version__}, "capability": torch.backends.cpu.get_cpu_capability()}
 
 
 def build(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """A job of PyTorch; the contender names the precision or the library behind a product."""
+    """Build a job in PyTorch; the contender names the precision, or the library behind a product."""
     torch.set_num_threads(threads)
     return BUILDERS[task["kind"]](contender, task)
 

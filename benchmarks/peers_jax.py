@@ -1,4 +1,4 @@
-"""A training step as JAX does it: one compiled function for forward, backward, clipping and AdamW."""
+"""A training step in JAX: one compiled function for forward, backward, clipping and AdamW."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BETAS, EPS, DECAY = (0.9, 0.95), 1e-8, 0.1
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """Versions."""
+    """Return the versions of the libraries."""
     return {"versions": {"jax": jax.__version__}}
 
 

@@ -1,4 +1,4 @@
-"""Decoding as llama.cpp does it, through the C functions of llama-cpp-python: one call for each token."""
+"""Decoding in llama.cpp through the C functions of llama-cpp-python, one call per token."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from worker import Built
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """Versions."""
+    """Return the versions of the libraries."""
     return {"versions": {"llama-cpp-python": llama_cpp.__version__}}
 
 
 def build(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """The most likely token, again and again; the prompt is read outside of the clock."""
+    """Decode greedily; the prefill of the prompt is not timed."""
     sizes = {"n_ctx": task["context"], "n_batch": 64}
     model = llama_cpp.Llama(task["gguf"], n_threads=threads, n_threads_batch=threads, verbose=False, **sizes)
     n_vocab, state = model.n_vocab(), {}

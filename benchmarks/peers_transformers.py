@@ -1,4 +1,4 @@
-"""Decoding and prefill as transformers does them: GPT2LMHeadModel with its key/value cache, from our weights."""
+"""Decoding and prefill in transformers: GPT2LMHeadModel with its KV cache, from the same weights."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NAMES = {"norm1": "ln_1", "norm2": "ln_2", "attn.qkv": "attn.c_attn", "attn.out"
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """Versions."""
+    """Return the versions of the libraries."""
     return {"versions": {"transformers": transformers.__version__, "torch": torch.__version__}}
 
 
 def their_name(name: str) -> str:
-    """The name of one of our parameters in transformers."""
+    """Return the name in transformers of a parameter of tinygpt."""
     part, _, kind = name.rpartition(".")
     if part.startswith("blocks."):
         _, index, inner = part.split(".", 2)
@@ -35,7 +35,7 @@ def their_name(name: str) -> str:
 
 
 def model(sizes: Model) -> GPT2LMHeadModel:
-    """The model with the weights that every contender has."""
+    """Build the model with the weights shared by all contenders."""
     shape = {"n_positions": sizes.context, "n_layer": sizes.layers, "n_head": sizes.heads, "n_embd": sizes.width}
     gpt = GPT2LMHeadModel(GPT2Config(vocab_size=sizes.vocab, bos_token_id=None, eos_token_id=None, **shape)).eval()
     parameters = dict(gpt.named_parameters())
@@ -50,7 +50,7 @@ def model(sizes: Model) -> GPT2LMHeadModel:
 
 
 def build(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """A job of transformers, without its `generate`: the bare loop over tokens, as for the others."""
+    """Build a job in transformers, with a bare loop over tokens in place of its `generate`, as for the others."""
     torch.set_num_threads(threads)
     sizes, state = Model(**task["model"]), {}
     gpt, tokens = model(sizes), torch.from_numpy(prompt(sizes)).long()

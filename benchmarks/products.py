@@ -1,4 +1,4 @@
-"""Products, attention and row-wise ops, shape by shape, against the libraries that others use for them.
+"""Matrix products, attention and row-wise ops, shape by shape, against NumPy and PyTorch.
 
 usage: python benchmarks/products.py [--grids products squares attention rowwise] [--threads 1 2] [--repetitions 7]
                                      [--seconds 0.01] [--every N] OUT.json
@@ -70,7 +70,7 @@ def measure(workers: Mapping[str, contest.Worker], task: Task, repetitions: int)
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.json")
     parser.add_argument("--grids", nargs="+", choices=GRIDS, default=list(GRIDS), metavar="NAME", help="all by default")
@@ -110,7 +110,7 @@ def run(grid: str, threads: int, chosen: argparse.Namespace, title: str) -> dict
 
 
 def main() -> None:
-    """Run the grids and write what came out after each."""
+    """Run the grids, and write the results after each."""
     chosen = arguments()
     start = time.monotonic()
     results: dict[str, Any] = {"kind": "products", "machine": contest.machine(chosen.threads), "grids": []}

@@ -1,4 +1,4 @@
-"""nanoGPT's CPU recipe on tiny Shakespeare, by us and by PyTorch from the same weights on the same batches.
+"""nanoGPT's CPU recipe on tiny Shakespeare, in tinygpt and PyTorch, from the same weights on the same batches.
 
 usage: python benchmarks/recipe.py SHAKESPEARE.txt OUT.json [SEED...]      about 10 minutes per seed on two cores
 
@@ -26,7 +26,7 @@ PUBLISHED = 1.88
 
 
 def settings(text: str, out: str, seed: int) -> TrainSettings:
-    """The recipe; the docs give it as a command."""
+    """Return the settings of the recipe, which the docs show as a command."""
     shape = {"layers": 4, "heads": 4, "embed": 128, "seq": 64, "batch": 12}
     rates = {"lr": 1e-3, "min_lr": 1e-4, "warmup": 100, "betas": (0.9, 0.99), "weight_decay": 0.1}
     return TrainSettings(data=[text], out=out, steps=2000, eval_every=250, samples=0, seed=seed, **shape, **rates)
@@ -52,7 +52,7 @@ def pytorch_loss(run: Run) -> float:
 
 
 def main() -> None:
-    """Run the recipe for every seed and write what came out."""
+    """Run the recipe for every seed, and write the losses."""
     text, out, *seeds = sys.argv[1:]
     rows = []
     for seed in map(int, seeds or ["0", "1", "2"]):

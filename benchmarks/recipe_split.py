@@ -1,4 +1,4 @@
-"""Which text the recipe of recipe.py learns from, and what that changes on the last tenth of tiny Shakespeare.
+"""Effect of the training text on the recipe of recipe.py, measured on the last tenth of tiny Shakespeare.
 
 usage: python benchmarks/recipe_split.py SHAKESPEARE.txt OUT.json      about 2 minutes on two cores
 

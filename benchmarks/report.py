@@ -1,4 +1,4 @@
-"""Benchmark results to the tables of the docs.
+"""Turn benchmark results into the tables of the docs.
 
 usage: python benchmarks/report.py RESULTS.json OUT.json     keep what the docs need of a file of results
        python benchmarks/report.py OUT.json                  print the tables of a file so made
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def compact(results: dict[str, Any]) -> dict[str, Any]:
-    """The machine, and one row per benchmark with its median."""
+    """Reduce results to the machine and one row per benchmark with its median."""
     machine = results["machine_info"]
     rows = [
         {"group": one["group"], "seconds": one["stats"]["median"], **one["extra_info"]} for one in results["benchmarks"]
@@ -34,12 +34,12 @@ def compact(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """A file that `compact` made."""
+    """Load a file that `compact` made."""
     return json.loads(Path(path).read_text())
 
 
 def machine(results: dict[str, Any]) -> str:
-    """The machine in one line."""
+    """Describe the machine in one line."""
     facts = results["machine"]
     return (
         f"{facts['processor']}, {facts['threads']} threads, measured float32 peak {facts['peak_gflops']:.0f} GFLOP/s, "
@@ -48,7 +48,7 @@ def machine(results: dict[str, Any]) -> str:
 
 
 def ladder(results: dict[str, Any], op: str, size: str | None = None) -> str:
-    """The rungs of an op as a Markdown table: time, rate, share of the peak, speed-up over the rung above."""
+    """Make a Markdown table of an op's rungs: time, rate, share of the peak, speed-up over the rung above."""
     rows = [row for row in results["rows"] if row.get("op") == op and (size is None or row.get("size") == size)]
     if not rows:
         raise ValueError(f"there is no result for {op}{f' at {size}' if size else ''}")
@@ -78,7 +78,7 @@ def _time(seconds: float) -> str:
 
 
 def main() -> None:
-    """Make a file, or print its tables."""
+    """Write a shortened file of results, or print its tables."""
     if len(sys.argv) == 3:
         results = load(sys.argv[1])
         if "kind" in results:

@@ -1,4 +1,4 @@
-"""Results of compare.py, decode.py and products.py to what the docs keep, and to the tables that they show.
+"""Shorten the results of compare.py, decode.py and products.py for the docs, and make tables of them.
 
 A table is its heads, its lines, and an ``r`` for every column that is set to the right.
 """
@@ -20,7 +20,7 @@ STATE = 4  # arrays of a training run that AdamW walks through: parameters, grad
 
 
 def compact(results: Data) -> Data:
-    """The machine, and medians to four digits."""
+    """Reduce results to the machine and medians with four digits."""
     if results["kind"] in ("compare", "decode"):
         jobs = [
             job | {"contenders": [{k: v for k, v in one.items() if k not in SCRATCH} for one in job["contenders"]]}
@@ -59,7 +59,7 @@ def dump(data: Data) -> str:
 
 
 def machine(data: Data, threads: int) -> str:
-    """The machine and what it can do at most, in one line."""
+    """Describe the machine and its ceilings in one line."""
     facts, roof = data["machine"], data["machine"]["ceilings"][str(threads)]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(facts["versions"].items()))
     return (
@@ -70,12 +70,12 @@ def machine(data: Data, threads: int) -> str:
 
 
 def thread_counts(data: Data) -> list[int]:
-    """The numbers of threads that were measured."""
+    """Return the numbers of threads that were measured."""
     return [int(n) for n in data["machine"]["ceilings"]]
 
 
 def bound(data: Data, job: Data) -> float:
-    """Seconds that a job in float32 takes at least, by the measured ceilings.
+    """Return the least seconds of a float32 job by the measured ceilings.
 
     A training step multiplies at the peak, and then AdamW streams its arrays, if they are larger than the caches. A
     step of decoding reads every weight, or multiplies, whichever takes longer.
@@ -92,27 +92,27 @@ def bound(data: Data, job: Data) -> float:
 
 
 def jobs(data: Data, kind: str, threads: int, start: str = "") -> list[Data]:
-    """The jobs of a kind that were measured on so many threads."""
+    """Return the jobs of a kind measured on a number of threads."""
     chosen = [job for job in data["jobs"] if job["kind"] == kind and job["threads"] == threads]
     return [job for job in chosen if job["job"].startswith(start)]
 
 
 def shape(job: Data) -> str:
-    """The model and the batch of a job in words."""
+    """Describe the model and the batch of a job."""
     s = job["sizes"]
     model = f"{s['layers']} layers, {s['width']} wide, {s['heads']} heads, vocabulary {s['vocab']}"
     return f"{model}, {s['batch']} x {s['length']}"
 
 
 def duration(seconds: float) -> str:
-    """A time with three digits and a unit."""
+    """Format a time with three digits and a unit."""
     unit, scale = next((one for one in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * one[1] >= 1), ("µs", 1e6))
     number = seconds * scale
     return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"
 
 
 def race(data: Data, kind: str, threads: int, start: str = "") -> Table:
-    """Every contender of every job: time, spread, rate, the bound beside it, and its time over that of tinygpt."""
+    """Tabulate every contender of every job: time, spread, rate, bound, and its time over that of tinygpt."""
     heads = ("job", "who", "time", "middle half", "tokens/s", "share of the bound", "times tinygpt")
     lines: list[Sequence[str]] = []
     for job in jobs(data, kind, threads, start):
@@ -161,7 +161,7 @@ def memory(data: Data, threads: int) -> Table:
 
 
 def small_weights(data: Data, threads: int) -> Table:
-    """Decoding with weights of each kind: tokens, and what they read of weights against what plain reading reaches."""
+    """Tabulate decoding with each kind of weights: tokens per second, and read bandwidth against its ceiling."""
     roof, lines = data["machine"]["ceilings"][str(threads)]["read_bandwidth"], []
     for job in data["jobs"]:
         if job["threads"] != threads:
@@ -175,7 +175,7 @@ def small_weights(data: Data, threads: int) -> Table:
 
 
 def grid(data: Data, name: str, threads: int) -> list[Data]:
-    """The rows of a grid; ValueError if it was not measured."""
+    """Return the rows of a grid; ValueError if it was not measured."""
     for one in data["grids"]:
         if one["grid"] == name and one["threads"] == threads:
             return one["rows"]
@@ -183,17 +183,17 @@ def grid(data: Data, name: str, threads: int) -> list[Data]:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """The mean of ratios."""
+    """Return the geometric mean of ratios."""
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def contenders(rows: Iterable[Data]) -> list[str]:
-    """Everybody who has a ratio, in the order of the rows."""
+    """Return all contenders that have a ratio, in the order of the rows."""
     return list(dict.fromkeys(name for row in rows for name in row["ratio"]))
 
 
 def product_means(data: Data, threads: int, by: str = "case") -> Table:
-    """Geometric means of everybody's time over that of tinygpt, by a column of the rows, and over all."""
+    """Tabulate geometric means of every contender's time over tinygpt's, by a column of the rows and over all."""
     rows = grid(data, "products", threads)
     groups = list(dict.fromkeys(row[by] for row in rows))
     lines = []
@@ -214,7 +214,7 @@ def _worst(rows: Sequence[Data], name: str) -> str:
 
 
 def worst_products(data: Data, threads: int, name: str, count: int = 8) -> Table:
-    """The shapes at which somebody does best against tinygpt."""
+    """Tabulate the shapes at which a contender does best against tinygpt."""
     rows = sorted(
         (row for row in grid(data, "products", threads) if name in row["ratio"]), key=lambda r: r["ratio"][name]
     )
@@ -231,7 +231,7 @@ def _gflops(row: Data, name: str) -> str:
 
 
 def squares(data: Data, threads: int) -> Table:
-    """GFLOP/s of square products, and the share of the measured float32 peak."""
+    """Tabulate GFLOP/s of square products and their share of the measured float32 peak."""
     rows, peak = grid(data, "squares", threads), data["machine"]["ceilings"][str(threads)]["peak_flops"]
     names = list(rows[0]["seconds"]) if rows else []
     lines = []
@@ -255,7 +255,7 @@ def attention(data: Data, threads: int) -> Table:
 
 
 def rowwise(data: Data, threads: int) -> Table:
-    """GB/s of ops on arrays that are in no cache, against what reading and copying reach."""
+    """Tabulate GB/s of ops on arrays larger than the caches, against plain reading and copying."""
     roof, lines = data["machine"]["ceilings"][str(threads)], []
     for row in grid(data, "rowwise", threads):
         rate = row["bytes"] / row["seconds"]["tinygpt"]
@@ -265,7 +265,7 @@ def rowwise(data: Data, threads: int) -> Table:
 
 
 def text(data: Data) -> str:
-    """All tables of a file, as plain lines."""
+    """Return all tables of a file as plain lines."""
     parts = []
     for n in thread_counts(data):
         parts.append(machine(data, n))
@@ -283,7 +283,7 @@ def text(data: Data) -> str:
 
 
 def plain(table: Table) -> str:
-    """A table in columns."""
+    """Format a table in columns."""
     heads, lines, align = table
     rows = [list(map(str, heads)), *(list(map(str, line)) for line in lines)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]

@@ -1,4 +1,4 @@
-"""The rungs of csrc/activation.pyx side by side, at the sizes of a training step."""
+"""Speed of every rung of csrc/activation.pyx, at the sizes of a training step."""
 
 from conftest import each_rung
 

@@ -1,4 +1,4 @@
-"""The rungs of csrc/attention.pyx side by side: the default model's heads, and longer contexts."""
+"""Speed of every rung of csrc/attention.pyx: the default model's heads, and longer contexts."""
 
 import pytest
 from conftest import each_rung

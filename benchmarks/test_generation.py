@@ -1,4 +1,4 @@
-"""Decoding one token at a time with the key/value cache: every rung."""
+"""Speed of decoding one token at a time with the KV cache, at every rung."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The rungs of csrc/matmul.pyx side by side: square products, and those of a training step."""
+"""Speed of every rung of csrc/matmul.pyx: square products, and those of a training step."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""One training step, end to end: every rung, and PyTorch where it is installed, on the same model and threads."""
+"""Speed of one training step at every rung, and in PyTorch if installed, with the same model and threads."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ MEMORY_STEPS = 3
 
 @dataclass
 class Built:
-    """Something to repeat.
+    """A task to repeat.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Built:
 
 
 def once(built: Built) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     if built.prepare is not None:
         built.prepare()
     start = time.perf_counter()
@@ -79,7 +79,7 @@ def calls_for(seconds: float, one: float) -> int:
 
 
 def repetition(built: Built, calls: int) -> float:
-    """The time of one call among several that follow each other.
+    """Return the mean time of one call in a series of calls.
 
     Where there are several, one before them is not timed: it wakes the threads and fills the caches that another
     process has used meanwhile.
@@ -96,7 +96,7 @@ def repetition(built: Built, calls: int) -> float:
 
 
 def high_water() -> int | None:
-    """The most memory that this process has had, in bytes; None where the system does not tell."""
+    """Return the peak memory of this process in bytes; None if the system does not report it."""
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):
@@ -114,7 +114,7 @@ class Session:
         self.calls = 1
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what a request asks for."""
+        """Handle one request."""
         if "facts" in request:
             return self.module.facts(self.threads)
         if "build" in request:
@@ -135,7 +135,7 @@ class Session:
 
 
 def load(contender: str) -> Any:
-    """The module that builds a contender's jobs; ImportError names the library that is missing."""
+    """Import the module that builds a contender's jobs; ImportError names the missing library."""
     try:
         return importlib.import_module(MODULES[contender])
     except ModuleNotFoundError as error:
@@ -145,7 +145,7 @@ def load(contender: str) -> Any:
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer requests until the input ends."""
     contender, threads = sys.argv[1], int(sys.argv[2])
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

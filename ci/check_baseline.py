@@ -24,7 +24,7 @@ LATER = re.compile(
 
 
 def functions(library: Path) -> dict[str, list[str]]:
-    """The instructions of every function, as objdump writes them."""
+    """Return the instructions of every function, as objdump prints them."""
     command = ["objdump", "--disassemble", "--no-show-raw-insn", str(library)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, list[str]] = {}
@@ -40,7 +40,7 @@ def functions(library: Path) -> dict[str, list[str]]:
 
 
 def main(folder: Path) -> int:
-    """Report what should not be there; 1 if there is any, or if there was nothing to look at."""
+    """Report forbidden instructions; return 1 if there are any, or if no function was found."""
     libraries = sorted(folder.glob("*.so"))
     plain = wide = 0
     used = set()

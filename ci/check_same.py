@@ -12,7 +12,7 @@ SHARE = 1e-5
 
 
 def losses(run: Path) -> list[float]:
-    """The losses of all steps and evaluations of a run, in order."""
+    """Return the losses of all steps and evaluations of a run, in order."""
     records = read_metrics(run / "metrics.jsonl")
     return [record[name] for record in records for name in ("loss", "val_loss") if name in record]
 

@@ -1,4 +1,4 @@
-"""Runs first in the kernel of every page: a command (``!tinygpt ...``) that fails must not pass unnoticed.
+"""Startup of every page's kernel: make a failing command (``!tinygpt ...``) an error of its cell.
 
 IPython itself gives commands a terminal and goes on after an error. Here they get a pipe, as in a script, and an exit
 status other than 0 is an error of the cell.

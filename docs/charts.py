@@ -24,7 +24,7 @@ _shown = 0
 
 
 def show(figure: go.Figure) -> HTML:
-    """A figure as HTML that stands by itself."""
+    """Return a figure as self-contained HTML."""
     global _shown
     _shown += 1
     figure.update_layout(
@@ -41,7 +41,7 @@ def show(figure: go.Figure) -> HTML:
 
 
 def roofline(rows: Sequence[Mapping[str, Any]], roof: Mapping[str, float], rungs: Sequence[str]) -> HTML:
-    """Kernels as points under the two measured roofs.
+    """Draw kernels as points under the two measured roofs.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def roofline(rows: Sequence[Mapping[str, Any]], roof: Mapping[str, float], rungs
 
 
 def bars(jobs: Sequence[Mapping[str, Any]], bounds: Sequence[float]) -> HTML:
-    """The time of every contender over that of tinygpt, job by job, and the bound beside it."""
+    """Draw the time of every contender over that of tinygpt, job by job, with the bound."""
     names = list(dict.fromkeys(one["name"] for job in jobs for one in job["contenders"]))
     labels = [job["job"] for job in jobs]
     figure = go.Figure()
@@ -99,7 +99,7 @@ def bars(jobs: Sequence[Mapping[str, Any]], bounds: Sequence[float]) -> HTML:
 
 
 def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> HTML:
-    """Name to (x values, y values), both axes logarithmic."""
+    """Draw lines, given as name -> (x values, y values), on logarithmic axes."""
     figure = go.Figure()
     for name, (along, up) in series.items():
         figure.add_scatter(x=along, y=up, name=name, mode="lines+markers", line={"color": COLOURS.get(name)})

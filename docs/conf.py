@@ -59,7 +59,7 @@ SECTIONS = {"tutorials": "Tutorials", "notebooks": "Notebooks"}
 
 
 def prepare_kernels() -> None:
-    """Set what the kernels of the pages inherit."""
+    """Set the environment that the kernels of the pages inherit."""
     folder = tempfile.mkdtemp(prefix="tinygpt-docs-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     startup = Path(folder, "profile_default", "startup")
@@ -113,7 +113,7 @@ def tidy_module(app, what: str, name: str, obj, options, lines: list[str]) -> No
 
 
 def setup(app) -> None:
-    """Sphinx calls this."""
+    """Register the hooks of this configuration with Sphinx."""
     prepare_kernels()
     app.connect("env-get-outdated", read_contents_again)
     app.connect("source-read", add_sections)

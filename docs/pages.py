@@ -28,19 +28,19 @@ def _program(name: str, folder: str = "benchmarks"):
 
 @cache
 def report():
-    """benchmarks/report.py."""
+    """Import benchmarks/report.py."""
     return _program("report")
 
 
 @cache
 def summary():
-    """benchmarks/summary.py."""
+    """Import benchmarks/summary.py."""
     return _program("summary")
 
 
 @cache
 def results() -> dict[str, Any]:
-    """The benchmark run that the tables show."""
+    """Load the benchmark run that the tables show."""
     return report().load(DOCS / "data" / "ladder.json")
 
 
@@ -57,17 +57,17 @@ def module_map() -> Markdown:
 
 
 def rows(**wanted: Any) -> list[dict[str, Any]]:
-    """The rows of the run that have these values."""
+    """Return the rows of the run that have these values."""
     return [row for row in results()["rows"] if all(row.get(key) == value for key, value in wanted.items())]
 
 
 def machine() -> Markdown:
-    """The machine of the run, in one line."""
+    """Describe the machine of the run in one line."""
     return Markdown(f"*{report().machine(results())}*")
 
 
 def ladder(*ops: str, sizes: Sequence[str] | None = None) -> Markdown:
-    """The rungs of one or several ops, a table for each; all sizes, or those that are named."""
+    """Tabulate the rungs of one or several ops, for all sizes or the named ones."""
     tables = []
     for op in ops:
         chosen = {}  # by size and rung: the first, where there are several
@@ -86,7 +86,7 @@ def ratio(op: str, size: str, rung: str, below: str) -> str:
 
 
 def measured(name: str) -> dict[str, Any] | None:
-    """The results of compare.py or products.py in docs/data; None as long as nobody has put them there."""
+    """Load the results of compare.py or products.py from docs/data; None if there are none."""
     file = DOCS / "data" / f"{name}.json"
     return json.loads(file.read_text()) if file.exists() else None
 
@@ -97,7 +97,7 @@ def not_measured(name: str) -> Markdown:
 
 
 def peers(name: str, maker: str, *arguments: Any, **options: Any) -> Markdown:
-    """A table of summary.py for every number of threads that was measured, and the machine below."""
+    """Show a table of summary.py for every measured number of threads, with the machine below."""
     data = measured(name)
     if data is None:
         return not_measured(name)
@@ -135,7 +135,7 @@ def neighbours() -> Markdown:
 
 
 def race(kind: str, start: str = "") -> Markdown:
-    """The contenders of end-to-end jobs of one kind."""
+    """Tabulate the contenders of end-to-end jobs of one kind."""
     data = measured("compare")
     if data is None:
         return not_measured("compare")
@@ -147,7 +147,7 @@ def race(kind: str, start: str = "") -> Markdown:
 
 
 def step_chart() -> Any:
-    """Training steps of everybody over those of tinygpt, on the most threads that were measured."""
+    """Draw every contender's training steps over those of tinygpt, on the largest measured number of threads."""
     import charts
 
     data = measured("compare")
@@ -158,7 +158,7 @@ def step_chart() -> Any:
 
 
 def scaling_chart(start: str) -> Any:
-    """The time per token of everybody, over the parameters of the model or the length of the sequences."""
+    """Draw every contender's time per token over the number of parameters or the length of the sequences."""
     import charts
 
     data = measured("compare")
@@ -194,7 +194,7 @@ def attention_chart(width: int) -> Any:
 
 
 def roofline(*rungs: str) -> Any:
-    """The kernels of the ladder under the measured roofs."""
+    """Draw the kernels of the ladder under the measured roofs."""
     import charts
 
     facts = results()["machine"]
@@ -205,19 +205,19 @@ def roofline(*rungs: str) -> Any:
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[Any]], align: str = "") -> Markdown:
-    """A Markdown table; `align` has an ``r`` for each column that is set to the right."""
+    """Make a Markdown table; `align` has an ``r`` for each right-aligned column."""
     marks = ["--:" if i < len(align) and align[i] == "r" else "---" for i in range(len(heads))]
     text = ["| " + " | ".join(map(str, line)) + " |" for line in [heads, marks, *lines]]
     return Markdown("\n".join(text))
 
 
 def duration(seconds: float) -> str:
-    """A time as people read it."""
+    """Format a time in seconds or milliseconds."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
 
 
 def recipe() -> tuple[Markdown, float, float]:
-    """The runs of the recipe as a table, the mean loss of ours and that of PyTorch's."""
+    """Return a table of the recipe's runs, and the mean losses of tinygpt and of PyTorch."""
     found = json.loads((DOCS / "data" / "recipe.json").read_text())
     runs = found["runs"]
     ours = statistics.mean(run["val_loss"] for run in runs)
@@ -256,13 +256,13 @@ def check_recipe() -> None:
 
 
 def constants(op: str) -> dict[str, int]:
-    """The tile sizes in csrc/<op>.pyx, by name."""
+    """Return the tile sizes in csrc/<op>.pyx, by name."""
     text = (ROOT / "csrc" / f"{op}.pyx").read_text()
     return {name: int(value) for name, value in re.findall(r"^    ([A-Z]+) = (\d+)$", text, re.MULTILINE)}
 
 
 def chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str = "step", y: str = "loss") -> HTML:
-    """Lines in a small picture: name to (x values, y values). Its colours come from the theme, light or dark."""
+    """Draw lines, given as name -> (x values, y values), in a small picture with the colours of the theme."""
     xs = [value for along, _ in lines.values() for value in along]
     ys = [value for _, up in lines.values() for value in up]
     (x0, x1), (y0, y1) = (min(xs), max(xs)), (min(ys), max(ys))

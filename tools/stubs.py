@@ -36,7 +36,7 @@ FLAGS = {"trans_a", "trans_b", "accumulate", "accumulate_positions", "inverse"}
 
 
 def argument(arg: spec.Arg) -> str:
-    """One argument of a stub: arrays, flags, whole numbers or numbers."""
+    """Return the declaration of one argument: an array, a flag, an integer or a float."""
     if arg.shape:
         kind = f"_{arg.dtype.capitalize()}"
         return f"{arg.name}: {kind}{' | None' if arg.optional else ''}"
@@ -44,7 +44,7 @@ def argument(arg: spec.Arg) -> str:
 
 
 def stub(module: str) -> str:
-    """The stub of one module."""
+    """Return the stub of one module."""
     compiled = importlib.import_module(f"tinygpt.core.{module}")
     lines = []
     for name, function in sorted(vars(compiled).items()):
@@ -67,7 +67,7 @@ def stub(module: str) -> str:
 
 
 def formatted(text: str) -> str:
-    """`text` as ruff formats it."""
+    """Format a text with ruff."""
     command = [
         sys.executable,
         "-m",

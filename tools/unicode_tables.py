@@ -58,7 +58,7 @@ static const uint8_t class_bits[{n_rows} * CLASS_ROW / 4] = {{
 
 
 def database() -> ModuleType | None:
-    """A module like unicodedata of the version that is asked for, or None if there is none."""
+    """Return a module like unicodedata of the given Unicode version; None if there is none."""
     for name in ("unicodedata", "unicodedata2"):
         try:
             found = importlib.import_module(name)
@@ -80,18 +80,18 @@ def class_of(code: int, data: ModuleType) -> int:
 
 
 def packed(classes: list[int]) -> bytes:
-    """Four classes per byte, the first in the lowest bits."""
+    """Pack four classes into a byte, the first in the lowest bits."""
     return bytes(sum(classes[i + j] << 2 * j for j in range(4)) for i in range(0, len(classes), 4))
 
 
 def wrapped(numbers: list[int] | bytes) -> str:
-    """Numbers of an array, as many in a line as fit."""
+    """Format the numbers of an array, as many per line as fit."""
     text = ", ".join(map(str, numbers)) + ","
     return textwrap.fill(text, LINE, initial_indent="    ", subsequent_indent="    ")
 
 
 def header(data: ModuleType) -> str:
-    """The content of the header."""
+    """Return the content of the header."""
     classes = [class_of(code, data) for code in range(CODE_POINTS)]
     last = max(code for code in range(CODE_POINTS) if classes[code] != OTHER)
     limit = (last // ROW + 1) * ROW
