@@ -1,4 +1,4 @@
-"""A prompt and a model to text, piece by piece."""
+"""Generation of text from a prompt, one piece per token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinygpt.tokenizers.base import Tokenizer
 
 
 class Piece(NamedTuple):
-    """What one token added to a text.
+    """Text added by one token.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
 
 
 class StopStrings:
-    """Lets a text pass up to the first of some strings, and holds back what may be the beginning of one.
+    """Pass a text through up to the first of some stop strings, holding back a possible beginning of one.
 
     Of several it is the one that is complete first, and of those the longest: so it does not matter where the text is
     cut into pieces.
@@ -79,7 +79,7 @@ class StopStrings:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """Take the next piece, and give what is sure to stand before any stop string."""
+        """Take the next piece and return the text that is certain to come before any stop string."""
         if self.stopped:
             return ""
         if not self._strings:
@@ -95,7 +95,7 @@ class StopStrings:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """Give what was held back: there is no more text."""
+        """Return the text that was held back, at the end of the text."""
         text, self._held = self._held, ""
         return text
 
@@ -106,7 +106,7 @@ def _overlap(text: str, string: str) -> int:
 
 
 class _Text:
-    """One text of a batch, while it grows."""
+    """One text of a batch while it is generated."""
 
     def __init__(self, number: int, tokenizer: Tokenizer, stop: Sequence[str]):
         self.number, self.ends = number, tokenizer.end_ids
@@ -115,7 +115,7 @@ class _Text:
         self.open = True
 
     def take(self, step: Step, row: int, top: int | None) -> None:
-        """Take the token of one step."""
+        """Append the token of one step."""
         token = int(step.tokens[row])
         ended = token in self.ends
         text = self._rest() if ended else self.stop.feed(self.decoder.feed(token))
@@ -127,13 +127,13 @@ class _Text:
         self.waiting.append(piece)
 
     def close(self) -> None:
-        """There are no more steps."""
+        """Release the text that was held back, after the last step."""
         if self.open:
             self.waiting.append(Piece(self.number, self._rest()))
             self.open = False
 
     def _rest(self) -> str:
-        """What the decoder, then the stop strings have held back."""
+        """Return the text held back by the decoder and the stop strings."""
         return self.stop.feed(self.decoder.flush()) + self.stop.flush()
 
 
@@ -271,13 +271,13 @@ def sample_text(
     seed: int = 0,
     stop: Sequence[str] = (),
 ) -> str:
-    """One continuation of `prompt`, without the prompt itself."""
+    """Return one continuation of `prompt`, without the prompt itself."""
     return "".join(stream_text(model, tokenizer, prompt, length, Sampler(temperature, seed=seed), stop))
 
 
 @dataclass(frozen=True, eq=False)
 class Gap:
-    """What a model is asked to fill.
+    """A prompt with a gap: prefix, suffix and the tokens around them.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ class Gap:
 
 
 def gap(tokenizer: Tokenizer, prefix: str, suffix: str, length: int, context: int) -> Gap:
-    """The prompt for what stands between two texts, of which the nearest parts are taken where not all fits.
+    """Make the prompt that asks for the text between a prefix and a suffix; both are cut far from the gap to fit.
 
     Parameters
     ----------

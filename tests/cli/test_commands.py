@@ -91,7 +91,7 @@ def test_generation_continues_the_prompt(run, capsys):
     model, tokenizer = tinygpt.load(run)
     text = "".join(stream_text(model, tokenizer, "def ", 40, Sampler(0.8, seed=3)))
     assert out == f"def {text}\n"
-    assert re.fullmatch(r"\[the context of 16 was full.*\]\n\[\d+ tokens, [\d,]+ tokens/s, seed 3\]\n", err)
+    assert re.fullmatch(r"\[the context has 16 tokens.*\]\n\[\d+ tokens, [\d,]+ tokens/s, seed 3\]\n", err)
 
 
 def test_the_text_is_streamed(run, capsys, monkeypatch):

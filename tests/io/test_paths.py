@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("path", ["new", "new/page", "file", "/tmp"], ids=str)
+@pytest.mark.parametrize("path", ["new", "new/page", "runs/tiny", "file", "/tmp"], ids=str)
 def test_what_can_be_written_is_accepted(path):
     """Catches a check that refuses a folder which is yet to be made, and one that makes it or leaves a file."""
     before = sorted(Path().iterdir())
@@ -38,7 +38,7 @@ def test_what_can_be_written_is_accepted(path):
         (paths.check_file, "file/page.html", "--out file/page.html: cannot write in "),
         (paths.check_file, "locked/page.html", "--out locked/page.html: cannot write in "),
         (paths.check_file, "locked/new/page.html", "--out locked/new/page.html: cannot write in "),
-        (paths.check_file, "new/below/page.html", "--out new/below/page.html: the directory new does not exist"),
+        (paths.check_file, "new/below/it/page.html", "--out new/below/it/page.html: the directory new does not exist"),
         (paths.check_file, "/proc/page.html", "--out /proc/page.html: cannot write in /proc"),
         (paths.check_directory, "new/below/run", "--out new/below/run: the directory new does not exist"),
         (paths.check_directory, "/proc/run", "--out /proc/run: no permission to write in /proc"),

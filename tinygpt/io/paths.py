@@ -1,7 +1,7 @@
 """Checks that a path can be written, made before any work is done.
 
-One missing parent folder is created later, when the result is written. More than one is refused, because then the path
-is more likely mistyped than meant.
+Up to two missing folders, as in runs/tiny, are created later, when the result is written. More are refused, because
+then the path is more likely mistyped than meant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_file(path: Path, name: str) -> None:
     folder = existing(path.absolute().parent)
     if not _writable(folder):
         raise ValueError(f"{name} {path}: cannot write in {folder}")
-    _check_parents(path, name)
+    _check_missing(path.parent, name, path)
 
 
 def check_directory(path: Path, name: str) -> None:
@@ -44,7 +44,7 @@ def check_directory(path: Path, name: str) -> None:
         raise ValueError(f"{name} {path}: {folder} is a file; choose a directory")
     if not _writable(folder):
         raise ValueError(f"{name} {path}: no permission to write in {folder}")
-    _check_parents(path, name)
+    _check_missing(path, name, path)
 
 
 def existing(path: Path) -> Path:
@@ -54,11 +54,10 @@ def existing(path: Path) -> Path:
     return path
 
 
-def _check_parents(path: Path, name: str) -> None:
-    """Raise ValueError if more than one parent folder is missing."""
-    grandparent = path.absolute().parent.parent
-    if not grandparent.exists():
-        raise ValueError(f"{name} {path}: the directory {path.parent.parent} does not exist")
+def _check_missing(folder: Path, name: str, path: Path) -> None:
+    """Raise ValueError if more than two folders are missing: `folder`, its parent and others above."""
+    if not folder.absolute().parent.parent.exists():
+        raise ValueError(f"{name} {path}: the directory {folder.parent.parent} does not exist")
 
 
 def _writable(folder: Path) -> bool:
