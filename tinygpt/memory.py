@@ -2,7 +2,7 @@
 
 Large arrays come from the system as fresh pages that the kernel must clear, one fault per page, in every step again.
 Here a block goes back to a free list of its size instead, and the next array of about that size takes it. Its life is
-that of the array, not that of a step: whoever still holds the array, or a view of it, holds the block.
+that of the array, not that of a step: as long as the array or a view of it exists, the block is in use.
 
 The list keeps little more than was once in use: where a new block would bring the bytes in arrays and in the list
 together more than an eighth above the most that arrays ever had at one time, blocks of sizes that were not asked for

@@ -90,7 +90,7 @@ def refuse_cache(qkv: Tensor, cache: Cache | None) -> None:
 
 
 def checked_heads(qkv: Tensor, H: int, G: int, rotation: Rotation | None) -> np.ndarray:
-    """The data of qkv as (B, T, H + 2 G, D), held against the numbers of heads and the rotation."""
+    """Return the data of qkv as (B, T, H + 2 G, D), after checking the numbers of heads and the rotation."""
     if len(qkv.shape) != 3:  # here and below asking first is cheaper than a call, which decoding feels
         expect("attention", "qkv", qkv.data, (None, None, None))
     B, T, width = qkv.shape
