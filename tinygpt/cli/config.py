@@ -104,6 +104,8 @@ def _check_tokenizer(arguments: Sequence[str], tables: dict[Path, dict[str, Any]
 def _check_resumed(arguments: Sequence[str], run: dict[str, Any]) -> None:
     """Refuse --resume together with another shape of the model than that of the run."""
     names, known = flag_names([TrainSettings()]), {key(name): value for name, value in run.items()}
+    if "from" in known:  # such a run has no settings of the shape: `_check_shape` refuses them
+        return
     for name in SHAPE:
         flag, value = names[name], known.get(key(name), DEFAULTS.get(name))
         given = _value_of(arguments, flag)
