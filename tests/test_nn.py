@@ -224,7 +224,7 @@ def test_before_initialise():
         lambda: setattr(linear.weight, "data", np.zeros((2, 3))),
     ]
     for use in uses:
-        with pytest.raises(RuntimeError, match=r"^\[Parameter\] call initialise\(\) on the module first: .*$"):
+        with pytest.raises(RuntimeError, match=r"^\[Parameter\] call initialise\(\) on the module first, "):
             use()
     assert linear.weight.grad is None
 

@@ -300,5 +300,5 @@ def test_optimizer_itself_is_none():
     """Catches the base class silently doing nothing."""
     module = Two().initialise()
     gradients(module, 1)
-    with pytest.raises(TypeError, match=r"^\[Optimizer\] is no optimizer: use SGD, Adam or AdamW$"):
+    with pytest.raises(TypeError, match=r"^\[Optimizer\] is a base class; use SGD, Adam or AdamW$"):
         optim.Optimizer(module.parameters(), 0.1).step()

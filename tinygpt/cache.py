@@ -1,4 +1,4 @@
-"""Keys and values that generation keeps."""
+"""The KV cache: keys and values of earlier positions, kept during generation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from tinygpt.config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of the positions that a model has seen, so that each is computed once.
+    """Keys and values of all layers, so that decoding computes those of each position only once.
 
     Parameters
     ----------
     config : GPTConfig
     batch : int
+        Number of sequences.
     """
 
     def __init__(self, config: GPTConfig, batch: int = 1):
@@ -22,18 +23,18 @@ class KVCache:
         self.length = 0
 
     def layer(self, index: int) -> LayerCache:
-        """The part that belongs to one block."""
+        """Return the part of one block."""
         return LayerCache(self, index)
 
 
 class LayerCache:
-    """One block's view of a KVCache."""
+    """The part of a KVCache that belongs to one block."""
 
     def __init__(self, cache: KVCache, index: int):
         self.cache, self.k, self.v = cache, cache.k[index], cache.v[index]
 
     def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Add keys and values (B, T, G, D) after those of earlier positions; returns views of all so far."""
+        """Append keys and values (B, T, G, D); return views of all so far, (B, S, G, D)."""
         start, stop = self.cache.length, self.cache.length + k.shape[1]
         self.k[:, start:stop], self.v[:, start:stop] = k, v
         return self.k[:, :stop], self.v[:, :stop]

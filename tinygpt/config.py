@@ -1,4 +1,4 @@
-"""The shape of a model, checked."""
+"""GPTConfig: the checked options of a model."""
 
 from __future__ import annotations
 
@@ -10,41 +10,45 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a model; names are those of GPT-2 and nanoGPT.
+    """Size and architecture of a model; the names are those of GPT-2 and nanoGPT.
 
     Parameters
     ----------
     vocab_size : int
-        Tokens.
+        Number of tokens in the vocabulary.
     block_size : int
-        Context: the most positions a forward pass sees.
-    n_layer, n_head, n_embd : int
-        Blocks, query heads, width.
+        Context length: maximum number of positions in a forward pass.
+    n_layer : int
+        Number of transformer blocks.
+    n_head : int
+        Number of query heads.
+    n_embd : int
+        Width of the residual stream; a multiple of `n_head`.
     n_kv_head : int, optional
-        Key/value heads; fewer than `n_head` means grouped-query attention. None: `n_head`.
+        Number of key/value heads; fewer than `n_head` means grouped-query attention. Default: `n_head`.
     ffn_dim : int, optional
-        Width inside the MLP. None: 4 n_embd with gelu; 8/3 n_embd, rounded up to a multiple of 64, with swiglu.
+        Hidden width of the MLP. Default: 4 n_embd with gelu; 8/3 n_embd, rounded up to a multiple of 64, with swiglu.
     position : str
-        ``learned`` or ``rope``.
+        Position encoding: ``learned`` or ``rope``.
     norm : str
-        ``layernorm`` or ``rmsnorm``.
+        Normalisation: ``layernorm`` or ``rmsnorm``.
     activation : str
-        ``gelu`` or ``swiglu``.
+        Activation of the MLP: ``gelu`` or ``swiglu``.
     bias : bool
-        In linear layers and layer norms.
+        Whether linear layers and layer norms have a bias.
     tie_embeddings : bool
-        The head uses the token embedding.
+        Whether the head shares the weight of the token embedding.
     dropout : float
-        Probability, on the embeddings and on what every branch adds to the residual.
+        Probability of dropping an element of the embeddings and of the output of each branch, in training.
     rope_theta : float
         Base of the rotary frequencies.
     norm_eps : float
-        Positive in float32.
+        Epsilon of the norms; positive in float32.
 
     Raises
     ------
     ValueError
-        A value is out of range, or values do not fit together.
+        A value is out of range, or values contradict each other.
     """
 
     vocab_size: int
@@ -102,26 +106,26 @@ class GPTConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Key/value heads."""
+        """Number of key/value heads."""
         return self.n_kv_head or self.n_head
 
     @property
     def head_dim(self) -> int:
-        """Width of a head."""
+        """Width of one head."""
         return self.n_embd // self.n_head
 
     @property
     def ffn_width(self) -> int:
-        """Width inside the MLP."""
+        """Hidden width of the MLP."""
         if self.ffn_dim:
             return self.ffn_dim
         return 4 * self.n_embd if self.activation == "gelu" else -(-(8 * self.n_embd) // (3 * 64)) * 64
 
     def flops_per_token(self, backward: bool = True) -> int:
-        """Floating-point operations of the products for one token of a full context.
+        """Count the floating-point operations of all matmuls for one token of a full context.
 
-        Two for every weight that multiplies, plus the causal half of the two attention products; backward costs twice
-        the forward (Kaplan et al. 2020, section 2.1).
+        Forward: two per weight of a matmul, plus the causal half of the two attention matmuls. Backward: twice as many
+        (Kaplan et al. 2020, section 2.1).
         """
         C, D = self.n_embd, self.head_dim
         attention = (self.n_head + 2 * self.kv_heads) * D * C + C * C
@@ -132,7 +136,7 @@ class GPTConfig:
 
 
 def _positive(name: str, value: Any) -> int:
-    """An integer of any type, NumPy's too, as int: they end up in JSON."""
+    """Convert an integer of any type, also of NumPy, to int, because configs are written as JSON."""
     try:
         number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:

@@ -1,13 +1,13 @@
-"""Buffers for activations, given back when the array that uses them dies.
+"""Reused buffers for activations: a block of memory returns to a free list when its array is deleted.
 
-Large arrays come from the system as fresh pages that the kernel must clear, one fault per page, in every step again.
-Here a block goes back to a free list of its size instead, and the next array of about that size takes it. Its life is
-that of the array, not that of a step: as long as the array or a view of it exists, the block is in use.
+The operating system hands out large arrays as fresh pages. It clears them on first use, one page fault each, and would
+do so in every training step. Instead, a block returns to a free list of its size, and the next array of about this size
+reuses it. A block lives as long as its array and the views of it, not as long as a step.
 
-The list keeps little more than was once in use: where a new block would bring the bytes in arrays and in the list
-together more than an eighth above the most that arrays ever had at one time, blocks of sizes that were not asked for
-lately leave the list. The eighth is for sizes whose turns in a step differ; without it they would drive each other out.
-In a small model they differ by more than that, so what fits `SMALL` in all is kept whatever was in use.
+The list is bounded. Let the peak be the most bytes that arrays ever held at one time. When arrays and list together
+would exceed the peak by more than an eighth, blocks of the least recently used sizes are freed. The eighth is slack for
+sizes that are used at different times of a step and would otherwise evict each other. Small models need more slack, so
+up to `SMALL` bytes are always kept.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from collections import defaultdict
 
 import numpy as np
 
-# Smaller arrays live on the C heap, whose pages stay with the process anyway (glibc: mmap'ed pages from 128 KB on).
+# Smaller arrays come from the C heap, whose pages stay with the process (glibc uses mmap from 128 KB on).
 SMALLEST = 128 * 1024
-SMALL = 32 * 2**20
+SMALL = 32 * 2**20  # bytes
 ALIGNMENT = 64  # one cache line, and the width of the widest vector register
 
 _free: dict[int, list[bytearray]] = defaultdict(list)
 
-# Bytes in arrays, in the free list, and the most in arrays so far. Without a lock they may drift when threads meet:
-# they decide only how many blocks are kept, never who owns one.
+# Bytes in arrays, bytes in the free list, and the peak of the first. There is no lock, so concurrent threads can make
+# them inexact; they only decide how many blocks are kept, never who owns a block.
 _live = _held = _peak = 0
 
 
 def bucket(n_bytes: int) -> int:
-    """The block size for `n_bytes`: the next multiple of an eighth of the power of two below, at most 12.5 % more."""
+    """Round `n_bytes` up to a block size: a multiple of 1/8 of the power of two below, at most 12.5 % more."""
     step = max(ALIGNMENT, 1 << max(0, n_bytes.bit_length() - 4))
     return -(-n_bytes // step) * step
 
 
 class _Block(np.ndarray):
-    """Bytes from the free list. Arrays keep it as their base; when the last one dies, the bytes go back.
+    """A block of bytes in use: the base of an array, which returns the bytes to the free list when it is deleted.
 
-    The bytes are a bytearray, not an array: NumPy shortens chains of bases of one type and would skip the block.
+    The bytes are a bytearray because NumPy collapses chains of base arrays and would skip this object.
     """
 
     def __del__(self) -> None:
@@ -54,7 +54,7 @@ def _address(memory: bytearray) -> int:
 
 
 def empty(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised float32 array of `shape`, C-contiguous.
+    """Allocate an uninitialised, C-contiguous float32 array.
 
     Parameters
     ----------
@@ -63,27 +63,27 @@ def empty(shape: tuple[int, ...]) -> np.ndarray:
     Returns
     -------
     array, float32
-        From the free list if it is large, 64-byte aligned then.
+        From 128 KB on, it is 64-byte aligned and taken from the free list if possible.
 
     Raises
     ------
     MemoryError
-        There is too little, also after the free list was given back.
+        Not enough memory, even after the free list was released.
     """
     global _live, _held, _peak
     n_bytes = 4 * math.prod(shape)
     if n_bytes < SMALLEST:
         return np.empty(shape, np.float32)
     n = bucket(n_bytes)
-    blocks = _free[n] = _free.pop(n, [])  # the sizes stand in the order of their last use
+    blocks = _free[n] = _free.pop(n, [])  # reinsert: sizes are kept in order of last use
     try:
-        memory = blocks.pop()  # atomic: asking first whether there is one would let two threads take the last
+        memory = blocks.pop()  # atomic; with a test before it, two threads could take the last block
         _held -= n
     except IndexError:
         memory = _fresh(n + ALIGNMENT)
     _live += n
     _peak = max(_peak, _live)
-    if _live + _held > _mark():
+    if _live + _held > _limit():
         _shrink()
     start = -_address(memory) % ALIGNMENT
     block = np.ndarray.__new__(_Block, (n,), np.uint8, memory, start)
@@ -93,31 +93,31 @@ def empty(shape: tuple[int, ...]) -> np.ndarray:
 def _fresh(n_bytes: int) -> bytearray:
     try:
         return bytearray(n_bytes)
-    except MemoryError:  # blocks of other sizes may be all that is in the way
+    except MemoryError:  # free blocks of other sizes may hold the memory that is missing
         clear()
         return bytearray(n_bytes)
 
 
-def _mark() -> int:
+def _limit() -> int:
     return max(SMALL, _peak + _peak // 8)
 
 
 def _shrink() -> None:
-    """Drop blocks, of the size longest out of use first, until arrays and list together are within the mark."""
+    """Free blocks, least recently used sizes first, until arrays and list together are within the limit."""
     global _held
     for size, blocks in list(_free.items()):
-        while blocks and _live + _held > _mark():
+        while blocks and _live + _held > _limit():
             blocks.pop()
             _held -= size
 
 
 def held() -> int:
-    """Bytes in the free list at the moment."""
+    """Return the number of bytes in the free list."""
     return sum(size * len(blocks) for size, blocks in _free.items())
 
 
 def clear() -> None:
-    """Give the blocks of the free list back to the system, and forget the most that was in use."""
+    """Release the free list to the system and reset the peak."""
     global _held, _peak
     _free.clear()
     _held, _peak = 0, _live

@@ -1,7 +1,7 @@
-"""Modules and their parameters; all parameters of a model live in one arena.
+"""Modules and parameters; all parameters of a model share one contiguous array, the arena.
 
-A module declares parameters with a shape and an initialisation. `Module.initialise` then lays all of them out in one
-contiguous array, those with weight decay first, so that an optimizer step is one pass and a copy is one call.
+A module declares each parameter with a shape and an initialisation. `Module.initialise` then places all of them in one
+arena, those with weight decay first, so that an optimizer step is one pass over memory and a copy is one call.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tinygpt import ops
 from tinygpt.packed import KINDS, PackedWeight, aligned_zeros, check_kind, packed_size
 from tinygpt.tensor import Tensor
 
-ALIGN = 16  # floats: every parameter starts on a cache line, and no two share one
+ALIGN = 16  # floats, one cache line: every parameter starts on one, and no two share one
 
 
 class Arena:
-    """One array for all parameters of a model, and one of the same layout for their gradients.
+    """One array for all parameters of a model, and one with the same layout for their gradients.
 
     Parameters
     ----------
     size : int
-        Floats.
+        Length in floats.
     """
 
     def __init__(self, size: int):
@@ -33,17 +33,17 @@ class Arena:
 
     @property
     def grad(self) -> np.ndarray:
-        """The gradients; allocated at the first use, as inference needs none. Untouched pages cost no memory."""
+        """Gradients; allocated on first use, because inference needs none. Untouched pages cost no memory."""
         if self._grad is None:
             self._grad = self._aligned(len(self.data))
         return self._grad
 
     def __getstate__(self) -> np.ndarray:
-        """The values alone: gradients are not copied and not written to files."""
+        """Return the values alone: gradients are neither copied nor pickled."""
         return self.data
 
     def __setstate__(self, data: np.ndarray) -> None:
-        Arena.__init__(self, len(data))  # so that the copy starts on a cache line too
+        Arena.__init__(self, len(data))  # not a plain copy, which might not start on a cache line
         self.data[...] = data
 
     @staticmethod
@@ -54,23 +54,24 @@ class Arena:
 
 
 class Parameter(Tensor):
-    """A trained tensor: a view into an arena, with a place of its own for the gradient.
+    """A trainable tensor: a view into an arena, which also has a place for its gradient.
 
     Parameters
     ----------
     shape : tuple of int
     std : float
-        Initial values are drawn from N(0, std^2); 0 gives the constant `mean`.
+        Standard deviation of the initial values, drawn from N(mean, std^2); 0 gives the constant `mean`.
     mean : float
+        Mean of the initial values.
     decay : bool
-        Whether weight decay applies.
+        Whether weight decay applies to it.
 
     Notes
     -----
-    Assigning `data` copies into the arena. `grad` is None while it is stale, after `zero_grad`: the first gradient then
-    overwrites what is there, later ones are added.
+    Assigning `data` copies into the arena. After `zero_grad`, the gradient is stale: `grad` is None, the next gradient
+    overwrites the memory, and later ones are added.
 
-    A copy (`copy.deepcopy`, `pickle`) of a model has an arena of its own; its gradients are stale.
+    A copy of a model (`copy.deepcopy`, `pickle`) has its own arena; its gradients are stale.
     """
 
     __slots__ = ("_arena", "decay", "fresh", "mean", "start", "std")
@@ -84,7 +85,7 @@ class Parameter(Tensor):
         self.fresh = False
 
     def place(self, arena: Arena, start: int, rng: np.random.Generator | None) -> None:
-        """Move into an arena and draw the initial values; without a generator they are what the arena holds."""
+        """Move into an arena and draw the initial values; without a generator, keep those of the arena."""
         shape = self._data.shape
         self._arena, self.start = arena, start
         flat = arena.data[start : start + math.prod(shape)]
@@ -97,19 +98,19 @@ class Parameter(Tensor):
         self.fresh = False
 
     def __getstate__(self) -> tuple:
-        """Everything but the values, which the arena has, and the gradient."""
+        """Return everything but the values, which the arena holds, and the gradient."""
         return self.shape, self.std, self.mean, self.decay, self.requires_grad, self._arena, self.start
 
     def __setstate__(self, state: tuple) -> None:
         shape, std, mean, decay, requires_grad, arena, start = state
         Parameter.__init__(self, shape, std, mean, decay)
         self.requires_grad, self._arena, self.start = requires_grad, arena, start
-        if arena is not None:  # all parameters of a copied model get the same copy of its arena
+        if arena is not None:  # copying and pickling keep one arena for all parameters of a model
             self._data = arena.data[start : start + math.prod(shape)].reshape(shape)
 
     @property
     def data(self) -> np.ndarray:
-        """The values, a view into the arena."""
+        """Values, a view into the arena."""
         if self._arena is None:
             raise _unplaced()
         return self._data
@@ -123,17 +124,17 @@ class Parameter(Tensor):
 
     @property
     def grad(self) -> np.ndarray | None:
-        """The gradient, a view into the arena; None while it is stale."""
+        """Gradient, a view into the arena; None while it is stale."""
         return self._slot() if self.fresh else None
 
     @property
     def placed(self) -> bool:
-        """Whether the parameter has its memory."""
+        """Whether the parameter was placed in an arena."""
         return self._arena is not None
 
     @property
     def arena(self) -> Arena:
-        """The arena that holds this parameter; RuntimeError before `Module.initialise`."""
+        """Arena that holds this parameter; RuntimeError before `Module.initialise`."""
         if self._arena is None:
             raise _unplaced()
         return self._arena
@@ -142,13 +143,13 @@ class Parameter(Tensor):
         return self.arena.grad[self.start : self.start + self._data.size].reshape(self._data.shape)
 
     def grad_buffer(self) -> tuple[np.ndarray, bool]:
-        """The place of the gradient, and whether it already holds one to add to."""
+        """Return the memory of the gradient, and whether a kernel must add to it."""
         slot, add = self._slot(), self.fresh
         self.fresh = True
         return slot, add
 
     def receive(self, grad: np.ndarray) -> None:
-        """Take a gradient that was computed elsewhere."""
+        """Accumulate a gradient that an operation computed into an array of its own."""
         if self.requires_grad:
             slot, add = self.grad_buffer()
             if add:
@@ -157,28 +158,28 @@ class Parameter(Tensor):
                 slot[...] = grad
 
     def take_grad(self) -> np.ndarray | None:
-        """Nothing to take: the gradient stays where it is."""
+        """Return None: the gradient of a parameter stays in the arena."""
         return None
 
     def zero_grad(self) -> None:
-        """Mark the gradient stale; nothing is written."""
+        """Mark the gradient stale, without writing to it."""
         self.fresh = False
 
 
 def _no_memory(shape: tuple[int, ...], mean: float) -> np.ndarray:
-    """What stands for the values of a parameter outside an arena: the right shape, and no memory."""
+    """Return a stand-in for the values of a parameter outside an arena: the right shape without memory."""
     return np.empty(shape, np.float32) if math.prod(shape) == 0 else np.broadcast_to(np.float32(mean), shape)
 
 
 def _unplaced() -> RuntimeError:
-    return RuntimeError("[Parameter] call initialise() on the module first: it gives parameters their memory")
+    return RuntimeError("[Parameter] call initialise() on the module first, because it allocates the parameters")
 
 
 class Module:
-    """Something with parameters: attributes that are parameters, modules, or lists of modules."""
+    """Base class of layers and models; its attributes may be parameters, modules and lists of modules."""
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Every parameter once, with its dotted name, in the order of definition."""
+        """Yield every parameter once, with its dotted name, in order of definition."""
         seen = set()
         for name, parameter in self._walk(prefix):
             if id(parameter) not in seen:
@@ -197,7 +198,7 @@ class Module:
                         yield from item._walk(f"{prefix}{name}.{i}.")
 
     def named_packed(self, prefix: str = "") -> Iterator[tuple[str, PackedWeight]]:
-        """Every packed weight once, with its dotted name; they are no parameters."""
+        """Yield every packed weight once, with its dotted name; packed weights are not parameters."""
         seen = set()
         for name, module in self._modules(prefix):
             for key, value in vars(module).items():
@@ -206,7 +207,7 @@ class Module:
                     yield f"{name}{key}", value
 
     def _modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """The module itself and all inside it, each with the prefix of its names."""
+        """Yield this module and all modules inside it, each with the prefix of its parameter names."""
         yield prefix, self
         for name, value in vars(self).items():
             for key, item in enumerate(value) if isinstance(value, list) else ((None, value),):
@@ -214,27 +215,27 @@ class Module:
                     yield from item._modules(f"{prefix}{name}." if key is None else f"{prefix}{name}.{key}.")
 
     def pack(self, kind: str, keep: Iterable[Module | None] = (), values: bool = True) -> None:
-        """Keep the weights of all products and tables as numbers of 16 or 8 bits; nothing here can be trained after it.
+        """Convert the weights of all linear layers and embeddings to 16 or 8 bits; the module cannot be trained after.
 
         Parameters
         ----------
         kind : str
             ``bfloat16`` or ``int8``.
         keep : iterable of Module
-            Their weights stay float32.
+            Modules whose weights stay float32.
         values : bool
-            Take the values along. Otherwise they are all 0, for a reader of files, and no float32 is touched.
+            Convert the current values. False leaves all of them 0, for loading a file without float32 memory.
 
         Raises
         ------
         ValueError
-            Another kind, or a value is out of its range.
+            The kind is unknown, or a value is outside its range.
         """
         check_kind("pack", "kind", kind, KINDS[1:])
         kept = {id(module) for module in keep}
         chosen = {id(module): module for _, module in self._modules() if isinstance(module, (Linear, Embedding))}
         modules = [m for key, m in chosen.items() if key not in kept and isinstance(m.weight, Parameter)]
-        # All in one piece, as parameters are: the system gives large pages to what is large.
+        # One allocation for all, because the system gives large pages to large allocations.
         sizes = [packed_size(module.weight.shape, kind) for module in modules]
         memory, start = aligned_zeros(sum(sizes)), 0
         for module, size in zip(modules, sizes, strict=True):
@@ -243,37 +244,37 @@ class Module:
             start += size
             if values:
                 packed.pack(weight.data)
-            vars(module)["weight"] = packed  # declared a Parameter, as it is for whoever trains
+            vars(module)["weight"] = packed  # through vars, because the attribute is declared as Parameter
         rest = self.parameters()
         held = [parameter.data.copy() if values else None for parameter in rest]
-        self.initialise(None)  # an arena without those that were packed: the old one is freed
+        self.initialise(None)  # a smaller arena, without the packed weights; frees the old one
         for parameter, data in zip(rest, held, strict=True):
             parameter.requires_grad = False
             if data is not None:
                 parameter.data = data
 
     def parameters(self) -> list[Parameter]:
-        """Every parameter once."""
+        """Return every parameter once, in order of definition."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def num_parameters(self) -> int:
-        """The number of values; a tied weight counts once, a packed one as if it were not."""
+        """Count the values; a tied weight counts once, and packed weights count too."""
         shapes = [parameter.shape for parameter in self.parameters()] + [held.shape for _, held in self.named_packed()]
         return sum(math.prod(shape) for shape in shapes)
 
     def zero_grad(self) -> None:
-        """Mark all gradients stale."""
+        """Mark the gradients of all parameters stale."""
         for parameter in self.parameters():
             parameter.zero_grad()
 
     def initialise(self, seed: int | None = 0) -> Module:
-        """Give all parameters their memory, decayed ones first, and their initial values.
+        """Allocate all parameters in one arena, decayed ones first, and set their initial values.
 
         Parameters
         ----------
         seed : int or None
-            Every parameter draws from a generator of its own, by (seed, its place in `named_parameters`). None: all
-            values are 0 and their memory is not touched.
+            Seed of the initial values. Each parameter has its own generator, seeded by (seed, index in
+            `named_parameters`). None leaves all values 0 and their memory untouched.
 
         Raises
         ------
@@ -294,15 +295,16 @@ class Module:
 
 
 class Linear(Module):
-    """y = x W^T + b.
+    """A linear layer, y = x W^T + b.
 
     Parameters
     ----------
     n_in, n_out : int
-        Widths; the weight has shape (n_out, n_in).
+        Widths of input and output; the weight has shape (n_out, n_in).
     bias : bool
+        Whether to add b.
     std : float
-        Of the initial weights.
+        Standard deviation of the initial weights.
     """
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, std: float = 0.02):
@@ -310,12 +312,12 @@ class Linear(Module):
         self.bias = Parameter((n_out,), decay=False) if bias else None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, activation: str = "none") -> Tensor:
-        """activation(x W^T + b) + residual, (..., n_in) to (..., n_out)."""
+        """Compute activation(x W^T + b) + residual, (..., n_in) to (..., n_out)."""
         return ops.linear(x, self.weight, self.bias, residual, activation)
 
 
 class LayerNorm(Module):
-    """Layer normalisation over the last axis of width `width`."""
+    """Layer normalisation over the last axis, of width `width`."""
 
     def __init__(self, width: int, bias: bool = True, eps: float = 1e-5):
         self.weight = Parameter((width,), mean=1.0, decay=False)
@@ -328,7 +330,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Root-mean-square normalisation over the last axis of width `width`."""
+    """Root-mean-square normalisation over the last axis, of width `width`."""
 
     def __init__(self, width: int, eps: float = 1e-5):
         self.weight = Parameter((width,), mean=1.0, decay=False)
@@ -340,7 +342,7 @@ class RMSNorm(Module):
 
 
 class Embedding(Module):
-    """A table with one row of `width` per token."""
+    """An embedding table: one row of length `width` for each of `count` tokens or positions."""
 
     def __init__(self, count: int, width: int, std: float = 0.02):
         self.weight = Parameter((count, width), std=std)

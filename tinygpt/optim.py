@@ -1,6 +1,6 @@
 """Optimizers, gradient clipping and learning-rate schedules.
 
-An optimizer step is one pass over the arena: neighbouring parameters with the same settings are updated by one call.
+A step is one pass over the arena: neighbouring parameters with the same settings are updated by one kernel call.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Run = tuple[Parameter, slice]
 
 
 def _runs(parameters: Iterable[Parameter], split_decay: bool = True) -> list[Run]:
-    """Slices of the arena that hold parameters with a fresh gradient and can be treated as one array.
+    """Return slices of the arena that can be updated as one array: parameters that have a gradient.
 
-    Parameters follow each other at multiples of ALIGN; the gap between two is zero in every arena, and an update of
-    zeros by a zero gradient leaves zeros.
+    Parameters start at multiples of ALIGN. The gaps between them are zero in values, gradients and state, and a zero
+    gradient leaves them zero.
     """
     return _joined([p for p in parameters if p.fresh and p.requires_grad], split_decay)
 
 
 def _joined(parameters: list[Parameter], split_decay: bool) -> list[Run]:
-    """Slices of the arena that hold just these parameters."""
+    """Merge neighbouring parameters into slices of the arena."""
     runs: list[Run] = []
     for parameter in sorted(parameters, key=lambda p: (id(p.arena), p.start)):
         start, stop = parameter.start, parameter.start + parameter.data.size
@@ -43,7 +43,7 @@ def _joined(parameters: list[Parameter], split_decay: bool) -> list[Run]:
 
 
 def grad_norm(parameters: Iterable[Parameter]) -> float:
-    """The Euclidean norm of all gradients together; stale ones count as zero.
+    """Compute the Euclidean norm of all gradients together; parameters without a gradient count as zero.
 
     Parameters
     ----------
@@ -65,23 +65,23 @@ def _norm(runs: list[Run]) -> float:
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """The factor that brings a gradient of length `norm` down to `max_norm`, at most 1 (Pascanu et al. 2013)."""
+    """Return the factor, at most 1, that clips a gradient of length `norm` to `max_norm` (Pascanu et al. 2013)."""
     return min(1.0, max_norm / (norm + 1e-6))
 
 
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their common norm is at most `max_norm`.
+    """Scale all gradients so that their joint norm is at most `max_norm`.
 
     Parameters
     ----------
     parameters : iterable of Parameter
     max_norm : float
-        Positive.
+        Upper bound of the norm; positive.
 
     Returns
     -------
     float
-        The norm before. If it is not finite, the gradients are left as they are.
+        Norm before clipping. If it is not finite, the gradients are left unchanged.
     """
     if not max_norm > 0:
         raise ValueError(f"[clip_grad_norm] 'max_norm' must be positive, got {max_norm}")
@@ -95,14 +95,14 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
 
 
 class Optimizer:
-    """What all optimizers share: parameters, learning rate, step count, state arenas.
+    """Base class of optimizers: parameters, learning rate, number of steps, state.
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        Of one initialised module.
+        Parameters of one initialised module.
     lr : float
-        Learning rate; may be assigned between steps.
+        Learning rate; may be changed between steps.
     """
 
     state_names: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ class Optimizer:
             raise ValueError(f"[{name}] 'lr' must be 0 or more, got {lr}")
         self.arena = self.parameters[0].arena
         self.state = {key: np.zeros(len(self.arena.data), np.float32) for key in self.state_names}
-        # What _runs gives when every gradient is there, with and without a cut where the decay changes: most steps.
+        # Slices for the usual step, in which every parameter has a gradient; by whether they split where decay changes.
         self._all = {split: _joined(self.parameters, split) for split in (True, False)}
 
     def _runs(self, split_decay: bool) -> list[Run]:
@@ -133,7 +133,7 @@ class Optimizer:
         return _runs(self.parameters, split_decay)
 
     def grad_norm(self) -> float:
-        """The Euclidean norm of all gradients together, as the function of that name."""
+        """Compute the Euclidean norm of all gradients together."""
         return _norm(self._runs(split_decay=False))
 
     def zero_grad(self) -> None:
@@ -147,12 +147,12 @@ class Optimizer:
         Parameters
         ----------
         grad_scale : float
-            Gradients are multiplied by it on the way in: clipping without a pass of its own.
+            Factor applied to all gradients inside the update, so that clipping needs no extra pass.
 
         Raises
         ------
         RuntimeError
-            The module was initialised again since: its parameters live elsewhere now.
+            The module was initialised again after this optimizer was made, so its parameters have moved.
         """
         if any(parameter.arena is not self.arena for parameter in self.parameters):
             raise RuntimeError(f"[{type(self).__name__}] the module was initialised again: make a new optimizer")
@@ -161,12 +161,12 @@ class Optimizer:
             self._update(self.arena.data[part], self.arena.grad[part], part, first.decay, grad_scale)
 
     def state_of(self, parameter: Parameter) -> dict[str, np.ndarray]:
-        """Views of the state that belongs to one parameter, by state name, in its shape."""
+        """Return the state of one parameter by name: views in the shape of the parameter."""
         part = slice(parameter.start, parameter.start + parameter.data.size)
         return {key: array[part].reshape(parameter.shape) for key, array in self.state.items()}
 
     def _update(self, param: np.ndarray, grad: np.ndarray, part: slice, decay: bool, grad_scale: float) -> None:
-        raise TypeError(f"[{type(self).__name__}] is no optimizer: use SGD, Adam or AdamW")
+        raise TypeError(f"[{type(self).__name__}] is a base class; use SGD, Adam or AdamW")
 
 
 class SGD(Optimizer):
@@ -177,7 +177,7 @@ class SGD(Optimizer):
     parameters : iterable of Parameter
     lr : float
     momentum : float
-        At least 0 and less than 1.
+        Factor of the previous update, at least 0 and less than 1.
     """
 
     state_names = ("momentum",)
@@ -196,7 +196,7 @@ class SGD(Optimizer):
 
 
 class _Moments(Optimizer):
-    """What Adam and AdamW share: their arguments and the two moments."""
+    """Base class of Adam and AdamW: their arguments and the two moments."""
 
     state_names = ("m", "v")
 
@@ -211,19 +211,21 @@ class _Moments(Optimizer):
 
 
 class Adam(_Moments):
-    """Adam (Kingma & Ba 2015, algorithm 1), without weight decay, in NumPy: the readable form of what AdamW fuses.
+    """Adam (Kingma & Ba 2015, algorithm 1) in NumPy, without weight decay: a readable form of the AdamW kernel.
 
     Parameters
     ----------
     parameters : iterable of Parameter
     lr : float
+        Learning rate.
     betas : pair of float
+        Decay rates of the two moments, at least 0 and less than 1.
     eps : float
-        Positive in float32.
+        Added to the root of the second moment; positive in float32.
 
     Notes
     -----
-    The bias correction counts the steps of the optimizer, not those in which a parameter had a gradient.
+    Bias correction counts the steps of the optimizer, including those in which a parameter had no gradient.
     """
 
     def __init__(
@@ -251,15 +253,17 @@ class AdamW(_Moments):
     ----------
     parameters : iterable of Parameter
     lr : float
+        Learning rate.
     betas : pair of float
+        Decay rates of the two moments, at least 0 and less than 1.
     eps : float
-        Positive in float32.
+        Added to the root of the second moment; positive in float32.
     weight_decay : float
-        Applies to matrices and embeddings; biases and norms are left alone.
+        Weight decay of matrices and embeddings; biases and norms have none.
 
     Notes
     -----
-    The bias correction counts the steps of the optimizer, not those in which a parameter had a gradient.
+    Bias correction counts the steps of the optimizer, including those in which a parameter had no gradient.
     """
 
     def __init__(
@@ -283,47 +287,47 @@ class AdamW(_Moments):
 
 
 def constant(lr: float) -> Schedule:
-    """The same learning rate at every step."""
+    """Return a schedule with the same learning rate at every step."""
     return lambda step: lr
 
 
 def linear(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """Up to `lr` over `warmup` steps, then straight down to `final` at the last step.
+    """Return a schedule that rises to `lr` over `warmup` steps, then falls linearly to `final`.
 
     Parameters
     ----------
     lr : float
-        Peak.
+        Peak learning rate.
     steps : int
-        Length of the run.
+        Number of steps of the run.
     warmup : int
-        Steps until the peak; a run that is no longer goes from warm-up to its last step.
+        Steps until the peak; step 0 has lr / (warmup + 1). A run that is not longer than this ends at `final`.
     final : float
-        Learning rate at the last step, unless the run has only one.
+        Learning rate at the last step of a run with more than one step.
     """
     return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 - progress))
 
 
 def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedule:
-    """Up to `lr` over `warmup` steps, then down to `final` along half a cosine (Loshchilov & Hutter 2017, eq. 5).
+    """Return a schedule that rises to `lr`, then falls along half a cosine (Loshchilov & Hutter 2017, eq. 5).
 
     Parameters
     ----------
     lr : float
-        Peak.
+        Peak learning rate.
     steps : int
-        Length of the run.
+        Number of steps of the run.
     warmup : int
-        Steps until the peak; step 0 already has lr / (warmup + 1).
+        Steps until the peak; step 0 has lr / (warmup + 1).
     final : float
-        Learning rate at the last step, unless the run has only one.
+        Learning rate at the last step of a run with more than one step.
     """
     return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 def _warmup(lr: float, steps: int, warmup: int, decay: Callable[[float], float]) -> Schedule:
     def schedule(step: int) -> float:
-        if step >= max(1, steps - 1):  # also where warm-up leaves no step to come down; a single step is no last one
+        if step >= max(1, steps - 1):  # max, because the only step of a run is not its last
             return decay(1.0)
         if step < warmup:
             return lr * (step + 1) / (warmup + 1)

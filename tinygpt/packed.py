@@ -1,10 +1,10 @@
-"""Weights that take 16 or 8 bits each while a model only runs.
+"""Packed weights: 16 or 8 bits per weight, for inference.
 
-    bfloat16    the upper half of a float32: its range, and 8 bits of precision                     2 bytes a weight
-    int8        blocks of 32 along a row: whole numbers -127..127 and a half precision scale     1.0625 bytes a weight
+    bfloat16    upper half of a float32: the same range, 8 bits of precision                      2 bytes per weight
+    int8        blocks of 32 along a row: integers -127..127 and one float16 scale           1.0625 bytes per weight
 
-The products read them as they are (csrc/packed_matmul.pyx); nothing has the float32 weights beside them. They have no
-gradient: what was rounded away cannot be trained.
+Matmuls read the packed numbers directly (csrc/packed_matmul.pyx); no float32 copy exists. Packed weights have no
+gradient, because updates smaller than the rounding error would be lost.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ import numpy as np
 BLOCK = 32
 LINE = 64  # bytes of a cache line
 KINDS = ("float32", "bfloat16", "int8")
-_ROWS = 2**20  # weights that are converted at a time, so that packing needs little memory
+_CHUNK = 2**20  # weights converted at a time, so that packing needs little extra memory
 
 
 class PackedWeight:
-    """A matrix of packed numbers.
+    """A packed weight matrix.
 
     Parameters
     ----------
     shape : tuple of int
-        (N, K), as the weight of a linear layer; the numbers are those in the memory until `pack`, all 0 in its own.
+        (N, K), the shape of a linear layer's weight.
     kind : str
         ``bfloat16`` or ``int8``.
     memory : array, shape (`packed_size(shape, kind)`,), uint8, optional
-        Where the numbers go, 64-byte aligned; by default memory of its own.
+        Storage, 64-byte aligned. Default: new memory, in which all numbers are 0.
 
     Attributes
     ----------
     values : array, shape (N, K), uint16 or int8
-        The upper halves of floats, or whole numbers.
+        Upper halves of float32 numbers, or integers.
     scales : array, shape (N, ceil(K / 32)), uint16, or None
-        The bits of half precision numbers, one for each block; None for bfloat16.
+        Bits of float16 numbers, one per block; None for bfloat16.
     requires_grad : bool
         Always False.
 
     Raises
     ------
     ValueError
-        Another kind, or not two axes.
+        The kind is unknown, or `shape` does not have two axes.
     """
 
     requires_grad = False
@@ -65,35 +65,36 @@ class PackedWeight:
 
     @classmethod
     def of(cls, weight: np.ndarray, kind: str) -> PackedWeight:
-        """`weight`, float32 (N, K), packed."""
+        """Pack a float32 weight (N, K)."""
         packed = cls(weight.shape, kind)
         packed.pack(weight)
         return packed
 
     @property
     def nbytes(self) -> int:
-        """Bytes that a product reads."""
+        """Bytes that a matmul reads."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def pack(self, weight: np.ndarray, rows: slice = slice(None)) -> None:
-        """Round float32 values into the rows that they belong to.
+        """Round float32 values and store them in the given rows.
 
         Parameters
         ----------
         weight : array, shape (rows, K), float32
-            Finite.
+            Finite values.
         rows : slice
+            Destination rows, with step 1. Default: all.
 
         Raises
         ------
         ValueError
-            The shape does not fit, or a number is too large: above 127 x 65504 for int8, where bfloat16 has no limit.
+            The shape does not match, or a value is too large for int8, above 127 x 65504.
         """
         start, stop, step = rows.indices(self.shape[0])
         if step != 1 or weight.shape != (max(0, stop - start), self.shape[1]):
             wanted = (max(0, stop - start), self.shape[1])
             raise ValueError(f"[PackedWeight] 'weight' must have shape {wanted}, got {weight.shape}")
-        many = max(1, _ROWS // max(1, self.shape[1]))
+        many = max(1, _CHUNK // max(1, self.shape[1]))
         for first in range(start, stop, many):
             last = min(stop, first + many)
             part = np.ascontiguousarray(weight[first - start : last - start], np.float32)
@@ -103,7 +104,7 @@ class PackedWeight:
                 self.values[first:last], self.scales[first:last] = to_int8(part)
 
     def rows(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The numbers that are stored, of some rows: float32 (..., K)."""
+        """Unpack some rows to float32 (..., K)."""
         values = self.values[indices]
         if self.scales is None:
             return from_bfloat16(values)
@@ -114,14 +115,14 @@ class PackedWeight:
 
 
 def aligned_zeros(size: int) -> np.ndarray:
-    """So many bytes from the beginning of a cache line on, uint8; untouched pages cost no memory."""
+    """Allocate `size` zero bytes that start on a cache line; untouched pages cost no memory."""
     memory = np.zeros(size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
     return memory[start : start + size]
 
 
 def packed_size(shape: tuple[int, ...], kind: str) -> int:
-    """Bytes of memory for a `PackedWeight`: values, then scales, each from the beginning of a cache line on."""
+    """Return the bytes that a `PackedWeight` needs: values, then scales, each starting on a cache line."""
     N, K = shape
     if kind == "bfloat16":
         return _whole_lines(2 * N * K)
@@ -139,44 +140,44 @@ def check_kind(op: str, name: str, kind: str, kinds: tuple[str, ...] = KINDS) ->
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """The upper halves of the nearest floats that need no more, ties to even; finite x. uint16, the shape of x.
+    """Round finite x to bfloat16, ties to even; return the bits as uint16, in the shape of x.
 
-    What lies within half a step of the end of the range, 3.39e38, becomes infinite.
+    Magnitudes within half a step of the largest bfloat16, 3.39e38, become infinite.
     """
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The floats with these upper halves; float32, the shape of `bits`."""
+    """Convert the bits of bfloat16 numbers to float32, in the same shape."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def to_int8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers and scales of rows cut into blocks of 32.
+    """Quantise rows to int8 in blocks of 32.
 
     Parameters
     ----------
     x : array, shape (N, K), float32
-        Finite.
+        Finite values.
 
     Returns
     -------
     values : array, shape (N, K), int8
         round(x / scale), in -127..127.
     scales : array, shape (N, ceil(K / 32)), uint16
-        The smallest half precision number that is at least max|x| / 127 of the block. Weights that are such blocks
-        already, as those of a Q8_0 file, keep their numbers.
+        Bits of the smallest float16 number that is at least max|x| / 127 of the block. Weights that were quantised
+        this way before, as in a Q8_0 file, keep their integers.
 
     Raises
     ------
     ValueError
-        A scale would be above 65504, the largest that half precision has.
+        A scale would exceed 65504, the largest float16 number.
     """
     N, K = x.shape
     blocks = np.zeros((N, -(-K // BLOCK), BLOCK), np.float32)
     blocks.reshape(N, blocks.shape[1] * BLOCK)[:, :K] = x
-    largest = abs(np.maximum(blocks.max(2), -blocks.min(2)))  # abs: a block of zeros would give -0
+    largest = abs(np.maximum(blocks.max(2), -blocks.min(2)))  # abs, because a block of zeros gives -0
     if largest.size and not largest.max() <= 127 * 65504:
         raise ValueError(f"[to_int8] 'x' must be within +-{127 * 65504}, got {largest.max()}")
     wanted = largest / np.float32(127)
@@ -191,7 +192,7 @@ def to_int8(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_int8(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """scale x value, exact in float32: values (..., K) and scales (..., ceil(K / 32)) to float32 (..., K)."""
+    """Compute scale x value, exact in float32: values (..., K), scales (..., ceil(K / 32)) to float32 (..., K)."""
     K = values.shape[-1]
     each = scales.view(np.float16).astype(np.float32)
     spread = np.repeat(each, BLOCK, axis=-1)[..., :K]
@@ -199,6 +200,6 @@ def from_int8(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def packed_bytes(count: int, kind: str) -> int:
-    """Bytes of `count` weights in rows of whole blocks."""
+    """Return the bytes of `count` weights whose rows are multiples of a block."""
     check_kind("packed_bytes", "kind", kind)
     return {"float32": 4 * count, "bfloat16": 2 * count, "int8": count + 2 * math.ceil(count / BLOCK)}[kind]

@@ -1,4 +1,4 @@
-"""Differentiable operations: each computes a value with a kernel and knows its gradient, side by side in one place."""
+"""Differentiable operations: each function computes a value with a kernel and defines its gradient beside it."""
 
 from tinygpt.ops.activation import gelu, softmax, swiglu
 from tinygpt.ops.attention import attention

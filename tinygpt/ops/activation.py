@@ -1,4 +1,4 @@
-"""Activations and softmax as operations of their own."""
+"""Activation functions and softmax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinygpt.tensor import Tensor, is_recording, traced
 
 @traced
 def gelu(x: Tensor) -> Tensor:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016).
+    """Apply GELU: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016).
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def gelu(x: Tensor) -> Tensor:
 
 @traced
 def swiglu(x: Tensor) -> Tensor:
-    """gate sigmoid(gate) up, for rows x = (gate, up) (Shazeer 2020).
+    """Apply SwiGLU: gate sigmoid(gate) up, for rows x = (gate, up) (Shazeer 2020).
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x - max) / sum exp(x - max) over the last axis.
+    """Apply softmax over the last axis: exp(x - max) / sum exp(x - max).
 
     Parameters
     ----------

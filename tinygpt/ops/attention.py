@@ -1,4 +1,4 @@
-"""Causal attention on the fused output of the qkv layer."""
+"""Causal multi-head attention, from the fused projection of queries, keys and values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Rotation = tuple[np.ndarray, np.ndarray]
 
 
 class Cache(Protocol):
-    """Keys and values of earlier positions of one layer."""
+    """KV cache of one layer."""
 
     def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Add those of new positions, (B, T, G, D); returns all so far, (B, S, G, D)."""
+        """Append keys and values (B, T, G, D); return all so far, (B, S, G, D)."""
 
 
 @traced
@@ -31,20 +31,20 @@ def attention(
     cache: Cache | None = None,
     weights: np.ndarray | None = None,
 ) -> Tensor:
-    """Causal attention of `n_head` heads.
+    """Compute causal attention, softmax(q k^T / sqrt(D)) v, in every head.
 
     Parameters
     ----------
     qkv : Tensor, shape (B, T, (H + 2 G) D)
-        Queries, keys and values side by side, as one product gives them.
+        Queries, keys and values side by side: the output of one linear layer.
     n_head, n_kv_head : int
-        H and G; query head h reads key/value head h // (H // G).
+        Query heads H, key/value heads G; query head h uses key/value head h // (H // G).
     rotation : pair of arrays, shape (T, D/2), optional
-        Cosine and sine of the rotary embedding at the positions of qkv.
+        Cosines and sines of the rotary embedding at the positions of qkv.
     cache : Cache, optional
-        Earlier keys and values to attend to as well; only without gradients.
+        Earlier keys and values to attend to as well; only under `no_grad`.
     weights : array, shape (B, H, T, S), float32, optional
-        Is filled with the probabilities.
+        Output: the attention probabilities.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def attention(
 
     Notes
     -----
-    Formulas in csrc/attention.pyx. dq, dk and dv are parts of one array, in which the rotation is turned back.
+    csrc/attention.pyx has the formulas. dq, dk and dv are slices of one array; in it, the rotation is undone.
     """
     refuse_cache(qkv, cache)
     H, G, heads = n_head, n_kv_head, checked_heads(qkv, n_head, n_kv_head, rotation)
@@ -90,8 +90,8 @@ def refuse_cache(qkv: Tensor, cache: Cache | None) -> None:
 
 
 def checked_heads(qkv: Tensor, H: int, G: int, rotation: Rotation | None) -> np.ndarray:
-    """Return the data of qkv as (B, T, H + 2 G, D), after checking the numbers of heads and the rotation."""
-    if len(qkv.shape) != 3:  # here and below asking first is cheaper than a call, which decoding feels
+    """Reshape the data of qkv to (B, T, H + 2 G, D), after checking head counts and rotation."""
+    if len(qkv.shape) != 3:  # here and below, compare before calling: a call per check is measurable in decoding
         expect("attention", "qkv", qkv.data, (None, None, None))
     B, T, width = qkv.shape
     if G < 1 or H % G or width % (H + 2 * G) or width == 0:
@@ -106,11 +106,14 @@ def checked_heads(qkv: Tensor, H: int, G: int, rotation: Rotation | None) -> np.
 
 
 def _parts(x: np.ndarray, H: int, G: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Views of the H query, G key and G value heads side by side in x, (B, T, heads, D)."""
+    """Split x (B, T, heads, D) into views of the H query, G key and G value heads."""
     return x[:, :, :H], x[:, :, H : H + G], x[:, :, H + G :]
 
 
 def rotation_tables(length: int, D: int, theta: float) -> Rotation:
-    """Cosine and sine of position x frequency, (length, D/2); frequency j is theta^(-2j/D) (Su et al. 2021, eq. 15)."""
+    """Compute cosine and sine of position times frequency, each (length, D/2).
+
+    Frequency j is theta^(-2j/D) (Su et al. 2021, eq. 15).
+    """
     angles = np.outer(np.arange(length), theta ** (-np.arange(0, D, 2) / D))
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

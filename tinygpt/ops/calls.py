@@ -1,8 +1,8 @@
-"""Kernel calls with many arguments, by name: each function passes them on in the order of its kernel.
+"""Kernels with many arguments, called by name.
 
-Rungs take their arguments by position, so that any callable can be one. A call with eleven values in a row is hard to
-read, and hard to get right. These functions also choose the number of threads, from the costs in
-`tinygpt.kernels.spec`. The arguments are those of the kernels; see the formulas in ``csrc``.
+A rung takes its arguments by position, so that any callable can be one, but a call with eleven positional values is
+hard to read and easy to get wrong. These functions also choose the number of threads from the costs in
+`tinygpt.kernels.spec`. The arguments are those of the kernels; ``csrc`` has the formulas.
 """
 
 from __future__ import annotations

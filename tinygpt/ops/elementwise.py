@@ -15,14 +15,16 @@ from tinygpt.tensor import Tensor, traced
 
 
 class DropoutKey(NamedTuple):
-    """What a dropout mask is drawn from: the same key gives the same mask, however sequences are batched.
+    """Key of the random generator for dropout masks; a sequence gets the same mask in any batch.
 
     Attributes
     ----------
-    seed, step : int
-        Of the run, and of the optimizer within it.
+    seed : int
+        Seed of the run.
+    step : int
+        Optimizer step.
     sequence : int
-        Global index of the first sequence of the batch within its step.
+        Index of the first sequence of this batch among all sequences of the step.
     """
 
     seed: int
@@ -31,15 +33,17 @@ class DropoutKey(NamedTuple):
 
     @property
     def bits(self) -> int:
-        """Seed and step in 64 bits, which the kernel's generator mixes.
+        """Seed and step in 64 bits, the input of the kernel's generator.
 
-        The odd factor keeps seeds of any size apart: two of them share a key only at steps that lie far apart.
+        The odd factor separates seeds of any size: two seeds share a key only at steps that are far apart.
         """
-        return (int(self.seed) * 0x9E3779B97F4A7C15 + int(self.step)) % 2**64  # NumPy's integers would overflow
+        return (
+            int(self.seed) * 0x9E3779B97F4A7C15 + int(self.step)
+        ) % 2**64  # int(), because NumPy integers would overflow
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """a + b; the operator of `Tensor` has the code.
+    """Add two tensors of the same shape; `Tensor` implements it as an operator.
 
     Parameters
     ----------
@@ -54,16 +58,16 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 @traced
 def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None) -> Tensor:
-    """residual + x keep / (1 - rate), keep = 1 with probability 1 - rate (Srivastava et al. 2014).
+    """Compute residual + x keep / (1 - rate), keep = 1 with probability 1 - rate (Srivastava et al. 2014).
 
     Parameters
     ----------
     x : Tensor, shape (B, T, C)
     rate : float
-        At least 0 and less than 1.
+        Probability of dropping an element, at least 0 and less than 1.
     key : DropoutKey
     site : int
-        Number of this place in the model: every place has masks of its own.
+        Number of the dropout layer in the model, so that each layer draws different masks.
     residual : Tensor, shape (B, T, C), optional
 
     Returns
@@ -72,7 +76,7 @@ def dropout(x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor
 
     Notes
     -----
-    The mask is drawn again in backward instead of being kept: dx = dy keep / (1 - rate).
+    dx = dy keep / (1 - rate). Backward draws the mask again, so that no memory holds it.
     """
     expect("dropout", "x", x.data, (None, None, None))
     if not 0 <= rate < 1:

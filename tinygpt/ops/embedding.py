@@ -1,4 +1,4 @@
-"""Tokens to vectors."""
+"""Token and position embeddings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from tinygpt.tensor import Tensor, traced
 
 @traced
 def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None, start: int = 0) -> Tensor:
-    """Rows of `table` picked by `tokens`, plus rows of `positions` from `start` on.
+    """Look up the rows of `table` at `tokens` and add rows of `positions`, beginning with row `start`.
 
     Parameters
     ----------
     tokens : int array, shape (B, T)
-        In 0..V-1.
-    table : Tensor or PackedWeight, shape (V, C); a packed one has no gradient
+        Token ids in 0..V-1.
+    table : Tensor or PackedWeight, shape (V, C)
+        A packed table has no gradient.
     positions : Tensor, shape (P, C), optional
     start : int
-        Position of the first token; start + T <= P.
+        Position of the first token; start + T must be at most P.
 
     Returns
     -------
@@ -34,14 +35,13 @@ def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None
     TypeError
         Tokens are not integers.
     ValueError
-        Shapes do not fit, or a position is past the table.
+        Shapes do not match, or a position is outside `positions`.
     IndexError
-        A token is not in the table.
+        A token id is outside the table.
 
     Notes
     -----
-    Every row of dy is added to the row of the table that it came from, in the order of (b, t); the gradient of a
-    position is the sum over the batch.
+    dtable[tokens[b, t]] += dy[b, t], in the order of (b, t); dpositions[start + t] is the sum of dy[b, t] over b.
     """
     expect("embedding", "table", table, (None, None))
     V, C = table.shape
@@ -75,7 +75,7 @@ def embedding(tokens: np.ndarray, table: Weight, positions: Tensor | None = None
 
 
 def _of_packed(tokens: np.ndarray, table: PackedWeight, positions: np.ndarray | None, start: int) -> np.ndarray:
-    """The same of a packed table, as a table of the rows that were asked for: (B, T, C)."""
+    """Look up (B, T, C) in a packed table: unpack one row per token, then run the kernel on this small table."""
     (B, T), C = tokens.shape, table.shape[1]
     ids, out = np.arange(B * T, dtype=np.int32).reshape(B, T), memory.empty((B * T, C))
     calls.embedding(ids, table=table.rows(tokens.reshape(-1)), positions=positions, start=start, out=out)
@@ -83,12 +83,12 @@ def _of_packed(tokens: np.ndarray, table: PackedWeight, positions: np.ndarray | 
 
 
 def inside(tokens: np.ndarray, V: int) -> bool:
-    """Whether all of at least one integer are in 0..V-1; a negative one is a very large unsigned one."""
+    """Whether all integers are in 0..V-1, in one pass: viewed as unsigned, a negative one is very large."""
     return int(tokens.view(f"u{tokens.itemsize}").max()) < V
 
 
 def _checked(tokens: np.ndarray, V: int) -> np.ndarray:
-    """`tokens` as int32 (B, T), all of them in 0..V-1."""
+    """Return `tokens` as int32 (B, T), after checking that all are in 0..V-1."""
     tokens = np.asarray(tokens)
     if tokens.size and tokens.dtype.kind not in "iu":
         raise TypeError(f"[embedding] 'tokens' must be integers, got {tokens.dtype}")
@@ -96,4 +96,4 @@ def _checked(tokens: np.ndarray, V: int) -> np.ndarray:
         raise ValueError(f"[embedding] 'tokens' must have shape (B, T), got {tokens.shape}")
     if tokens.size and not inside(tokens, V):
         raise IndexError(f"[embedding] 'tokens' must be in 0..{V - 1}, got {tokens.min()}..{tokens.max()}")
-    return np.ascontiguousarray(tokens, np.int32)  # after the check: nothing can wrap around
+    return np.ascontiguousarray(tokens, np.int32)  # after the check, so that no large value wraps around

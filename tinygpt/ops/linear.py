@@ -1,4 +1,4 @@
-"""The linear layer, with all that a product can take along: bias, activation, residual."""
+"""The linear layer; bias, activation and residual are fused into its matmul."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Weight = Tensor | PackedWeight
 def linear(
     x: Tensor, weight: Weight, bias: Tensor | None = None, residual: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    """activation(x W^T + b) + residual.
+    """Compute activation(x W^T + b) + residual.
 
     Parameters
     ----------
     x : Tensor, shape (..., K)
     weight : Tensor or PackedWeight, shape (N, K)
-        With a packed one nothing here may want a gradient: RuntimeError.
+        A packed weight raises RuntimeError if a tensor here requires a gradient.
     bias : Tensor, shape (N,), optional
     residual : Tensor, shape (..., N), optional
     activation : str
@@ -40,15 +40,16 @@ def linear(
     Raises
     ------
     ValueError
-        Shapes do not fit or the activation is unknown.
+        Shapes do not match, or the activation is unknown.
 
     Notes
     -----
-    With z = x W^T + b and dz = dy activation'(z): dx = dz W, dW = dz^T x, added where it lives, db = sum of dz's rows.
+    With z = x W^T + b and dz = dy activation'(z): dx = dz W, dW = dz^T x, db = sum of the rows of dz. The matmul for dW
+    accumulates into the gradient's memory.
     """
     X = rows("linear", "x", x)
     R, K = X.shape
-    if len(weight.shape) != 2 or weight.shape[1] != K:  # asking here first is cheaper than a call: small models feel it
+    if len(weight.shape) != 2 or weight.shape[1] != K:  # compare before calling: small models need it
         expect("linear", "weight", weight, (None, K))
     N, shape = weight.shape[0], (*x.shape[:-1], weight.shape[0])
     b, r = None if bias is None else bias.data, None if residual is None else residual.data
@@ -79,7 +80,7 @@ def linear(
 
 
 def _check(bias: np.ndarray | None, residual: np.ndarray | None, activation: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError if what comes after the product does not fit its shape (..., N)."""
+    """Raise ValueError if bias, residual or activation do not match the shape (..., N) of the result."""
     if bias is not None and bias.shape != shape[-1:]:
         expect("linear", "bias", bias, shape[-1:])
     if residual is not None and residual.shape != shape:
@@ -89,9 +90,9 @@ def _check(bias: np.ndarray | None, residual: np.ndarray | None, activation: str
 
 
 def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
-    """Raise RuntimeError if one of the tensors beside a packed weight wants a gradient now."""
+    """Raise RuntimeError if a tensor used with a packed weight requires a gradient now."""
     if is_recording() and any(x is not None and x.requires_grad for x in tensors):
-        raise RuntimeError(f"[{op}] 'weight' is packed and cannot be trained: load the model with weights float32")
+        raise RuntimeError(f"[{op}] 'weight' is packed and cannot be trained: load the model with weights='float32'")
 
 
 def packed_product(
@@ -103,7 +104,7 @@ def packed_product(
     residual: np.ndarray | None = None,
     activation: int = 0,
 ) -> np.ndarray:
-    """Compute activation(X W^T + bias) + residual, (R, N), by the op of the weight's kind."""
+    """Compute activation(X W^T + bias) + residual, (R, N), with the kernel for the weight's number format."""
     (R, K), N = X.shape, weight.shape[0]
     out, n_threads = memory.empty((R, N)) if out is None else out, for_work(2 * R * N * K)
     if weight.scales is None:
@@ -114,7 +115,7 @@ def packed_product(
 
 
 def product_backward(x: Tensor, weight: Tensor, dz: np.ndarray) -> None:
-    """Pass on the gradients of z = x W^T: dx = dz W, and dW = dz^T x, added where it is stored. dz: (R, N)."""
+    """Propagate dz (R, N) through z = x W^T: dx = dz W, and dW = dz^T x, accumulated in place."""
     if x.requires_grad:
         x.receive(product(dz, weight.data).reshape(x.shape))
     if weight.requires_grad:

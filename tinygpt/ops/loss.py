@@ -1,4 +1,4 @@
-"""Cross-entropy, by itself and together with the head that produces the logits."""
+"""Cross-entropy loss, alone and fused with the head that produces the logits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording, traced
 
-# Up to so many bytes the logits are kept for backward; above, they are computed again in chunks of rows.
-KEEP_BYTES = 64 * 2**20
+KEEP_BYTES = 64 * 2**20  # larger logits are not kept for backward, but computed again in chunks of rows
 
 
 def checked_targets(op: str, targets: np.ndarray, R: int, V: int) -> tuple[np.ndarray, int]:
-    """Targets as (R,) int32, and how many of them count."""
+    """Return targets as int32 (R,), and the number of those that are not negative."""
     targets = np.asarray(targets)
     if targets.size and targets.dtype.kind not in "iu":
         raise TypeError(f"[{op}] 'targets' must be integers, got {targets.dtype}")
@@ -29,30 +28,30 @@ def checked_targets(op: str, targets: np.ndarray, R: int, V: int) -> tuple[np.nd
         raise IndexError(f"[{op}] 'targets' must be below {V}, got {int(targets.max())}")
     flat = targets.reshape(-1)
     if targets.dtype.kind == "i":
-        flat = np.maximum(flat, -1)  # what is far below zero must not wrap around in 32 bits
+        flat = np.maximum(flat, -1)  # before the cast, so that very negative values do not wrap around
     flat = np.ascontiguousarray(flat, np.int32)
     return flat, int(np.count_nonzero(flat >= 0))
 
 
 def _mean(losses: np.ndarray, count: int) -> np.ndarray:
-    """The mean over the rows that count, summed in float64; 0 if there are none."""
+    """Average the losses of `count` rows, summed in float64; 0 if there are none."""
     return np.asarray(losses.sum(dtype=np.float64) / max(1, count), np.float32)
 
 
 @traced
 def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
-    """Mean of -log softmax(logits)[target] over the rows whose target is not negative.
+    """Average -log softmax(logits)[target] over the rows whose target is not negative.
 
     Parameters
     ----------
     logits : Tensor, shape (..., V)
     targets : int array, shape (...)
-        Negative ones are ignored; if all are, the loss is 0.
+        Negative targets are ignored; if all are negative, the loss is 0.
 
     Returns
     -------
     Tensor, shape ()
-        In nats.
+        Loss in nats.
 
     Raises
     ------
@@ -80,17 +79,17 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
 
 @traced
 def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, keep_bytes: int = KEEP_BYTES) -> Tensor:
-    """cross_entropy(x W^T, targets) without handing out the logits.
+    """Compute cross_entropy(x W^T, targets) without returning the logits.
 
     Parameters
     ----------
     x : Tensor, shape (..., C)
     weight : Tensor or PackedWeight, shape (V, C)
-        A packed one has no gradient and passes none on.
+        With a packed weight the loss has no gradient.
     targets : int array, shape (...)
     keep_bytes : int
-        Logits of up to so many bytes are kept, and backward turns them into their gradient in place. Larger ones are
-        made and used in chunks of rows, once in forward and once more in backward, so that they never exist together.
+        Logits of at most this size are kept, and backward overwrites them with their gradient. Larger logits are
+        computed in chunks of rows, in forward and again in backward, so that only one chunk is in memory.
 
     Returns
     -------
@@ -122,7 +121,7 @@ def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, kee
 def _logits_and_losses(
     X: np.ndarray, weight: Tensor | PackedWeight, targets: np.ndarray, logits: np.ndarray, losses, lse
 ) -> None:
-    """Fill logits (R, V), losses (R,) and lse (R,)."""
+    """Compute logits (R, V), losses (R,) and log-sum-exp lse (R,) into the given arrays."""
     if isinstance(weight, PackedWeight):
         packed_product(X, weight, out=logits)
     else:
@@ -133,13 +132,13 @@ def _logits_and_losses(
 def _logit_gradients(
     logits: np.ndarray, targets: np.ndarray, lse: np.ndarray, dlogits: np.ndarray, scale: float
 ) -> None:
-    """Fill dlogits (R, V) with scale (softmax - one hot); it may be the array of the logits."""
+    """Compute scale (softmax - one hot) into dlogits (R, V), which may be the array of the logits."""
     n_threads = for_work(WORK["cross_entropy_backward"] * logits.size)
     active.cross_entropy_backward(logits, targets, lse, dlogits, scale, n_threads)
 
 
 def _chunked_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, count: int, chunk: int) -> Tensor:
-    """`head_loss` with logits for `chunk` rows at a time, computed again in backward."""
+    """Compute `head_loss` on `chunk` rows at a time; backward computes their logits again."""
     X = rows("head_loss", "x", x)
     R, V = len(X), weight.shape[0]
     losses, lse = np.empty(R, np.float32), np.empty(R, np.float32)

@@ -1,4 +1,4 @@
-"""The linear layer of a low-rank adapter: a weight that stays, and beside it two thin ones that learn."""
+"""The linear layer with a low-rank adapter: a frozen weight plus two trained low-rank matrices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def low_rank(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """x W^T + bias + residual + scale (x A^T) B^T (Hu et al. 2021, equation 3).
+    """Compute x W^T + bias + residual + scale (x A^T) B^T (Hu et al. 2021, equation 3).
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ def low_rank(
     Raises
     ------
     ValueError
-        Shapes do not fit.
+        Shapes do not match.
 
     Notes
     -----
-    With u = scale x A^T and du = scale dy B: dB = dy^T u, dA = du^T x, dx = dy W + du A. Beside x only u is kept, which
-    has r columns. W + scale B A is never formed. A weight that is frozen gets no product of its own.
+    With u = scale x A^T and du = scale dy B: dB = dy^T u, dA = du^T x, dx = dy W + du A. Only x and u, which has r
+    columns, are kept for backward. W + scale B A is never computed, and a frozen weight needs no matmul for dW.
     """
     X = rows("low_rank", "x", x)
     (R, K), (N, r) = X.shape, b.data.shape
@@ -70,7 +70,7 @@ def low_rank(
 
 
 def _forward(X, W, A, B, scale: float, bias: Tensor | None, residual: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the result (R, N), and u = scale x A^T (R, r), which the gradient of B needs."""
+    """Return the result (R, N) and u = scale x A^T (R, r), which the gradient of B needs."""
     added = None if residual is None else residual.data.reshape(len(X), len(W))
     out = product(X, W, trans_b=True, bias=None if bias is None else bias.data, residual=added)
     u = product(X, A, trans_b=True)
@@ -81,7 +81,7 @@ def _forward(X, W, A, B, scale: float, bias: Tensor | None, residual: Tensor | N
 def _backward(
     dz: np.ndarray, x: Tensor, u: np.ndarray, weight: Tensor, a: Tensor, b: Tensor, scale: float, bias: Tensor | None
 ) -> None:
-    """Pass on every gradient that is required; dz: (R, N)."""
+    """Compute every gradient that is required, from dz (R, N)."""
     X = rows("low_rank", "x", x)
     if bias is not None and bias.requires_grad:
         db, add = bias.grad_buffer()

@@ -1,4 +1,4 @@
-"""Normalisation of rows."""
+"""Layer normalisation and RMS normalisation of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tinygpt.tensor import Tensor, is_recording, traced
 
 @traced
 def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) weight + bias over the last axis (Ba, Kiros & Hinton 2016).
+    """Compute (x - mean) / sqrt(var + eps) weight + bias over the last axis (Ba, Kiros & Hinton 2016).
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
     Notes
     -----
     With xhat = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - xhat mean(g xhat)), dweight = sum dy xhat,
-    dbias = sum dy. A gradient that has already arrived at x is added to dx by the same kernel.
+    dbias = sum dy. The kernel also adds the gradient that x already has from the residual path.
     """
     X = rows("layernorm", "x", x)
     R, C = X.shape
@@ -58,7 +58,7 @@ def layernorm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float 
 
 @traced
 def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
+    """Compute x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
 
     Parameters
     ----------
@@ -98,12 +98,15 @@ def rmsnorm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def _norm_gradients(weight: Tensor, bias: Tensor | None) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Where the kernel puts dweight and dbias, and whether it adds. A frozen one gets a buffer that is thrown away."""
+    """Return the arrays for dweight and dbias, and whether the kernel must add to them.
+
+    A frozen parameter gets a temporary array that is discarded.
+    """
     dweight, add = _buffer(weight)
     if bias is None:
         return dweight, None, add
     dbias, add_bias = _buffer(bias)
-    if add != add_bias:  # the kernel has one flag for both: start the stale one at zero
+    if add != add_bias:  # the kernel has one flag for both, so clear the stale one
         (dbias if add else dweight).fill(0)
     return dweight, dbias, add or add_bias
 

@@ -1,4 +1,4 @@
-"""The matrix product with named arguments: op(a) op(b), and what the kernel can do in the same pass."""
+"""The matmul kernel with named arguments, including the bias, activation and residual that it fuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shape checks of the differentiable operations: kernels trust what they are given."""
+"""Shape checks of the differentiable operations, because kernels do not check their arguments."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tinygpt.tensor import Tensor
 
 
 def rows(op: str, name: str, x: Tensor) -> np.ndarray:
-    """The data of `x`, shape (..., C), as (R, C)."""
+    """Return the data of `x`, shape (..., C), as (R, C)."""
     data = x.data
-    if data.ndim == 3:  # the usual (B, T, C), without the general way
+    if data.ndim == 3:  # (B, T, C), the common case, without math.prod
         B, T, C = data.shape
         return data.reshape(B * T, C)
     if data.ndim == 0:
@@ -22,7 +22,7 @@ def rows(op: str, name: str, x: Tensor) -> np.ndarray:
 
 
 def expect(op: str, name: str, data: np.ndarray | Tensor | PackedWeight, shape: tuple[int | None, ...]) -> None:
-    """Raise ValueError unless `data` has `shape`, where None stands for any length."""
+    """Raise ValueError unless `data` has `shape`, in which None matches any length."""
     if len(data.shape) != len(shape) or any(w is not None and w != g for w, g in zip(shape, data.shape, strict=True)):
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
         raise ValueError(f"[{op}] '{name}' must have shape ({wanted}), got {data.shape}")
