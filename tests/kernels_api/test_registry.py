@@ -295,3 +295,12 @@ def test_the_name_numpy_belongs_to_the_package():
     with pytest.raises(ValueError, match=r"^\[kernels\] 'rung' must be a registered name of your own, got 'numpy'$"):
         kernels.unregister("numpy")
     assert registry.function("softmax", "numpy") is numpy_rung.softmax
+
+
+def test_the_example_of_the_package_is_true():
+    """Catches an example in the docstring that prints something else."""
+    import doctest
+
+    results = doctest.testmod(kernels)
+    assert results.attempted == 5
+    assert results.failed == 0

@@ -1,10 +1,13 @@
 """The kernels: every op callable on plain arrays, and the choice of the rung that serves it.
 
+>>> import numpy as np
 >>> from tinygpt import kernels
 >>> kernels.available()["softmax"]
-('naive', 'parallel', 'blocked', 'numpy')
+('naive', 'parallel', 'blocked', 'simd', 'numpy')
 >>> with kernels.use("naive"):
-...     ...
+...     probabilities = kernels.softmax(np.zeros((1, 4), np.float32))
+>>> probabilities
+array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
 """
 
 from tinygpt.kernels import numpy_rung, registry

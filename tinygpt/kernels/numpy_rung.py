@@ -119,7 +119,7 @@ def layernorm_backward(dy, x, weight, mean, rstd, dtotal, dx, dweight, dbias, ac
 
 
 def rmsnorm(x, residual, weight, out, total, rstd, eps, n_threads):
-    """X rstd weight, of x + residual if there is one."""
+    """x rstd weight, or (x + residual) rstd weight if there is a residual."""
     if residual is not None:
         total[...] = x + residual
         x = total
@@ -167,7 +167,7 @@ def swiglu(x, out, n_threads):
 
 
 def swiglu_backward(dy, x, dx, n_threads):
-    """D gate = dy up (s + gate s (1 - s)), d up = dy gate s."""
+    """d gate = dy up (s + gate s (1 - s)), d up = dy gate s."""
     F = dy.shape[1]
     gate, up = x[:, :F], x[:, F:]
     s = _sigmoid(gate)
@@ -254,7 +254,7 @@ def attention_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, n_threads):
 
 
 def cross_entropy(logits, targets, losses, lse, n_threads):
-    """Logsumexp - logit of the target; 0 where the target is negative."""
+    """log sum exp(logits) - logit of the target; 0 where the target is negative."""
     if not logits.size:
         return
     largest = logits.max(-1)
