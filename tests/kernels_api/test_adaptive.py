@@ -237,11 +237,12 @@ def test_bits_do_not_depend_on_changes_between_steps():
 
 
 def undisturbed_with(shares, values):
-    """Run `undisturbed` with tries of 1 s, during which others take these shares of a processor."""
+    """Run `undisturbed` with several tries, during which others take these shares of a processor."""
     readings, busy = [], 0.0
     for i, share in enumerate(shares):
-        readings += [load.Reading(2.0 * i, busy, 0.0), load.Reading(2.0 * i + 1, busy + share, 0.0)]
-        busy += share
+        # 100 s each, so that rounding to ticks is small on a machine with any number of processors.
+        readings += [load.Reading(200.0 * i, busy, 0.0), load.Reading(200.0 * i + 100, busy + 100 * share, 0.0)]
+        busy += 100 * share
     given, tries = iter(readings), iter(values)
     return load.undisturbed(lambda: next(tries), accounts=lambda: next(given))
 
