@@ -1,10 +1,12 @@
 """Operations and plain kernels choose their threads from the same costs."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from tinygpt import Tensor, kernels, ops
-from tinygpt.kernels import registry, threads
+from tinygpt import GPT, GPTConfig, Tensor, kernels, ops, optim
+from tinygpt.kernels import registry, spec, threads
 from tinygpt.kernels.spec import OPS
 from tinygpt.ops.attention import rotation_tables
 
@@ -82,3 +84,41 @@ def test_every_cost_belongs_to_an_op():
     assert set(kernels.spec.WORK) <= set(OPS)
     dims = dict.fromkeys("MNKRCNVFBTHDSGPE", 4)
     assert all(op.work(dims) > 0 for op in OPS.values())
+
+
+LLAMA = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False}
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, LLAMA], ids=["gpt2", "llama"])
+def test_a_training_step_counts_what_the_table_says(options, monkeypatch):
+    """Catches a cost of any kernel of a step, gradients and the update too, that differs from the one in spec.
+
+    In place of a number of threads, every kernel is given the work that the caller counted.
+    """
+    seen = {}
+
+    def wrap(name, _, function):
+        def checked(*arguments):
+            given = dict(zip(OPS[name].names, arguments, strict=True))
+            arrays = {key: value for key, value in given.items() if value is None or isinstance(value, np.ndarray)}
+            flags = {arg.swapped_by: given[arg.swapped_by] for arg in OPS[name].args if arg.swapped_by}
+            seen[name] = (given["n_threads"], OPS[name].work(spec.check(name, arrays, **flags)))
+            assert seen[name][0] == seen[name][1], name
+            return function(*arguments[:-1], 1)
+
+        return checked
+
+    counted = threads.for_work
+    for module in [module for name, module in sys.modules.items() if name.startswith("tinygpt.")]:
+        if vars(module).get("for_work") is counted:
+            monkeypatch.setattr(module, "for_work", lambda work: work)
+    model = GPT(GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16, **options), seed=0)
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+    registry.watch(wrap)
+    try:
+        model.loss(TOKENS, TOKENS, (0, 0, 0)).backward()
+        optimizer.step(optim.clip_scale(optimizer.grad_norm(), 1.0))
+    finally:
+        registry.watch(None)
+    assert {"matmul", "attention_backward", "embedding_backward", "cross_entropy_backward", "adamw"} <= set(seen)
+    assert len(seen) >= 14
