@@ -22,10 +22,9 @@ import numpy as np
 
 from tinygpt import ops
 from tinygpt.deprecated import forward
-from tinygpt.kernels.registry import active
-from tinygpt.kernels.threads import for_work
 from tinygpt.model import GPT
 from tinygpt.nn import Linear, Module, Parameter
+from tinygpt.ops.product import product
 from tinygpt.tensor import Tensor
 
 TARGETS = ("qkv", "out", "up", "down")
@@ -196,7 +195,7 @@ def _add_to_weight(layer: LoraLinear) -> None:
     """Add scale B A to W, in place."""
     b = layer.lora_B.data * np.float32(layer.scale)
     W, a = layer.weight.data, layer.lora_A.data
-    active.matmul(b, a, W, False, False, True, None, None, 0, None, for_work(2 * W.size * len(a)))
+    product(b, a, out=W, accumulate=True)
 
 
 def merge(model: GPT) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tinygpt.kernels.registry import active
+from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
 from tinygpt.nn import ALIGN, Parameter
+from tinygpt.ops import calls
 
 Schedule = Callable[[int], float]
 Run = tuple[Parameter, slice]
@@ -60,7 +62,7 @@ def _norm(runs: list[Run]) -> float:
     total = 0.0
     for first, part in runs:
         grad = first.arena.grad[part]
-        total += active.squared_norm(grad, for_work(2 * grad.size))
+        total += active.squared_norm(grad, for_work(WORK["squared_norm"] * grad.size))
     return math.sqrt(total)
 
 
@@ -280,10 +282,10 @@ class AdamW(_Moments):
         self.weight_decay = weight_decay
 
     def _update(self, param: np.ndarray, grad: np.ndarray, part: slice, decay: bool, grad_scale: float) -> None:
-        m, v = self.state["m"][part], self.state["v"][part]
-        weight_decay = self.weight_decay if decay else 0.0
-        settings = (self.lr, *self.betas, self.eps, weight_decay, self.steps, grad_scale)
-        active.adamw(param, grad, m, v, *settings, for_work(14 * param.size))
+        calls.adamw(
+            param, grad=grad, m=self.state["m"][part], v=self.state["v"][part], lr=self.lr, betas=self.betas,
+            eps=self.eps, weight_decay=self.weight_decay if decay else 0.0, step=self.steps, grad_scale=grad_scale,
+        )  # fmt: skip
 
 
 def constant(lr: float) -> Schedule:

@@ -21,6 +21,7 @@ import numpy as np
 
 from tinygpt import memory
 from tinygpt.kernels import registry, threads
+from tinygpt.kernels.spec import WORK
 
 Backward = Callable[[np.ndarray], None]
 Args = ParamSpec("Args")
@@ -185,9 +186,7 @@ class Tensor:
             return NotImplemented
         if self.shape != other.shape:
             raise ValueError(f"[add] 'b' must have the shape of 'a' {self.shape}, got {other.shape}")
-        out = memory.empty(self.shape)
-        n_threads = threads.for_work(out.size)
-        registry.active.add(self.data.reshape(-1), other.data.reshape(-1), out.reshape(-1), n_threads)
+        out = _sum(self.data, other.data)
 
         def backward(dy: np.ndarray) -> None:
             self.receive(dy)
@@ -212,10 +211,7 @@ class Tensor:
         elif self._owns_grad:
             self._grad += grad
         else:
-            out = memory.empty(self._data.shape)
-            n = threads.for_work(out.size)
-            registry.active.add(self._grad.reshape(-1), grad.reshape(-1), out.reshape(-1), n)
-            self._grad, self._owns_grad = out, True
+            self._grad, self._owns_grad = _sum(self._grad, grad), True
 
     def take_grad(self) -> np.ndarray | None:
         """Remove and return the gradient so far, for an operation whose kernel adds it."""
@@ -295,3 +291,10 @@ class Tensor:
                     stack.append(parent)
         nodes.sort(key=_by_age)
         return nodes, leaves
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Add two arrays of the same shape into a new one."""
+    out = memory.empty(a.shape)
+    registry.active.add(a.reshape(-1), b.reshape(-1), out.reshape(-1), threads.for_work(WORK["add"] * out.size))
+    return out

@@ -5,10 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from tinygpt import GPT, GPTConfig, Tensor, kernels, ops, optim
+from tinygpt import GPT, GPTConfig, Tensor, kernels, lora, ops, optim
 from tinygpt.kernels import registry, spec, threads
 from tinygpt.kernels.spec import OPS
 from tinygpt.ops.attention import rotation_tables
+from tinygpt.packed import PackedWeight
+from tinygpt.tensor import no_grad
 
 R, C, V = 6, 8, 11
 RNG = np.random.default_rng(0)
@@ -89,36 +91,66 @@ def test_every_cost_belongs_to_an_op():
 LLAMA = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False}
 
 
-@pytest.mark.parametrize("options", [{"dropout": 0.1}, LLAMA], ids=["gpt2", "llama"])
-def test_a_training_step_counts_what_the_table_says(options, monkeypatch):
-    """Catches a cost of any kernel of a step, gradients and the update too, that differs from the one in spec.
+@pytest.fixture
+def counted(monkeypatch):
+    """Hold the work that callers count against the table; return the names of the kernels that were called.
 
     In place of a number of threads, every kernel is given the work that the caller counted.
     """
-    seen = {}
+    seen = set()
 
     def wrap(name, _, function):
         def checked(*arguments):
             given = dict(zip(OPS[name].names, arguments, strict=True))
             arrays = {key: value for key, value in given.items() if value is None or isinstance(value, np.ndarray)}
             flags = {arg.swapped_by: given[arg.swapped_by] for arg in OPS[name].args if arg.swapped_by}
-            seen[name] = (given["n_threads"], OPS[name].work(spec.check(name, arrays, **flags)))
-            assert seen[name][0] == seen[name][1], name
+            seen.add(name)
+            assert given["n_threads"] == OPS[name].work(spec.check(name, arrays, **flags)), name
             return function(*arguments[:-1], 1)
 
         return checked
 
-    counted = threads.for_work
+    original = threads.for_work
     for module in [module for name, module in sys.modules.items() if name.startswith("tinygpt.")]:
-        if vars(module).get("for_work") is counted:
+        if vars(module).get("for_work") is original:
             monkeypatch.setattr(module, "for_work", lambda work: work)
-    model = GPT(GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16, **options), seed=0)
-    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
     registry.watch(wrap)
-    try:
-        model.loss(TOKENS, TOKENS, (0, 0, 0)).backward()
-        optimizer.step(optim.clip_scale(optimizer.grad_norm(), 1.0))
-    finally:
-        registry.watch(None)
-    assert {"matmul", "attention_backward", "embedding_backward", "cross_entropy_backward", "adamw"} <= set(seen)
-    assert len(seen) >= 14
+    yield seen
+    registry.watch(None)
+
+
+def small_model(**options):
+    return GPT(GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16, **options), seed=0)
+
+
+def training_step(model, parameters):
+    optimizer = optim.AdamW(parameters, lr=1e-3)
+    model.loss(TOKENS, TOKENS, (0, 0, 0)).backward()
+    optimizer.step(optim.clip_scale(optimizer.grad_norm(), 1.0))
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, LLAMA], ids=["gpt2", "llama"])
+def test_a_training_step_counts_what_the_table_says(options, counted):
+    """Catches a cost of any kernel of a step, gradients and the update too, that differs from the one in spec."""
+    model = small_model(**options)
+    training_step(model, model.parameters())
+    assert {"matmul", "attention_backward", "embedding_backward", "cross_entropy_backward", "adamw"} <= counted
+    assert "squared_norm" in counted
+    assert len(counted) >= 14
+
+
+def test_adapters_count_what_the_table_says(counted):
+    """Catches a cost of the low-rank products, in training and in merging, that differs from the one in spec."""
+    model = small_model()
+    training_step(model, lora.add(model, rank=2))
+    lora.merge(model)
+    assert {"matmul", "adamw"} <= counted
+
+
+@pytest.mark.parametrize(("kind", "op"), [("bfloat16", "matmul_bfloat16"), ("int8", "matmul_int8")])
+def test_packed_weights_count_what_the_table_says(kind, op, counted):
+    """Catches a cost of a product with packed weights that differs from the one in spec."""
+    packed = PackedWeight.of(normal(V, 2 * C), kind)
+    with no_grad():
+        ops.linear(Tensor(WIDE), packed)
+    assert op in counted

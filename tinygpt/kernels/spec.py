@@ -138,16 +138,21 @@ MODULES = {
     "matmul_int8": "packed_matmul",
 }
 
-# Scalar operations for each element of the largest activation of an op. An exponential, a tanh or a random draw takes
+# Scalar operations for each element of the largest array of an op. An exponential, a tanh or a random draw takes
 # about ten instructions, so that these numbers may exceed the floating-point operations of the formula. They decide on
 # threads; the rates that `bench` prints count the formula alone.
 WORK = {
     "column_sum": 1, "softmax": 20, "softmax_backward": 4, "layernorm": 8, "layernorm_backward": 14, "rmsnorm": 5,
     "rmsnorm_backward": 10, "gelu": 20, "gelu_backward": 20, "swiglu": 10, "swiglu_backward": 20, "add": 1,
     "dropout": 10, "cross_entropy": 30, "cross_entropy_backward": 30, "embedding": 1, "embedding_backward": 2,
-    "rope": 6,
+    "rope": 6, "squared_norm": 2, "adamw": 14,
 }  # fmt: skip
-MEASURE = ("x", "y", "dy", "a", "logits", "out")  # arguments that may be the largest activation; tables are not
+MEASURE = ("x", "y", "dy", "a", "logits", "out", "param")  # arguments that may be the largest; tables are not
+
+
+def matmul_work(M: int, N: int, K: int) -> int:
+    """Return the scalar operations of a product (M, K) x (K, N): each term is multiplied and added."""
+    return 2 * M * N * K
 
 
 def attention_work(B: int, H: int, T: int, S: int, D: int) -> int:
@@ -159,11 +164,11 @@ def attention_work(B: int, H: int, T: int, S: int, D: int) -> int:
 _TABLE = [
     _op("matmul", "in a [M K]^trans_a, in b [K N]^trans_b, out out [M N], scalar trans_a, scalar trans_b, "
         "scalar accumulate, in bias? [N], in residual? [M N], scalar activation, out pre? [M N]",
-        lambda d: 2 * d["M"] * d["N"] * d["K"]),
+        lambda d: matmul_work(d["M"], d["N"], d["K"])),
     _op("matmul_bfloat16", "in a [M K], in b [N K] uint16, out out [M N], in bias? [N], in residual? [M N], "
-        "scalar activation", lambda d: 2 * d["M"] * d["N"] * d["K"]),
+        "scalar activation", lambda d: matmul_work(d["M"], d["N"], d["K"])),
     _op("matmul_int8", "in a [M K], in b [N K] int8, in scales [N S] uint16, out out [M N], in bias? [N], "
-        "in residual? [M N], scalar activation", lambda d: 2 * d["M"] * d["N"] * d["K"]),
+        "in residual? [M N], scalar activation", lambda d: matmul_work(d["M"], d["N"], d["K"])),
     _op("column_sum", "in x [R C], out out [C], scalar accumulate", lambda d: d["R"] * d["C"]),
     _op("softmax", "in x [R C], out out [R C]", lambda d: 5 * d["R"] * d["C"]),
     _op("softmax_backward", "in dy [R C], in y [R C], out dx [R C]", lambda d: 4 * d["R"] * d["C"]),

@@ -84,3 +84,18 @@ def embedding_backward(
     """Add the rows of dy to the rows of dtable and dpositions that they came from; the flags keep earlier sums."""
     n_threads = for_work(WORK["embedding_backward"] * dy.size)
     active.embedding_backward(dy, tokens, dtable, dpositions, start, accumulate, accumulate_positions, n_threads)
+
+
+def cross_entropy_backward(logits: Array, *, targets: Array, lse: Array, dlogits: Array, scale: float) -> None:
+    """dlogits = scale (softmax - one hot); `dlogits` may be the array of the logits."""
+    n_threads = for_work(WORK["cross_entropy_backward"] * logits.size)
+    active.cross_entropy_backward(logits, targets, lse, dlogits, scale, n_threads)
+
+
+def adamw(
+    param: Array, *, grad: Array, m: Array, v: Array, lr: float, betas: tuple[float, float], eps: float,
+    weight_decay: float, step: int, grad_scale: float,
+) -> None:  # fmt: skip
+    """Update param, m and v in place by one step of AdamW; `step` counts from 1."""
+    n_threads = for_work(WORK["adamw"] * param.size)
+    active.adamw(param, grad, m, v, lr, *betas, eps, weight_decay, step, grad_scale, n_threads)

@@ -9,7 +9,7 @@ from tinygpt.kernels.products import ACTIVATIONS
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
-from tinygpt.ops.product import product
+from tinygpt.ops.product import packed_product, product
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording, traced
@@ -93,25 +93,6 @@ def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
     """Raise RuntimeError if a tensor used with a packed weight requires a gradient now."""
     if is_recording() and any(x is not None and x.requires_grad for x in tensors):
         raise RuntimeError(f"[{op}] 'weight' is packed and cannot be trained: load the model with weights='float32'")
-
-
-def packed_product(
-    X: np.ndarray,
-    weight: PackedWeight,
-    *,
-    out: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
-    residual: np.ndarray | None = None,
-    activation: int = 0,
-) -> np.ndarray:
-    """Compute activation(X W^T + bias) + residual, (R, N), with the kernel for the weight's number format."""
-    (R, K), N = X.shape, weight.shape[0]
-    out, n_threads = memory.empty((R, N)) if out is None else out, for_work(2 * R * N * K)
-    if weight.scales is None:
-        active.matmul_bfloat16(X, weight.values, out, bias, residual, activation, n_threads)
-    else:
-        active.matmul_int8(X, weight.values, weight.scales, out, bias, residual, activation, n_threads)
-    return out
 
 
 def product_backward(x: Tensor, weight: Tensor, dz: np.ndarray) -> None:

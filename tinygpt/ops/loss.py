@@ -8,8 +8,9 @@ from tinygpt import memory
 from tinygpt.kernels.registry import active
 from tinygpt.kernels.spec import WORK
 from tinygpt.kernels.threads import for_work
-from tinygpt.ops.linear import packed_product, product_backward, refuse_gradients
-from tinygpt.ops.product import product
+from tinygpt.ops import calls
+from tinygpt.ops.linear import product_backward, refuse_gradients
+from tinygpt.ops.product import packed_product, product
 from tinygpt.ops.shapes import expect, rows
 from tinygpt.packed import PackedWeight
 from tinygpt.tensor import Tensor, is_recording, traced
@@ -71,7 +72,7 @@ def cross_entropy(logits: Tensor, targets: np.ndarray) -> Tensor:
     def backward(dy: np.ndarray) -> None:
         dlogits = memory.empty((R, V))
         scale = float(dy) / max(1, count)
-        _logit_gradients(L, flat, lse, dlogits, scale)
+        calls.cross_entropy_backward(L, targets=flat, lse=lse, dlogits=dlogits, scale=scale)
         logits.receive(dlogits.reshape(logits.shape))
 
     return Tensor.from_op(_mean(losses, count), (logits,), backward)
@@ -112,7 +113,7 @@ def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, kee
 
     def backward(dy: np.ndarray) -> None:
         scale = float(dy) / max(1, count)
-        _logit_gradients(logits, flat, lse, logits, scale)
+        calls.cross_entropy_backward(logits, targets=flat, lse=lse, dlogits=logits, scale=scale)
         product_backward(x, weight, logits)
 
     return Tensor.from_op(mean, (x, weight), backward)
@@ -127,14 +128,6 @@ def _logits_and_losses(
     else:
         product(X, weight.data, trans_b=True, out=logits)
     active.cross_entropy(logits, targets, losses, lse, for_work(WORK["cross_entropy"] * logits.size))
-
-
-def _logit_gradients(
-    logits: np.ndarray, targets: np.ndarray, lse: np.ndarray, dlogits: np.ndarray, scale: float
-) -> None:
-    """Compute scale (softmax - one hot) into dlogits (R, V), which may be the array of the logits."""
-    n_threads = for_work(WORK["cross_entropy_backward"] * logits.size)
-    active.cross_entropy_backward(logits, targets, lse, dlogits, scale, n_threads)
 
 
 def _chunked_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, count: int, chunk: int) -> Tensor:
@@ -159,7 +152,7 @@ def _chunked_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray,
             dlogits = logits[: part.stop - r]
             _logits_and_losses(X[part], weight, targets[part], dlogits, losses[part], lse[part])
             scale = float(dy) / max(1, count)
-            _logit_gradients(dlogits, targets[part], lse[part], dlogits, scale)
+            calls.cross_entropy_backward(dlogits, targets=targets[part], lse=lse[part], dlogits=dlogits, scale=scale)
             product_backward(piece, weight, dlogits)
             if piece.grad is not None:
                 dx[part] = piece.grad

@@ -1,4 +1,4 @@
-"""The matmul kernel with named arguments, including the bias, activation and residual that it fuses."""
+"""The matmul kernels with named arguments, including the bias, activation and residual that they fuse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import numpy as np
 
 from tinygpt import memory
 from tinygpt.kernels.registry import active
+from tinygpt.kernels.spec import matmul_work
 from tinygpt.kernels.threads import for_work
+from tinygpt.packed import PackedWeight
 
 
 def product(
@@ -48,5 +50,25 @@ def product(
     N = b.shape[0] if trans_b else b.shape[1]
     if out is None:
         out = memory.empty((M, N))
-    active.matmul(a, b, out, trans_a, trans_b, accumulate, bias, residual, activation, pre, for_work(2 * M * N * K))
+    n_threads = for_work(matmul_work(M, N, K))
+    active.matmul(a, b, out, trans_a, trans_b, accumulate, bias, residual, activation, pre, n_threads)
+    return out
+
+
+def packed_product(
+    X: np.ndarray,
+    weight: PackedWeight,
+    *,
+    out: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    activation: int = 0,
+) -> np.ndarray:
+    """Compute activation(X W^T + bias) + residual, (R, N), with the kernel for the weight's number format."""
+    (R, K), N = X.shape, weight.shape[0]
+    out, n_threads = memory.empty((R, N)) if out is None else out, for_work(matmul_work(R, N, K))
+    if weight.scales is None:
+        active.matmul_bfloat16(X, weight.values, out, bias, residual, activation, n_threads)
+    else:
+        active.matmul_int8(X, weight.values, weight.scales, out, bias, residual, activation, n_threads)
     return out
