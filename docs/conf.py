@@ -2,6 +2,8 @@
 
 Every page has a kernel of its own, in a temporary folder, so nothing is written into the tree. The kernels find the
 `tinygpt` command of the environment that runs Sphinx, and `pages.py` for the tables that pages share.
+
+Formulas are TeX between dollar signs and become MathML, without a script or a CDN: mathml.py says what it accepts.
 """
 
 import atexit
@@ -21,7 +23,8 @@ author = "the tinygpt authors"
 project_copyright = f"{author}. Apache-2.0"
 version = release = tinygpt.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+sys.path.insert(0, str(DOCS))  # for mathml.py
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml"]
 exclude_patterns = ["_build", "_generated", "jupyter_execute", "data", "figures"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
@@ -35,8 +38,12 @@ nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_code_prompt_show = "Show the {type}"
 nb_code_prompt_hide = "Hide the {type}"
-myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "fieldlist"]
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
+
+myst_dmath_allow_space = False  # "a $5 book and 10 $" is text
+myst_dmath_allow_digits = False
+html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give types with their shapes
@@ -56,6 +63,8 @@ templates_path: list[str] = []
 
 # Folders that get a part of the contents as soon as they hold a page.
 SECTIONS = {"tutorials": "Tutorials", "notebooks": "Notebooks"}
+# Tutorials in the order in which they build on each other; pages that are not listed follow in alphabetical order.
+READING_ORDER = ["ladder-of-models", "one-page", "autograd", "attention", "tokenization", "sampling"]
 
 
 def prepare_kernels() -> None:
@@ -80,13 +89,20 @@ def prepare_kernels() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def reading_order(docname: str) -> tuple[int, str]:
+    """Return the sort key of a page within its section."""
+    name = docname.rpartition("/")[2]
+    return (READING_ORDER.index(name) if name in READING_ORDER else len(READING_ORDER), name)
+
+
 def add_sections(app, docname: str, source: list[str]) -> None:
     """Put the folders of SECTIONS that hold pages at the end of the contents."""
     if docname != app.config.root_doc:
         return
     for folder, caption in SECTIONS.items():
-        if any(name.startswith(f"{folder}/") for name in app.env.found_docs):
-            source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n{folder}/*\n```\n"
+        pages = sorted((name for name in app.env.found_docs if name.startswith(f"{folder}/")), key=reading_order)
+        if pages:
+            source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
 def read_contents_again(app, env, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
