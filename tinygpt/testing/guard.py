@@ -199,8 +199,9 @@ def run(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: in
         The rung's function; called by position, in the order of the op's record.
     case : Case
     n_threads : int
+        Number of threads, the last argument of every kernel.
     offset : int
-        Bytes between the start of a cache line and of every array; a multiple of 4.
+        Distance of every array from the start of a cache line, in bytes; a multiple of 4.
 
     Returns
     -------
@@ -210,7 +211,7 @@ def run(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: in
     Raises
     ------
     Mismatch
-        Something outside of an output was written, or an input was changed.
+        The call wrote outside its outputs, or changed an input.
     """
     inputs: dict[str, _Guarded] = {}
     outputs = {name: _place_output(case, name, offset) for name in case.wanted if name != "result"}
@@ -279,7 +280,7 @@ def check(function: Callable[..., Any], case: Case, n_threads: int = 1, offset: 
     Raises
     ------
     Mismatch
-        An output is wrong, or memory outside of the outputs was written.
+        An output is wrong, or the call wrote outside its outputs or changed an input.
     """
     results = run(function, case, n_threads, offset)
     compare(case, results)
