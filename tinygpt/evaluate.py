@@ -1,8 +1,8 @@
-"""Loss, perplexity and bits per byte of a model on a text: of all of it, of each file and of each token.
+"""Evaluation of a model on a text: loss, perplexity and bits per byte in total, per file and per token.
 
-Every token but the first is predicted exactly once, from the tokens before it in its window. Windows lie side by side,
-so that the first predictions of a window have little context. With a smaller stride they overlap, every prediction has
-more context, and the work grows by window / stride.
+Every token except the first is predicted exactly once, from the tokens before it in its window. By default windows do
+not overlap, so that the first predictions of each window have little context. With a stride smaller than the window
+they overlap: every prediction has more context, and the work grows by window / stride.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tinygpt.model import GPT
 from tinygpt.tensor import Tensor, no_grad
 from tinygpt.tokenizers.base import Tokenizer
 
-BATCH_TOKENS = 8192  # tokens that go through the model at a time
-LOGIT_BYTES = 64 * 2**20  # most bytes of logits that exist at a time
-LONGEST_WINDOW = 2048  # tokens; a longer window must be asked for
+BATCH_TOKENS = 8192  # tokens in one batch
+LOGIT_BYTES = 64 * 2**20  # limit of the memory for logits
+LONGEST_WINDOW = 2048  # tokens; limit of the default window, because attention costs grow with its square
 
 Losses = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -64,13 +64,13 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class TokenText:
-    """Documents encoded as one sequence of tokens, as in training.
+    """Documents encoded as one sequence of tokens, in the same form as in training.
 
     Attributes
     ----------
     tokens : int32 array, shape (N,)
-        All documents, with the separator between two of them. If the tokenizer has a token that begins a text, it is
-        the first token of each document.
+        All documents, with a separator between two of them. If the tokenizer has a BOS token, each document begins
+        with it.
     names : list of str
         Names of the documents.
     sizes : list of int
@@ -78,7 +78,7 @@ class TokenText:
     eot_id : int
         Id of the separator.
     lead : int
-        Number of tokens before the first document that belong to no text: 1 if a token begins a text, else 0.
+        Number of tokens before the text of the first document: 1 if there is a BOS token, else 0.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -94,7 +94,7 @@ class TokenText:
         Raises
         ------
         TypeError, ValueError
-            As `Tokenizer.encode`.
+            See `Tokenizer.encode`.
         """
         tokens, _ = encode_documents(documents, tokenizer)
         lead = int(tokenizer.bos_id is not None)
@@ -113,13 +113,12 @@ class TokenText:
 
     @cached_property
     def spans(self) -> list[slice]:
-        """The tokens of each document, with its own separator at the end and the one before it, if no token begins it.
+        """The tokens of each document, with the separator after it and the token that predicts its first one.
 
-        So a document is predicted from its own tokens alone, and its first one from the token that it follows in
-        training.
+        The latter is the BOS token; without one it is the separator of the document before, as in training.
         """
         ends = np.flatnonzero(self.tokens == self.eot_id) + 1
-        ends = ends[ends > self.lead]  # the token that begins a text ends none, even if it is the separator
+        ends = ends[ends > self.lead]  # a BOS token does not end a document, even if it is the separator
         stops = [*ends.tolist(), len(self.tokens)][: len(self.names)]
         starts = [0, *stops[:-1]]
         begun = [bool(self.lead) and self.tokens[start] == self.tokens[0] for start in starts]
@@ -141,17 +140,18 @@ def evaluate(
     stride: int | None = None,
     lead: int = 0,
 ) -> Score:
-    """Let a model predict every token of a text from those before it.
+    """Compute the loss of a model on a text, predicting each token from the ones before it.
 
     Parameters
     ----------
     model : GPT
     tokens : int array, shape (N,)
-        At least two tokens.
+        The text; at least two tokens.
     n_bytes : int
         Length of the text, in bytes of UTF-8.
     max_tokens : int, optional
-        Evaluate about so many tokens, in windows spread evenly over the text; the same ones in every call. None: all.
+        Evaluate about this many tokens, in windows spread evenly over the text; every call uses the same ones. None:
+        all tokens.
     progress : callable, optional
         Called with (windows done, windows in total).
     window : int, optional
@@ -159,7 +159,7 @@ def evaluate(
     stride : int, optional
         Tokens from the start of one window to the next. None: a whole window.
     lead : int
-        Number of tokens at the beginning that belong to no text.
+        Number of tokens at the beginning that are not part of the text, such as a BOS token.
 
     Returns
     -------
@@ -182,22 +182,22 @@ def evaluate_files(
     window: int | None = None,
     stride: int | None = None,
 ) -> tuple[Score, list[tuple[str, Score]]]:
-    """Let a model predict each document by itself: no prediction sees tokens of another document.
+    """Compute the loss of a model on each document separately; no prediction sees tokens of another document.
 
     Parameters
     ----------
     model : GPT
     text : TokenText
     max_tokens, progress, window, stride
-        As in `evaluate`; windows are spread evenly over all documents.
+        See `evaluate`. With `max_tokens`, windows are spread evenly over all documents.
 
     Returns
     -------
     total : Score
-        The same predictions taken together. `evaluate`, whose windows cross from one document into the next, gives
-        another loss.
+        Score of all these predictions together. It differs from the score of `evaluate`, whose windows cross from one
+        document into the next.
     files : list of (name, Score)
-        The largest bits per byte first. Documents without a predicted token are left out.
+        Score of each document with a predicted token, the largest bits per byte first.
     """
     parts = [text.tokens[span] for span in text.spans]
     windows = [model_windows(model, part, window, stride) if len(part) > 1 else None for part in parts]
@@ -210,7 +210,7 @@ def evaluate_files(
         if one is None or not mine.size:
             continue
         losses, _ = _losses(model, one, mine)
-        own = len(parts[i]) - (i > 0 or text.lead > 0)  # without the token that it is predicted from
+        own = len(parts[i]) - (i > 0 or text.lead > 0)  # without the token before the text
         found.append((text.names[i], losses, text.sizes[i] / own))
         done += mine.size
         if progress is not None:
@@ -233,7 +233,7 @@ def score_tokens(
     Parameters
     ----------
     model, tokens, window, stride, progress
-        As in `evaluate`.
+        See `evaluate`.
 
     Returns
     -------
@@ -249,24 +249,24 @@ def score_tokens(
 def model_windows(
     model: GPT, tokens: np.ndarray, window: int | None = None, stride: int | None = None
 ) -> StridedWindows:
-    """Make the windows in which a text is predicted.
+    """Cut a text into the windows of an evaluation.
 
     Raises
     ------
     ValueError
-        As `evaluate`.
+        Window or stride is out of range, or there are fewer than two tokens.
     """
     length, step = window_size(model, window, stride)
     return StridedWindows(tokens, length, step)
 
 
 def window_size(model: GPT, window: int | None = None, stride: int | None = None) -> tuple[int, int]:
-    """Return window and stride: the context of the model and a whole window where None is given.
+    """Return window and stride; None means the context of the model, and a whole window.
 
     Raises
     ------
     ValueError
-        As `evaluate`.
+        Window or stride is out of range.
     """
     context = model.config.block_size
     length = context if window is None else window
@@ -283,13 +283,13 @@ def row_losses(logits: np.ndarray, targets: np.ndarray) -> Losses:
 
 
 def chunks(n: int, vocab_size: int) -> list[slice]:
-    """Cut 0..n-1 into pieces whose logits fit LOGIT_BYTES."""
+    """Split the rows 0..n-1 into slices whose logits take at most LOGIT_BYTES."""
     step = max(1, LOGIT_BYTES // (4 * vocab_size))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def head_logits(model: GPT, hidden: np.ndarray) -> np.ndarray:
-    """Return the logits (R, V) of rows (R, C) of the final norm's output."""
+    """Compute the logits (R, V) of rows (R, C) of the final norm's output."""
     with no_grad():
         return ops.linear(Tensor(np.ascontiguousarray(hidden)), model.head.weight).data
 
@@ -302,13 +302,13 @@ def _some_losses(
     max_tokens: int | None,
     progress: Progress | None,
 ) -> tuple[Losses, Places]:
-    """Return the losses of all tokens or of about `max_tokens`, and the places of these tokens; both of shape (M,)."""
+    """Compute the losses of all tokens, or of about `max_tokens`, and the indices of these tokens; both (M,)."""
     windows = model_windows(model, tokens, window, stride)
     return _losses(model, windows, _spread(windows.n_windows, windows.stride, max_tokens), progress)
 
 
 def _spread(n_windows: int, stride: int, max_tokens: int | None) -> Places:
-    """Choose the windows to predict: all, or about as many as predict `max_tokens` tokens, spread evenly."""
+    """Choose windows: all of them, or an evenly spread part that predicts about `max_tokens` tokens."""
     if max_tokens is None or n_windows * stride <= max_tokens:
         return np.arange(n_windows)
     return np.linspace(0, n_windows - 1, max(1, max_tokens // stride)).astype(np.int64)
@@ -317,7 +317,7 @@ def _spread(n_windows: int, stride: int, max_tokens: int | None) -> Places:
 def _losses(
     model: GPT, windows: StridedWindows, numbers: Places, progress: Progress | None = None
 ) -> tuple[Losses, Places]:
-    """Return the losses of the targets of some windows and their places among the tokens."""
+    """Compute the losses of the targets in some windows, and the indices of these targets among the tokens."""
     losses, places, batch = [], [], max(1, BATCH_TOKENS // windows.width)
     with Adaptive() as threads:
         for start in range(0, len(numbers), batch):

@@ -217,7 +217,7 @@ def test_one_inside_another():
     with outer:
         kernels.add(X, X)
         for inner in (Profile(), outer):
-            with pytest.raises(RuntimeError, match=r"^\[kernels\] are watched already"):
+            with pytest.raises(RuntimeError, match=r"^\[kernels\] a profile is already running"):
                 inner.__enter__()
         kernels.softmax(X)
     assert {op for op, _ in calls(outer)} == {"add", "softmax"}

@@ -1,4 +1,4 @@
-"""The kernels: every op callable on plain arrays, and the choice of the rung that serves it.
+"""Kernels: call every op on plain arrays, and choose the rung (implementation) that computes it.
 
 >>> import numpy as np
 >>> from tinygpt import kernels

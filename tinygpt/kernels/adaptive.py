@@ -1,20 +1,20 @@
 """Choose the number of threads while a loop runs, so that a busy machine does not stall it.
 
 A parallel region ends when its last thread ends. When another program takes a processor, the thread that ran there
-waits for its turn, and all others wait for it: a step can take many times longer than on one thread. Results have the
-same bits for any number of threads, so the number may change between two steps.
+waits until it is scheduled again, and all others wait for this thread: a step can take many times longer than on one
+thread. Results have the same bits for any number of threads, so that the number may change between two steps.
 
 Two signals decide, at the end of every window of about a tenth of a second:
 
-- Processor accounts (`tinygpt.kernels.load`): if other programs left fewer processors free than there are threads, the
-  number of threads falls to what is free.
-- Step times: if steps take much longer than the best ones so far, a trial window runs on half as many threads. On fewer
-  threads than the machine has, a trial window runs on twice as many from time to time, if the accounts show that they
-  are free. A trial's number is kept only if its steps are clearly shorter.
+- Busy times of the processors (`tinygpt.kernels.load`): if fewer processors are free than there are threads, the number
+  of threads falls to the number of free processors.
+- Step times: if steps take SLOW times as long as the best ones so far, a trial window runs on half as many threads.
+  After a fall, a trial window runs on twice as many threads if that many processors are free. The number of a trial is
+  kept only if its steps take at most BETTER of the time before it.
 
 Design
-- A trial that fails costs time. The next one waits until the loss is at most 2 % of the time that passed, and at least
-  twice as long as the last wait.
+- A failed trial costs time. The wait until the next one doubles each time, and is long enough that the loss is at most
+  2 % of it.
 - Windows use the mean, not the median: beside another program most steps are fast, and a few take a hundred times as
   long.
 - Rejected: a shorter spin in OpenMP's barrier (GOMP_SPINCOUNT) with a fixed number of threads. The measurement is in
@@ -30,7 +30,7 @@ from types import TracebackType
 
 from tinygpt.kernels import load, registry, threads
 
-WINDOW = 0.1  # seconds; several ticks of the accounts
+WINDOW = 0.1  # seconds; several ticks, the unit in which the system counts busy time
 SLOW = 1.4  # a window is slow when its steps take this many times the shortest mean so far
 BETTER = 0.93  # a trial is kept when its steps take at most this share of the time before it
 LOSS = 0.02  # share of the time that failed trials may cost
@@ -45,17 +45,17 @@ _open = 0  # loops that run now
 
 
 class Adaptive(AbstractContextManager):
-    """The number of threads of one loop.
+    """Controller of the number of threads while one loop runs.
 
-    Does nothing if the number was fixed with `threads.set_num_threads` or ``TINYGPT_NUM_THREADS``, or if a rung is in
-    use whose results may depend on it (``numpy``, or one that the user registered).
+    It does nothing if the number was fixed by `threads.set_num_threads` or ``TINYGPT_NUM_THREADS``. It does nothing
+    either if the results of a rung in use may depend on the number of threads (``numpy`` and registered rungs).
 
     Parameters
     ----------
     tell : callable, optional
         Receives one line the first time that the number falls, and one the first time that it rises again.
     clock, accounts : callable, optional
-        Sources of time and of processor accounts; tests replace them.
+        Return the time, and the busy times of the processors; tests replace them.
 
     Examples
     --------
@@ -93,7 +93,7 @@ class Adaptive(AbstractContextManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the next loop the number found, and everybody else all threads."""
+        """Restore all threads, and remember the number found for the next loop."""
         global _last, _open
         _open -= 1
         if self.active and _open == 0:
@@ -101,16 +101,16 @@ class Adaptive(AbstractContextManager):
             threads.use(self.most)
 
     def step(self) -> _Step:
-        """Context of one step: a piece of work that takes about as long each time."""
+        """Return a context manager that times one step. All steps of a loop should do about the same work."""
         return _Step(self, self._clock)
 
     def record(self, seconds: float) -> None:
-        """Count a step that took `seconds`; at the end of a window choose the number of threads."""
+        """Add the time of a step to the window; at the end of a window, choose the number of threads."""
         if not self.active:
             return
         paused = self._clock() - seconds - self._ended > WINDOW
         self._ended = self._clock()
-        if paused:  # the accounts since the last reading describe the pause, not the steps
+        if paused:  # busy times since the last reading are those of the pause, not of the steps
             self._before, self._steps, self._seconds = self._accounts(), 0, 0.0
             return
         self._steps += 1
@@ -128,7 +128,7 @@ class Adaptive(AbstractContextManager):
             self._choose(mean, others)
 
     def _choose(self, mean: float, others: float | None) -> None:
-        """Stay, fall to what is free, or begin a trial."""
+        """Keep the number of threads, lower it to the free processors, or begin a trial."""
         now, n = self._clock(), threads.get_num_threads()
         free = self._free(others)
         self._shortest[n] = min(mean, self._shortest.get(n, mean))
@@ -146,7 +146,7 @@ class Adaptive(AbstractContextManager):
         threads.use(tried)
 
     def _judge(self, mean: float, steps: int, others: float | None) -> None:
-        """End a trial: keep its number of threads or go back."""
+        """End a trial: keep its number of threads, or restore the number before it."""
         before, mean_before = self._trial or (self.most, mean)
         self._trial = None
         tried = threads.get_num_threads()
@@ -164,7 +164,7 @@ class Adaptive(AbstractContextManager):
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
     def _free(self, others: float | None) -> int:
-        """Threads that find a processor of their own; all of them if there are no accounts."""
+        """Count the threads that can have a processor of their own; all of them if busy times are unknown."""
         if others is None:
             return self.most
         return max(1, min(self.most, int(threads.affinity() - others + SLACK)))
@@ -183,7 +183,7 @@ def _processors(others: float | None) -> str:
 
 
 class _Step(AbstractContextManager):
-    """Times one step; a step that raised is not counted."""
+    """Timer of one step; a step that raises is not counted."""
 
     def __init__(self, adaptive: Adaptive, clock: Callable[[], float]):
         self._adaptive, self._clock = adaptive, clock

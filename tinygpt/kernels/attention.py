@@ -1,4 +1,4 @@
-"""Attention and the ops around it on plain arrays: rotary embedding, token embedding."""
+"""Attention, rotary position embedding and token embedding on plain arrays."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from tinygpt.kernels.edge import array, contiguous, run
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, return_weights: bool = False):
-    """Causal attention of several heads (Vaswani et al. 2017, eq. 1); the last query sees every key.
+    """Compute causal attention of several heads (Vaswani et al. 2017, eq. 1); the last query sees every key.
 
     Parameters
     ----------
     q : array, shape (B, T, H, D), float32
+        Queries of T positions and H heads of width D.
     k, v : array, shape (B, S, G, D), float32
-        S >= T; G divides H, and query head h reads head h // (H // G). Views are fine if the last axis is contiguous.
+        Keys and values. S >= T, and the queries belong to the last T positions. G divides H: query head h reads
+        key/value head h // (H // G). A view is read without a copy if its last axis is contiguous.
     return_weights : bool
-        Return the probabilities too, shape (B, H, T, S).
+        Return the attention weights too, shape (B, H, T, S).
 
     Returns
     -------
-    array, shape (B, T, H, D), or a pair with the weights
+    out : array, shape (B, T, H, D)
+    weights : array, shape (B, H, T, S)
+        Only with `return_weights`.
     """
     heads = strided_heads("attention", q, k, v)
     want = ("weights",) if return_weights else ()
@@ -31,7 +35,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, return_weights: bool 
 
 
 def strided_heads(op: str, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-    """q, k and v by name, each with a contiguous last axis, and with numbers of heads and positions that fit."""
+    """Check that q, k and v fit each other, and return them by name, each with a contiguous last axis."""
     given = {name: _last_axis_contiguous(op, name, x) for name, x in (("q", q), ("k", k), ("v", v))}
     q, k = given["q"], given["k"]
     if q.ndim == k.ndim == 4:
@@ -45,15 +49,15 @@ def strided_heads(op: str, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> dict[
 
 
 def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, inverse: bool = False) -> np.ndarray:
-    """Rotary position embedding (Su et al. 2021), rotating element j with element j + E (rotate-half).
+    """Apply the rotary position embedding (Su et al. 2021): rotate element j with element j + E (rotate-half).
 
     Parameters
     ----------
     x : array, shape (B, T, H, 2 E), float32
     cos, sin : array, shape (T, E), float32
-        Of the angle of every position and frequency.
+        Cosine and sine of the angle of each position and frequency.
     inverse : bool
-        Rotate back.
+        Rotate by the negative angle, which undoes the rotation and is also its gradient.
 
     Returns
     -------
@@ -63,15 +67,18 @@ def rope(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, inverse: bool = False)
 
 
 def embedding(tokens: np.ndarray, table: np.ndarray, positions: np.ndarray | None = None, start: int = 0) -> np.ndarray:
-    """Rows of `table` picked by `tokens`, plus the rows of `positions` from `start` on.
+    """Look up the rows of `table` at `tokens`, and add the rows of `positions` from `start` on.
 
     Parameters
     ----------
     tokens : array, shape (B, T), int32
+        Token ids in 0..V-1.
     table : array, shape (V, C), float32
+        One row for each token of the vocabulary.
     positions : array, shape (P, C), float32, optional
+        One row for each position of the context.
     start : int
-        Position of the first token; start + T <= P.
+        Position of the first token in the context; start + T <= P.
 
     Returns
     -------

@@ -1,6 +1,7 @@
-"""The edge of the kernels for plain arrays: check, make contiguous, allocate, call, return.
+"""Calls of kernels with plain arrays: check the arguments, copy what is not contiguous, allocate the outputs.
 
-Everything is driven by the records in `spec`. The autograd layer knows its shapes and calls the active rung itself.
+The records in `spec` say what to check and what to allocate. The autograd layer (`tinygpt.ops`) does not come through
+here: it knows its shapes, and calls the active rung directly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tinygpt.kernels import registry, spec, threads
 
 
 def array(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
-    """`x` if it is an array of `dtype`; anything else is refused."""
+    """Return `x`, or raise TypeError if it is not an array of `dtype`."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"[{op}] '{name}' must be a NumPy array, got {type(x).__name__}")
     if x.dtype != dtype:
@@ -22,12 +23,12 @@ def array(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
 
 
 def contiguous(op: str, name: str, x: Any, dtype: str = "float32") -> np.ndarray:
-    """`x` itself if it is C-contiguous, otherwise one copy that is."""
+    """Return `x` itself if it is C-contiguous, otherwise a copy that is."""
     return np.ascontiguousarray(array(op, name, x, dtype))
 
 
 def rows(op: str, name: str, x: Any) -> np.ndarray:
-    """`x` of shape (..., C) as (R, C)."""
+    """Reshape `x` from (..., C) to (R, C)."""
     if array(op, name, x).ndim < 1:
         raise ValueError(f"[{op}] '{name}' must have at least one axis, got a scalar")
     x = contiguous(op, name, x)
@@ -35,12 +36,12 @@ def rows(op: str, name: str, x: Any) -> np.ndarray:
 
 
 def flat(op: str, name: str, x: Any) -> np.ndarray:
-    """`x` of any shape as (N,)."""
+    """Reshape `x` from any shape to (N,)."""
     return contiguous(op, name, x).reshape(-1)
 
 
 def same_shape(op: str, **arrays: Any) -> None:
-    """Refuse arrays of different shapes before they are flattened to the same number of elements."""
+    """Raise ValueError unless all arrays have one shape; once flattened, (2, 3) and (3, 2) would fit each other."""
     for name, x in arrays.items():
         array(op, name, x)
     (first, one), *others = arrays.items()
@@ -50,20 +51,21 @@ def same_shape(op: str, **arrays: Any) -> None:
 
 
 def run(op: str, want: tuple[str, ...] = (), /, **given: Any) -> dict[str, Any]:
-    """Check the arguments of an op, allocate what it writes, and call the active rung.
+    """Check the arguments of an op, allocate its outputs, and call the active rung.
 
     Parameters
     ----------
     op : str
+        Name of the op in `spec.OPS`.
     want : tuple of str
-        Optional outputs that are to be computed too.
+        Names of optional outputs to compute too.
     **given
-        Inputs and scalars by name; an output that is given is written in place.
+        Inputs and scalars by name. An output given here is written in place.
 
     Returns
     -------
     dict
-        Output name to array; under ``"result"`` what the rung returned.
+        Output name to array, and ``"result"`` to the return value of the rung.
     """
     record = spec.OPS[op]
     given = {arg.name: None for arg in record.args if arg.optional and arg.role == "in"} | given

@@ -1,7 +1,8 @@
-"""The gradients of the ops that save something in their forward pass, on plain arrays.
+"""Gradients of the ops whose backward kernel needs statistics of the forward pass, on plain arrays.
 
-A rung's gradient takes what its forward saved (means, lse). Here that is computed again, so that a call needs only the
-arrays of the formula. All arrays are float32; TypeError for another dtype, ValueError for a shape that does not fit.
+A backward kernel takes statistics that the forward kernel saved, such as means or the log-sum-exp (lse). The functions
+here compute them again, so that a call needs only the arrays of the formula. All arrays are float32. Another dtype
+raises TypeError, and a shape that does not fit raises ValueError.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from tinygpt.kernels.rowwise import checked_targets
 def layernorm_backward(
     dy: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float = 1e-5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The gradients of y = layernorm(x, weight, bias).
+    """Compute the gradients of y = layernorm(x, weight, bias).
 
     Parameters
     ----------
     dy, x : array, shape (..., C)
     weight : array, shape (C,)
     eps : float
-        As in the forward pass.
+        The value used in the forward pass.
 
     Returns
     -------
@@ -44,14 +45,14 @@ def layernorm_backward(
 def rmsnorm_backward(
     dy: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float = 1e-5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradients of y = rmsnorm(x, weight).
+    """Compute the gradients of y = rmsnorm(x, weight).
 
     Parameters
     ----------
     dy, x : array, shape (..., C)
     weight : array, shape (C,)
     eps : float
-        As in the forward pass.
+        The value used in the forward pass.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def rmsnorm_backward(
 
 
 def swiglu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The gradient of y = swiglu(x): dy (..., F), x (..., 2 F) to dx (..., 2 F)."""
+    """Compute the gradient of y = swiglu(x): dx (..., 2 F) from dy (..., F) and x (..., 2 F)."""
     op = "swiglu_backward"
     return run(op, dy=rows(op, "dy", dy), x=rows(op, "x", x))["dx"].reshape(x.shape)
 
@@ -75,7 +76,7 @@ def swiglu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 def attention_backward(
     dout: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The gradients of out = attention(q, k, v).
+    """Compute the gradients of out = attention(q, k, v).
 
     Parameters
     ----------
@@ -97,13 +98,13 @@ def attention_backward(
 
 
 def cross_entropy_backward(logits: np.ndarray, targets: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """(softmax(logits) - one hot) scale, 0 in rows whose target is negative.
+    """Compute (softmax(logits) - onehot(targets)) scale; rows whose target is negative are 0.
 
     Parameters
     ----------
     logits : array, shape (R, V)
     targets : array, shape (R,), int32
-        Below V.
+        Token ids below V.
     scale : float
         1 for the gradient of the sum of the losses, 1 / R for that of their mean.
 
@@ -117,15 +118,15 @@ def cross_entropy_backward(logits: np.ndarray, targets: np.ndarray, scale: float
 
 
 def embedding_backward(dy: np.ndarray, tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """The gradient of the table of out = embedding(tokens, table).
+    """Compute the gradient of `table` in out = embedding(tokens, table).
 
     Parameters
     ----------
     dy : array, shape (B, T, C)
     tokens : array, shape (B, T), int32
-        Below `vocab_size`.
+        Token ids below `vocab_size`.
     vocab_size : int
-        Rows of the table, V.
+        Number of rows of the table, V.
 
     Returns
     -------

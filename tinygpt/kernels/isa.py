@@ -1,4 +1,4 @@
-"""Which instruction set the compiled modules use: the widest that the machine has, or a lower one on request."""
+"""Choice of the instruction set for vector code: by default the widest that the machine supports."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _name = ""
 
 
 def available() -> tuple[str, ...]:
-    """The instruction sets that the processor and the operating system support, lowest first."""
+    """List the instruction sets that both the processor and the operating system support, narrowest first."""
     return cpu.isas()
 
 
 def get() -> str:
-    """The one in use."""
+    """Return the name of the instruction set in use."""
     return _name
 
 
 def use(name: str) -> None:
-    """Switch every compiled module that has vector code.
+    """Switch every compiled module with vector code to an instruction set.
 
     Parameters
     ----------
     name : str
-        One of `available`: ``scalar`` (the baseline), ``avx2``, ``avx512``, ``neon``.
+        One of `available`: ``scalar`` (no vector code), ``avx2``, ``avx512`` or ``neon``.
 
     Raises
     ------
     ValueError
-        This machine does not have it; nothing is changed.
+        This machine does not support it. Nothing is changed then.
     """
     global _name
     if name not in available():
@@ -43,12 +43,12 @@ def use(name: str) -> None:
 
 
 def follow(module: ModuleType) -> None:
-    """Switch one more module, now and with the others from now on.
+    """Switch a module to the instruction set in use, and again whenever `use` changes it.
 
     Parameters
     ----------
     module : module
-        One with a function `set_isa`, outside the registry of kernels.
+        A compiled module with a function `set_isa` that holds no rungs, so that the registry does not know it.
     """
     if module not in _modules:
         module.set_isa(_name)
@@ -56,7 +56,7 @@ def follow(module: ModuleType) -> None:
 
 
 def start(modules: list[ModuleType]) -> None:
-    """Take the modules that can be switched, and choose: what ``TINYGPT_ISA`` says, or the widest."""
+    """Switch these modules to the instruction set named in ``TINYGPT_ISA``, or to the widest one."""
     _modules[:] = [module for module in modules if hasattr(module, "set_isa")]
     name = os.environ.get("TINYGPT_ISA")
     if name and name not in available():

@@ -1,7 +1,7 @@
 """Measure how much processor time other programs take on the processors of this process.
 
 Linux counts for every processor how long it was busy, in ticks of usually 10 ms (``/proc/stat``; see proc(5)). Busy
-time minus the time of this process is the time of everybody else: other programs, the kernel's own work, and on a
+time minus the time of this process is the time of all others: other programs, the operating system's own work, and on a
 virtual machine the time that the host gave to another guest ("steal").
 """
 
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 ACCOUNTS = Path("/proc/stat")
 IDLE = (3, 4)  # columns of a processor's line: idle, and idle while it waits for a disk
-DISTURBED = 0.3  # processors; others that took more than this disturb a measurement
-TRIES = 3  # of a measurement that was disturbed
+DISTURBED = 0.3  # processors; a measurement counts as disturbed if others used more than this
+TRIES = 3  # attempts at a measurement before a disturbed one is returned
 COLUMNS = 8  # user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user time
 
 
@@ -39,7 +39,7 @@ class Reading(NamedTuple):
 
 
 def read() -> Reading | None:
-    """Read the clock and the accounts; None where the operating system keeps none that this module knows."""
+    """Read the clock and the busy times; None where the operating system has no ``/proc/stat``."""
     try:
         lines = ACCOUNTS.read_text().splitlines()
         allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
@@ -57,13 +57,13 @@ def read() -> Reading | None:
 
 
 def taken_by_others(before: Reading | None, after: Reading | None) -> float | None:
-    """Processors that other programs kept busy between two readings, on average.
+    """Compute how many processors other programs kept busy between two readings, on average.
 
     Returns
     -------
     float or None
-        As in 0.5 for one processor half of the time. A tick of error in 100 ms is 0.1 for each processor. None if a
-        reading is missing or no time passed.
+        0.5, for example, for one processor half of the time. In 100 ms, one tick of error is 0.1 for each processor.
+        None if a reading is missing or no time passed.
     """
     if before is None or after is None or after.wall <= before.wall:
         return None
@@ -77,7 +77,7 @@ class Measured(float):
     Attributes
     ----------
     disturbed : bool
-        Other programs kept processors busy during every try. A rate may be too low then, and a time too long.
+        Other programs used processors during every attempt. A rate may be too low then, and a time too long.
     """
 
     disturbed: bool
@@ -100,12 +100,14 @@ def undisturbed(
     Parameters
     ----------
     measure : callable
-        Returns a rate or a time. Accounts count in ticks, so disturbance is found only in what takes 0.1 s or more.
+        Returns a rate or a time. It should take 0.1 s or more: busy times count in ticks, so that a disturbance of a
+        shorter measurement is not found.
     best : callable
-        `max` for rates, `min` for times: chooses among the tries if all of them were disturbed.
+        `max` for rates, `min` for times. Chooses among the attempts if all of them were disturbed.
     tries : int
+        Largest number of attempts.
     accounts : callable, optional
-        Source of processor accounts; tests replace it.
+        Returns the busy times, as `read` does; tests replace it.
     """
     found: float | None = None
     for _ in range(tries):
@@ -119,7 +121,7 @@ def undisturbed(
 
 
 def _disturbed(before: Reading | None, after: Reading | None) -> bool:
-    """Tell whether others took more than rounding to ticks can explain."""
+    """Tell whether others used more than DISTURBED processors, after the error of rounding to ticks."""
     others = taken_by_others(before, after)
     if before is None or after is None or others is None:
         return False

@@ -1,7 +1,8 @@
-"""The rung ``numpy``: every op in plain NumPy, BLAS for the products.
+"""The rung ``numpy``: every op in plain NumPy, with BLAS for matrix products.
 
-It is registered through `kernels.register`, as a user's own rung is, and doubles as a readable specification: compare
-a kernel with the function of the same name here. During a call BLAS has the threads that the other rungs would have.
+It is registered through `kernels.register`, in the way a user registers a rung. It is also a readable specification:
+compare a kernel with the function of the same name here. During a call, BLAS uses as many threads as the other rungs
+would.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ GELU_CUBIC = np.float32(0.044715)
 
 @cache
 def _blas() -> Any:
-    """NumPy's BLAS. Looking for it takes milliseconds, so it is done once."""
+    """Find NumPy's BLAS. The search takes milliseconds, so the result is cached."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")
 
 
 def _with_blas(op: Callable[..., None]) -> Callable[..., None]:
-    """`op` with BLAS at the op's last argument, n_threads; after it BLAS has again what it had."""
+    """Let BLAS use n_threads, the last argument of `op`, during a call, and restore its number of threads after it."""
 
     @wraps(op)
     def call(*arguments):
@@ -65,13 +66,13 @@ def matmul(a, b, out, trans_a, trans_b, accumulate, bias, residual, activation, 
 
 
 def matmul_bfloat16(a, b, out, bias, residual, activation, n_threads):
-    """The product with the floats whose upper halves are b."""
+    """out = activation(a w^T + bias) + residual, where b holds the upper halves of the floats w."""
     w = (b.astype(np.uint32) << 16).view(np.float32)
     matmul(a, w, out, False, True, False, bias, residual, activation, None, n_threads)
 
 
 def matmul_int8(a, b, scales, out, bias, residual, activation, n_threads):
-    """The product with b, each block of 32 times its scale."""
+    """out = activation(a w^T + bias) + residual with w[j, p] = scales[j, p // 32] b[j, p]."""
     w = np.repeat(scales.view(np.float16).astype(np.float32), 32, axis=1)[:, : b.shape[1]] * b
     matmul(a, w, out, False, True, False, bias, residual, activation, None, n_threads)
 
@@ -82,19 +83,19 @@ def column_sum(x, out, accumulate, n_threads):
 
 
 def softmax(x, out, n_threads):
-    """exp(x - max) / sum."""
+    """y = exp(x - max) / sum exp(x - max)."""
     if x.size:
         np.exp(x - x.max(-1, keepdims=True), out=out)
         out /= out.sum(-1, keepdims=True)
 
 
 def softmax_backward(dy, y, dx, n_threads):
-    """y (dy - sum(y dy))."""
+    """dx = y (dy - sum(y dy))."""
     dx[...] = y * (dy - (y * dy).sum(-1, keepdims=True))
 
 
 def layernorm(x, residual, weight, bias, out, total, mean, rstd, eps, n_threads):
-    """(x - mean) rstd weight + bias, of x + residual if there is one."""
+    """out = (x - mean) rstd weight + bias, where x + residual replaces x if there is a residual."""
     if residual is not None:
         total[...] = x + residual
         x = total
@@ -107,7 +108,7 @@ def layernorm(x, residual, weight, bias, out, total, mean, rstd, eps, n_threads)
 
 
 def layernorm_backward(dy, x, weight, mean, rstd, dtotal, dx, dweight, dbias, accumulate, n_threads):
-    """With g = dy weight: dx = rstd (g - mean(g) - xhat mean(g xhat)) + dtotal."""
+    """dx = rstd (g - mean(g) - xhat mean(g xhat)) + dtotal, where g = dy weight."""
     xhat = (x - mean[:, None]) * rstd[:, None]
     g = dy * weight
     dx[...] = (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True)) * rstd[:, None]
@@ -119,7 +120,7 @@ def layernorm_backward(dy, x, weight, mean, rstd, dtotal, dx, dweight, dbias, ac
 
 
 def rmsnorm(x, residual, weight, out, total, rstd, eps, n_threads):
-    """x rstd weight, or (x + residual) rstd weight if there is a residual."""
+    """out = x rstd weight, where x + residual replaces x if there is a residual."""
     if residual is not None:
         total[...] = x + residual
         x = total
@@ -128,7 +129,7 @@ def rmsnorm(x, residual, weight, out, total, rstd, eps, n_threads):
 
 
 def rmsnorm_backward(dy, x, weight, rstd, dtotal, dx, dweight, accumulate, n_threads):
-    """With g = dy weight: dx = rstd (g - xhat mean(g xhat)) + dtotal."""
+    """dx = rstd (g - xhat mean(g xhat)) + dtotal, where g = dy weight."""
     xhat = x * rstd[:, None]
     g = dy * weight
     dx[...] = (g - xhat * (g * xhat).mean(-1, keepdims=True)) * rstd[:, None]
@@ -142,13 +143,13 @@ def _gelu_tanh(x):
 
 
 def gelu(x, out, n_threads):
-    """x/2 (1 + tanh(u))."""
+    """out = x/2 (1 + tanh(u)), where u = sqrt(2/pi) (x + 0.044715 x^3)."""
     out[...] = np.float32(0.5) * x * (1 + _gelu_tanh(x))
 
 
 def gelu_backward(dy, x, dx, n_threads):
-    """dy ((1 + t)/2 + x/2 (1 - t^2) u')."""
-    x = np.clip(x, np.float32(-100), np.float32(100))  # the slope is 1 or 0 beyond; x^2 must not overflow
+    """dx = dy ((1 + t)/2 + x/2 (1 - t^2) u'), where t = tanh(u)."""
+    x = np.clip(x, np.float32(-100), np.float32(100))  # the slope is 1 or 0 beyond, and x^2 would overflow
     t = _gelu_tanh(x)
     slope = GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x)
     dx[...] = dy * (np.float32(0.5) * (1 + t) + np.float32(0.5) * x * (1 - t * t) * slope)
@@ -160,14 +161,14 @@ def _sigmoid(x):
 
 
 def swiglu(x, out, n_threads):
-    """gate sigmoid(gate) up."""
+    """out = gate sigmoid(gate) up."""
     F = out.shape[1]
     gate, up = x[:, :F], x[:, F:]
     out[...] = gate * _sigmoid(gate) * up
 
 
 def swiglu_backward(dy, x, dx, n_threads):
-    """d gate = dy up (s + gate s (1 - s)), d up = dy gate s."""
+    """dgate = dy up (s + gate s (1 - s)), dup = dy gate s, where s = sigmoid(gate)."""
     F = dy.shape[1]
     gate, up = x[:, :F], x[:, F:]
     s = _sigmoid(gate)
@@ -176,27 +177,27 @@ def swiglu_backward(dy, x, dx, n_threads):
 
 
 def add(a, b, out, n_threads):
-    """a + b."""
+    """out = a + b."""
     np.add(a, b, out=out)
 
 
 def _mix(z):
-    """The 64-bit finaliser of csrc/activation.pyx."""
+    """Mix the bits of z, with the 64-bit finaliser of csrc/activation.pyx."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 def _draw(state, n):
-    """Number n of the stream that starts at `state`."""
+    """Return number n of the random stream that starts at `state`."""
     return _mix(state + (n + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def dropout(x, residual, out, rate, key, site, sequence, T, n_threads):
-    """residual + x keep / (1 - rate); keep is drawn from (key, site, sequence, position, column)."""
+    """out = residual + x keep / (1 - rate), with keep drawn from (key, site, sequence, position, column)."""
     R, C = x.shape
     r = np.arange(R, dtype=np.uint64)
-    with np.errstate(over="ignore"):  # unsigned arithmetic modulo 2^64 is what is meant
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is intended
         state = _draw(_mix(np.array([key], np.uint64)), np.uint64(site))
         state = _draw(_draw(state, np.uint64(sequence) + r // np.uint64(max(1, T))), r % np.uint64(max(1, T)))
         bits = _draw(state[:, None], np.arange(C, dtype=np.uint64)) >> np.uint64(32)
@@ -207,12 +208,12 @@ def dropout(x, residual, out, rate, key, site, sequence, T, n_threads):
 
 
 def _heads(x, H):
-    """(B, S, G, D) as (B, H, S, D): query heads of a group see the same key/value head."""
+    """Expand (B, S, G, D) to (B, H, S, D): query heads of a group share one key/value head."""
     return np.repeat(x, H // x.shape[2], axis=2).transpose(0, 2, 1, 3)
 
 
 def _scores(q, k, scale):
-    """(B, H, T, S) with -inf where a query must not look."""
+    """Compute the scores (B, H, T, S), with -inf for keys after the query."""
     T, S = q.shape[1], k.shape[1]
     s = np.float32(scale) * (q.transpose(0, 2, 1, 3) @ _heads(k, q.shape[2]).transpose(0, 1, 3, 2))
     s[..., np.arange(S) > np.arange(S - T, S)[:, None]] = -np.inf
@@ -221,7 +222,7 @@ def _scores(q, k, scale):
 
 @_with_blas
 def attention(q, k, v, out, lse, weights, scale, n_threads):
-    """softmax(scale q k^T) v under the causal mask, with the whole T x S matrix."""
+    """out = softmax(scale q k^T) v under the causal mask, with the whole T x S matrix in memory."""
     if not q.size:
         return
     s = _scores(q, k, scale)
@@ -235,7 +236,7 @@ def attention(q, k, v, out, lse, weights, scale, n_threads):
 
 @_with_blas
 def attention_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, n_threads):
-    """The gradients of the formula, with the whole T x S matrix; heads of a group are summed at the end."""
+    """dq, dk, dv of the formula, with the whole T x S matrix in memory; heads of a group are summed at the end."""
     if not k.size:
         return
     B, S, G, D = k.shape
@@ -254,7 +255,7 @@ def attention_backward(dout, q, k, v, out, lse, dq, dk, dv, scale, n_threads):
 
 
 def cross_entropy(logits, targets, losses, lse, n_threads):
-    """log sum exp(logits) - logit of the target; 0 where the target is negative."""
+    """losses = log sum exp(logits) - logit of the target; 0 where the target is negative."""
     if not logits.size:
         return
     largest = logits.max(-1)
@@ -263,14 +264,14 @@ def cross_entropy(logits, targets, losses, lse, n_threads):
 
 
 def cross_entropy_backward(logits, targets, lse, dlogits, scale, n_threads):
-    """(softmax - one hot) scale; 0 where the target is negative."""
+    """dlogits = (softmax(logits) - onehot(targets)) scale; 0 where the target is negative."""
     np.exp(logits - lse[:, None], out=dlogits)
     dlogits[np.arange(len(targets)), np.maximum(targets, 0)] -= 1
     dlogits *= np.where(targets >= 0, np.float32(scale), np.float32(0))[:, None]
 
 
 def embedding(tokens, table, positions, start, out, n_threads):
-    """table[tokens] + positions[start:start + T]."""
+    """out = table[tokens] + positions[start:start + T]."""
     x = table[tokens]
     if positions is not None:
         x = x + positions[start : start + tokens.shape[1]]
@@ -278,7 +279,7 @@ def embedding(tokens, table, positions, start, out, n_threads):
 
 
 def embedding_backward(dy, tokens, dtable, dpositions, start, accumulate, accumulate_positions, n_threads):
-    """Every row of dy is added to the row of the table that it came from."""
+    """dtable[v] = sum of the rows of dy whose token is v; dpositions = sum of dy over the sequences."""
     if not accumulate:
         dtable[...] = 0
     np.add.at(dtable, tokens.reshape(-1), dy)
@@ -290,7 +291,7 @@ def embedding_backward(dy, tokens, dtable, dpositions, start, accumulate, accumu
 
 
 def rope(x, out, cos, sin, inverse, n_threads):
-    """(x1 cos - x2 sin, x2 cos + x1 sin) for the halves x1, x2 of the last axis."""
+    """out = (x1 cos - x2 sin, x2 cos + x1 sin), where x1 and x2 are the halves of the last axis."""
     E = cos.shape[1]
     cos, sin = cos[:, None], (-sin if inverse else sin)[:, None]
     x1, x2 = x[..., :E].copy(), x[..., E:].copy()  # out may be x
@@ -299,12 +300,12 @@ def rope(x, out, cos, sin, inverse, n_threads):
 
 
 def squared_norm(x, n_threads):
-    """The sum of squares, in float64."""
+    """Return the sum of squares, in float64."""
     return float(np.square(x, dtype=np.float64).sum())
 
 
 def adamw(param, grad, m, v, lr, beta1, beta2, eps, weight_decay, step, grad_scale, n_threads):
-    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2), in place."""
+    """Update param, m and v in place by one step of AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
     f = np.float32
     g = grad * f(grad_scale)
     m[...] = f(beta1) * m + f(1 - beta1) * g

@@ -12,9 +12,9 @@ from tinygpt.core import cpu
 from tinygpt.kernels import isa
 from tinygpt.kernels.load import Measured, undisturbed
 
-CALIBRATION = 20_000  # steps of the probe's first run, on one thread
-RUN_SECONDS = 0.002
-RUNS = 50  # the best counts; short runs, so that some fall between the turns of other processes
+CALIBRATION = 20_000  # steps of the first run, on one thread, from which the length of the others follows
+RUN_SECONDS = 0.002  # short, so that some runs happen while no other process has the processor
+RUNS = 50  # the best one is reported
 BANDWIDTH_BYTES = 256 * 2**20  # several times the last-level cache of most machines
 
 
@@ -41,7 +41,7 @@ def peak_flops(n_threads: int) -> Measured:
 
 @cache
 def _measured(name: str, n_threads: int) -> Measured:
-    """Take the best of several runs with the instruction set `name`, which is in use."""
+    """Return the best rate of RUNS runs. `name`, the instruction set in use, is a key of the cache only."""
     one = max(_rate(lambda: cpu.multiply_add(CALIBRATION, 1)) for _ in range(3))
     steps = max(CALIBRATION, int(RUN_SECONDS * one / cpu.multiply_add(1, 1)))
     return undisturbed(lambda: max(_rate(lambda: cpu.multiply_add(steps, n_threads)) for _ in range(RUNS)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygpt.kernels.edge import array, rows, run
 
-# The codes of the compiled signature; csrc/matmul.pyx has the same table, and a test holds them together.
+# Codes of the argument `activation` in the compiled kernels. csrc/matmul.pyx has the same table; a test compares them.
 ACTIVATIONS = {"none": 0, "gelu": 1}
 
 
@@ -24,27 +24,29 @@ def matmul(
     residual: np.ndarray | None = None,
     activation: str = "none",
 ) -> np.ndarray:
-    """activation(op(a) op(b) + bias) + residual, where op(x) is x or its transpose.
+    """Multiply matrices: out = activation(op(a) op(b) + bias) + residual, where op(x) is x or its transpose.
 
     Parameters
     ----------
     a : array, shape (M, K), or (K, M) with `trans_a`, float32
     b : array, shape (K, N), or (N, K) with `trans_b`, float32
     trans_a, trans_b : bool
-        Read the operand as its transpose; nothing is copied for that.
+        Read the operand as its transpose, without a copy.
     out : array, shape (M, N), float32, optional
-        Written in place; must be C-contiguous and share no memory with an input.
+        Array for the result. Must be C-contiguous and share no memory with an input. Default: a new array.
     accumulate : bool
-        Add the product to `out` instead; excludes bias, residual and activation.
+        Add the product to `out`. Cannot be combined with bias, residual or activation.
     bias : array, shape (N,), optional
+        Added to every row, before the activation.
     residual : array, shape (M, N), optional
+        Added after the activation.
     activation : str
         ``none`` or ``gelu``.
 
     Returns
     -------
     array, shape (M, N), float32
-        Non-contiguous inputs are copied once.
+        `out` if it was given. An input that is not contiguous is copied first.
 
     Raises
     ------
@@ -73,14 +75,17 @@ def matmul_bfloat16(
     residual: np.ndarray | None = None,
     activation: str = "none",
 ) -> np.ndarray:
-    """activation(a w^T + bias) + residual, where the bits of b are the upper halves of the floats w.
+    """Multiply by bfloat16 weights: out = activation(a w^T + bias) + residual, where `b` holds the upper halves of w.
 
     Parameters
     ----------
     a : array, shape (M, K), float32
     b : array, shape (N, K), uint16
+        Bits of the bfloat16 weights: the upper 16 bits of each float32.
     bias : array, shape (N,), optional
+        Added to every row, before the activation.
     residual : array, shape (M, N), optional
+        Added after the activation.
     activation : str
         ``none`` or ``gelu``.
 
@@ -101,16 +106,19 @@ def matmul_int8(
     residual: np.ndarray | None = None,
     activation: str = "none",
 ) -> np.ndarray:
-    """activation(a w^T + bias) + residual with w[j, p] = scales[j, p // 32] b[j, p].
+    """Multiply by int8 weights: out = activation(a w^T + bias) + residual, w[j, p] = scales[j, p // 32] b[j, p].
 
     Parameters
     ----------
     a : array, shape (M, K), float32
     b : array, shape (N, K), int8
+        Quantised weights.
     scales : array, shape (N, ceil(K / 32)), uint16
-        The bits of half precision numbers, finite and not negative.
+        Scale of each block of 32 weights in a row: the bits of half-precision numbers, finite and not negative.
     bias : array, shape (N,), optional
+        Added to every row, before the activation.
     residual : array, shape (M, N), optional
+        Added after the activation.
     activation : str
         ``none`` or ``gelu``.
 
@@ -133,14 +141,15 @@ def _activation(op: str, name: str) -> int:
 
 
 def column_sum(x: np.ndarray, *, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
-    """The sum over all axes but the last: the gradient of a bias.
+    """Sum over all axes except the last, as the gradient of a bias does.
 
     Parameters
     ----------
     x : array, shape (..., C), float32
     out : array, shape (C,), optional
+        Array for the result. Must be C-contiguous and share no memory with `x`. Default: a new array.
     accumulate : bool
-        Add to `out`.
+        Add the sum to `out`.
 
     Returns
     -------
@@ -153,7 +162,7 @@ def column_sum(x: np.ndarray, *, out: np.ndarray | None = None, accumulate: bool
 
 
 def writable(op: str, out: np.ndarray, **inputs: np.ndarray | None) -> np.ndarray:
-    """`out` if a kernel can write into it as it is, while it reads the inputs."""
+    """Return `out`, or raise ValueError if a kernel cannot write into it while it reads the inputs."""
     if not array(op, "out", out).flags.c_contiguous or not out.flags.writeable:
         got = f"strides {out.strides} for shape {out.shape}" if out.flags.writeable else "a read-only array"
         raise ValueError(f"[{op}] 'out' must be C-contiguous and writable, got {got}")

@@ -1,13 +1,13 @@
-"""Where the time of a piece of work goes, op by op: calls, seconds, and the rates that follow from the records in spec.
+"""Profiler of kernels: calls, seconds, FLOP/s and bytes per second of each op at each rung.
 
-While a `Profile` measures, every function in `registry.active` stands behind a wrapper that reads the clock before and
-after. Of a call it keeps the shapes alone; floating-point operations and bytes are worked out once per distinct set of
-shapes, when somebody asks.
+While a `Profile` measures, every function in `registry.active` is wrapped by one that reads the clock before and after.
+For each call it keeps only the shapes. Floating-point operations and bytes are computed later, once per distinct set of
+shapes, from the records in `tinygpt.kernels.spec`.
 
 Design
-- `registry.watch` wraps what it puts into `active`, so a change of rung is wrapped too and gets lines of its own.
-  Rejected: wrapping every rung's function in the registry, which `registry.function` would then hand to benchmarks.
-- A wrapper costs one to three microseconds, which count as time outside of the kernels.
+- `registry.watch` wraps each function as it enters `active`, so that a rung chosen later is measured too, in lines of
+  its own. Rejected: wrapping the functions in the registry itself, because benchmarks would then time the wrapper.
+- A wrapper costs one to three microseconds, which count as time outside the kernels.
 """
 
 from __future__ import annotations
@@ -30,22 +30,27 @@ Shapes = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Line:
-    """What one op cost at one rung.
+    """Cost of one op at one rung: a row of the profile.
 
     Attributes
     ----------
     op, rung : str
-        `REST` and no rung for what was spent outside of the kernels; its counts and rates are 0.
+        `REST` and an empty rung for the time outside the kernels; its counts and rates are 0.
     calls : int
+        Number of calls in all steps.
     ms, ms_per_step : float
-        Milliseconds in all, and in the mean step.
+        Milliseconds in total, and per step on average.
     share : float
-        Of the time of the steps.
-    gflops, gbytes : float
-        10^9 operations and 10^9 bytes a second. The bytes are those of the arguments, each moved once: more than the
-        bandwidth means that they were in a cache.
-    peak_share, bandwidth_share : float
-        Of what the machine can do. The larger one is the roof that bounds this op.
+        Fraction of the total time of the steps.
+    gflops : float
+        10^9 floating-point operations per second.
+    peak_share : float
+        `gflops` as a fraction of the machine's peak.
+    gbytes : float
+        10^9 bytes per second, with each argument counted once. A rate above the memory bandwidth means that arguments
+        were in a cache.
+    bandwidth_share : float
+        `gbytes` as a fraction of the memory bandwidth. The larger of the two fractions names the limit of this op.
     """
 
     op: str
@@ -61,7 +66,7 @@ class Line:
 
 
 class _Tally:
-    """What is counted of one op at one rung."""
+    """Seconds of one op at one rung, and the number of calls for each set of shapes."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -69,16 +74,16 @@ class _Tally:
 
 
 class Profile:
-    """Measures the kernels inside its ``with`` statement, which is one step and may be entered again for the next.
+    """Timer of the kernels called inside a ``with`` block. One block is one step; the next step enters it again.
 
-    It counts what is called in the thread that enters it; calls from others would be added without a lock.
+    Kernels must be called from the thread that entered the block, because the counts have no lock.
 
     Attributes
     ----------
     steps : int
-        How many times it was left, by an exception too.
+        Number of finished blocks, including those that an exception ended.
     seconds : float
-        Spent inside, kernels or not.
+        Total time inside the blocks, in kernels and outside them.
 
     Examples
     --------
@@ -93,7 +98,7 @@ class Profile:
         self.steps = 0
         self.seconds = 0.0
         self._tallies: dict[tuple[str, str], _Tally] = {}
-        self._nested = 0.0  # seconds in kernels that the kernel at hand has called
+        self._nested = 0.0  # seconds in kernels that were called by the running kernel
 
     def __enter__(self) -> Profile:
         registry.watch(self._timed)
@@ -106,7 +111,7 @@ class Profile:
         registry.watch(None)
 
     def _timed(self, op: str, rung: str, plain: registry.Function) -> registry.Function:
-        """`plain` with a clock before and after it."""
+        """Return a function that calls `plain` and records its time and shapes."""
         tally = self._tallies.setdefault((op, rung), _Tally())
         record = OPS[op]
         arrays = [i for i, arg in enumerate(record.args) if arg.shape]
@@ -127,14 +132,14 @@ class Profile:
         return timed
 
     def lines(self, peak: float, bandwidth: float) -> list[Line]:
-        """What was measured, the longest first, and last what was spent outside of the kernels.
+        """Return one line per op and rung, the longest time first, and a last line for the time outside the kernels.
 
         Parameters
         ----------
         peak : float
-            FLOP/s that the machine can do.
+            Peak FLOP/s of the machine.
         bandwidth : float
-            Bytes per second that it reads from memory.
+            Memory bandwidth in bytes per second.
 
         Returns
         -------
@@ -151,12 +156,12 @@ class Profile:
         return [*found, Line(REST, "", 0, *self._times(rest))]
 
     def _times(self, seconds: float) -> tuple[float, float, float]:
-        """Milliseconds, milliseconds per step, share of all."""
+        """Return milliseconds in total, milliseconds per step, and the fraction of the total time."""
         return 1e3 * seconds, 1e3 * seconds / self.steps, seconds / self.seconds
 
     def _line(self, op: str, rung: str, tally: _Tally, peak: float, bandwidth: float) -> Line:
         costs = {shapes: cost(op, shapes) for shapes in tally.calls}
-        seconds = max(tally.seconds, 1e-9)  # a coarse clock may see nothing pass
+        seconds = max(tally.seconds, 1e-9)  # a coarse clock may measure 0
         flops = sum(n * costs[shapes][0] for shapes, n in tally.calls.items()) / seconds
         moved = sum(n * costs[shapes][1] for shapes, n in tally.calls.items()) / seconds
         rates = (flops / 1e9, flops / peak, moved / 1e9, moved / bandwidth)
@@ -164,11 +169,11 @@ class Profile:
 
 
 def cost(op: str, shapes: Shapes) -> tuple[int, int]:
-    """Floating-point operations and bytes of a call with arguments of these shapes, by the op's record."""
+    """Return the floating-point operations and the bytes of a call, from the shapes of its arguments."""
     record = OPS[op]
     args = [arg for arg in record.args if arg.shape]
     flags = dict(zip([arg.swapped_by for arg in args if arg.swapped_by], shapes[len(args) :], strict=True))
-    # `check` reads shape and type of an array; these stand-ins have no memory of their own.
+    # `check` reads only shape and dtype, so arrays of one repeated element are enough and need no memory.
     given = {
         arg.name: None if shape is None else np.broadcast_to(np.zeros((), arg.dtype), shape)
         for arg, shape in zip(args, shapes, strict=False)

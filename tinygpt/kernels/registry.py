@@ -1,7 +1,8 @@
-"""Which function an op is at the moment: op -> rung -> function, and the choice among them.
+"""Registry of kernels: the function of every op at every rung, and the rung in use for each op.
 
-Every compiled module names its rungs in a literal ``RUNGS``; that literal is the registration. The layers above call
-``active.<op>``, so a change of rung reaches a training run at its next call.
+A compiled module lists its functions in a dictionary ``RUNGS``, from rung and op to function; the registry reads it at
+import. The layers above call ``active.<op>``, so that a change of rung takes effect at the next call, even in a running
+training.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from tinygpt.kernels import isa
 from tinygpt.kernels.spec import OPS
 
 LADDER = ("naive", "parallel", "blocked", "simd")
-OWN = "numpy"  # what the package registers as a user would; not for users to change
+OWN = "numpy"  # registered by the package through `register`; users cannot replace it
 PRECISIONS = ("float32", "bfloat16")
 
 Function = Callable[..., Any]
 
 # rung -> op -> function
 _functions: dict[str, dict[str, Function]] = {}
-_rounding: dict[str, dict[str, Function]] = {}  # what serves in its place under precision="bfloat16"
-_chosen: dict[str, str] = {}  # op -> the rung that was asked for
+_rounding: dict[str, dict[str, Function]] = {}  # the same, for precision="bfloat16"
+_chosen: dict[str, str] = {}  # op -> requested rung
 _precision = PRECISIONS[0]
 _wrap: Callable[[str, str, Function], Function] | None = None
 active = SimpleNamespace()
 
 
 def _load() -> None:
-    """Collect the RUNGS literal of every compiled module that an op lives in, and set their instruction set."""
+    """Import the compiled modules, collect their rungs, and set their instruction set."""
     modules = [importlib.import_module(f"tinygpt.core.{name}") for name in sorted({op.module for op in OPS.values()})]
     for module in modules:
         for rung, functions in module.RUNGS.items():
@@ -43,31 +44,31 @@ def _load() -> None:
 
 
 def rungs(op: str) -> tuple[str, ...]:
-    """The rungs that have an implementation of `op` of their own, the ladder first."""
+    """List the rungs that implement `op` themselves, those of the ladder first."""
     ordered = [rung for rung in LADDER if rung in _functions] + [rung for rung in _functions if rung not in LADDER]
     return tuple(rung for rung in ordered if op in _functions[rung])
 
 
 def available() -> dict[str, tuple[str, ...]]:
-    """The rungs of every op.
+    """List the rungs of every op.
 
     Returns
     -------
     dict
-        Op name to the rungs that implement it, lowest first; users' own rungs follow the ladder.
+        Op name to the rungs that implement it, lowest first. Registered rungs follow those of the ladder.
     """
     return {op: rungs(op) for op in OPS}
 
 
 def default_rung() -> str:
-    """The highest rung of the ladder that any op has."""
+    """Return the highest rung of the ladder that any op has."""
     return [rung for rung in LADDER if rung in _functions][-1]
 
 
 def resolve(op: str, rung: str) -> str:
-    """The rung that serves `op` when `rung` is asked for: itself, or the nearest below that has the op.
+    """Return the rung that computes `op` when `rung` is requested: itself, or the nearest lower one that has the op.
 
-    A rung outside the ladder stands on top of it, so what it lacks comes from the highest rung.
+    A rung outside the ladder counts as above it: ops that it lacks come from the highest rung of the ladder.
     """
     if op in _functions.get(rung, {}):
         return rung
@@ -79,27 +80,27 @@ def resolve(op: str, rung: str) -> str:
 
 
 def function(op: str, rung: str) -> Function:
-    """The function that serves `op` at `rung`, for tests and benchmarks; nothing is switched."""
+    """Return the function that computes `op` at `rung`, without choosing it; for tests and benchmarks."""
     return _functions[resolve(op, rung)][op]
 
 
 def precision() -> str:
-    """The precision of the operands of products now."""
+    """Return the precision of matmul operands in use."""
     return _precision
 
 
 def selection() -> dict[str, str]:
-    """The rung that serves each op now."""
+    """Return the rung in use for each op."""
     return {op: resolve(op, rung) for op, rung in _chosen.items()}
 
 
 def deterministic() -> bool:
-    """Tell whether all ops are served by the package's own ladder, whose bits do not depend on the threads."""
+    """Tell whether all ops use rungs of the ladder, whose results do not depend on the number of threads."""
     return all(rung in LADDER for rung in selection().values())
 
 
 class Choice:
-    """What `use` changed; as a context manager it goes back to what was chosen before."""
+    """Result of `use`: as a context manager, it restores the previous choice at its end."""
 
     def __init__(self, before: dict[str, str], precision: str):
         self._before, self._precision = before, precision
@@ -121,7 +122,7 @@ def _check_rung(rung: str, op: str | None = None) -> str:
 
 
 def _check_precision(precision: str, chosen: Mapping[str, str]) -> None:
-    """Refuse bfloat16 where a product's rung cannot round its operands."""
+    """Raise ValueError for bfloat16 if the rung chosen for matmul cannot round its operands."""
     if precision not in PRECISIONS:
         raise ValueError(f"[kernels] 'precision' must be one of {', '.join(PRECISIONS)}, got '{precision}'")
     able = [rung for rung, functions in _rounding.items() if "matmul" in functions]
@@ -143,37 +144,37 @@ def _apply(chosen: Mapping[str, str]) -> None:
 
 
 def watch(wrap: Callable[[str, str, Function], Function] | None) -> None:
-    """Put every function of `active` behind ``wrap(op, rung, function)``, also after a change of rung; None ends it."""
+    """Replace every function of `active` by ``wrap(op, rung, function)``, also after a change of rung; None ends it."""
     global _wrap
     if wrap is not None and _wrap is not None:
-        raise RuntimeError("[kernels] are watched already: one watch cannot stand inside another")
+        raise RuntimeError("[kernels] a profile is already running; end it before another begins")
     _wrap = wrap
     _apply(_chosen)
 
 
 def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: str) -> Choice:
-    """Choose the rung that serves from now on, for all ops or for single ones.
+    """Choose the rung that computes ops from now on, for all of them or for single ones.
 
     Parameters
     ----------
     rung : str, optional
-        Rung for every op: ``naive``, ``parallel``, ``blocked``, ``simd``, ``numpy`` or a registered one. None leaves
-        them as they are. Where an op lacks the rung, the one below serves.
+        Rung for every op: ``naive``, ``parallel``, ``blocked``, ``simd``, ``numpy`` or a registered one. If it lacks an
+        op, the nearest lower rung computes this op. None: no change.
     precision : str, optional
-        ``float32`` or ``bfloat16``: then the operands of products are rounded to bfloat16 while they are packed, and
-        sums, arrays and all other ops stay float32. None leaves it as it is.
+        ``float32`` or ``bfloat16``. With ``bfloat16``, matmul operands are rounded to bfloat16 while they are packed;
+        sums, arrays and all other ops stay float32. None: no change.
     **per_op : str
-        Op name to rung; an op's gradient follows it, as in ``use("blocked", softmax="naive")``.
+        Rung for single ops, as in ``use("blocked", softmax="naive")``. The gradient of an op gets the same rung.
 
     Returns
     -------
     Choice
-        Holds until the next call, or, used in a ``with`` statement, until its end.
+        The choice holds until the next call of `use`, or, in a ``with`` statement, until its end.
 
     Raises
     ------
     ValueError
-        Unknown rung, op or precision, or a rung that does not have the precision. Nothing is changed then.
+        Unknown rung, op or precision, or a rung that does not support the precision. Nothing is changed then.
     """
     global _precision
     chosen = dict.fromkeys(OPS, _check_rung(rung)) if rung is not None else {}
@@ -193,7 +194,7 @@ def use(rung: str | None = None, /, *, precision: str | None = None, **per_op: s
 
 
 def use_text(text: str) -> Choice:
-    """Choose from text, as in ``blocked,softmax=naive`` (``--kernels``, ``TINYGPT_KERNELS``)."""
+    """Choose rungs from text such as ``blocked,softmax=naive``, the form of ``TINYGPT_KERNELS``."""
     general, per_op = None, {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         op, equals, rung = part.partition("=")
@@ -207,24 +208,24 @@ def use_text(text: str) -> Choice:
 
 
 def register(rung: str, **functions: Function) -> None:
-    """Add a rung of your own.
+    """Add a rung of your own, or more ops to one that you added.
 
     Parameters
     ----------
     rung : str
-        Its name; not one of the ladder's, nor ``numpy``.
+        Name of the rung; not one of the package's own.
     **functions : callable
-        Op name to a callable with the op's signature (see `tinygpt.kernels.spec`), written in anything. Ops that are
-        left out come from the highest rung of the ladder.
+        Op name to a callable with the op's signature (see `tinygpt.kernels.spec`). Ops that are left out come from the
+        highest rung of the ladder.
 
     Raises
     ------
     ValueError
-        The name belongs to the package, an op is unknown, or there is no function.
+        The name belongs to the package, an op is unknown, or no function is given.
     TypeError
-        Something is not callable.
+        A function is not callable.
     """
-    taken = rung in LADDER or (rung == OWN and rung in _functions)  # the package itself comes here once
+    taken = rung in LADDER or (rung == OWN and rung in _functions)  # the package itself registers numpy once
     if not isinstance(rung, str) or taken or not rung.isidentifier():
         raise ValueError(f"[kernels] 'rung' must be a name of your own, got '{rung}'")
     if not functions:
@@ -239,7 +240,7 @@ def register(rung: str, **functions: Function) -> None:
 
 
 def unregister(rung: str) -> None:
-    """Take a rung of your own out again; ops that use it go back to the default rung."""
+    """Remove a registered rung; ops that use it get the default rung."""
     if rung in LADDER or rung == OWN or rung not in _functions:
         raise ValueError(f"[kernels] 'rung' must be a registered name of your own, got '{rung}'")
     del _functions[rung]
@@ -247,7 +248,7 @@ def unregister(rung: str) -> None:
 
 
 def functions() -> Iterator[tuple[str, str, Function]]:
-    """Every (rung, op, function) there is."""
+    """Yield every rung, op and function."""
     for rung, by_op in _functions.items():
         for op, fn in by_op.items():
             yield rung, op, fn
@@ -260,7 +261,7 @@ def start() -> None:
 
 
 def apply_environment() -> None:
-    """Choose what the environment variable ``TINYGPT_KERNELS`` asks for."""
+    """Choose the rungs that the environment variable ``TINYGPT_KERNELS`` names."""
     text = os.environ.get("TINYGPT_KERNELS")
     if text:
         try:

@@ -1,7 +1,7 @@
-"""Ops that work on rows: softmax, norms, cross-entropy; and element by element: GELU, SwiGLU, add, dropout.
+"""Row ops (softmax, norms, cross-entropy) and elementwise ops (GELU, SwiGLU, add, dropout) on plain arrays.
 
-Every function takes float32 arrays of shape (..., C), C-contiguous or copied once, raises TypeError for another dtype
-and ValueError for a shape that does not fit, and returns new arrays.
+Every function takes float32 arrays and returns new ones. An array that is not C-contiguous is copied first. Another
+dtype raises TypeError, and a shape that does not fit raises ValueError.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tinygpt.kernels.edge import array, contiguous, flat, rows, run, same_shape
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """exp(x - max) / sum exp(x - max) over the last axis.
+    """Compute y = exp(x - max) / sum exp(x - max) over the last axis.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def softmax_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dx = y (dy - sum(y dy)) for y = softmax(x), all (..., C)."""
+    """Compute the gradient of y = softmax(x): dx = y (dy - sum(y dy)), all of shape (..., C)."""
     same_shape("softmax_backward", dy=dy, y=y)
     op = "softmax_backward"
     return run(op, dy=rows(op, "dy", dy), y=rows(op, "y", y))["dx"].reshape(dy.shape)
@@ -39,7 +39,7 @@ def layernorm(
     eps: float = 1e-5,
     residual: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(x - mean) / sqrt(var + eps) weight + bias over the last axis (Ba, Kiros & Hinton 2016).
+    """Compute y = (x - mean) / sqrt(var + eps) weight + bias over the last axis (Ba, Kiros & Hinton 2016).
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def layernorm(
     eps : float
         Added to the variance.
     residual : array, shape (..., C), optional
-        Added to `x` first.
+        Added to `x` before normalisation.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def layernorm(
 
 
 def rmsnorm(x: np.ndarray, weight: np.ndarray, eps: float = 1e-5, residual: np.ndarray | None = None) -> np.ndarray:
-    """x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
+    """Compute y = x / sqrt(mean(x^2) + eps) weight over the last axis (Zhang & Sennrich 2019).
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def rmsnorm(x: np.ndarray, weight: np.ndarray, eps: float = 1e-5, residual: np.n
     eps : float
         Added to the mean square.
     residual : array, shape (..., C), optional
-        Added to `x` first.
+        Added to `x` before normalisation.
 
     Returns
     -------
@@ -83,13 +83,13 @@ def rmsnorm(x: np.ndarray, weight: np.ndarray, eps: float = 1e-5, residual: np.n
 
 
 def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """-log softmax(logits)[target] of every row; 0 where the target is negative.
+    """Compute -log softmax(logits)[target] of every row; 0 where the target is negative.
 
     Parameters
     ----------
     logits : array, shape (R, V), float32
     targets : array, shape (R,), int32
-        Below V.
+        Token ids below V. Rows with a negative target are ignored.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def checked_targets(op: str, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """`targets` as contiguous int32; IndexError if one is not in the vocabulary."""
+    """Return `targets` contiguous; IndexError if one is V or more."""
     targets = contiguous(op, "targets", targets, "int32")
     V = contiguous(op, "logits", logits).shape[-1]
     if targets.size and int(targets.max()) >= V:
@@ -116,19 +116,19 @@ def checked_targets(op: str, logits: np.ndarray, targets: np.ndarray) -> np.ndar
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks & Gimpel 2016), any shape."""
+    """Compute x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) of an array of any shape (Hendrycks & Gimpel 2016)."""
     return run("gelu", x=flat("gelu", "x", x))["out"].reshape(x.shape)
 
 
 def gelu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """dy gelu'(x), any shape."""
+    """Compute the gradient of y = gelu(x): dx = dy gelu'(x), any shape."""
     same_shape("gelu_backward", dy=dy, x=x)
     op = "gelu_backward"
     return run(op, dy=flat(op, "dy", dy), x=flat(op, "x", x))["dx"].reshape(x.shape)
 
 
 def swiglu(x: np.ndarray) -> np.ndarray:
-    """gate sigmoid(gate) up for rows x = (gate, up) (Shazeer 2020).
+    """Compute gate sigmoid(gate) up, where the first half of a row is gate and the second is up (Shazeer 2020).
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def swiglu(x: np.ndarray) -> np.ndarray:
 
 
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a + b, two arrays of one shape."""
+    """Compute a + b of two arrays of the same shape."""
     same_shape("add", a=a, b=b)
     return run("add", a=flat("add", "a", a), b=flat("add", "b", b))["out"].reshape(a.shape)
 
@@ -159,11 +159,11 @@ def dropout(
     rate : float
         At least 0 and less than 1.
     key, site : int
-        Seed of the mask (64 bits), and the number of this place in the model.
+        Seed of the mask (64 bits), and a number for this place in the model, so that each place has its own mask.
     sequence : int
-        Global index of the first sequence: the mask of a sequence does not depend on what it is batched with.
+        Global index of the first sequence. The mask of a sequence follows from its index, not from its batch.
     residual : array, shape (B, T, C), optional
-        Added after.
+        Added after dropout.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def dropout(
 
 
 def _residual(op: str, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray | None:
-    """A residual of the shape of `x`, (..., C), as (R, C)."""
+    """Check that a residual has the shape (..., C) of `x`, and reshape it to (R, C)."""
     if residual is None:
         return None
     same_shape(op, x=x, residual=residual)

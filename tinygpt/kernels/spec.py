@@ -1,9 +1,9 @@
-"""One record per op: its arguments in order, their shapes, and what a call costs.
+"""Specification of every op: its arguments in order, their shapes and dtypes, and the cost of a call.
 
-Argument checks, `tinygpt bench`, the stubs and the test of signatures read these records, so that none of them has a
-list of its own. A shape is written in the letters of the field: rows R, width C, batch B, time T,
-heads H, head width D, vocabulary V, product M x K by K x N, scales S of a row. Letters get their values from the
-arrays of a call.
+Argument checks, `tinygpt bench`, the generated stubs and the test of signatures read these records, so that none of
+them has a list of its own. Shapes are written in letters: rows R, width C, batch B, time T, heads H, head width D,
+vocabulary V, MLP width F, and (M, K) x (K, N) for a product. In attention S is the number of keys and G the number of
+key/value heads; in `matmul_int8` S is the number of scales in a row. The arrays of a call give letters their values.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ class Arg:
     Parameters
     ----------
     name : str
+        Name of the parameter in every rung.
     role : str
-        ``in`` is only read, ``out`` is written before it is read, ``inout`` is added to or updated, ``scalar`` is a
-        plain number.
+        ``in``: an array that is only read. ``out``: an array that is written before it is read. ``inout``: an array
+        that is updated. ``scalar``: a number.
     shape : str
-        Letters and products of letters, as in ``"B*T C"``; empty for a scalar.
+        Axes as letters or products of letters, for example ``"B*T C"``; empty for a scalar.
     dtype : str
+        Dtype of the array.
     optional : bool
-        May be None.
+        The argument may be None.
     strided : bool
         Only the last axis must be contiguous.
     swapped_by : str
-        Name of the flag under which the two axes of `shape` stand in the other order.
+        Name of a flag; if it is true, the two axes of `shape` are in the other order.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Arg:
     swapped_by: str = ""
 
     def axes(self, flags: Mapping[str, Any]) -> list[str]:
-        """The axes in the order that holds under the flags of a call."""
+        """Return the axes in the order that the flags of a call imply."""
         axes = self.shape.split()
         return axes[::-1] if self.swapped_by and flags.get(self.swapped_by) else axes
 
@@ -66,16 +68,16 @@ class Op:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The argument names in order; every rung has exactly these."""
+        """The names of the arguments in order; every rung has exactly these parameters."""
         return (*(arg.name for arg in self.args), "n_threads")
 
     @property
     def module(self) -> str:
-        """The csrc file that holds the op."""
+        """The compiled module, and file of csrc, that contains the op."""
         return MODULES.get(self.name.removesuffix("_backward"), self.name.removesuffix("_backward"))
 
     def work(self, dims: Dims) -> int:
-        """Scalar operations of one call, from which the number of threads follows."""
+        """Return the scalar operations of one call, which decide about the number of threads."""
         if self.name in ("attention", "attention_backward"):
             once = attention_work(dims["B"], dims["H"], dims["T"], dims["S"], dims["D"])
             return once if self.name == "attention" else 2 * once
@@ -85,7 +87,7 @@ class Op:
         return WORK[self.name] * elements
 
     def bytes(self, dims: Dims, without: frozenset[str] = frozenset()) -> int:
-        """Bytes that have to move between memory and the core if nothing is in cache; inout arrays count twice."""
+        """Return the bytes that move between memory and core if no array is in a cache; inout arrays count twice."""
         total = 0
         for arg in self.args:
             if arg.shape and arg.name not in without:
@@ -95,7 +97,7 @@ class Op:
 
 
 def size(axis: str, dims: Dims) -> int:
-    """The length of an axis such as ``"2*F"`` once its letters are known."""
+    """Return the length of an axis such as ``"2*F"``, given the values of its letters."""
     length = 1
     for factor in axis.split("*"):
         length *= int(factor) if factor.isdigit() else dims[factor]
@@ -107,7 +109,7 @@ _ARG = re.compile(r"(?P<role>in|out|inout|scalar) (?P<name>\w+)(?P<optional>\?)?
 
 
 def _op(name: str, arguments: str, flops: Callable[[Dims], int]) -> Op:
-    """Read the one-line notation of the table below: ``role name [shape]``, ``?`` optional, ``~`` strided."""
+    """Parse the notation of the table below: ``role name [shape]^flag dtype``, ``?`` optional, ``~`` strided."""
     args = []
     for text in arguments.split(", "):
         found = _ARG.match(text.strip())
@@ -127,7 +129,7 @@ def _op(name: str, arguments: str, flops: Callable[[Dims], int]) -> Op:
     return Op(name, tuple(args), flops)
 
 
-# Ops that share a file with another op; every other op lives in csrc/<op>.pyx.
+# Ops that share a file with another op; every other op is in csrc/<op>.pyx.
 MODULES = {
     "gelu": "activation",
     "swiglu": "activation",
@@ -210,7 +212,7 @@ _TABLE = [
 
 
 def _pairs(d: Dims) -> int:
-    """Query-key pairs under the causal mask: query t of T sees S - T + t + 1 of the S keys."""
+    """Count the query-key pairs under the causal mask: query t of T sees S - T + t + 1 of the S keys."""
     return d["B"] * d["H"] * (d["T"] * (d["S"] - d["T"]) + d["T"] * (d["T"] + 1) // 2)
 
 
@@ -218,31 +220,31 @@ OPS: dict[str, Op] = {op.name: op for op in _TABLE}
 
 
 def check(name: str, arrays: Mapping[str, np.ndarray | None], **flags: Any) -> Dims:
-    """Hold the arrays of a call against the record of the op.
+    """Check the arrays of a call against the record of the op, and return the value of every letter.
 
     Parameters
     ----------
     name : str
-        The op.
+        Name of the op.
     arrays : mapping
-        Argument name to array; arguments that the caller allocates itself may be missing.
+        Argument name to array. Outputs that are not allocated yet may be missing.
     **flags
-        Scalars that decide about shapes (``trans_a``, ``trans_b``).
+        Scalars that change the order of axes (``trans_a``, ``trans_b``).
 
     Returns
     -------
     dict
-        The value of every letter.
+        Letter to size, for example ``{"M": 2, "K": 3, "N": 4}``.
 
     Raises
     ------
     TypeError
-        An argument is no array, is None without being optional, or has another dtype.
+        An argument is not an array, is None without being optional, or has the wrong dtype.
     ValueError
-        An argument has another number of axes or another length than the op asks for.
+        An argument has the wrong number of axes or the wrong length.
     """
     dims: Dims = {}
-    # An axis such as B*T says nothing as long as B and T are unknown, so arguments with one come last.
+    # Arguments with an axis such as B*T come last, because its length says nothing while B and T are unknown.
     for arg in sorted(OPS[name].args, key=lambda arg: _PRODUCT.search(arg.shape) is not None):
         if not arg.shape or arg.name not in arrays:
             continue
@@ -258,7 +260,7 @@ def check(name: str, arrays: Mapping[str, np.ndarray | None], **flags: Any) -> D
 
 
 def _bind(name: str, arg: Arg, shape: tuple[int, ...], axes: list[str], dims: Dims) -> None:
-    """Give letters their values from one array, or raise ValueError where they already have another."""
+    """Set letters from the shape of one array; ValueError if a letter already has another value."""
     if len(shape) != len(axes):
         raise ValueError(f"[{name}] '{arg.name}' must have {len(axes)} axes ({', '.join(axes)}), got shape {shape}")
     for length, axis in zip(shape, axes, strict=True):

@@ -1,8 +1,8 @@
-"""The number of threads that kernels use.
+"""Number of threads that kernels use.
 
-The default is the least of what OpenMP offers, the physical cores, the processors that this process may run on and its
-cgroup's quota of processor time: more threads than that wait for each other. Unless a number is fixed, loops that
-repeat a step may lower it while other programs are busy (`tinygpt.kernels.adaptive`).
+The default is the smallest of four limits: OpenMP's own, the physical cores, the processors that this process may run
+on, and its cgroup's quota of processor time. More threads would only wait for each other. Unless the number is fixed,
+training, evaluation and generation may lower it while other programs are busy (`tinygpt.kernels.adaptive`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Literal
 
 from tinygpt.core import cpu
 
-# Below this many scalar operations one thread is used. Opening a parallel region costs a fraction of a microsecond
-# while the threads are awake (OpenMP's spin for some milliseconds after a region), tens of microseconds and more once
-# they sleep, and a turn of the scheduler where other programs hold the cores (benchmarks/test_threads.py measures the
-# first two). A scalar kernel does at most about 4 operations per nanosecond, and two threads save half of the time:
-# 2^17 operations save 16 microseconds, between the two prices. Half or a quarter of it trains no faster, and 2^17 keeps
-# the decoding of small models, one row at a time, from depending on threads.
+# Below this many scalar operations one thread is used, because opening a parallel region costs time: a fraction of a
+# microsecond while the threads are awake (OpenMP's threads spin for some milliseconds after a region), and tens of
+# microseconds once they sleep. benchmarks/test_threads.py measures both. Where other programs hold the cores, it costs
+# a time slice of the scheduler. A scalar kernel does at most about 4 operations per nanosecond and two threads save
+# half of the time, so 2^17 operations save 16 microseconds, which lies between the two costs. Training is no faster
+# with half or a quarter of it. At 2^17, small models decode on one thread, so that they do not wait for others.
 SMALL_WORK = 131_072
 
 AUTO: Literal["auto"] = "auto"
 NUM_THREADS_VARIABLE = "TINYGPT_NUM_THREADS"
 
-MOST = 1024  # kernels have scratch for every thread, so a typing error must not ask for a million
+MOST = 1024  # kernels allocate scratch memory per thread, so a mistyped number must not ask for a million
 
 _threads = 1
 _automatic = True
@@ -73,7 +73,7 @@ def _cgroup_quota() -> float:
 
 
 def limits() -> dict[str, int]:
-    """Return the bounds of the default number of threads, by name."""
+    """Return the limits of the default number of threads, by name."""
     quota = _cgroup_quota()
     return {
         "OpenMP": cpu.max_threads(),
@@ -138,7 +138,7 @@ def set_num_threads(n: int | Literal["auto"]) -> None:
 
 
 def is_automatic() -> bool:
-    """Tell whether loops may change the number of threads: nobody fixed it."""
+    """Tell whether the number of threads may change while a loop runs, because nobody fixed it."""
     return _automatic
 
 
@@ -159,13 +159,13 @@ def _restore(n: int, automatic: bool) -> None:
 
 
 def use(n: int) -> None:
-    """Change the number of threads without fixing it."""
+    """Change the number of threads; loops may still change it."""
     global _threads
     _threads = n
 
 
 def for_work(operations: int) -> int:
-    """Return the threads for a call of `operations` scalar operations: 1 where opening a parallel region costs more."""
+    """Return the number of threads for a call of `operations` scalar operations: 1 if it is too small to share."""
     return _threads if operations >= SMALL_WORK else 1
 
 

@@ -1,4 +1,4 @@
-"""What an optimizer needs, on plain arrays: AdamW in place, and the sum of squares that clipping starts from."""
+"""Optimizer ops on plain arrays: an AdamW step in place, and the squared norm for gradient clipping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tinygpt.kernels.edge import contiguous, flat, run, same_shape
 
 
 def squared_norm(x: np.ndarray) -> float:
-    """The sum of the squares of all elements, summed in float64.
+    """Compute the sum of the squares of all elements, in float64.
 
     Parameters
     ----------
@@ -34,18 +34,22 @@ def adamw(
     weight_decay: float = 0.1,
     grad_scale: float = 1.0,
 ) -> np.ndarray:
-    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2), in place.
+    """Update parameters in place by one step of AdamW (Loshchilov & Hutter 2019, algorithm 2).
 
     Parameters
     ----------
     param, m, v : array, any shape, float32
-        Parameters and the two running means; C-contiguous and writable, updated in place.
-    grad : array, the same shape
+        Parameters, and running means of the gradient and of its square. C-contiguous and writable; updated in place.
+    grad : array, same shape
+        Gradient of the parameters.
     step : int
         Number of this step, from 1.
-    lr, betas, eps, weight_decay : float
+    lr, eps, weight_decay : float
+        Learning rate, number added to the denominator, and decay per step as a multiple of `lr`.
+    betas : tuple of float
+        Decay rates of the two running means.
     grad_scale : float
-        The gradient is multiplied by it on the way in.
+        Factor of the gradient, used for clipping.
 
     Returns
     -------

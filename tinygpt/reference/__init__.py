@@ -1,11 +1,11 @@
 """Every op as its formula in float64 NumPy, and three lessons: `gpt`, `bpe` and `one_file`.
 
-A beginner reads `gpt` first, a whole forward pass; `bpe` is byte-pair encoding; `one_file` trains and samples a GPT.
+Begin with `gpt`, a whole forward pass. `bpe` is byte-pair encoding, and `one_file` trains a GPT and samples from it.
 
-The kernels are tested against these formulas. A function has the name of its op. Its arguments are those that
-`tinygpt.kernels.spec` marks ``in`` or ``scalar``, by the same names, and it returns the outputs in the same order. The
-code is plain rather than fast: masks are built and nothing is blocked. No function has the argument ``accumulate``,
-because the caller can add.
+The kernels are tested against the formulas. A function has the name of its op. It takes the arguments that
+`tinygpt.kernels.spec` marks ``in`` or ``scalar``, by the same names, and returns the outputs in the same order. The
+code is plain rather than fast: for example, attention builds its whole mask and score matrix. No function has the
+argument ``accumulate``, because the caller can add.
 """
 
 from tinygpt.reference.activation import add, dropout, dropout_mask, gelu, gelu_backward, swiglu, swiglu_backward

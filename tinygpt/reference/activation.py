@@ -1,4 +1,4 @@
-"""Ops that work element by element: activations, the sum, dropout."""
+"""Formulas of the elementwise ops: activations, addition, dropout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ GELU_CUBIC = 0.044715
 
 
 def gelu(x: ArrayLike) -> Array:
-    """Let x through as far as it is large: out = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3).
+    """Pass large inputs and suppress negative ones: out = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3).
 
-    Hendrycks and Gimpel 2016, section 2, the form with tanh.
+    Hendrycks and Gimpel 2016, section 2, the approximation by tanh.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def gelu(x: ArrayLike) -> Array:
 
 
 def gelu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
-    """Gradient of `gelu`, with t = tanh(u) and u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2).
+    """Compute the gradient of `gelu`, with t = tanh(u) and u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2).
 
         dx = dy ((1 + t)/2 + x/2 (1 - t^2) u')
 
@@ -49,7 +49,7 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
 
 
 def sigmoid(x: ArrayLike) -> Array:
-    """The logistic function 1 / (1 + exp(-x)), written so that exp never overflows.
+    """Compute the logistic function 1 / (1 + exp(-x)) in a form in which exp cannot overflow.
 
     Parameters
     ----------
@@ -67,12 +67,12 @@ def sigmoid(x: ArrayLike) -> Array:
 def swiglu(x: ArrayLike) -> Array:
     """Gate one half of a row with the other: out = gate sigmoid(gate) up.
 
-    Shazeer 2020, eq. (6), without the products around it.
+    Shazeer 2020, eq. (6), without the projections before and after it.
 
     Parameters
     ----------
     x : array, shape (R, 2 F)
-        The first F columns are the gate, the last F are up.
+        The first F columns are `gate`, the last F are `up`.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def swiglu(x: ArrayLike) -> Array:
 
 
 def swiglu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
-    """Gradient of `swiglu`, with s = sigmoid(gate).
+    """Compute the gradient of `swiglu`, with s = sigmoid(gate).
 
         dgate = dy up s (1 + gate (1 - s))          dup = dy gate s
 
@@ -118,7 +118,7 @@ def add(a: ArrayLike, b: ArrayLike) -> Array:
 def dropout(x: ArrayLike, residual: ArrayLike | None, rate: float, key: int, site: int, sequence: int, T: int) -> Array:
     """Drop elements with probability `rate`, scale the others: out = residual + x keep / (1 - rate).
 
-    Srivastava et al. 2014, section 4, with the scale moved from testing to training.
+    Srivastava et al. 2014, section 4, except that the scale is applied in training instead of at test time.
 
     Parameters
     ----------
@@ -139,10 +139,11 @@ def dropout(x: ArrayLike, residual: ArrayLike | None, rate: float, key: int, sit
 
 
 def dropout_mask(shape: tuple[int, ...], rate: float, key: int, site: int, sequence: int, T: int) -> NDArray[np.bool_]:
-    """Which elements are kept: each has a number of its own, whatever is computed beside it.
+    """Draw the elements that dropout keeps; each draw depends on the element's own indices alone, not on the batch.
 
-    Number n of the stream that starts at s is mix(s + (n + 1) step): SplitMix64 of Steele, Lea and Flood 2014. Site,
-    sequence, position and column pick a number in turn, and that number starts the next stream.
+    Number n of the random stream that starts at s is mix(s + (n + 1) step): SplitMix64 of Steele, Lea and Flood 2014.
+    The site picks a number of the stream that starts at `key`. That number starts the next stream, from which the
+    sequence picks, then the position, then the column.
 
     Parameters
     ----------
@@ -151,9 +152,9 @@ def dropout_mask(shape: tuple[int, ...], rate: float, key: int, site: int, seque
     rate : float
         An element is kept when the upper 32 bits of its number are at least rate 2^32.
     key, site, sequence : int
-        Seed of the stream, place in the model, global index of the first sequence.
+        Seed, number of this place in the model, and global index of the first sequence.
     T : int
-        Rows of one sequence.
+        Number of rows of one sequence.
 
     Returns
     -------
@@ -168,12 +169,12 @@ def dropout_mask(shape: tuple[int, ...], rate: float, key: int, site: int, seque
 
 
 def _draw(stream: NDArray[np.uint64], n: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Number n of a stream, modulo 2^64; the step is 2^64 divided by the golden ratio, made odd."""
+    """Return number n of a stream, modulo 2^64; the step is 2^64 divided by the golden ratio, made odd."""
     return _mix(stream + (n + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Variant 13 of Stafford's finalisers, 2011: a bijection of 64 bits in which each bit of z reaches all others."""
+    """Mix 64 bits so that each bit of z affects all others: a bijection, variant 13 of Stafford's finalisers, 2011."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""The formulas of the optimizer: AdamW and the sum of squares."""
+"""Formulas of the optimizer ops: AdamW and the sum of squares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinygpt.reference.common import Array, f64
 
 
 def squared_norm(x: ArrayLike) -> float:
-    """The sum of squares, correctly rounded for float32 values, whose squares are exact in float64.
+    """Compute the sum of squares, correctly rounded: the squares of float32 values are exact in float64.
 
     Parameters
     ----------
@@ -37,19 +37,22 @@ def adamw(
     step: int,
     grad_scale: float = 1.0,
 ) -> tuple[Array, Array, Array]:
-    """One step of Adam with decoupled weight decay: Loshchilov and Hutter 2019, algorithm 2, decay times lr.
+    """Compute one step of Adam with decoupled weight decay: Loshchilov and Hutter 2019, algorithm 2, decay times lr.
 
     g = grad_scale grad, m' = beta1 m + (1 - beta1) g, v' = beta2 v + (1 - beta2) g^2, and
     param' = (1 - lr weight_decay) param - lr m' / (1 - beta1^step) / (sqrt(v' / (1 - beta2^step)) + eps).
 
     Parameters
     ----------
-    param, grad, m, v : array, shape (N,)
+    param, grad : array, shape (N,)
+        Parameters and their gradient.
+    m, v : array, shape (N,)
+        Running means of the gradient and of its square.
     lr, beta1, beta2, eps, weight_decay : float
     step : int
-        Counts from 1.
+        Number of this step, from 1.
     grad_scale : float
-        Multiplies the gradient first (clipping).
+        Factor of the gradient, used for clipping.
 
     Returns
     -------

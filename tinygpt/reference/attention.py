@@ -1,4 +1,4 @@
-"""Causal attention with grouped queries, and rotary positions."""
+"""Formulas of causal attention with grouped queries, and of rotary position embedding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tinygpt.reference.common import Array, f64
 
 
 def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: float) -> tuple[Array, Array, Array]:
-    """Average the values that a query asks for: out[t] = sum_s w[t, s] v[s], w[t] = softmax_s(scale q[t] . k[s]).
+    """Average values by how well keys match a query: out[t] = sum_s w[t, s] v[s], w[t] = softmax_s(scale q[t] . k[s]).
 
-    Vaswani et al. 2017, eq. (1), causal: query t stands at position S - T + t and sees the keys up to there. Query head
-    h reads key and value head h // (H // G), the grouped queries of Ainslie et al. 2023.
+    Vaswani et al. 2017, eq. (1), causal: query t is at position S - T + t and sees the keys up to this position. Query
+    head h reads key and value head h // (H // G), the grouped queries of Ainslie et al. 2023.
 
     Parameters
     ----------
@@ -20,15 +20,15 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: float) -> tuple[A
     k, v : array, shape (B, S, G, D)
         G divides H; S is at least T.
     scale : float
-        1 / sqrt(D) as a rule.
+        Usually 1 / sqrt(D).
 
     Returns
     -------
     out : array, shape (B, T, H, D)
     lse : array, shape (B, H, T)
-        log sum_s exp(score): what turns a score into its weight.
+        log sum_s exp(score), the log-sum-exp: a weight is exp(score - lse).
     weights : array, shape (B, H, T, S)
-        exp(score - lse); 0 where a key lies in the future.
+        Attention weights; 0 where a key is later than the query.
     """
     q, v = f64(q), f64(v)
     scores = attention_scores(q, k, scale)
@@ -41,12 +41,12 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: float) -> tuple[A
 def attention_backward(
     dout: ArrayLike, q: ArrayLike, k: ArrayLike, v: ArrayLike, out: ArrayLike, lse: ArrayLike, scale: float
 ) -> tuple[Array, Array, Array]:
-    """Gradient of `attention`, with w = exp(score - lse).
+    """Compute the gradient of `attention`, with w = exp(score - lse).
 
         ds = scale w (dout . v - dout . out)          dq = ds k          dk = ds^T q          dv = w^T dout
 
-    The weights are computed again from `lse`, and sum_s w (dout . v) is dout . out: Dao et al. 2022, appendix B.2. Keys
-    and values collect from all query heads of their group.
+    The weights are recomputed from `lse`, and sum_s w (dout . v) is dout . out: Dao et al. 2022, appendix B.2. The
+    gradients of keys and values are sums over all query heads of their group.
 
     Parameters
     ----------
@@ -72,30 +72,30 @@ def attention_backward(
 
 
 def attention_scores(q: ArrayLike, k: ArrayLike, scale: float) -> Array:
-    """Scores scale q[t] . k[s], and -inf where s lies after t; shape (B, H, T, S)."""
+    """Compute the scores scale q[t] . k[s], shape (B, H, T, S); -inf where key s is later than query t."""
     q = f64(q)
     scores = scale * np.einsum("bthd,bshd->bhts", q, spread_heads(f64(k), q.shape[2]))
     return np.where(visible(*scores.shape[2:]), scores, -np.inf)
 
 
 def visible(T: int, S: int) -> NDArray[np.bool_]:
-    """The causal mask, shape (T, S): query t, at position S - T + t, sees the keys up to there."""
+    """Build the causal mask, shape (T, S): query t, at position S - T + t, sees the keys up to this position."""
     return np.arange(S) <= S - T + np.arange(T)[:, None]
 
 
 def spread_heads(x: Array, heads: int) -> Array:
-    """From (B, S, G, D) to (B, S, H, D): head h is head h // (H // G) of `x`."""
+    """Expand (B, S, G, D) to (B, S, H, D): head h is head h // (H // G) of `x`."""
     return np.repeat(x, heads // x.shape[2], axis=2)
 
 
 def gather_heads(x: Array, groups: int) -> Array:
-    """The adjoint of `spread_heads`: (B, S, H, D) to (B, S, G, D), summed over the heads of a group."""
+    """Reduce (B, S, H, D) to (B, S, G, D), the sum over the heads of a group: the adjoint of `spread_heads`."""
     batch, length, heads, width = x.shape
     return x.reshape(batch, length, groups, heads // groups, width).sum(axis=3)
 
 
 def rope(x: ArrayLike, cos: ArrayLike, sin: ArrayLike, inverse: bool = False) -> Array:
-    """Turn the pair (x[j], x[j + E]) by an angle that grows with the position t.
+    """Rotate the pair (x[j], x[j + E]) by an angle that grows with the position t.
 
     out[j] = x[j] cos[t, j] - x[j + E] sin[t, j] and out[j + E] = x[j + E] cos[t, j] + x[j] sin[t, j] for j < E: Su et
     al. 2021, eq. (34), with the pairs half a head apart.
@@ -105,7 +105,7 @@ def rope(x: ArrayLike, cos: ArrayLike, sin: ArrayLike, inverse: bool = False) ->
     x : array, shape (B, T, H, 2 E)
     cos, sin : array, shape (T, E)
     inverse : bool
-        Turn the other way, which is also the gradient.
+        Rotate by the negative angle, which is also the gradient.
 
     Returns
     -------

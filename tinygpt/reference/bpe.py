@@ -1,16 +1,16 @@
 """Byte-pair encoding in a few lines: how a tokenizer learns its vocabulary from a text.
 
 Start with the 256 bytes as tokens. Find the pair of neighbouring tokens that occurs most often, make it a token of its
-own, and replace it everywhere. Repeat. Frequent words become one token, rare ones stay in pieces, and any text can be
-written, because all bytes are in the vocabulary.
+own, and replace it everywhere. Repeat. Frequent words become one token and rare words stay in pieces. Any text can be
+encoded, because all bytes are in the vocabulary.
 
     merges = train(["low", "lower", "lowest"], 2)     # [(b"l", b"o"), (b"lo", b"w")]
     encode(merges, "slow")                            # [115, 257]: s, low
     decode(merges, [115, 257])                        # "slow"
 
-This file does the work in the plainest way: every round counts the whole text again. `tinygpt.tokenizers.BPETokenizer`
-learns the same merges, but touches only the words that a merge changes. It also splits a text into words by a pattern;
-here the caller does that. No merge crosses the border between two words.
+This file works in the plainest way: every round counts all pairs again. `tinygpt.tokenizers.BPETokenizer` learns the
+same merges, but counts again only in words that a merge changes. It also splits a text into words by a pattern; here
+the caller does that. No merge crosses the border between two words.
 
 References
 ----------
@@ -39,8 +39,8 @@ def merge(tokens, pair):
 def train(words, n_merges):
     """Learn up to `n_merges` merges, the most frequent pair first.
 
-    Of pairs with the same count, the first in the order of bytes is taken, so that the result is always the same. A
-    pair that occurs only once is not worth a token.
+    Of pairs with the same count, the first in the order of bytes is merged, so that the result is always the same.
+    Training stops early when no pair occurs twice, because a token for a single occurrence saves nothing.
     """
     words = [pieces(word) for word in words]
     merges: list[tuple[bytes, bytes]] = []
@@ -60,7 +60,7 @@ def vocabulary(merges):
 
 
 def encode(merges, word):
-    """Turn a word into token numbers: make the merges in the order in which they were learned."""
+    """Turn a word into token numbers: apply the merges in the order in which they were learned."""
     tokens = pieces(word)
     for pair in merges:
         tokens = merge(tokens, pair)

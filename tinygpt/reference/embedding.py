@@ -1,4 +1,4 @@
-"""The lookup of rows by token and by position."""
+"""Formulas of the embedding: rows looked up by token and by position."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ def embedding(tokens: ArrayLike, table: ArrayLike, positions: ArrayLike | None =
     Parameters
     ----------
     tokens : array of int, shape (B, T)
+        Token ids in 0..V-1.
     table : array, shape (V, C)
+        One row for each token of the vocabulary.
     positions : array, shape (P, C), optional
+        One row for each position of the context.
     start : int
-        Position of the first token.
+        Position of the first token in the context.
 
     Returns
     -------
@@ -31,7 +34,7 @@ def embedding(tokens: ArrayLike, table: ArrayLike, positions: ArrayLike | None =
 
 
 def embedding_backward(dy: ArrayLike, tokens: ArrayLike, V: int, P: int = 0, start: int = 0) -> tuple[Array, Array]:
-    """Gradient of `embedding`: every row of dy goes back to where it was looked up.
+    """Compute the gradient of `embedding`: add every row of dy to the rows that were looked up.
 
         dtable[v] = sum of dy[b T + t] over tokens[b, t] = v          dpositions[start + t] = sum_b dy[b T + t]
 
@@ -40,8 +43,9 @@ def embedding_backward(dy: ArrayLike, tokens: ArrayLike, V: int, P: int = 0, sta
     dy : array, shape (B T, C)
     tokens : array of int, shape (B, T)
     V, P : int
-        Rows of the table and of the positions; no kernel has these arguments, since they are lengths of its outputs.
+        Number of rows of the table and of the positions. Kernels take these sizes from their output arrays instead.
     start : int
+        Position of the first token in the context.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """A whole GPT in plain NumPy: read this file first.
 
-A language model reads some tokens (numbers that stand for pieces of text) and gives, after each of them, a score for
-every token that could come next. The scores are called logits. This file computes them for a model of the GPT-2 kind in
-the way the formulas are written, with nothing hidden and nothing made fast. The rest of the package computes the same
-numbers faster, and learns the weights.
+A language model reads tokens, which are numbers for pieces of text. After each token it gives a score to every token
+that could come next. The scores are called logits. This file computes the logits of a model of the GPT-2 kind as the
+formulas are written, with nothing hidden and nothing optimised. The rest of the package computes the same numbers
+faster, and learns the weights.
 
     logits = forward(weights, tokens, n_head)
 
@@ -22,19 +22,19 @@ import numpy as np
 
 
 def softmax(x):
-    """Turn scores into probabilities: positive, and of sum 1 along the last axis."""
-    # Subtracting the maximum changes nothing in the ratio, and keeps exp from overflowing.
+    """Turn scores into probabilities: positive numbers with sum 1 along the last axis."""
+    # Subtracting the maximum does not change the ratio, and keeps exp from overflowing.
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
 def gelu(x):
-    """Let large inputs pass and hold small ones back: a smooth step (Hendrycks and Gimpel 2016, tanh form)."""
+    """Pass large inputs and suppress negative ones: a smooth step (Hendrycks and Gimpel 2016, tanh form)."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def layernorm(x, weight, bias, eps=1e-5):
-    """Shift and scale every row to mean 0 and variance 1, then let the model choose another mean and scale."""
+    """Shift and scale every row to mean 0 and variance 1, then apply a learned scale and shift."""
     mean = x.mean(axis=-1, keepdims=True)
     variance = x.var(axis=-1, keepdims=True)
     return (x - mean) / np.sqrt(variance + eps) * weight + bias
@@ -48,15 +48,15 @@ def linear(x, weight, bias):
 def attention(x, weights, name, n_head):
     """Let every token collect information from the tokens before it, and from itself.
 
-    Each token sends out a query (what it looks for) and offers a key (what it has) and a value (what it tells). A query
-    that fits a key gives that token's value a large share.
+    Each token has a query (what it searches for), a key (what it offers) and a value (what it passes on). The better a
+    query matches the key of a token, the larger is the share of that token's value in the result.
     """
     T, C = x.shape
     qkv = linear(x, weights[f"{name}.qkv.weight"], weights[f"{name}.qkv.bias"])  # (T, 3 C)
     q, k, v = np.split(qkv, 3, axis=-1)  # (T, C) each
     D = C // n_head
     heads = []
-    for h in range(n_head):  # every head has D columns of its own and looks for something else
+    for h in range(n_head):  # every head has D columns of its own, so it can search for something else
         columns = slice(h * D, (h + 1) * D)
         scores = q[:, columns] @ k[:, columns].T / math.sqrt(D)  # (T, T): row t holds the scores of token t
         future = np.triu(np.ones((T, T), bool), k=1)  # True where the column is later than the row
@@ -66,7 +66,7 @@ def attention(x, weights, name, n_head):
 
 
 def mlp(x, weights, name):
-    """Let every token think by itself about what it collected: widen, bend, narrow again."""
+    """Process every token by itself: project to four times the width, apply gelu, project back."""
     wide = gelu(linear(x, weights[f"{name}.up.weight"], weights[f"{name}.up.bias"]))  # (T, 4 C)
     return linear(wide, weights[f"{name}.down.weight"], weights[f"{name}.down.bias"])  # (T, C)
 
@@ -78,14 +78,14 @@ def forward(weights, tokens, n_head):
     x = weights["wte.weight"][tokens] + weights["wpe.weight"][: len(tokens)]
     n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
     for i in range(n_layer):
-        # Each half of a block reads the stream and adds something to it. Nothing is ever overwritten.
+        # Attention and MLP each read the stream and add their result to it. Nothing is ever overwritten.
         block = f"blocks.{i}"
         normed = layernorm(x, weights[f"{block}.norm1.weight"], weights[f"{block}.norm1.bias"])
         x = x + attention(normed, weights, f"{block}.attn", n_head)
         normed = layernorm(x, weights[f"{block}.norm2.weight"], weights[f"{block}.norm2.bias"])
         x = x + mlp(normed, weights, f"{block}.mlp")
     x = layernorm(x, weights["norm.weight"], weights["norm.bias"])
-    return x @ weights["wte.weight"].T  # how well does the result fit each token's own row?
+    return x @ weights["wte.weight"].T  # a logit is the dot product with the row of a token
 
 
 def generate(weights, tokens, n_head, count, rng):

@@ -1,14 +1,14 @@
-"""Train a GPT and let it write, in one file of plain NumPy.
+"""Train a GPT and generate text with it, in one file of plain NumPy.
 
     python one_file.py shakespeare.txt
 
-That is the whole algorithm: a model, its gradient written by hand, Adam, and a loop. Everything else in this package
-makes it faster, safer or more comfortable. Read `gpt.py` first; that file explains the forward pass slowly.
+This is the whole algorithm: a model, its gradient written by hand, Adam, and a training loop. Everything else in this
+package makes it faster, safer or more comfortable. Read `gpt.py` first; it explains the forward pass in small steps.
 
 Each function is followed by its gradient. Then the model is put together, and the optimizer and the loop come last.
 
-A gradient has the name of its value with a d in front: ``dx`` is the derivative of the loss by ``x`` and has the shape
-of ``x``. Each ``..._backward`` takes the gradient of an output and returns the gradients of the inputs.
+A gradient has the name of its value with a d in front: ``dx`` is the derivative of the loss with respect to ``x``, and
+has the shape of ``x``. Each ``..._backward`` takes the gradient of an output and returns the gradients of the inputs.
 
 Letters: B sequences in a batch, T tokens in each, N = B T, C width of the model, H heads, D = C / H, V vocabulary.
 
@@ -28,7 +28,7 @@ STEPS = 1000
 
 
 def softmax(x):
-    """Turn scores into probabilities: positive, and of sum 1 along the last axis."""
+    """Turn scores into probabilities: positive numbers with sum 1 along the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))  # the maximum cancels in the ratio, and exp cannot overflow
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -40,12 +40,12 @@ def linear(x, weight, bias):
 
 def linear_backward(dy, x, weight):
     """Return dx (N, in), dweight (out, in), dbias (out,)."""
-    # y[n, o] = sum_i x[n, i] weight[o, i]: each weight has met every row of x, so its gradient sums over the rows.
+    # y[n, o] = sum_i x[n, i] weight[o, i]: each weight is used in every row, so its gradient is a sum over the rows.
     return dy @ weight, dy.T @ x, dy.sum(axis=0)
 
 
 def gelu(x):
-    """Let large inputs pass and hold small ones back: a smooth step (tanh form)."""
+    """Pass large inputs and suppress negative ones: a smooth step (tanh form)."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -59,7 +59,7 @@ def gelu_backward(dy, x):
 def layernorm(x, weight, bias):
     """Shift and scale every row to mean 0 and variance 1, then apply a learned scale and shift.
 
-    Returns the result, and for the gradient the normalised rows (N, C) and the factor 1 / deviation (N, 1).
+    Returns the result and, for the gradient, the normalised rows (N, C) and 1 / standard deviation (N, 1).
     """
     rstd = 1 / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
     xhat = (x - x.mean(axis=-1, keepdims=True)) * rstd
@@ -69,17 +69,17 @@ def layernorm(x, weight, bias):
 def layernorm_backward(dy, xhat, rstd, weight):
     """Return dx (N, C), dweight (C,), dbias (C,)."""
     dxhat = dy * weight
-    # Adding a constant to a row, or scaling it, changes nothing in xhat. So dx has no part in these two directions: the
-    # mean of dxhat and its part along xhat are taken out.
+    # Adding a constant to a row, or scaling it, does not change xhat. So dx has no component in these two directions:
+    # the mean of dxhat and its component along xhat are subtracted.
     along = (dxhat * xhat).mean(axis=-1, keepdims=True)
     dx = rstd * (dxhat - dxhat.mean(axis=-1, keepdims=True) - xhat * along)
     return dx, (dy * xhat).sum(axis=0), dy.sum(axis=0)
 
 
 def attention(q, k, v):
-    """Give every token an average of the values before it and its own, by how well its query fits their keys.
+    """Give every token an average of its own and all earlier values, weighted by how well its query matches their keys.
 
-    q, k, v and the result are (B, H, T, D). Also returns the shares (B, H, T, T) of the average.
+    q, k, v and the result are (B, H, T, D). Also returns the weights of the average, `shares` (B, H, T, T).
     """
     T, D = q.shape[-2:]
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)
@@ -92,7 +92,7 @@ def attention_backward(dout, q, k, v, shares):
     """Return dq, dk, dv, each (B, H, T, D)."""
     dv = shares.swapaxes(-1, -2) @ dout
     dshares = dout @ v.swapaxes(-1, -2)
-    # Softmax: shares have sum 1, so only the difference from the average of dshares moves them. Future shares are 0.
+    # Softmax: shares have sum 1, so only the difference from the average of dshares counts. Future shares are 0.
     dscores = shares * (dshares - (shares * dshares).sum(axis=-1, keepdims=True)) / math.sqrt(q.shape[-1])
     return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv
 
@@ -166,18 +166,18 @@ def loss_and_gradients(w, tokens, targets, H):
     loss = -np.log(probabilities[n, targets.reshape(-1)]).mean()
 
     dlogits = probabilities.copy()
-    dlogits[n, targets.reshape(-1)] -= 1  # softmax and logarithm together: what was predicted minus what was right
+    dlogits[n, targets.reshape(-1)] -= 1  # gradient of softmax and logarithm together: predicted minus true probability
     dlogits /= B * T
     y, norm = kept["end"]
     g = {"wte.weight": dlogits.T @ y}
 
     def back(name, dy, x):
-        """Go back through a projection, given its input."""
+        """Return the gradient of a projection's input, and store those of its weight and bias."""
         dx, g[f"{name}.weight"], g[f"{name}.bias"] = linear_backward(dy, x, w[f"{name}.weight"])
         return dx
 
     def back_norm(name, dy, xhat, rstd):
-        """Go back through a norm, given its normalised rows and scales."""
+        """Return the gradient of a norm's input, and store those of its weight and bias."""
         dx, g[f"{name}.weight"], g[f"{name}.bias"] = layernorm_backward(dy, xhat, rstd, w[f"{name}.weight"])
         return dx
 
@@ -185,13 +185,13 @@ def loss_and_gradients(w, tokens, targets, H):
     for i in reversed(range(layers_of(w))):
         b = f"blocks.{i}"
         n1, norm1, q, k, v, shares, mixed, n2, norm2, up = kept[b]
-        # x + f(x): the gradient of the sum reaches x as it is, and once more through f.
+        # x + f(x): the gradient of x is the gradient of the sum, plus what comes back through f.
         dup = gelu_backward(back(f"{b}.mlp.down", dx, gelu(up)), up)
         dx = dx + back_norm(f"{b}.norm2", back(f"{b}.mlp.up", dup, n2), *norm2)
         dmixed = split_heads(back(f"{b}.attn.out", dx, mixed), B, H)
         dqkv = np.concatenate([join_heads(d) for d in attention_backward(dmixed, q, k, v, shares)], axis=1)
         dx = dx + back_norm(f"{b}.norm1", back(f"{b}.attn.qkv", dqkv, n1), *norm1)
-    np.add.at(g["wte.weight"], tokens.reshape(-1), dx)  # the table is used twice: as logits and as embedding
+    np.add.at(g["wte.weight"], tokens.reshape(-1), dx)  # the table is used twice: as embedding and for the logits
     g["wpe.weight"] = np.zeros_like(w["wpe.weight"])
     g["wpe.weight"][:T] = dx.reshape(B, T, -1).sum(axis=0)
     return loss, g
@@ -200,8 +200,8 @@ def loss_and_gradients(w, tokens, targets, H):
 def adam(w, g, m, v, step, lr, beta1=0.9, beta2=0.95, eps=1e-8):
     """Move every weight against its gradient, in place; `step` counts from 1.
 
-    m and v are running means of the gradient and of its square. Their ratio is a step of about lr, whatever the size of
-    the gradient. The division by 1 - beta^step makes up for their start at 0.
+    m and v are running means of the gradient and of its square. A step is lr m / sqrt(v), which is about lr for
+    gradients of any size. The division by 1 - beta^step corrects for the start of both means at 0.
     """
     for name in w:
         m[name] = beta1 * m[name] + (1 - beta1) * g[name]
@@ -215,7 +215,7 @@ def train(w, text, H, steps, batch=8, lr=3e-3, seed=0):
     m, v = ({name: np.zeros_like(x) for name, x in w.items()} for _ in range(2))
     for step in range(1, steps + 1):
         starts = rng.integers(0, len(text) - T, batch)
-        windows = text[starts[:, None] + np.arange(T + 1)]  # (B, T + 1): the targets are the tokens one place further
+        windows = text[starts[:, None] + np.arange(T + 1)]  # (B, T + 1): the targets are the inputs shifted by one
         loss, g = loss_and_gradients(w, windows[:, :-1], windows[:, 1:], H)
         adam(w, g, m, v, step, lr)
         yield loss
@@ -231,7 +231,7 @@ def sample(w, tokens, H, count, rng):
 
 
 def main():
-    """Train on the file that is named on the command line, a token for each character, and print what it learned."""
+    """Train on the text file named on the command line, one token per character, and print a sample."""
     text = Path(sys.argv[1]).read_text(encoding="utf-8")
     letters = sorted(set(text))
     tokens = np.array([letters.index(letter) for letter in text])

@@ -1,4 +1,4 @@
-"""Products of matrices, and the sum over rows."""
+"""Formulas of matrix products, and of the sum over rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def matmul(
     a : array, shape (M, K), or (K, M) with `trans_a`
     b : array, shape (K, N), or (N, K) with `trans_b`
     trans_a, trans_b : bool
-        op(x) is the transpose of x.
+        Use the transpose of the operand: op(x) is the transpose of x, otherwise x.
     bias : array, shape (N,), optional
     residual : array, shape (M, N), optional
     activation : int
@@ -34,7 +34,7 @@ def matmul(
     Returns
     -------
     out, pre : array, shape (M, N)
-        `pre` is what went into the activation.
+        `pre` is the input of the activation.
     """
     left = f64(a).T if trans_a else f64(a)
     right = f64(b).T if trans_b else f64(b)
@@ -48,7 +48,7 @@ def matmul(
 def matmul_bfloat16(
     a: ArrayLike, b: np.ndarray, bias: ArrayLike | None = None, residual: ArrayLike | None = None, activation: int = 0
 ) -> Array:
-    """Multiply by weights whose 16 bits are the upper half of a float32: out = activation(a w^T + bias) + residual.
+    """Multiply by bfloat16 weights, the upper halves of floats w: out = activation(a w^T + bias) + residual.
 
     Parameters
     ----------
@@ -74,16 +74,18 @@ def matmul_int8(
     residual: ArrayLike | None = None,
     activation: int = 0,
 ) -> Array:
-    """Multiply by weights in blocks of 32 along a row: w[j, p] = scales[j, p / 32] b[j, p]; the rest as for bfloat16.
+    """Multiply by int8 weights: out = activation(a w^T + bias) + residual, w[j, p] = scales[j, p // 32] b[j, p].
 
     Parameters
     ----------
     a : array, shape (M, K)
     b : array, shape (N, K), int8
     scales : array, shape (N, ceil(K / 32)), uint16
-        The bits of half precision numbers.
-    bias, residual, activation
-        As in `matmul_bfloat16`.
+        Scale of each block of 32 weights in a row: the bits of half-precision numbers.
+    bias : array, shape (N,), optional
+    residual : array, shape (M, N), optional
+    activation : int
+        0 for none, 1 for gelu.
 
     Returns
     -------
@@ -93,18 +95,18 @@ def matmul_int8(
 
 
 def bfloat16_weights(b: np.ndarray) -> Array:
-    """The numbers that are stored, (N, K)."""
+    """Unpack the bfloat16 weights of `matmul_bfloat16`, shape (N, K)."""
     return f64((b.astype(np.uint32) << 16).view(np.float32))
 
 
 def int8_weights(b: np.ndarray, scales: np.ndarray) -> Array:
-    """The numbers that are stored, (N, K)."""
+    """Unpack the int8 weights of `matmul_int8`, shape (N, K)."""
     each = f64(scales.view(np.float16))
     return f64(b) * each[:, np.arange(b.shape[1]) // 32]
 
 
 def column_sum(x: ArrayLike) -> Array:
-    """Add up the rows, as the gradient of a bias does: out[c] = sum_r x[r, c].
+    """Sum over the rows, as the gradient of a bias does: out[c] = sum_r x[r, c].
 
     Parameters
     ----------

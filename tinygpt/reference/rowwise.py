@@ -1,4 +1,4 @@
-"""Ops that work on rows: softmax, the two norms, the loss."""
+"""Formulas of the row ops: softmax, layer norm, RMS norm, cross-entropy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def softmax(x: ArrayLike) -> Array:
     Parameters
     ----------
     x : array, shape (R, C)
-        -inf stands for a probability of zero; a row needs one finite element.
+        -inf means a probability of 0. Each row needs one finite element.
 
     Returns
     -------
@@ -26,12 +26,12 @@ def softmax(x: ArrayLike) -> Array:
 
 
 def softmax_backward(dy: ArrayLike, y: ArrayLike) -> Array:
-    """Gradient of `softmax`: dx = y (dy - sum_c y dy).
+    """Compute the gradient of `softmax`: dx = y (dy - sum_c y dy).
 
     Parameters
     ----------
     dy, y : array, shape (R, C)
-        The gradient of softmax's result, and the result.
+        Gradient of the result of softmax, and the result itself.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def layernorm_backward(
     rstd: ArrayLike,
     dtotal: ArrayLike | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradient of `layernorm`, with xhat = (x - mean) rstd and g = dy weight.
+    """Compute the gradient of `layernorm`, with xhat = (x - mean) rstd and g = dy weight.
 
         dx = rstd (g - mean_c g - xhat mean_c (g xhat)) + dtotal
         dweight = sum_r dy xhat          dbias = sum_r dy
@@ -85,11 +85,11 @@ def layernorm_backward(
     Parameters
     ----------
     dy, x : array, shape (R, C)
-        The gradient of `out`, and what was normalised (`total`).
+        Gradient of `out`, and `total` of the forward pass.
     weight : array, shape (C,)
     mean, rstd : array, shape (R,)
     dtotal : array, shape (R, C), optional
-        A gradient that already arrived at `total`.
+        Gradient of `total` from its other uses; added to `dx`.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def rmsnorm(x: ArrayLike, residual: ArrayLike | None, weight: ArrayLike, eps: fl
 def rmsnorm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike, rstd: ArrayLike, dtotal: ArrayLike | None = None
 ) -> tuple[Array, Array]:
-    """Gradient of `rmsnorm`, with xhat = x rstd and g = dy weight.
+    """Compute the gradient of `rmsnorm`, with xhat = x rstd and g = dy weight.
 
         dx = rstd (g - xhat mean_c (g xhat)) + dtotal
         dweight = sum_r dy xhat
@@ -136,11 +136,11 @@ def rmsnorm_backward(
     Parameters
     ----------
     dy, x : array, shape (R, C)
-        The gradient of `out`, and what was normalised (`total`).
+        Gradient of `out`, and `total` of the forward pass.
     weight : array, shape (C,)
     rstd : array, shape (R,)
     dtotal : array, shape (R, C), optional
-        A gradient that already arrived at `total`.
+        Gradient of `total` from its other uses; added to `dx`.
 
     Returns
     -------
@@ -155,13 +155,13 @@ def rmsnorm_backward(
 
 
 def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
-    """Surprise at the target: losses[r] = lse[r] - logits[r, targets[r]], lse[r] = log sum_c exp(logits[r, c]).
+    """Compute -log p(target): losses[r] = lse[r] - logits[r, targets[r]], lse[r] = log sum_c exp(logits[r, c]).
 
     Parameters
     ----------
     logits : array, shape (R, V)
     targets : array of int, shape (R,)
-        Negative: the row is ignored and its loss is 0.
+        Token ids below V. A row with a negative target is ignored: its loss is 0.
 
     Returns
     -------
@@ -175,7 +175,9 @@ def cross_entropy(logits: ArrayLike, targets: ArrayLike) -> tuple[Array, Array]:
 
 
 def cross_entropy_backward(logits: ArrayLike, targets: ArrayLike, lse: ArrayLike, scale: float) -> Array:
-    """Gradient of `cross_entropy`: dlogits = (exp(logits - lse) - onehot(targets)) scale; 0 in ignored rows.
+    """Compute the gradient of `cross_entropy`: dlogits = (exp(logits - lse) - onehot(targets)) scale.
+
+    Ignored rows have the gradient 0.
 
     Parameters
     ----------
@@ -183,7 +185,7 @@ def cross_entropy_backward(logits: ArrayLike, targets: ArrayLike, lse: ArrayLike
     targets : array of int, shape (R,)
     lse : array, shape (R,)
     scale : float
-        The gradient of every loss: 1 / number of targets for their mean.
+        Gradient of each loss: 1 / (number of targets) for their mean.
 
     Returns
     -------

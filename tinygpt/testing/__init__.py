@@ -1,6 +1,6 @@
-"""Checks of kernels: cases with float64 references and derived error bounds, run between guard zones.
+"""Checks of kernels against float64 references, with derived error bounds and guard zones around all memory.
 
-Tests, benchmarks and `tinygpt bench` share them::
+Tests, benchmarks and `tinygpt bench` use them::
 
     from tinygpt import testing
 

@@ -1,10 +1,9 @@
-"""Error bounds of every op in float32: each formula written once more, with numbers that carry their error.
+"""Error bounds of every op in float32: the formulas of the reference, computed with numbers that carry their error.
 
 A function has the name of its op and the arguments of its reference, and returns one `Rounded` per output. Operations
 follow the order of the formula. The rules of `tinygpt.testing.rounding` hold for any order of a sum, with or without
-fused multiply-adds. A ``start`` argument is the array that ``accumulate`` adds to: one more term of the sum.
-
-The docstrings name the operations that are rounded.
+fused multiply-adds. A ``start`` argument is the array that ``accumulate`` adds to: one more term of the sum. Each
+docstring names the operations that are rounded.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def matmul(
     activation: int = 0,
     start: Any = None,
 ) -> tuple[Rounded, Rounded]:
-    """Per element a dot product of length K (K + 1 with `start`), then bias, activation and residual."""
+    """Bound a dot product of length K for each element (K + 1 with `start`), then bias, activation and residual."""
     left, right = exact(a.T if trans_a else a), exact(b.T if trans_b else b)
     pre = contract("mk,kn->mn", left, right, left.value.shape[1], start)
     if bias is not None:
@@ -43,16 +42,16 @@ def matmul(
 
 
 def matmul_bfloat16(a: Any, b: Any, bias: Any = None, residual: Any = None, activation: int = 0) -> tuple[Rounded]:
-    """Per element a dot product of length K; a stored weight is exactly a float32."""
+    """Bound a dot product of length K for each element. A bfloat16 weight is exactly a float32."""
     return _packed(a, bfloat16_weights(b), 0, bias, residual, activation)
 
 
 def matmul_int8(
     a: Any, b: Any, scales: Any, bias: Any = None, residual: Any = None, activation: int = 0
 ) -> tuple[Rounded]:
-    """Per element a dot product of length K, and one more rounding where a block is summed before it is scaled.
+    """Bound a dot product of length K for each element, and the scaling of each block of the sum.
 
-    Scale times int8 has 11 + 7 bits and is exact, so a rung that unpacks first computes a plain dot product.
+    A rung may unpack first instead. Scale times int8 has 11 + 7 bits and is exact, so this is a plain dot product.
     """
     return _packed(a, int8_weights(b, scales), 1, bias, residual, activation)
 
@@ -67,28 +66,28 @@ def _packed(a: Any, weights: Any, more: int, bias: Any, residual: Any, activatio
 
 
 def column_sum(x: Any, start: Any = None) -> tuple[Rounded]:
-    """Per column a sum of R terms."""
+    """Bound a sum of R terms for each column."""
     return (exact(x).sum(0, start),)
 
 
 def _powers(x: Rounded, every: int) -> tuple[np.ndarray, Rounded]:
     """Return the largest of each row, and exp(x - largest).
 
-    The result of a softmax does not depend on the number that is subtracted; only its rounding does. The maximum
-    therefore counts as exact even where x is not, because all terms of a row use the same one.
+    The result of a softmax does not depend on the number that is subtracted; only the rounding does. The maximum
+    therefore counts as exact, even if x is not, because all terms of a row subtract the same number.
     """
     largest = x.value.max(axis=-1, keepdims=True, initial=-np.inf)
     return largest, renewed(x - largest, every)
 
 
 def softmax(x: Any) -> tuple[Rounded]:
-    """Exponentials exp(x - max), their sum, a quotient."""
+    """Bound exponentials exp(x - max), their sum, a quotient."""
     _, powers = _powers(exact(x), COLUMNS)
     return (powers / powers.sum(1)[:, None],)
 
 
 def softmax_backward(dy: Any, y: Any) -> tuple[Rounded]:
-    """Per row a dot product, then a difference and a product."""
+    """Bound a dot product for each row, then a difference and a product."""
     return (exact(y) * (exact(dy) - (exact(y) * exact(dy)).sum(1)[:, None]),)
 
 
@@ -97,7 +96,7 @@ def _total(x: Any, residual: Any) -> Rounded:
 
 
 def layernorm(x: Any, residual: Any, weight: Any, bias: Any, eps: float) -> tuple[Rounded, ...]:
-    """Mean, deviations, mean square, reciprocal root; the error of the mean enters every deviation."""
+    """Bound mean, deviations, mean square, reciprocal root. The error of the mean enters every deviation."""
     total = _total(x, residual)
     width = total.value.shape[1]
     mean = total.sum(1) / width
@@ -110,7 +109,7 @@ def layernorm(x: Any, residual: Any, weight: Any, bias: Any, eps: float) -> tupl
 def layernorm_backward(
     dy: Any, x: Any, weight: Any, mean: Any, rstd: Any, dtotal: Any = None, start: Any = None, start_bias: Any = None
 ) -> tuple[Rounded, ...]:
-    """Two means along each row, and per column a sum over rows."""
+    """Bound two means along each row, and a sum over the rows for each column."""
     width = np.shape(x)[1]
     scale = exact(rstd)[:, None]
     xhat = (exact(x) - exact(mean)[:, None]) * scale
@@ -121,7 +120,7 @@ def layernorm_backward(
 
 
 def rmsnorm(x: Any, residual: Any, weight: Any, eps: float) -> tuple[Rounded, ...]:
-    """Mean square, reciprocal root, two products."""
+    """Bound mean square, reciprocal root, two products."""
     total = _total(x, residual)
     rstd = ((total * total).sum(1) / total.value.shape[1]).rsqrt(eps)
     return total * rstd[:, None] * exact(weight), total, rstd
@@ -130,7 +129,7 @@ def rmsnorm(x: Any, residual: Any, weight: Any, eps: float) -> tuple[Rounded, ..
 def rmsnorm_backward(
     dy: Any, x: Any, weight: Any, rstd: Any, dtotal: Any = None, start: Any = None
 ) -> tuple[Rounded, ...]:
-    """One mean along each row, and per column a sum over rows."""
+    """Bound one mean along each row, and a sum over the rows for each column."""
     scale = exact(rstd)[:, None]
     xhat = exact(x) * scale
     g = exact(dy) * exact(weight)
@@ -143,12 +142,12 @@ def _gelu_cubic(x: Rounded) -> Rounded:
 
 
 def gelu(x: Any) -> tuple[Rounded]:
-    """The tanh of a cubic. 1 + tanh cancels for negative x, which leaves an absolute error of about u |x|."""
+    """Bound a cubic and its tanh. 1 + tanh cancels for negative x, which leaves an absolute error of about u |x|."""
     return (exact(0.5) * exact(x) * (1 + _gelu_cubic(exact(x)).tanh()),)
 
 
 def gelu_backward(dy: Any, x: Any) -> tuple[Rounded]:
-    """The slope, a sum of two terms, times dy. 1 - tanh^2 cancels where it is small.
+    """Bound the slope, a sum of two terms, times dy. 1 - tanh^2 cancels where it is small.
 
     Beyond |x| = 100 the second term is 0, because exp(-70000) is. A rung must avoid an overflow of x^2 there.
     """
@@ -159,13 +158,13 @@ def gelu_backward(dy: Any, x: Any) -> tuple[Rounded]:
 
 
 def swiglu(x: Any) -> tuple[Rounded]:
-    """A sigmoid and two products."""
+    """Bound a sigmoid and two products."""
     gate, up = (exact(half) for half in np.split(np.asarray(x), 2, axis=1))
     return (gate * gate.sigmoid() * up,)
 
 
 def swiglu_backward(dy: Any, x: Any) -> tuple[Rounded]:
-    """A sigmoid, and the product rule for both halves."""
+    """Bound a sigmoid, and the product rule for both halves."""
     gate, up = (exact(half) for half in np.split(np.asarray(x), 2, axis=1))
     s = gate.sigmoid()
     dgate, dup = exact(dy) * up * s * (1 + gate * (1 - s)), exact(dy) * gate * s
@@ -174,19 +173,19 @@ def swiglu_backward(dy: Any, x: Any) -> tuple[Rounded]:
 
 
 def add(a: Any, b: Any) -> tuple[Rounded]:
-    """One rounded addition."""
+    """Bound one addition."""
     return (exact(a) + b,)
 
 
 def dropout(x: Any, residual: Any, rate: float, key: int, site: int, sequence: int, T: int) -> tuple[Rounded]:
-    """A product with the rounded 1 / (1 - rate), and a sum; exact where an element is dropped."""
+    """Bound 1 / (1 - rate), a product with it, and a sum. A dropped element is exact."""
     keep = dropout_mask(np.shape(x), rate, key, site, sequence, T)
     kept = (exact(x) * scalar(1 / (1 - rate))).where(keep, 0.0)
     return (kept if residual is None else kept + residual,)
 
 
 def _scores(q: Any, k: Any, scale: float) -> Rounded:
-    """Per score a dot product of length D and a product; exactly -inf for later keys."""
+    """Bound a dot product of length D and a product for each score. Later keys are exactly -inf."""
     q, k = exact(q), exact(k)
     spread = Rounded(spread_heads(k.value, q.value.shape[2]))
     scores = contract("bthd,bshd->bhts", q, spread, q.value.shape[3]) * scalar(scale)
@@ -194,7 +193,7 @@ def _scores(q: Any, k: Any, scale: float) -> Rounded:
 
 
 def attention(q: Any, k: Any, v: Any, scale: float) -> tuple[Rounded, ...]:
-    """Scores, their softmax, a weighted sum of S values.
+    """Bound scores, their softmax, a weighted sum of S values.
 
     A rung may divide by the sum of exponentials or compute exp(score - lse), before or after the weighted sum. The
     larger error counts.
@@ -214,7 +213,7 @@ def attention(q: Any, k: Any, v: Any, scale: float) -> tuple[Rounded, ...]:
 
 
 def attention_backward(dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, scale: float) -> tuple[Rounded, ...]:
-    """Recomputed weights, two dot products of length D, sums over the keys (dq) or the queries of a group (dk, dv)."""
+    """Bound weights, two dot products of length D, sums over the keys (dq) or the queries of a group (dk, dv)."""
     batch, length, heads, width = np.shape(q)
     size, groups = np.shape(k)[1:3]
     scores = _scores(q, k, scale)
@@ -235,7 +234,7 @@ def attention_backward(dout: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, sc
 
 
 def cross_entropy(logits: Any, targets: Any) -> tuple[Rounded, ...]:
-    """A logarithm of a sum of V exponentials, and a difference."""
+    """Bound the logarithm of a sum of V exponentials, and a difference."""
     largest, powers = _powers(exact(logits), COLUMNS)
     lse = powers.sum(1).log() + largest[:, 0]
     loss = lse - np.asarray(logits)[np.arange(len(targets)), np.maximum(targets, 0)]
@@ -243,14 +242,14 @@ def cross_entropy(logits: Any, targets: Any) -> tuple[Rounded, ...]:
 
 
 def cross_entropy_backward(logits: Any, targets: Any, lse: Any, scale: float) -> tuple[Rounded]:
-    """An exponential, a difference, a product."""
+    """Bound an exponential, a difference, a product."""
     onehot = np.asarray(targets)[:, None] == np.arange(np.shape(logits)[1])
     slope = ((exact(logits) - exact(lse)[:, None]).exp() - onehot) * scalar(scale)
     return (slope.where(np.asarray(targets)[:, None] >= 0, 0.0),)
 
 
 def embedding(tokens: Any, table: Any, positions: Any = None, start: int = 0) -> tuple[Rounded]:
-    """A copy, which is exact, or a sum with a position, rounded once."""
+    """Bound the sum with a position. Without positions the op is a copy, which is exact."""
     rows = exact(np.asarray(table)[tokens])
     if positions is not None:
         rows = rows + np.asarray(positions)[start : start + np.shape(tokens)[1]]
@@ -260,7 +259,7 @@ def embedding(tokens: Any, table: Any, positions: Any = None, start: int = 0) ->
 def embedding_backward(
     dy: Any, tokens: Any, V: int, P: int = 0, start: int = 0, start_table: Any = None, start_positions: Any = None
 ) -> tuple[Rounded, ...]:
-    """Per row a sum over the tokens that use it; per position a sum over the sequences."""
+    """Bound a sum over the uses of each token, and a sum over the sequences for each position."""
     tokens = np.asarray(tokens)
     places = np.broadcast_to(start + np.arange(tokens.shape[1]), tokens.shape)
     return _scatter(dy, tokens.ravel(), V, start_table), _scatter(dy, places.ravel(), P, start_positions, P > 0)
@@ -281,7 +280,7 @@ def _scatter(dy: Any, rows: np.ndarray, size: int, start: Any, wanted: bool = Tr
 
 
 def rope(x: Any, cos: Any, sin: Any, inverse: bool = False) -> tuple[Rounded]:
-    """Per element two products and their sum."""
+    """Bound two products and their sum for each element."""
     first, second = (exact(half) for half in np.split(np.asarray(x), 2, axis=3))
     c, s = exact(cos)[:, None, :], exact(sin)[:, None, :]
     s = -s if inverse else s
@@ -290,7 +289,7 @@ def rope(x: Any, cos: Any, sin: Any, inverse: bool = False) -> tuple[Rounded]:
 
 
 def squared_norm(x: Any) -> tuple[Rounded]:
-    """A sum of N squares as doubles: the squares are exact, and the sum is rounded N times with 2^-53."""
+    """Bound a sum of N squares in float64, N times by 2^-53. The squares are exact."""
     squares = np.asarray(x, dtype=np.float64) ** 2
     return (Rounded(squares.sum(), (squares.size + 1) * 2.0**-53 * squares.sum()),)
 
@@ -308,9 +307,9 @@ def adamw(
     step: int,
     grad_scale: float = 1.0,
 ) -> tuple[Rounded, ...]:
-    """The formulas of the step. Factors that all elements share are computed as doubles and rounded once.
+    """Bound every operation of the step. Factors shared by all elements are computed in float64 and rounded once.
 
-    Decay may be subtracted or be a factor 1 - lr weight_decay. The larger error counts.
+    A rung may subtract the decay or multiply by 1 - lr weight_decay. The larger error counts.
     """
     g = exact(grad) * scalar(grad_scale)
     m = scalar(beta1) * exact(m) + scalar(1 - beta1) * g

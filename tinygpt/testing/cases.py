@@ -1,4 +1,4 @@
-"""Cases of every op: random inputs from a seed, with float64 reference and error bound.
+"""Test cases of every op: random inputs from a seed, with float64 reference and error bound.
 
 A factory takes the sizes of its op under the letters of `tinygpt.kernels.spec`, and flags for optional arguments.
 Inputs are drawn from N(0, 1) unless they are given.
@@ -85,7 +85,7 @@ def matmul_case(
     pre: bool = False,
     seed: int = 0,
 ) -> Case:
-    """Return a case of (M, K) times (K, N), each operand stored transposed if its flag is set."""
+    """Return a case of (M, K) times (K, N); each operand is stored transposed if its flag is set."""
     draw = _Draw(seed)
     inputs = {
         "a": draw(*((K, M) if trans_a else (M, K))),
@@ -259,7 +259,7 @@ def _heads(layout: str, B: int, T: int, S: int, H: int, G: int, D: int) -> dict[
         fused = {name: Layout((B, T, H + 2 * G, D), (slice(None), slice(None), part)) for name, part in heads.items()}
         return fused | {f"d{name}": place for name, place in fused.items()}
     if layout == "cache":
-        # Head first, as a cache stores them: (B, G, capacity, D), seen as (B, S, G, D).
+        # A cache stores heads first, (B, G, capacity, D). The kernel gets a view (B, S, G, D) of its used part.
         cache = Layout((B, G, S + 5, D), (slice(None), slice(None), slice(0, S)), (0, 2, 1, 3))
         return {"k": cache, "v": cache}
     raise ValueError(f"[attention] 'layout' must be plain, fused or cache, got '{layout}'")
@@ -410,7 +410,8 @@ FACTORIES: dict[str, Callable[..., Case]] = {
     if name.endswith("_case") and name[0] != "_"
 }
 
-# One call of each op in a training step of a small model: 4 sequences of 64 tokens, 256 wide, 4 heads, 4096 tokens.
+# One call of each op in a training step of a small model: 4 sequences of 64 tokens, width 256, 4 heads, 4096 tokens in
+# the vocabulary.
 _DEFAULT: dict[str, dict[str, Any]] = {
     "matmul": {"M": 256, "N": 256, "K": 256},
     "matmul_bfloat16": {"M": 1, "N": 1024, "K": 256, "bias": True},

@@ -13,9 +13,9 @@ from tinygpt.kernels import spec
 
 ZONE = 256  # bytes of guard before and after an array: four cache lines, more than any vector store reaches
 LINE = 64
-# Contents of the guard zones. Around float inputs NaN, so that a result which used it is NaN. Around token ids -1: as a
-# target it is ignored, as a token it is the row before the table. Around 16-bit inputs a NaN of bfloat16 and of half
-# precision; around int8 weights -128, which no packed weight has. Around outputs a bit pattern that no kernel writes.
+# Contents of the guard zones. Around float inputs: NaN, so that any result which used it is NaN. Around ids: -1, a
+# target that is ignored, or a token whose row lies before the table. Around 16-bit inputs: a NaN of both bfloat16 and
+# half precision. Around int8 weights: -128, which no packed weight has. Around outputs: bits that no kernel writes.
 _INPUT = {"float32": np.nan, "int32": -1, "uint16": 0x7FC0, "int8": -128}
 _PATTERN = np.uint32(0xC0DEFEED)
 
@@ -51,7 +51,7 @@ class Case:
     Parameters
     ----------
     op : str
-        Name of the op in `tinygpt.kernels.spec`.
+        Name of the op in `tinygpt.kernels.spec.OPS`.
     inputs : mapping
         Every argument that is only read, by name: arrays, scalars, and None for an optional argument that is absent.
     wanted : mapping
@@ -86,7 +86,7 @@ class Case:
             if wanted.shape != bound.shape:
                 raise ValueError(f"[{self.op}] bound of '{name}' must have shape {wanted.shape}, got {bound.shape}")
             if np.isnan(wanted).any() or not (np.isfinite(bound) & (bound >= 0)).all():
-                raise ValueError(f"[{self.op}] '{name}' must have results that are no NaN and bounds that are finite")
+                raise ValueError(f"[{self.op}] '{name}' must have results without NaN and finite bounds of at least 0")
 
     @property
     def dims(self) -> spec.Dims:

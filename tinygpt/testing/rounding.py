@@ -9,8 +9,8 @@ with fl() for the computed result and u = 2^-24 for the unit roundoff of float32
     |x . y - fl(x . y)| <= gamma_n |x| . |y|              a dot product of length n, in any order
     gamma_n = n u / (1 - n u)                             n successive roundings, at worst all of one sign
 
-A fused multiply-add has one rounding less and a sum of doubles many less, so both stay within the bound. `LIBM` and
-`TINY` state the assumptions about functions. float64 is taken as exact, because its own error is 2^-53.
+A fused multiply-add rounds once less, and a sum in float64 rounds far less, so both stay within the bound. `LIBM` and
+`TINY` are the assumptions about functions. float64 counts as exact, because its error is 2^-53.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ U = 2.0**-24
 # Largest relative error of exp, log, tanh and reciprocal roots: 4 units in the last place (2^-23 each). C libraries
 # promise 1 to 2, polynomials in vector registers reach 2 to 4.
 LIBM = 4 * 2.0**-23
-# Below the smallest normal float32 a product or a function may be rounded to a multiple of 2^-149 or flushed to zero.
+# Results below the smallest normal float32 may be rounded to a multiple of 2^-149, or flushed to zero.
 TINY = 2.0**-126
 # From here on tanh is 1 to within exp(-20), less than u / 16, so every float32 implementation returns exactly 1.
 SATURATED = 10.0
@@ -98,7 +98,7 @@ class Rounded:
         return Rounded(value, error + gamma(n - 1) * (size + error))
 
     def apply(self, f: Callable[[np.ndarray], np.ndarray], relative: float = LIBM) -> Rounded:
-        """Apply a monotone function. Its values at both ends of the interval bound the argument's error."""
+        """Apply a monotone function; its values at both ends of the error interval bound the error of the result."""
         value = f(self.value)
         carried = np.maximum(abs(f(self.value + self.error) - value), abs(value - f(self.value - self.error)))
         return Rounded(value, carried + relative * (abs(value) + carried) + TINY)
@@ -121,9 +121,9 @@ class Rounded:
         return abs(self.value) - self.error >= SATURATED
 
     def _beyond(self) -> np.ndarray:
-        """Return the error of taking tanh as 1: 1 - |tanh x| <= 2 exp(-2 |x|).
+        """Return the error of replacing |tanh x| by 1: 1 - |tanh x| <= 2 exp(-2 |x|).
 
-        Up to 19.1 float64 has 1 - tanh no better than 2^-52; beyond, its tanh is 1 too.
+        Up to 19.1, float64 gives 1 - tanh with an error of 2^-52; beyond that, its tanh is 1 too.
         """
         nearest = np.maximum(abs(self.value) - self.error, 0)
         return 2 * np.exp(-2 * nearest) + np.where(nearest < 20, 2.0**-52, 0)
@@ -139,7 +139,7 @@ class Rounded:
         return self.apply(np.log)
 
     def sqrt(self) -> Rounded:
-        """Return the square root of numbers >= 0; the interval of the error is cut at 0."""
+        """Return the square root of numbers >= 0; the error interval is cut off at 0."""
         return self.apply(lambda x: np.sqrt(np.maximum(x, 0)))
 
     def rsqrt(self, eps: float) -> Rounded:
@@ -172,7 +172,7 @@ def exact(x: Any) -> Rounded:
 
 
 def scalar(x: float) -> Rounded:
-    """Return a number computed as a double and rounded to float32 once: a constant, a step size, 1 - beta."""
+    """Return a number computed in float64 and rounded to float32 once, such as a constant or 1 - beta."""
     return Rounded(x, abs(float(np.float32(x)) - x))
 
 
@@ -194,15 +194,15 @@ def contract(subscripts: str, x: Rounded, y: Rounded, terms: int, start: Any = N
 
 
 def either(x: Rounded, y: Rounded) -> Rounded:
-    """Return a number that may be computed in two ways; the larger error counts."""
+    """Return a number that a rung may compute in two ways, with the larger of their errors."""
     return Rounded(x.value, np.maximum(x.error, y.error))
 
 
 def renewed(below: Rounded, every: int) -> Rounded:
-    """Return exp(below) along the last axis, under a running maximum that is updated at most once in `every` terms.
+    """Return exp(below) along the last axis, computed with a running maximum that changes at most every `every` terms.
 
-    An update multiplies all earlier terms by exp(old - new): an exponential, a product, a rounded argument. The
-    arguments of the updates of one term add up to at most its own distance `below` the largest of the row.
+    Each change multiplies all earlier terms by exp(old - new), which rounds an argument, an exponential and a product.
+    For one term, the arguments of all changes add up to at most its distance `below` the maximum of the row.
     """
     powers = below.exp()
     distance = np.where(powers.value > 0, abs(below.value), 0)

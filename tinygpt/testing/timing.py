@@ -1,4 +1,4 @@
-"""Timing of rungs on cases; every rung is checked before it is timed."""
+"""Timing of rungs on test cases; a rung is checked before it is timed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepare(function: Callable[..., Any], case: Case, n_threads: int) -> Callabl
     Returns
     -------
     callable
-        Takes no arguments and writes into the same arrays each time.
+        Takes no arguments, and writes into the same arrays in every call.
 
     Raises
     ------
