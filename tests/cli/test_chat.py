@@ -1,4 +1,4 @@
-"""`tinygpt chat`: in one go, line by line, and on a terminal."""
+"""`tinygpt chat`: one message with --once, messages from standard input, and a dialogue on a terminal."""
 
 import io
 import os
@@ -24,7 +24,7 @@ FIXED = ("--temp", "0", "--length", "8")
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory):
-    """A model that knows nothing, with a tokenizer that carries a template."""
+    """An untrained model with large weights, and a tokenizer with a chat template."""
     out = tmp_path_factory.mktemp("chat") / "talker"
     known = tokenizer()
     model = GPT(GPTConfig(known.vocab_size, CONTEXT, 1, 2, 16), seed=4)
@@ -42,7 +42,7 @@ def said(capsys, *arguments):
 
 
 def answers(talker, *questions, system=None, length=8):
-    """The answer of the Python interface."""
+    """The answers of the Python interface to the same questions."""
     model, known = model_directory.load(talker)
     encoder = MessageEncoder(known, ChatTemplate(CHATML))
     talk = Conversation(model, encoder, Sampler(0), length, system)
@@ -50,7 +50,7 @@ def answers(talker, *questions, system=None, length=8):
 
 
 def test_once(talker, capsys):
-    """Catches --once, --system or --length without effect, and a prompt among the answer."""
+    """Catches --once, --system or --length without effect, and a prompt printed with the answer."""
     assert said(capsys, "--model", talker, "--once", "hello", *FIXED) == (answers(talker, "hello")[0] + "\n", "")
     with_system = answers(talker, "hello", system="-x", length=4)[0] + "\n"
     out = said(capsys, "--model", talker, "--once", "hello", "--temp", "0", "--system", "-x", "--length", "4").out
@@ -58,21 +58,21 @@ def test_once(talker, capsys):
 
 
 def test_lines_are_messages(talker, capsys, monkeypatch):
-    """Catches turns that know nothing of those before, and an empty line that is answered."""
+    """Catches turns that do not see the previous ones, and an empty line that is answered."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n\nwhat is 1 + 1?\n/reset\n"))
     want = answers(talker, "hello", "what is 1 + 1?", "/reset")
     assert said(capsys, "--model", talker, *FIXED).out.splitlines() == "\n".join(want).splitlines()
 
 
-def test_the_seed_makes_the_answer(talker, capsys):
+def test_the_seed_determines_the_answer(talker, capsys):
     """Catches a seed or a temperature that does not reach the sampler."""
     words = ("--model", talker, "--once", "hello", "--length", "12", "--temp", "2")
     texts = [said(capsys, *words, "--seed", seed).out for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_forgotten_turns_are_told_once(talker, capsys, monkeypatch):
-    """Catches a conversation that loses its beginning in silence, a line for each time, and one in spite of --quiet."""
+def test_dropped_turns_are_reported_once(talker, capsys, monkeypatch):
+    """Catches messages dropped silently, a warning that is repeated, and a warning despite --quiet."""
     for quiet in (False, True):
         monkeypatch.setattr(sys, "stdin", io.StringIO("hello there, what is 1 + 1?\n" * 9))
         out, err = said(capsys, "--model", talker, *FIXED, *(["--quiet"] if quiet else []))
@@ -83,7 +83,7 @@ def test_forgotten_turns_are_told_once(talker, capsys, monkeypatch):
 
 
 def test_a_template_from_a_file(talker, run, tmp_path, capsys):
-    """Catches a file that is not read, or one that the model's own template goes before."""
+    """Catches a template file that is ignored, also when the model has its own template."""
     file = tmp_path / "plain.jinja"
     file.write_text("{{ messages[-1].content }}")
     out = said(capsys, "--model", talker, "--template", file, "--once", "hello", *FIXED).out
@@ -106,8 +106,8 @@ def test_a_template_from_a_file(talker, run, tmp_path, capsys):
         (["--template", "REFUSES"], "REFUSES: only for others"),
     ],
 )
-def test_what_is_refused(talker, run, tmp_path, capsys, arguments, message):
-    """Catches a traceback, a line that does not say what to mend, and half an answer."""
+def test_bad_input_is_one_line(talker, run, tmp_path, capsys, arguments, message):
+    """Catches a traceback, an error that does not name what to correct, and a partial answer."""
     files = {"RUN": run, **{name: tmp_path / name for name in ("BROKEN", "BYTES", "REFUSES")}}
     files["BROKEN"].write_text("{% if %")
     files["BYTES"].write_bytes(b"\xff")
@@ -124,7 +124,7 @@ def test_what_is_refused(talker, run, tmp_path, capsys, arguments, message):
 
 
 class Terminal:
-    """A chat on a pseudo-terminal."""
+    """A chat process on a pseudo-terminal."""
 
     def __init__(self, *arguments):
         self.leader, follower = pty.openpty()
@@ -143,7 +143,7 @@ class Terminal:
             ready, _, _ = select.select([self.leader], [], [], max(0, end - time.monotonic()))
             try:
                 part = os.read(self.leader, 65536) if ready else b""
-            except OSError:  # the last writer has gone
+            except OSError:  # the process has closed its end
                 part = b""
             assert part, f"no {text!r} in {self.seen!r}"
             self.seen += part.decode(errors="replace").replace("\r\n", "\n")
@@ -154,7 +154,7 @@ class Terminal:
         os.write(self.leader, text.encode())
 
     def interrupt(self):
-        """Ctrl-C. A signal that comes just before input() waits is seen with the next one only."""
+        """Press Ctrl-C. A signal just before input() starts to wait is only noticed with the next one, so try again."""
         for _ in range(10):
             os.kill(self.process.pid, signal.SIGINT)
             if select.select([self.leader], [], [], 5)[0]:
@@ -170,7 +170,7 @@ class Terminal:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_a_terminal(talker):
-    """Catches an answer that Ctrl-C takes the program with, a command that is a message, and a way out that is none."""
+    """Catches a Ctrl-C that ends the program, a command sent as a message, and /exit or Ctrl-D without effect."""
     terminal = Terminal("--model", talker, "--temp", "0", "--length", "100000")
     assert "/reset starts over, /exit quits]" in terminal.until("> ")
     terminal.type("/nothing\n")
@@ -185,21 +185,21 @@ def test_a_terminal(talker):
     terminal.type("/reset\n")
     terminal.until("> ")
     terminal.type("hello\n")
-    assert terminal.until("\n> ").splitlines()[1:2] == first.splitlines()[1:2]  # after the reset it is the first again
+    assert terminal.until("\n> ").splitlines()[1:2] == first.splitlines()[1:2]  # a new conversation
     terminal.type("\x04")
     assert terminal.end() == 0
 
 
 class Endless(Conversation):
-    """Answers until it is interrupted."""
+    """A conversation whose answers are interrupted after one letter."""
 
     def ask(self, text):
         yield "a"
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_ends_an_answer_alone(talker, capsys, monkeypatch):
-    """Catches a conversation that ends with the answer."""
+def test_ctrl_c_ends_only_the_answer(talker, capsys, monkeypatch):
+    """Catches a conversation that ends when an answer is interrupted."""
     lines = iter(["hello", "  ", "hello", "/exit", "never"])
     monkeypatch.setattr("tinygpt.chat.conversation.Conversation", Endless)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)

@@ -1,4 +1,4 @@
-"""Every command on good input."""
+"""Every command on valid input."""
 
 import ast
 import dataclasses
@@ -26,7 +26,7 @@ from tinygpt.runs import layout
 from tinygpt.sampling import Sampler
 from tinygpt.train.settings import DEFAULTS, KINDS
 
-# Command -> module, class of its options.
+# Command -> (module, options class).
 OPTIONS = {
     "train": ("tinygpt.train.settings", "TrainSettings"),
     "generate": ("tinygpt.cli.generate", "GenerateOptions"),
@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 def said(capsys, *arguments):
-    """Run a command that succeeds; return its standard output and standard error."""
+    """Run a command that must succeed; return its standard output and standard error."""
     assert cli.main(list(arguments)) == 0
     return capsys.readouterr()
 
@@ -55,7 +55,7 @@ def generate(capsys, run, *arguments):
 
 
 def test_quiet_training_prints_nothing(sources, tmp_path, capsys):
-    """Catches a line that slips past --quiet, and a quiet run that does not train."""
+    """Catches a line printed despite --quiet, and a quiet run that does not train."""
     settings = tiny(sources, tmp_path / "quiet")
     assert said(capsys, "train", *flags(settings), "--quiet") == ("", "")
     assert said(capsys, "train", *flags(tiny(sources, tmp_path / "loud"))).out
@@ -63,8 +63,8 @@ def test_quiet_training_prints_nothing(sources, tmp_path, capsys):
         assert (tmp_path / "quiet" / name).read_bytes() == (tmp_path / "loud" / name).read_bytes()
 
 
-def test_training_tells_what_it_does(sources, tmp_path, capsys):
-    """Catches a fact, an evaluation or a sample that is not told."""
+def test_training_prints_its_progress(sources, tmp_path, capsys):
+    """Catches a fact, an evaluation or a sample that is not printed."""
     out, err = said(
         capsys, "train", *flags(tiny(sources, tmp_path / "out", samples=2)), "--sample-length=20", "--lr=0.01"
     )
@@ -79,14 +79,14 @@ def test_training_tells_what_it_does(sources, tmp_path, capsys):
 
 
 def test_a_page_is_written(sources, tmp_path, capsys):
-    """Catches --metrics without effect, and a folder for the page that must be there beforehand."""
+    """Catches --metrics without effect, and a missing folder that is not created."""
     page = tmp_path / "out" / "pages" / "metrics.html"
     said(capsys, "train", *flags(tiny(sources, tmp_path / "out")), "--metrics", str(page))
     assert '"state":"complete"' in page.read_text()
 
 
 def test_generation_continues_the_prompt(run, capsys):
-    """Catches a text without its prompt, another text than the model's, and figures among the text."""
+    """Catches a text without its prompt, a text other than the model's, and statistics within the text."""
     out, err = generate(capsys, run, "--prompt", "def ", "--seed", "3")
     model, tokenizer = tinygpt.load(run)
     text = "".join(stream_text(model, tokenizer, "def ", 40, Sampler(0.8, seed=3)))
@@ -95,7 +95,7 @@ def test_generation_continues_the_prompt(run, capsys):
 
 
 def test_the_text_is_streamed(run, capsys, monkeypatch):
-    """Catches a text that comes all at once at the end."""
+    """Catches a text that is printed only at the end."""
     pieces = [""]
     write, flush = sys.stdout.write, sys.stdout.flush
     monkeypatch.setattr(sys.stdout, "write", lambda text: pieces.append(pieces.pop() + text) or write(text))
@@ -105,8 +105,8 @@ def test_the_text_is_streamed(run, capsys, monkeypatch):
     assert len([piece for piece in pieces if piece]) > 30
 
 
-def test_the_seed_makes_the_text(run, capsys):
-    """Catches a seed that is not used, one that is not printed, and one that is always the same."""
+def test_the_seed_determines_the_text(run, capsys):
+    """Catches a seed that is ignored, one that is not printed, and a default seed that is constant."""
     same = [generate(capsys, run, "--prompt", "d", "--seed", "5").out for _ in range(2)]
     assert same[0] == same[1]
     drawn = [generate(capsys, run, "--prompt", "d") for _ in range(3)]
@@ -116,7 +116,7 @@ def test_the_seed_makes_the_text(run, capsys):
 
 
 def test_temperature_0_is_the_same_on_every_rung(run, capsys):
-    """Catches a draw at temperature 0, --kernels without effect, and a rung that computes something else."""
+    """Catches random draws at temperature 0, --kernels without effect, and a rung with other results."""
     texts = set()
     for rung in kernels.available()["matmul"]:
         out, err = generate(capsys, run, "--prompt", "def ", "--temp", "0", "--kernels", rung, "--quiet")
@@ -127,7 +127,7 @@ def test_temperature_0_is_the_same_on_every_rung(run, capsys):
 
 
 def test_topk_1_and_a_tiny_topp_are_greedy(run, capsys):
-    """Catches --topk and --topp that never reach the sampler."""
+    """Catches --topk and --topp that do not reach the sampler."""
     greedy = generate(capsys, run, "--prompt", "def ", "--temp", "0").out
     assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--topk", "1").out == greedy
     assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--topp", "1e-9").out == greedy
@@ -135,7 +135,7 @@ def test_topk_1_and_a_tiny_topp_are_greedy(run, capsys):
 
 
 def test_min_p_and_penalties_reach_the_sampler(run, capsys):
-    """Catches a flag that is read and not used."""
+    """Catches a flag that is parsed but not used."""
     greedy = generate(capsys, run, "--prompt", "def ", "--temp", "0").out
     assert generate(capsys, run, "--prompt", "def ", "--temp", "1.5", "--min-p", "1").out == greedy
     model, tokenizer = tinygpt.load(run)
@@ -147,7 +147,7 @@ def test_min_p_and_penalties_reach_the_sampler(run, capsys):
 
 
 def test_several_samples(run, capsys):
-    """Catches samples that are not those of their place, run into each other, or lack header, prompt or count."""
+    """Catches samples in the wrong order or joined together, and a missing header, prompt or count."""
     options = ("--prompt", "def ", "--seed", "3")
     first = generate(capsys, run, *options).out
     three, err = generate(capsys, run, *options, "--num-samples", "3")
@@ -163,8 +163,8 @@ def test_several_samples(run, capsys):
 
 
 @pytest.mark.parametrize("prompt", ["def alpha_1(x):\n", "größer 日本\n", "-x", "--topk"])
-def test_a_prompt_may_come_from_anywhere(run, tmp_path, capsys, monkeypatch, prompt):
-    """Catches a file, a pipe or a word with a dash that is not read, or read in another encoding."""
+def test_sources_of_a_prompt(run, tmp_path, capsys, monkeypatch, prompt):
+    """Catches a file, a pipe or a leading dash that is not read, or read with the wrong encoding."""
     (tmp_path / "prompt.txt").write_text(prompt, encoding="utf-8")
     fixed = ("--temp", "0", "--quiet")
     texts = [
@@ -179,19 +179,19 @@ def test_a_prompt_may_come_from_anywhere(run, tmp_path, capsys, monkeypatch, pro
 
 
 def test_without_a_prompt_a_document_begins(run, capsys):
-    """Catches a prompt of nothing, which no model can continue."""
+    """Catches an empty prompt passed to the model, which needs at least one token."""
     model, tokenizer = tinygpt.load(run)
     text = "".join(stream_text(model, tokenizer, "", 40, Sampler(0.8, seed=3)))
     assert generate(capsys, run, "--seed", "3").out == f"{text}\n"
 
 
-def test_no_tokens_are_asked_for(run, capsys):
+def test_a_length_of_0(run, capsys):
     """Catches one token too many."""
     assert said(capsys, "generate", "--model", str(run), "--prompt", "def", "--length", "0").out == "def\n"
 
 
 def test_eval_prints_what_evaluate_returns(run, sources, capsys):
-    """Catches a score of another text or model, and figures that stand for something else."""
+    """Catches a score of the wrong text or model, and figures under the wrong name."""
     model, tokenizer = tinygpt.load(run)
     documents, summary = discover([str(sources)], EXTENSIONS)
     for words, limit in (([], None), (["--max-tokens", "100"], 100)):
@@ -206,7 +206,7 @@ def test_eval_prints_what_evaluate_returns(run, sources, capsys):
 
 
 def test_info_shows_the_machine(capsys):
-    """Catches a rung or a limit that is not told, and a rung marked that does not serve."""
+    """Catches a missing rung or limit, and a mark at a rung that is not selected."""
     with kernels.use("naive"):
         out, err = said(capsys, "info", "--threads", "1")
     assert err == ""
@@ -221,7 +221,7 @@ def test_info_shows_the_machine(capsys):
 
 
 def test_info_shows_a_model(run, capsys):
-    """Catches a figure of the model or of its run that is missing or stands for another."""
+    """Catches figures of the model or its run that are missing or under the wrong name."""
     out, _ = said(capsys, "info", "--model", str(run))
     facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines())
     model, tokenizer = tinygpt.load(run)
@@ -234,14 +234,14 @@ def test_info_shows_a_model(run, capsys):
 
 
 def test_info_shows_a_checkpoint(run, capsys):
-    """Catches a directory that holds a model and no run."""
+    """Catches a failure on a directory that has a model but no training run."""
     out, _ = said(capsys, "info", "--model", str(layout.latest_checkpoint(run)))
     assert "parameters" in out
     assert "trained" not in out
 
 
-def test_quiet_info_only_answers(run, capsys):
-    """Catches lines that --quiet should keep back."""
+def test_quiet_info_prints_nothing(run, capsys):
+    """Catches a line printed despite --quiet."""
     assert said(capsys, "info", "--model", str(run), "--quiet") == ("", "")
 
 
@@ -250,7 +250,7 @@ def test_quiet_info_only_answers(run, capsys):
     [(["--op", "softmax", "--sizes", "R=3", "C=5"], "R3 C5"), (["--op", "matmul", "--sizes", "8", "9"], "M9 K9 N9")],
 )
 def test_bench_times_every_rung(capsys, arguments, size):
-    """Catches a rung or a size that is left out."""
+    """Catches a missing rung or size."""
     out, err = said(capsys, "bench", *arguments, "--seconds", "0.01", "--threads", "1")
     assert err == ""
     assert size in out
@@ -262,8 +262,8 @@ def test_bench_times_every_rung(capsys, arguments, size):
         assert len(re.findall(rf" {rung} +[\d,]+ ", out)) == cases
 
 
-def test_bench_has_bfloat16_for_products_alone(capsys):
-    """Catches a row of bfloat16 that is missing, that stands under another op, or that was held against float32."""
+def test_bench_has_bfloat16_for_matmul_alone(capsys):
+    """Catches a bfloat16 row that is missing, under the wrong op, or compared with the float32 result."""
     out, _ = said(capsys, "bench", "--op", "matmul", "softmax", "--seconds", "0.001", "--threads", "1")
     matmul, softmax = out.split(" softmax ")
     assert len(re.findall(r" simd bf16 ", matmul)) == len(compiled.BFLOAT16)
@@ -272,10 +272,10 @@ def test_bench_has_bfloat16_for_products_alone(capsys):
     assert "bf16" not in out
 
 
-def test_bench_measures_against_the_nearer_roof(monkeypatch):
-    """Catches a share of the wrong ceiling, a rate in the wrong unit, and a speed-up that is upside down.
+def test_bench_reports_the_share_of_the_limiting_peak(monkeypatch):
+    """Catches a share of the wrong peak, a rate in the wrong unit, and an inverted speed-up.
 
-    64 operations and 256 bytes in 2 s: 32 FLOP/s are a fourth of 128, 128 bytes/s are a half of 256.
+    64 operations and 256 bytes in 2 s: 32 FLOP/s are a quarter of 128, 128 bytes/s are half of 256.
     """
     case = types.SimpleNamespace(flops=64, bytes=256)
     _, rate, share, ratio = bench._figures(case, Measured(2.0), (128.0, 256.0), 6.0)
@@ -284,15 +284,15 @@ def test_bench_measures_against_the_nearer_roof(monkeypatch):
     assert (rate.partition(" ")[2], share, ratio) == ("GFLOP/s", "80.0 % peak", "")
 
 
-def test_bench_marks_what_other_programs_disturbed():
-    """Catches a time measured beside another program that is printed like any other."""
+def test_bench_marks_disturbed_times():
+    """Catches a time disturbed by other programs that is printed without the mark ~."""
     case = types.SimpleNamespace(flops=64, bytes=256)
     assert bench._figures(case, Measured(2e-6, disturbed=True), (1.0, 1.0), None)[0] == "~2"
     assert bench._figures(case, Measured(2e-6), (1.0, 1.0), None)[0] == "2"
 
 
 def test_bench_takes_some_rungs(capsys):
-    """Catches a list of rungs that is not used, and an op whose rungs are those of another."""
+    """Catches a list of rungs that is ignored, and an op timed with another op's rungs."""
     out, _ = said(capsys, "bench", "--op", "softmax", "add", "--kernels", "naive", "blocked", "--seconds", "0.001")
     assert re.findall(r" (softmax|add) ", out)
     for rung in ("parallel", "numpy"):
@@ -304,8 +304,8 @@ def test_bench_takes_some_rungs(capsys):
     assert len(re.findall(r" (naive|blocked) ", out)) == wanted
 
 
-def test_bench_of_one_rung_tells_the_size(capsys):
-    """Catches a size that stands in the second line, of which there is none."""
+def test_bench_of_one_rung_shows_the_size(capsys):
+    """Catches a size printed on the second line, which a single rung does not have."""
     out, _ = said(
         capsys, "bench", "--op", "softmax", "--sizes", "R=3", "C=5", "--kernels", "naive", "--seconds", "0.001"
     )
@@ -313,7 +313,7 @@ def test_bench_of_one_rung_tells_the_size(capsys):
 
 
 def test_bench_takes_several_ops(capsys):
-    """Catches a list of which only the first or the last is used."""
+    """Catches a list of which only the first or last op is used."""
     out, _ = said(capsys, "bench", "--op", "add", "rope", "--seconds", "0.001", "--quiet")
     assert " add " in out
     assert " rope " in out
@@ -321,7 +321,7 @@ def test_bench_takes_several_ops(capsys):
 
 
 def test_commands_leave_no_files(run, sources, tmp_path, capsys, monkeypatch):
-    """Catches a command that writes where it should only read."""
+    """Catches a command that writes files although it should only read."""
     monkeypatch.chdir(tmp_path)
     before = content(run)
     generate(capsys, run, "--prompt", "d")
@@ -333,7 +333,7 @@ def test_commands_leave_no_files(run, sources, tmp_path, capsys, monkeypatch):
 
 
 def documented(options):
-    """Field -> the text under it, for a class of options and those it inherits from."""
+    """Map each field of an options class and its bases to the docstring below the field."""
     found = {}
     for cls in reversed(options.__mro__[:-1]):
         (tree,) = ast.parse(inspect.getsource(cls)).body
@@ -344,7 +344,7 @@ def documented(options):
 
 
 def shown_default(field):
-    """The default as help shows it; of a flag that must be given there is none."""
+    """The default as help shows it; "None" for a required flag."""
     if field.default is field.default_factory is dataclasses.MISSING:
         return "None"
     value = field.default_factory() if field.default is dataclasses.MISSING else field.default
@@ -355,7 +355,7 @@ def shown_default(field):
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_help_lists_every_flag(capsys, monkeypatch, command):
-    """Catches a flag without a text, a default that is not told, and help that only developers can read."""
+    """Catches a flag without a description, a default that is not shown, and developer text in the help."""
     monkeypatch.setenv("COLUMNS", "400")
     out, err = said(capsys, command, "--help")
     assert err == ""
@@ -376,7 +376,7 @@ def test_help_lists_every_flag(capsys, monkeypatch, command):
 
 
 def test_help_shows_the_whole_docstring(capsys, monkeypatch):
-    """Catches help of which only the first line is shown."""
+    """Catches help that shows only the first line of a docstring."""
     monkeypatch.setenv("COLUMNS", "80")
     for command in OPTIONS:
         module, _, function = app.FUNCTIONS.get(command, f"{command}:{command}").partition(":")
@@ -394,11 +394,11 @@ def test_every_command_can_be_quiet():
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help_lists_every_command(capsys, arguments):
-    """Catches a command that help does not know."""
+    """Catches a command missing from the help."""
     out, _ = said(capsys, *arguments)
     assert all(f"{name} " in out and text in out for name, text in app.COMMANDS.items())
 
 
-def test_the_version_is_told(capsys):
-    """Catches a version of something else."""
+def test_the_version_is_printed(capsys):
+    """Catches a version that differs from the package's."""
     assert said(capsys, "--version").out == f"{tinygpt.__version__}\n"

@@ -1,4 +1,4 @@
-"""`tinygpt embeddings`: the page it writes, what it says, and bad input."""
+"""`tinygpt embeddings`: the page it writes, its output, and bad input."""
 
 import json
 import re
@@ -33,7 +33,7 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    """A current directory of its own."""
+    """An empty current directory for each test, with an empty file and a folder."""
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -41,7 +41,7 @@ def work(tmp_path, monkeypatch):
 
 
 def refused(capsys, work, *arguments):
-    """The one line of a command that ends with status 2 and leaves nothing behind."""
+    """Run a command that must end with status 2 and leave no file behind; return its one error line."""
     before = {path.name for path in work.iterdir()}
     assert cli.main(["embeddings", *arguments]) == 2
     out, err = capsys.readouterr()
@@ -54,7 +54,7 @@ def refused(capsys, work, *arguments):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_one_line(run, work, capsys, case):
-    """Catches a traceback, another exit status, a message that does not name the flag, and a page of a failure."""
+    """Catches a traceback, a wrong exit status, an error that does not name the flag, and a page left behind."""
     arguments, words = WRONG[case]
     if "tsne" in arguments:
         pytest.importorskip("sklearn")
@@ -64,7 +64,7 @@ def test_bad_input_is_one_line(run, work, capsys, case):
 
 @pytest.mark.parametrize("arguments", [["--model", "rope", "--what", "positions"]])
 def test_a_model_without_positions_is_refused(run, work, capsys, arguments):
-    """Catches an empty page, and a message that does not say why there are none."""
+    """Catches an empty page, and an error that does not say why there are no positions."""
     model, tokenizer = model_directory.load(run)
     config = GPTConfig(vocab_size=model.config.vocab_size, block_size=8, n_layer=1, n_embd=8, position="rope")
     model_directory.save("rope", GPT(config), tokenizer)
@@ -86,7 +86,7 @@ def test_a_missing_extra_is_named(run, work, capsys, monkeypatch, module, argume
 
 @pytest.mark.parametrize("arguments", [{}, {"what": "positions"}, {"method": "tsne", "seed": 3, "perplexity": 5.0}])
 def test_the_page_is_that_of_the_arguments(run, capsys, arguments):
-    """Catches a flag without effect, and a folder that must be there beforehand."""
+    """Catches a flag without effect, and a missing folder that is not created."""
     if "method" in arguments:
         pytest.importorskip("sklearn")
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
@@ -98,8 +98,8 @@ def test_the_page_is_that_of_the_arguments(run, capsys, arguments):
     assert re.search(r"^written   new/a\.html, \d+\.\d MB$", out, re.MULTILINE)
 
 
-def test_a_cap_is_told(run, capsys):
-    """Catches a page of some tokens that looks like the page of all."""
+def test_a_limit_on_tokens_is_reported(run, capsys):
+    """Catches a page of some tokens that does not say so."""
     vocab = model_directory.load(run)[1].vocab_size
     assert cli.main(["embeddings", "--model", str(run), "--max-tokens", "20"]) == 0
     out = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_a_cap_is_told(run, capsys):
 
 
 def test_the_figures_are_those_of_the_model(run, capsys):
-    """Catches shares of another table, or as parts of one instead of a hundred."""
+    """Catches shares of the wrong table, and fractions printed as per cent."""
     assert cli.main(["embeddings", "--model", str(run), "--what", "tokens"]) == 0
     x = model_directory.load(run)[0].wte.weight.data
     x = x[~untrained(x)].astype(np.float64)
@@ -121,7 +121,7 @@ def test_the_figures_are_those_of_the_model(run, capsys):
 
 
 def test_quiet_prints_nothing(run, work, capsys):
-    """Catches a line that slips past --quiet, and a page that is not written."""
+    """Catches a line printed despite --quiet, and a page that is not written."""
     assert cli.main(["embeddings", "--model", str(run), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert (work / "embeddings.html").exists()

@@ -1,4 +1,4 @@
-"""Bad input: exit status 2, one line that says what is wrong, nothing on disk."""
+"""Bad input: exit status 2, one line that says what is wrong, and no file changed."""
 
 import io
 import os
@@ -12,10 +12,10 @@ from tinygpt import cli, testing
 from tinygpt.cli import app
 from tinygpt.testing import timing
 
-# The current directory of every test: see `work`.
+# Paths are relative to the directory that the fixture `work` makes.
 TRAIN = ["train", "--data", "sources", "--out", "out", "--seq", "16", "--steps", "2", "--samples", "0"]
 GENERATE = ["generate", "--model", "model", "--length", "5"]
-# Arguments, and what the line must say.
+# Name of the case -> (arguments, text that the error line must contain).
 WRONG = {
     "missing path": ([*TRAIN, "--data=nowhere"], "'nowhere'"),
     "missing path in a list": (["train", "--data", "sources", "nowhere", "--out", "out"], "'nowhere'"),
@@ -140,7 +140,7 @@ WRONG = {
 
 @pytest.fixture
 def work(tmp_path, sources, run, monkeypatch):
-    """A current directory with what the arguments name."""
+    """A current directory with the files that the arguments name."""
     shutil.copytree(sources, tmp_path / "sources")
     for name in ("model", "broken", "mute"):
         (tmp_path / name).mkdir()
@@ -175,7 +175,7 @@ def work(tmp_path, sources, run, monkeypatch):
 
 @pytest.mark.parametrize("what", WRONG)
 def test_bad_input_is_one_line(work, capsys, what):
-    """Catches a traceback, exit status 0, a message without a name, and work that is left half done."""
+    """Catches a traceback, exit status 0, an error that names nothing, and partial results on disk."""
     arguments, words = WRONG[what]
     before = content(work), sorted(path.name for path in work.rglob("*"))
     assert cli.main(arguments) == 2
@@ -184,12 +184,12 @@ def test_bad_input_is_one_line(work, capsys, what):
     assert err.endswith("\n")
     assert err.count("\n") == 1, err
     assert words in err
-    assert out == "" or arguments[0] == "train"  # what was found before something was missing
+    assert out == "" or arguments[0] == "train"  # training may print its sources before it finds the fault
     assert (content(work), sorted(path.name for path in work.rglob("*"))) == before
 
 
-def test_the_same_arguments_without_the_fault_work(work, capsys):
-    """Catches a list of bad arguments that would be refused for something else."""
+def test_the_same_arguments_without_the_mistake_work(work, capsys):
+    """Catches a list of bad arguments that fail for a different reason."""
     assert cli.main([*TRAIN, "--quiet"]) == 0
     assert cli.main([*GENERATE, "--quiet"]) == 0
     assert cli.main(["eval", "--model", "model", "--data", "sources"]) == 0
@@ -216,8 +216,11 @@ def test_a_wrong_environment_is_one_line(work, monkeypatch, variable, value, wor
 
 
 @pytest.mark.parametrize("where", ["locked", "locked/run"])
-def test_a_directory_without_permission_is_told_at_once(work, capsys, monkeypatch, where):
-    """Catches a run that trains and cannot write its results. The system is played: root may write anywhere."""
+def test_a_directory_without_permission_is_refused_at_once(work, capsys, monkeypatch, where):
+    """Catches a run that trains and then cannot write its results.
+
+    The missing permission is simulated, because root may write anywhere.
+    """
     (work / "locked").mkdir()
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and allowed(path, mode))
@@ -226,8 +229,8 @@ def test_a_directory_without_permission_is_told_at_once(work, capsys, monkeypatc
     assert not list((work / "locked").iterdir())
 
 
-def test_standard_input_that_is_no_text_is_one_line(work, capsys, monkeypatch):
-    """Catches a traceback for bytes in a pipe."""
+def test_bytes_on_standard_input_are_one_line(work, capsys, monkeypatch):
+    """Catches a traceback for bytes that are not UTF-8."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
     assert cli.main([*GENERATE, "--prompt", "-"]) == 2
     assert capsys.readouterr().err == "tinygpt: error: standard input: not UTF-8: invalid start byte\n"
@@ -244,7 +247,7 @@ def test_a_missing_extra_is_named(work, capsys, monkeypatch):
 
 
 def test_a_failed_run_has_exit_status_1(work, capsys):
-    """Catches a run that fails as bad input does, and a message of several lines."""
+    """Catches a failed run with the exit status of bad input, and an error of several lines."""
     blow_up = ["--optimizer", "sgd", "--lr", "1e30", "--clip", "0", "--momentum", "0", "--warmup", "0"]
     assert cli.main(["train", "--data", "sources", "--out", "out", "--seq", "16", *blow_up, "--quiet"]) == 1
     out, err = capsys.readouterr()
@@ -253,8 +256,8 @@ def test_a_failed_run_has_exit_status_1(work, capsys):
     assert err.count("\n") == 1
 
 
-def test_too_large_a_model_is_one_line(work, capsys):
-    """Catches a traceback where memory runs out."""
+def test_too_large_a_size_is_one_line(work, capsys):
+    """Catches a traceback when memory is exhausted."""
     assert cli.main(["bench", "--op", "softmax", "--sizes", "R=9999999", "C=99999999"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("tinygpt: error: not enough memory")
@@ -262,7 +265,7 @@ def test_too_large_a_model_is_one_line(work, capsys):
 
 
 def test_a_wrong_rung_is_not_timed(work, capsys, monkeypatch):
-    """Catches a bench that times what is wrong, or ends in a traceback."""
+    """Catches a bench that times a rung with wrong results, or ends in a traceback."""
 
     def wrong(function, case, n_threads):
         raise testing.Mismatch("[softmax] 'out' is wrong", "softmax", "out")
@@ -274,8 +277,8 @@ def test_a_wrong_rung_is_not_timed(work, capsys, monkeypatch):
     assert "speed-up" not in out
 
 
-def test_a_fault_of_our_own_keeps_its_traceback(work, monkeypatch):
-    """Catches a net that is so wide that nobody ever learns of a defect."""
+def test_a_defect_keeps_its_traceback(work, monkeypatch):
+    """Catches error handling so broad that it hides defects of tinygpt itself."""
 
     def broken(arguments):
         raise error
@@ -287,8 +290,8 @@ def test_a_fault_of_our_own_keeps_its_traceback(work, monkeypatch):
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError("disk"), 2), (ValueError(), 2)])
-def test_other_ends_are_one_line(work, capsys, monkeypatch, error, status):
-    """Catches Ctrl-C outside of training, an error of the system, and an error without words."""
+def test_interrupts_and_system_errors_are_one_line(work, capsys, monkeypatch, error, status):
+    """Catches a traceback for Ctrl-C outside of training, a system error, or an error without a message."""
 
     def ends(arguments):
         raise error

@@ -1,4 +1,4 @@
-"""`tinygpt eval`: windows, the table by file, JSON, and bad input. tests/cli/test_commands.py has the plain call."""
+"""`tinygpt eval`: windows, the table of files, JSON, and bad input. The plain call is in test_commands.py."""
 
 import json
 import re
@@ -25,8 +25,8 @@ def text(run, sources):
 
 
 @pytest.mark.parametrize("flags", [["--window", "7"], ["--window", "8", "--stride", "3"], ["--stride", "4"]])
-def test_windows_are_those_asked_for(run, sources, text, capsys, flags):
-    """Catches a flag without effect, or one that is taken for the other."""
+def test_window_and_stride(run, sources, text, capsys, flags):
+    """Catches a flag without effect, and --window confused with --stride."""
     options = {name.removeprefix("--"): int(value) for name, value in zip(flags[::2], flags[1::2], strict=True)}
     score = evaluate(tinygpt.load(run)[0], text.tokens, text.n_bytes, **options)
     out, _ = said(capsys, "--model", run, "--data", sources, *flags)
@@ -35,8 +35,8 @@ def test_windows_are_those_asked_for(run, sources, text, capsys, flags):
     assert out != plain
 
 
-def test_the_table_has_every_file_the_worst_first_and_the_total(run, sources, text, capsys):
-    """Catches a file that is missing, another order, numbers of another file, and a total that is another one."""
+def test_the_table_has_every_file_worst_first_and_the_total(run, sources, text, capsys):
+    """Catches a missing file, a wrong order, numbers of the wrong file, and a wrong total."""
     out, _ = said(capsys, "--model", run, "--data", sources, "--per-file")
     head, *lines, total, summary = out.splitlines()
     assert head.split() == ["bits/byte", "loss", "perplexity", "tokens", "file"]
@@ -54,7 +54,7 @@ def test_the_table_has_every_file_the_worst_first_and_the_total(run, sources, te
 
 
 def test_json_has_the_numbers_in_full(run, sources, text, capsys):
-    """Catches rounded numbers, anything beside the JSON, and files that are not asked for."""
+    """Catches rounded numbers, output besides the JSON, and files listed without --per-file."""
     model = tinygpt.load(run)[0]
     total, files = evaluate_files(model, text, window=8, stride=4)
     words = ("--model", run, "--data", sources, "--json", "--window", "8", "--stride", "4")
@@ -69,15 +69,15 @@ def test_json_has_the_numbers_in_full(run, sources, text, capsys):
 
 
 def test_a_name_stays_on_its_line(run, tmp_path, capsys):
-    """Catches a file whose name adds a line to the table, or colours the terminal."""
+    """Catches a file name that adds a line to the table or colours the terminal."""
     (tmp_path / "a\n\x1b[31mtotal.py").write_text("def f(x):\n    return x\n")
     out, _ = said(capsys, "--model", run, "--data", tmp_path, "--per-file")
     assert out.splitlines()[1].endswith("  a\\n\\x1b[31mtotal.py")
     assert len(out.splitlines()) == 4
 
 
-def test_a_huge_context_is_not_used_unless_asked_for(tmp_path, sources, capsys):
-    """Catches a window of less than the context that nobody is told of, and a note where all of it is used."""
+def test_the_default_window_is_limited(tmp_path, sources, capsys):
+    """Catches a window shorter than the context without a note, and a note for a chosen window."""
     tokenizer = CharTokenizer.train("abc")
     config = GPTConfig(tokenizer.vocab_size, 4096, 1, 1, 4, position="rope")
     tinygpt.save(tmp_path / "model", GPT(config, seed=1), tokenizer)
@@ -101,7 +101,7 @@ def test_a_huge_context_is_not_used_unless_asked_for(tmp_path, sources, capsys):
     ],
 )
 def test_bad_input_is_one_line(run, sources, capsys, flags, words):
-    """Catches a traceback, and a message that does not name the flag."""
+    """Catches a traceback, and an error that does not name the flag."""
     assert cli.main(["eval", "--model", str(run), "--data", str(sources), *flags]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,4 +1,4 @@
-"""Library errors in the words of the command line, and words that no flag takes."""
+"""Library errors in terms of flags, and arguments that belong to no flag."""
 
 from dataclasses import dataclass, field
 
@@ -10,14 +10,14 @@ from tinygpt.cli.flags import flag_names, in_flags
 
 @dataclass
 class Inner:
-    """Options inside others."""
+    """Options nested in others."""
 
     grad_accum: int = 1
 
 
 @dataclass
 class Options:
-    """Options as a command has them."""
+    """Options as a command defines them."""
 
     topk: int | None = None
     from_: str | None = None
@@ -36,7 +36,7 @@ class Options:
     ],
 )
 def test_arguments_become_flags(message, want):
-    """Catches an argument name that a user of the command line cannot type, and words of a file that are changed."""
+    """Catches an argument name that is not a flag, and a message about a file that is changed."""
     assert in_flags(message, flag_names(["FILE", Options()])) == want
 
 
@@ -52,7 +52,7 @@ def test_arguments_become_flags(message, want):
         (["generate", "--length"], "--length needs a value; see 'tinygpt generate --help'"),
     ],
 )
-def test_what_is_missing_or_too_much_is_named_with_its_fix(capsys, arguments, line):
-    """Catches a message that leaves the user to guess which flag takes the text, and how a file is named."""
+def test_missing_and_extra_arguments_are_named_with_the_fix(capsys, arguments, line):
+    """Catches an error that does not say which flag takes the text or the file."""
     assert cli.main(arguments) == 2
     assert capsys.readouterr() == ("", f"tinygpt: error: {line}\n")

@@ -1,4 +1,4 @@
-"""`tinygpt generate` beyond one prompt: stop strings, log-probabilities, many prompts, gaps."""
+"""`tinygpt generate` beyond one prompt: stop strings, log-probabilities, many prompts, fill-in-the-middle."""
 
 import json
 import math
@@ -18,7 +18,7 @@ FIXED = ("--seed", "3", "--length", "60")
 
 @pytest.fixture(scope="module")
 def filler(sources, tmp_path_factory):
-    """A model that has learnt a little of fill-in-the-middle."""
+    """A model trained for a few steps with fill-in-the-middle."""
     out = tmp_path_factory.mktemp("fim") / "run"
     assert cli.main(["train", *flags(tiny(sources, out, seq=32)), "--fim-rate", "0.5", "--quiet"]) == 0
     return out
@@ -37,7 +37,7 @@ def refused(capsys, run, *arguments):
 
 
 def test_stop_strings(run, capsys):
-    """Catches --stop that is not used, one of several that is not, and an escape that is taken as it stands."""
+    """Catches --stop without effect, one of several that is ignored, and an escape that is not decoded."""
     whole = said(capsys, run, *FIXED, "--prompt", "def ", "--quiet").out[4:-1]
     assert "\n" in whole
     line = said(capsys, run, *FIXED, "--prompt", "def ", "--quiet", "--stop", "zzz", "\\n").out
@@ -62,12 +62,12 @@ def test_stop_strings(run, capsys):
     ],
 )
 def test_escapes(text, want):
-    """Catches an escape that is not known, and a backslash that cannot be written."""
+    """Catches an unknown escape, and a backslash that cannot be written."""
     assert unescaped(text) == want
 
 
-def test_names_that_other_programs_use(run, capsys):
-    """Catches --temperature, --top-k and --top-p that are not known, or that do nothing."""
+def test_alternative_flag_names(run, capsys):
+    """Catches --temperature, --top-k and --top-p that are unknown or without effect."""
     greedy = said(capsys, run, *FIXED, "--temp", "0", "--quiet").out
     assert said(capsys, run, *FIXED, "--temperature", "0", "--quiet").out == greedy
     assert said(capsys, run, *FIXED, "--temp", "1.5", "--top-k", "1", "--quiet").out == greedy
@@ -75,8 +75,8 @@ def test_names_that_other_programs_use(run, capsys):
     assert said(capsys, run, *FIXED, "--temp", "1.5", "--quiet").out != greedy
 
 
-def test_a_bar_where_texts_go_to_a_file(run, tmp_path, capsys, monkeypatch):
-    """Catches minutes of silence, tokens that are not counted, a bar among the texts, and one that nobody looks at."""
+def test_a_progress_bar_when_texts_go_to_a_file(run, tmp_path, capsys, monkeypatch):
+    """Catches no progress for minutes, a bar mixed into the texts, and a bar outside a terminal."""
     (tmp_path / "prompts.txt").write_text("def a\nclass\nx\n")
     words = ("--prompts", str(tmp_path / "prompts.txt"), "--length", "4", "--num-samples", "2", "--seed", "1")
     plain = said(capsys, run, *words)
@@ -108,13 +108,13 @@ def test_a_bar_where_texts_go_to_a_file(run, tmp_path, capsys, monkeypatch):
         (["--prefix", "a"], "no tokens for fill-in-the-middle such as <|fim_prefix|>: train with --fim-rate 0.5"),
     ],
 )
-def test_what_is_refused(run, capsys, arguments, message):
-    """Catches a traceback, and a line that does not name the flag."""
+def test_bad_input_is_one_line(run, capsys, arguments, message):
+    """Catches a traceback, and an error that does not name the flag."""
     assert message in refused(capsys, run, *arguments)
 
 
 def test_a_table_of_logprobs(run, capsys):
-    """Catches figures of another token, a token with line ends in it, and a text among the figures."""
+    """Catches figures of the wrong token, a line break within a token, and text among the figures."""
     out, err = said(capsys, run, "--prompt", "def ", "--seed", "3", "--length", "20", "--logprobs", "2")
     title, *rows = out.splitlines()
     assert title.split() == ["token", "logprob", "most", "likely"]
@@ -130,7 +130,7 @@ def test_a_table_of_logprobs(run, capsys):
 
 
 def test_json_lines(run, capsys):
-    """Catches lines that are not JSON, tokens that are not those of the text, and a seed that is not told."""
+    """Catches lines that are not JSON, tokens that do not decode to the text, and a missing seed."""
     words = ("--prompt", "größer\n", "--seed", "3", "--length", "9", "--num-samples", "2", "--json")
     plain = [json.loads(line) for line in said(capsys, run, *words).out.splitlines()]
     lines = [json.loads(line) for line in said(capsys, run, *words, "--logprobs", "3").out.splitlines()]
@@ -150,7 +150,7 @@ PROMPTS = ["def a", "class ", "x = 1", "def b", "return"]
 
 
 def test_many_prompts(run, tmp_path, capsys):
-    """Catches prompts out of order, without their text, and texts that depend on what they are sampled with."""
+    """Catches prompts out of order or without their text, and texts that depend on the other prompts."""
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join([PROMPTS[0], "", *PROMPTS[1:]]) + "\n")
     words = ("--seed", "5", "--length", "12", "--json")
@@ -158,7 +158,7 @@ def test_many_prompts(run, tmp_path, capsys):
     assert [line["prompt"] for line in lines] == PROMPTS
     assert [line["index"] for line in lines] == list(range(5))
     model, tokenizer = tinygpt.load(run)
-    for i, line in enumerate(lines):  # alone, with the generator of its number
+    for i, line in enumerate(lines):  # sampled alone, with the generator of prompt i
         ids = tokenizer.prompt(line["prompt"])[None]
         alone = stream_pieces(model, tokenizer, ids, 12, Sampler(0.8, seed=5, batch=[i]))
         assert "".join(piece.piece for piece in alone) == line["text"]
@@ -168,7 +168,7 @@ def test_many_prompts(run, tmp_path, capsys):
 
 
 def test_prompts_of_equal_length_share_a_batch(run, tmp_path, capsys, monkeypatch):
-    """Catches a model that is asked once for each of many prompts."""
+    """Catches a forward pass per prompt instead of one per batch."""
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"def {c}\n" for c in "abcdefgh"))
     rows = []
@@ -179,7 +179,7 @@ def test_prompts_of_equal_length_share_a_batch(run, tmp_path, capsys, monkeypatc
 
 
 def test_prompts_as_json(run, tmp_path, capsys):
-    """Catches line ends in a prompt that are lost, other keys in the way, and two prompts that draw alike."""
+    """Catches lost line breaks in a prompt, a failure on other keys, and two prompts with equal random draws."""
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "def a():\\n", "id": 7}\n\n{"prompt": ""}\n')
     words = ("--num-samples", "2", "--length", "3", "--seed", "0")
@@ -191,7 +191,7 @@ def test_prompts_as_json(run, tmp_path, capsys):
         ("", 1),
     ]
     model, tokenizer = tinygpt.load(run)
-    for i, line in enumerate(lines):  # each with a generator of its own
+    for i, line in enumerate(lines):  # prompt i has its own generator
         alone = stream_pieces(
             model, tokenizer, tokenizer.prompt(line["prompt"])[None], 3, Sampler(0.8, seed=0, batch=[i])
         )
@@ -212,14 +212,14 @@ def test_prompts_as_json(run, tmp_path, capsys):
         ("a.txt", b"a\xff", "a.txt: not UTF-8"),
     ],
 )
-def test_files_of_prompts_that_are_none(run, tmp_path, capsys, name, content, message):
-    """Catches a file that is read in part, and an error without its line."""
+def test_invalid_prompt_files_are_refused(run, tmp_path, capsys, name, content, message):
+    """Catches a file that is read in part, and an error without its line number."""
     (tmp_path / name).write_bytes(content)
     assert message in refused(capsys, run, "--prompts", str(tmp_path / name))
 
 
-def test_a_full_context_is_told_once(run, capsys):
-    """Catches a text that loses its beginning in silence, and a line for each time."""
+def test_a_full_context_is_reported_once(run, capsys):
+    """Catches a text that loses its beginning silently, and a repeated warning."""
     _, err = said(capsys, run, "--prompt", "def ", "--length", "60", "--seed", "1")
     assert err.count("the context has 16 tokens: whenever it is full, the text continues from its newest 8 tokens") == 1
     _, err = said(capsys, run, "--prompt", "def ", "--length", "13", "--seed", "1")
@@ -228,16 +228,16 @@ def test_a_full_context_is_told_once(run, capsys):
     assert "[beginning of the prompt truncated: the model sees 16 tokens (4 dropped)]\n" in err
 
 
-def test_remarks_come_before_the_text(run, capsys, monkeypatch):
-    """Catches a warning that the reader of a long text sees only at its end."""
-    monkeypatch.setattr(sys, "stderr", sys.stdout)  # one stream, in the order in which both are written
+def test_warnings_come_before_the_text(run, capsys, monkeypatch):
+    """Catches a warning that a reader sees only after a long text."""
+    monkeypatch.setattr(sys, "stderr", sys.stdout)  # one stream keeps the order of both
     assert cli.main(["generate", "--model", str(run), "--prompt", "def ", "--length", "60", "--seed", "1"]) == 0
     out = capsys.readouterr().out
     assert 0 <= out.find("[the context has 16 tokens") < out.find("def ")
 
 
 def test_a_gap_is_filled(filler, tmp_path, capsys):
-    """Catches a middle with what stands around it, files that are not read, and a gap that is not the trained one."""
+    """Catches a middle with its surroundings, ignored files, and a prompt unlike the trained format."""
     model, tokenizer = tinygpt.load(filler)
     pre, suf, mid = (tokenizer.special_tokens[f"<|fim_{name}|>"] for name in ("prefix", "suffix", "middle"))
     ids = [pre, *tokenizer.encode("def "), suf, *tokenizer.encode("(x):"), mid]
@@ -255,8 +255,8 @@ def test_a_gap_is_filled(filler, tmp_path, capsys):
     assert (line["prompt"], line["text"], line["suffix"]) == ("def ", middle, "(x):")
 
 
-def test_a_run_goes_on_with_the_same_text(filler, capsys):
-    """Catches gaps that are drawn anew after a stop, and a rate that the run forgets."""
+def test_a_resumed_run_has_the_same_text(filler, capsys):
+    """Catches gaps drawn again differently after --resume, and a --fim-rate that the run forgets."""
     capsys.readouterr()
     assert cli.main(["train", "--resume", "--out", str(filler), "--steps", "13", "--threads", "1"]) == 0
     out = capsys.readouterr().out
@@ -264,8 +264,8 @@ def test_a_run_goes_on_with_the_same_text(filler, capsys):
     assert "changed" not in out
 
 
-def test_what_is_far_from_the_gap_is_told(filler, capsys):
-    """Catches a prefix that is cut in silence, and a middle for which the prompt is forgotten."""
+def test_truncated_text_around_a_gap_is_reported(filler, capsys):
+    """Catches a prefix truncated silently, and a middle so long that the prompt leaves the context."""
     _, err = said(capsys, filler, "--prefix", "x" * 50, "--suffix", "y", "--length", "200", "--seed", "1")
     assert "text far from the gap truncated: the model sees 32 tokens (" in err
     assert "whenever it is full" not in err

@@ -1,4 +1,4 @@
-"""`tinygpt import` and `tinygpt export`: what they write, what they say, and bad input."""
+"""`tinygpt import` and `tinygpt export`: the files they write, their output, and bad input."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def model_of(seed, **options):
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    """A current directory with a model, a GGUF file of it, and models and folders that cannot be used."""
+    """A current directory with a model, its GGUF file, and models and folders that cannot be used."""
     monkeypatch.chdir(tmp_path)
     tokenizer = BPETokenizer.train(TEXT, vocab_size=280)
     tinygpt.save("model", model_of(1), tokenizer)
@@ -49,7 +49,7 @@ def work(tmp_path, monkeypatch):
 
 
 def said(capsys, *arguments):
-    """The lines that a command prints."""
+    """Run a command that must succeed, and return the lines that it prints."""
     assert cli.main(list(arguments)) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     assert err == ""
@@ -63,7 +63,7 @@ def same_weights(one, two):
 
 @pytest.mark.parametrize("source", ["model", "model.gguf"])
 def test_import(capsys, source):
-    """Catches a model, a tokenizer or a figure that is another's."""
+    """Catches the wrong model, tokenizer or figures."""
     lines = said(capsys, "import", source, "--out", "new/model")
     assert same_weights("new/model", "model")
     assert tinygpt.load("new/model")[1].encode(TEXT).tolist() == tinygpt.load("model")[1].encode(TEXT).tolist()
@@ -75,15 +75,15 @@ def test_import(capsys, source):
     ]
 
 
-def test_types_are_told_by_size(capsys):
-    """Catches the type of a norm in the place of that of the model."""
+def test_types_are_listed_by_size(capsys):
+    """Catches the type of a small norm listed before the type of the large matrices."""
     said(capsys, "export", "model", "--to", "gguf", "--out", "short.gguf", "--dtype", "q8_0")
     assert said(capsys, "import", "short.gguf", "--out", "short")[0].endswith(", from Q8_0, F32")
 
 
 @pytest.mark.parametrize(("to", "out"), [("hf", "new/model"), ("gguf", "new/x.gguf")])
 def test_export_and_import_again(capsys, work, to, out):
-    """Catches weights that are lost on a way there and back, and a size that is another file's."""
+    """Catches weights changed by an export and import, and the size of the wrong file."""
     lines = said(capsys, "export", "model", "--to", to, "--out", out)
     file = work / out / "model.safetensors" if to == "hf" else work / out
     assert lines == [f"written   {out}, {file.stat().st_size / 1e6:.1f} MB of float32"]
@@ -91,16 +91,16 @@ def test_export_and_import_again(capsys, work, to, out):
     assert same_weights("again", "model")
 
 
-def test_a_note_on_rows_that_are_no_blocks(capsys):
-    """Catches a file of another type than was asked for, in silence."""
+def test_a_note_on_rows_that_cannot_be_quantised(capsys):
+    """Catches a file with another type than requested, without a note."""
     tinygpt.save("odd", model_of(1, n_embd=24, ffn_dim=64), tinygpt.load("model")[1])
     lines = said(capsys, "export", "odd", "--to", "gguf", "--out", "odd.gguf", "--dtype", "q8_0")
-    # All but the MLP's last product, of rows of 64: the embedding, four products of attention, gate and up.
+    # Rows of 24: the embedding, four projections of attention, gate and up. The down projection has rows of 64.
     assert lines[0] == "note      7 tensors are F16: their rows are no multiple of 32"
 
 
-def test_the_files_that_gpt2_came_with(capsys, work):
-    """Catches a tokenizer that is there in another form than tokenizer.json, and left behind."""
+def test_vocab_json_and_merges_txt_are_imported(capsys, work):
+    """Catches a tokenizer that is left behind because it is not in tokenizer.json."""
     tinygpt.save("old", GPT(GPTConfig(vocab_size=260, block_size=16, n_layer=1, n_head=2, n_embd=8)))
     letters = [*range(33, 127), *range(161, 173), *range(174, 256)]
     names = [chr(byte) for byte in letters] + [chr(256 + i) for i in range(68)]
@@ -110,10 +110,10 @@ def test_the_files_that_gpt2_came_with(capsys, work):
         (work / folder / "merges.txt").write_text("#version: 0.2\nd e\n")
     said(capsys, "import", "old", "--out", "new")
     assert tinygpt.load("new")[1].encode("def").tolist() == [256, vocab["f"]]
-    # A Llama with such files may well split its texts in another way, which they do not say.
+    # The same files beside a Llama do not say how it splits a text, so the import refuses to guess.
     assert cli.main(["import", "mute", "--out", "x"]) == 2
     assert "mute/vocab.json: belongs to no GPT-2, so the pattern that splits a text is not" in capsys.readouterr().err
-    # The directory is read as it is, too, with everything that the files beside it say.
+    # The directory can also be loaded without an import, with its tokenizer_config.json.
     (work / "old" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x"}))
     assert tinygpt.load("old")[1].chat_template == "x"
     said(capsys, "generate", "--model", "old", "--prompt", "def", "--length", "3", "--quiet")
@@ -123,7 +123,7 @@ def test_the_files_that_gpt2_came_with(capsys, work):
 
 
 def test_quiet_prints_nothing(capsys, work):
-    """Catches a line that slips past --quiet."""
+    """Catches a line printed despite --quiet."""
     assert said(capsys, "import", "model", "--out", "new", "--quiet") == []
     assert said(capsys, "export", "new", "--to", "gguf", "--out", "new.gguf", "--quiet") == []
     assert (work / "new.gguf").exists()
@@ -131,7 +131,7 @@ def test_quiet_prints_nothing(capsys, work):
 
 @pytest.mark.parametrize("arguments", [["import", "model.gguf"], ["export", "model", "--to", "hf"]])
 def test_force_replaces_a_model_and_nothing_else(capsys, work, arguments):
-    """Catches --force without effect, and one that removes what no model is made of."""
+    """Catches --force without effect, and one that removes files outside the model format."""
     (work / "other" / "notes.txt").write_text("x")
     said(capsys, *arguments, "--out", "other", "--force")
     assert same_weights("other", "model")
@@ -139,7 +139,7 @@ def test_force_replaces_a_model_and_nothing_else(capsys, work, arguments):
 
 
 def test_force_replaces_a_file(capsys, work):
-    """Catches a file that is written beside the old one, or left."""
+    """Catches a file written beside the old one, and an old file that stays."""
     said(capsys, "export", "other", "--to", "gguf", "--out", "model.gguf", "--force")
     said(capsys, "import", "model.gguf", "--out", "new")
     assert same_weights("new", "other")
@@ -205,7 +205,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_one_line(capsys, work, case):
-    """Catches a traceback, another exit status, a message that does not name the place, and what is left behind."""
+    """Catches a traceback, a wrong exit status, an error that does not name the path, and files left behind."""
     arguments, words = WRONG[case]
     before, names = content(work), {path.name for path in work.iterdir()}
     assert cli.main(arguments) == 2
@@ -218,7 +218,7 @@ def test_bad_input_is_one_line(capsys, work, case):
 
 
 def test_the_missing_extra_is_named(capsys, work, monkeypatch):
-    """Catches an error that does not say what to install, and a file that is left."""
+    """Catches an error that does not say what to install, and a file left behind."""
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert cli.main([*EXPORT, "gguf", "--out", "new.gguf"]) == 2
     assert "pip install 'tinygpt[gguf]'" in capsys.readouterr().err
@@ -226,8 +226,8 @@ def test_the_missing_extra_is_named(capsys, work, monkeypatch):
 
 
 @pytest.mark.parametrize("out", ["new.gguf", "new"])
-def test_progress_goes_up_to_all(out):
-    """Catches a part of the work that is not counted, or counted twice, and a bar that goes back."""
+def test_progress_counts_up_to_its_total(out):
+    """Catches work that is not counted or counted twice, and progress that decreases."""
     to = "gguf" if out.endswith("gguf") else "hf"
     calls = []
     export_model("model", to, out, "float16", progress=lambda *call: calls.append(call))
@@ -238,12 +238,12 @@ def test_progress_goes_up_to_all(out):
     calls.clear()
     import_model(out, "again", progress=lambda *call: calls.append(call))
     assert calls == sorted(calls)
-    assert {total for _, total in calls} == {2 * n}  # read, and written
+    assert {total for _, total in calls} == {2 * n}  # each parameter is read and written
     assert calls[-1] == (2 * n, 2 * n)
 
 
 def test_the_ids_of_a_chat_model(work):
-    """Catches the separator written as the beginning of a text whose model names another token."""
+    """Catches the separator written as begin token although the tokenizer has a begin token."""
     parts = BPETokenizer.train(TEXT, vocab_size=270).parts
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     special = {name: i for i, name in enumerate(names, len(parts.vocab))}
@@ -258,6 +258,6 @@ def test_the_ids_of_a_chat_model(work):
 
 
 def test_a_model_without_a_tokenizer(capsys):
-    """Catches a refusal of what needs none, and silence about it."""
+    """Catches a refusal of a format that needs no tokenizer, and no note about it."""
     assert said(capsys, "export", "mute", "--to", "hf", "--out", "new")[0].startswith("note      there is no tokenizer")
     assert ", no tokenizer, from F32" in said(capsys, "import", "new", "--out", "again")[0]

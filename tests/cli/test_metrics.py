@@ -1,4 +1,4 @@
-"""`tinygpt metrics`: the page it writes, what it says, and bad input."""
+"""`tinygpt metrics`: the page it writes, its output, and bad input."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from tinygpt.viz.metrics import MOST_RUNS, page
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    """A current directory of its own, with files that are no runs."""
+    """A current directory for each test, with files that are not runs."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "half.jsonl").write_text('{"step": 0, "loss": 2.5}\n{"step": 1, "lo')
     (tmp_path / "wrong.jsonl").write_text('{"step": 0, "loss": 2.5}\n{"step": 1, "loss": "x"}\n')
@@ -36,7 +36,7 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_one_line(work, capsys, case):
-    """Catches a traceback, another exit status, a message that does not name the file, and a page of a failure."""
+    """Catches a traceback, a wrong exit status, an error that does not name the file, and a page left behind."""
     arguments, words = WRONG[case]
     before = sorted(path.name for path in work.iterdir())
     assert cli.main(["metrics", *arguments]) == 2
@@ -49,7 +49,7 @@ def test_bad_input_is_one_line(work, capsys, case):
 
 
 def test_the_page_is_that_of_the_runs(run, work, capsys):
-    """Catches a flag without effect, a run that is left out, and a folder that must be there beforehand."""
+    """Catches a flag without effect, a missing run, and a missing folder that is not created."""
     pytest.importorskip("plotly")
     assert cli.main(["metrics", str(run), "half.jsonl", "--out", "new/page.html"]) == 0
     out, err = capsys.readouterr()
@@ -64,7 +64,7 @@ def test_the_page_is_that_of_the_runs(run, work, capsys):
 
 
 def test_quiet_prints_nothing(run, work, capsys):
-    """Catches a line that slips past --quiet, and a page that is not written."""
+    """Catches a line printed despite --quiet, and a page that is not written."""
     pytest.importorskip("plotly")
     assert cli.main(["metrics", str(run), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
@@ -79,7 +79,7 @@ def test_a_missing_extra_is_named(run, work, capsys, monkeypatch):
 
 
 def test_a_name_cannot_move_the_cursor(work, capsys):
-    """Catches a file name that writes to the terminal what its bytes say."""
+    """Catches control characters of a file name that reach the terminal."""
     pytest.importorskip("plotly")
     (work / "a\x1b[31m.jsonl").write_text(json.dumps({"step": 0, "loss": 1.0}) + "\n")
     assert cli.main(["metrics", "a\x1b[31m.jsonl"]) == 0

@@ -32,7 +32,7 @@ LONG = "1,873,402 for training, vocabulary 374   validation: 21 files, 187,340 t
 
 
 def terminal(width):
-    """A report on a terminal of a width, and what it has written so far."""
+    """A report on a terminal of the given width, and the file that receives its output."""
     file = io.StringIO()
     console = Console(
         file=file, force_terminal=True, width=width, highlight=False, soft_wrap=True, legacy_windows=False
@@ -41,19 +41,19 @@ def terminal(width):
 
 
 def plain(text):
-    """Text without the codes of a terminal."""
+    """Remove the terminal codes from a text."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 def drawn(report, width):
-    """The live line as it stands."""
+    """Render the live line."""
     console = Console(file=io.StringIO(), width=width, legacy_windows=False)
     console.print(report.progress.get_renderable())
     return console.file.getvalue()
 
 
 def test_a_file_gets_plain_lines(sources, tmp_path, capsys, monkeypatch):
-    """Catches colours, bars and carriage returns where nothing can be drawn over."""
+    """Catches colours, bars and carriage returns in a file."""
     monkeypatch.setattr(module, "PLAIN_SECONDS", -1.0)
     assert cli.main(["train", *flags(tiny(sources, tmp_path / "out", samples=1))]) == 0
     out, err = capsys.readouterr()
@@ -65,13 +65,13 @@ def test_a_file_gets_plain_lines(sources, tmp_path, capsys, monkeypatch):
 
 
 def test_a_file_gets_long_lines_whole(capsys):
-    """Catches lines that are cut or wrapped at the width of a terminal that is not there."""
+    """Catches lines of a file cut or wrapped at a terminal width."""
     ConsoleReport().fact("tokens", LONG * 3)
     assert capsys.readouterr().out == f"tokens    {LONG * 3}\n"
 
 
-def test_between_lines_in_a_file_time_passes(capsys):
-    """Catches a line for every step in a log."""
+def test_a_file_does_not_get_a_line_per_step(capsys):
+    """Catches a log with a line for every step."""
     report = ConsoleReport()
     report.start(0, 100)
     for step in range(50):
@@ -81,7 +81,7 @@ def test_between_lines_in_a_file_time_passes(capsys):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 def test_the_live_line_fits(width):
-    """Catches a line that is wrapped or cut, and figures that are left out although there is room."""
+    """Catches a line that wraps or is cut, and figures left out although there is room."""
     report, _ = terminal(width)
     report.start(0, 2000)
     report.evaluation(EVALUATION, True)
@@ -92,12 +92,12 @@ def test_the_live_line_fits(width):
     for figure, least in (("loss 12.346", 60), ("241k tok/s", 80), ("val 11.877", 80), ("38 % of peak", 120)):
         assert (figure in line) or width < least
     assert ("lr 6.2e-04" in line) == (width >= 120)
-    assert re.match(rf"training  .{{{report.bar}}}    2 %  loss ", line)  # without colour an empty bar is blank
+    assert re.match(rf"training  .{{{report.bar}}}    2 %  loss ", line)  # an empty bar is blank without colour
     report.stop()
 
 
 def test_the_live_line_ends_with_the_last_evaluation():
-    """Catches a line that shows the validation loss before last when the run is over."""
+    """Catches an outdated validation loss in the last line of a run."""
     report, file = terminal(120)
     report.start(0, 42)
     report.step(RECORD)
@@ -110,7 +110,7 @@ def test_the_live_line_ends_with_the_last_evaluation():
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_facts_are_aligned(width):
-    """Catches words that are cut at the edge of the terminal, and lines that begin under their label."""
+    """Catches words cut at the edge of the terminal, and continuation lines under the label."""
     report, file = terminal(width)
     report.fact("tokens", LONG)
     report.note(LONG)
@@ -121,8 +121,8 @@ def test_facts_are_aligned(width):
     assert len(lines) == 2 * -(-len(LONG) // (width - 12))
 
 
-def test_text_stays_as_it_is(capsys):
-    """Catches markup, emoji codes and highlighting in what a model writes."""
+def test_sampled_text_is_printed_literally(capsys):
+    """Catches markup, emoji codes and highlighting applied to the text of a model."""
     text = "x = d[:heart:] + [bold] + '[/]' + 3.5\n\tpass :smile:"
     report, file = terminal(200)
     report.sample(1, text)
@@ -132,7 +132,7 @@ def test_text_stays_as_it_is(capsys):
     assert ":smile:" in file.getvalue()
 
 
-def test_text_does_not_move_the_cursor():
+def test_sampled_text_cannot_move_the_cursor():
     """Catches a sampled escape sequence that reaches the terminal."""
     assert harmless("a\tb\n\x1b[2J\x07\x00\x7f\x9bé日\u200d") == "a\tb\n\\x1b[2J\\x07\\x00\\x7f\\x9bé日\u200d"
     report, file = terminal(80)
@@ -140,14 +140,14 @@ def test_text_does_not_move_the_cursor():
     assert "\\x1b[2Jb\\x0dc" in file.getvalue()
 
 
-def test_the_final_evaluation_has_a_bar_that_goes():
-    """Catches a long silence at the end, and a bar that stays between the lines."""
+def test_the_final_evaluation_has_a_temporary_bar():
+    """Catches a long evaluation without progress, and a bar left between the lines."""
     report, file = terminal(80)
     report.evaluating(1, 4)
     assert drawn(report, 80).startswith("eval      ━")
     report.fact("validation", "loss 1")
     assert plain(file.getvalue()).splitlines()[-1] == "validation  loss 1"
-    ConsoleReport().evaluating(1, 4)  # nothing is drawn where there is no terminal
+    ConsoleReport().evaluating(1, 4)  # draws nothing without a terminal
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_rates_are_short(rate, shown):
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (61.9, "1:01"), (3600, "1:00:00"), (36_061, "10:01:01")])
 def test_clocks_are_short(seconds, shown):
-    """Catches 75 minutes as 75:00, and seconds without their zero."""
+    """Catches 75 minutes shown as 75:00, and seconds without a leading zero."""
     assert module._clock(seconds) == shown
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_a_terminal_gets_a_live_line(sources, tmp_path):
-    """Catches a bar that is never shown: a process on a pseudo-terminal is the only real proof."""
+    """Catches a bar that is never drawn: only a process on a pseudo-terminal proves that it is."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "tinygpt", "train", *flags(tiny(sources, tmp_path / "out", steps=60))]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
@@ -176,7 +176,7 @@ def test_a_terminal_gets_a_live_line(sources, tmp_path):
     while True:
         try:
             part = os.read(leader, 65536)
-        except OSError:  # the last writer has gone
+        except OSError:  # the process has closed its end
             break
         if not part:
             break
@@ -190,7 +190,7 @@ def test_a_terminal_gets_a_live_line(sources, tmp_path):
 
 
 def test_a_terminal_without_utf8_still_gets_its_text(sources, run, tmp_path):
-    """Catches a run that ends with UnicodeEncodeError at its first bar, or a text at its first umlaut."""
+    """Catches UnicodeEncodeError at the first bar of a run or the first accented letter of a text."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     train = ["train", *flags(tiny(sources, tmp_path / "out", samples=1))]
     generate = ["generate", "--model", str(run), "--prompt", "é", "--length", "3", "--quiet"]
@@ -210,8 +210,8 @@ LINES = [
 
 
 @pytest.mark.parametrize("width", [60, 70, 80, 100, 120])
-def test_the_table_of_kernels_fits(width):
-    """Catches names and figures that are cut or wrapped, and columns left out although there is room."""
+def test_the_profile_table_fits(width):
+    """Catches names or figures cut or wrapped, and columns left out although there is room."""
     report, file = terminal(width)
     report.profile(LINES, 1234)
     title, head, *rows = plain(file.getvalue()).splitlines()
@@ -223,8 +223,8 @@ def test_the_table_of_kernels_fits(width):
     assert ("62 %" in rows[0], "70 %" in rows[1]) == (True, True)
 
 
-def test_the_table_of_kernels_in_a_file(capsys):
-    """Catches colours in a file, columns cut at the width of no terminal, and the rate whose roof is far away."""
+def test_the_profile_table_in_a_file(capsys):
+    """Catches colours or a limited width in a file, and a share of the peak that does not limit the op."""
     ConsoleReport().profile(LINES, 1)
     title, head, *rows = capsys.readouterr().out.splitlines()
     assert title == "profile   1 step of 20 ms"
@@ -238,14 +238,14 @@ def test_the_table_of_kernels_in_a_file(capsys):
         assert row.rindex("%") == head.index(name) + len(name) - 1
 
 
-def test_nothing_was_measured(capsys):
-    """Catches an empty table, or an error, after a run of one step."""
+def test_a_profile_without_measurements(capsys):
+    """Catches an empty table or an error after a run of one step."""
     ConsoleReport().profile([], 0)
     assert capsys.readouterr().out == "note      --profile: there was no step after the first, which is not measured\n"
 
 
-def test_the_flag_prints_the_table(sources, tmp_path, capsys):
-    """Catches --profile without effect, with an effect on --quiet, and a table before the last line of the run."""
+def test_the_profile_flag(sources, tmp_path, capsys):
+    """Catches --profile without effect, output despite --quiet, and a table before the end of the run."""
     settings = flags(tiny(sources, tmp_path / "out", samples=1))
     assert cli.main(["train", *settings, "--profile", "--quiet"]) == 0
     assert capsys.readouterr().out == ""

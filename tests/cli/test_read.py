@@ -1,4 +1,4 @@
-"""`tinygpt read`: the page it writes, what it says, and bad input."""
+"""`tinygpt read`: the page it writes, its output, and bad input."""
 
 import re
 
@@ -32,7 +32,7 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    """A current directory of its own."""
+    """A current directory for each test, with files that can and cannot be read."""
     files = {"empty.py": b"", "blank.py": b" \n\n", "latin.py": b"# caf\xe9\n", "nul.py": b"a\0b", "one.py": b"x",
              "a.py": TEXT.encode()}  # fmt: skip
     for name, content in files.items():
@@ -44,7 +44,7 @@ def work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_one_line(run, work, capsys, case):
-    """Catches a traceback, another exit status, a message that does not name the fault, and a page of a failure."""
+    """Catches a traceback, a wrong exit status, an error that does not name the cause, and a page left behind."""
     arguments, words = WRONG[case]
     before = sorted(path.name for path in work.iterdir())
     model = [] if "--model" in arguments else ["--model", str(run)]
@@ -58,7 +58,7 @@ def test_bad_input_is_one_line(run, work, capsys, case):
 
 
 def test_the_page_is_that_of_the_file_and_its_loss_that_of_eval(run, work, capsys):
-    """Catches options without effect, a text that eval reads otherwise, and another loss than eval's."""
+    """Catches options without effect, a text decoded differently from eval's, and another loss."""
     (work / "a.py").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
     windows = ["--window", "8", "--stride", "4"]
     words = ["--model", str(run), *windows]
@@ -75,8 +75,8 @@ def test_the_page_is_that_of_the_file_and_its_loss_that_of_eval(run, work, capsy
     assert capsys.readouterr().out == line + "\n"
 
 
-def test_a_cut_is_told(run, work, capsys):
-    """Catches a page of a part of the file that looks like the whole."""
+def test_a_cut_is_reported(run, work, capsys):
+    """Catches a page of part of a file that does not say so."""
     assert cli.main(["read", "a.py", "--model", str(run), "--max-tokens", "20"]) == 0
     out, err = capsys.readouterr()
     assert re.fullmatch(r"note      a\.py has \d+ tokens; the page shows the first 20 \(--max-tokens\)\n", err)
@@ -84,8 +84,8 @@ def test_a_cut_is_told(run, work, capsys):
     assert (work / "read.html").exists()
 
 
-def test_quiet_says_nothing(run, work, capsys):
-    """Catches a line that slips past --quiet, and a quiet command that writes nothing."""
+def test_quiet_prints_nothing(run, work, capsys):
+    """Catches a line printed despite --quiet, and a page that is not written."""
     assert cli.main(["read", "a.py", "--model", str(run), "--max-tokens", "20", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert (work / "read.html").exists()

@@ -1,4 +1,4 @@
-"""`tinygpt tokenize`: the pieces put together are the text, and the figures are counted over all of it."""
+"""`tinygpt tokenize`: the pieces join to the text, and the statistics cover all of it."""
 
 import io
 
@@ -23,7 +23,7 @@ def run(capsys, *arguments):
 
 
 def test_pieces_are_the_text(saved, capsys):
-    """Catches a token that is dropped, doubled or out of order, and invisible characters that are printed as such."""
+    """Catches a token dropped, repeated or out of order, and invisible characters printed as they are."""
     status, out, _ = run(capsys, "--model", str(saved), "--text", TEXT)
     assert status == 0
     assert "|" in out
@@ -31,7 +31,7 @@ def test_pieces_are_the_text(saved, capsys):
 
 
 def test_ids(saved, capsys):
-    """Catches ids of other tokens than those of the tokenizer."""
+    """Catches ids that differ from the tokenizer's."""
     from tinygpt import tokenizers
 
     _, out, _ = run(capsys, "--model", str(saved), "--text", TEXT, "--ids")
@@ -40,7 +40,7 @@ def test_ids(saved, capsys):
 
 @pytest.mark.parametrize("words", [["--file", "-"], ["--file=-"]])
 def test_standard_input(saved, capsys, monkeypatch, words):
-    """Catches the dash taken for a flag or for the name of a file."""
+    """Catches a dash read as a flag or as a file name."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     status, out, err = run(capsys, "--model", str(saved), "--ids", *words)
     assert (status, len(out.split())) == (0, len(BPETokenizer.train(TEXT * 5, 300, "code").encode(TEXT)))
@@ -48,13 +48,13 @@ def test_standard_input(saved, capsys, monkeypatch, words):
 
 
 def test_a_text_that_begins_with_a_dash(saved, capsys):
-    """Catches a text taken for a flag."""
+    """Catches a text read as a flag."""
     status, out, _ = run(capsys, "--model", str(saved), "--text", "-x")
     assert (status, out) == (0, "-|x\n")
 
 
-def test_what_is_counted(saved, capsys, tmp_path):
-    """Catches figures of the part that is shown."""
+def test_statistics_cover_the_whole_text(saved, capsys, tmp_path):
+    """Catches statistics of only the part that is shown."""
     file = tmp_path / "a.py"
     file.write_text(TEXT * 100)
     _, out, err = run(capsys, "--model", str(saved / "tokenizer.json"), "--file", str(file), "--max-tokens", "7")
@@ -63,8 +63,8 @@ def test_what_is_counted(saved, capsys, tmp_path):
     assert "the first 7 shown" in err
 
 
-def test_bytes_without_a_token_are_told(capsys, tmp_path):
-    """Catches text that disappears without a word, and a note where nothing was lost."""
+def test_bytes_without_a_token_are_reported(capsys, tmp_path):
+    """Catches text dropped silently, and a note when nothing was dropped."""
     vocab = {bytes([i]): i - 1 for i in range(1, 256)}
     BPETokenizer(vocab, [], special_tokens={"<|endoftext|>": 255}).save(tmp_path)
     _, _, err = run(capsys, "--model", str(tmp_path), "--text", "a\x00b\x00")
@@ -84,7 +84,7 @@ def test_bytes_without_a_token_are_told(capsys, tmp_path):
     ],
 )
 def test_bad_input_is_one_line(saved, capsys, arguments, message):
-    """Catches a traceback, and an error that does not say what to mend."""
+    """Catches a traceback, and an error that does not say what to correct."""
     status, out, err = run(capsys, "--model", str(saved), *arguments)
     assert (status, out) == (2, "")
     assert message in err
@@ -92,13 +92,13 @@ def test_bad_input_is_one_line(saved, capsys, arguments, message):
 
 
 def test_no_tokenizer_is_one_line(capsys):
-    """Catches a traceback where there is nothing."""
+    """Catches a traceback for a path that does not exist."""
     status, out, err = run(capsys, "--model", "nowhere", "--text", "a")
     assert (status, out, err) == (2, "", "tinygpt: error: nowhere: no such file\n")
 
 
-def test_a_run_with_byte_pairs(tmp_path, capsys):
-    """Catches a kind, size or pattern that train does not pass on, and a run that goes on with another tokenizer."""
+def test_training_with_bpe(tmp_path, capsys):
+    """Catches a type, size or pattern that train ignores, and a resumed run with another tokenizer."""
     from tinygpt import tokenizers
 
     (tmp_path / "data").mkdir()

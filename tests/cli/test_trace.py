@@ -1,4 +1,4 @@
-"""`tinygpt trace`: the table, one step as numbers, the page, the arrays, and bad input."""
+"""`tinygpt trace`: the table, one step as numbers, the page, the saved arrays, and bad input."""
 
 import io
 import sys
@@ -36,7 +36,7 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    """A current directory of its own."""
+    """A current directory for each test, with an empty file and a folder."""
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -57,7 +57,7 @@ def page(run):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_one_line(run, work, capsys, case):
-    """Catches a traceback, another exit status, a message that does not say what there is, and a file of a failure."""
+    """Catches a traceback, a wrong exit status, an error that lists no alternatives, and files left behind."""
     arguments, words = WRONG[case]
     model = [] if "--model" in arguments else ["--model", str(run)]
     save = [] if "--save" in arguments else ["--save", "a.npz"]
@@ -71,7 +71,7 @@ def test_bad_input_is_one_line(run, work, capsys, case):
 
 
 def test_the_table_has_a_line_for_every_step(run, page, capsys):
-    """Catches a step that is left out, and a table that is cut to the width of a terminal that is not there."""
+    """Catches a missing step, and a table cut at a terminal width in a file."""
     lines = said(capsys, run)
     assert lines[0].split() == ["step", "formula", "axes", "shape", "min", "max", "mean", "std", "zeros", "source"]
     names = [name for name in page.steps if name not in ("losses", "loss")]
@@ -86,7 +86,7 @@ def test_the_table_has_a_line_for_every_step(run, page, capsys):
 
 
 def test_one_step_is_printed_as_numbers(run, page, capsys):
-    """Catches numbers of another head or layer, a turned table, and a token beside the wrong row."""
+    """Catches numbers of the wrong head or layer, a transposed table, and a token at the wrong row."""
     step = page.steps["blocks.0.attn.softmax"]
     for arguments in (["--layer", "0"], []):
         lines = said(capsys, run, "--step", "attn.softmax", *arguments, "--head", "1")
@@ -104,7 +104,7 @@ def test_one_step_is_printed_as_numbers(run, page, capsys):
 
 
 def test_a_large_step_is_abbreviated(run, page, capsys):
-    """Catches a table wider than anybody reads, and columns that are not those above them."""
+    """Catches a table wider than a screen, and columns that do not match their header."""
     lines = said(capsys, run, "--step", "mlp.up")
     assert lines[4].split() == ["0", "1", "2", "3", "...", "60", "61", "62", "63"]
     numbers = lines[5].replace("...", "").split()[2:]
@@ -112,8 +112,8 @@ def test_a_large_step_is_abbreviated(run, page, capsys):
     np.testing.assert_allclose([*map(float, numbers)], array[[0, 1, 2, 3, -4, -3, -2, -1]], rtol=1e-3)
 
 
-def test_a_distribution_is_printed_by_its_largest(run, page, capsys):
-    """Catches columns of token ids in place of tokens, and tokens of another position."""
+def test_a_distribution_is_printed_by_its_likeliest_tokens(run, page, capsys):
+    """Catches token ids as columns instead of the likeliest tokens, and tokens of the wrong position."""
     lines = said(capsys, run, "--step", "probabilities")
     for line, prediction in zip(lines[4:], page.predictions(), strict=True):
         words = line.partition(":  ")[2].split("   ")
@@ -121,7 +121,7 @@ def test_a_distribution_is_printed_by_its_largest(run, page, capsys):
 
 
 def test_gradients_follow_the_values(run, page, capsys):
-    """Catches --backward without effect, and a gradient of something else."""
+    """Catches --backward without effect, and the gradient of the wrong step."""
     lines = said(capsys, run, "--step", "norm", "--backward")
     gradient = page.steps["norm"].gradient[0]
     at = lines.index("gradient") + 2
@@ -132,7 +132,7 @@ def test_gradients_follow_the_values(run, page, capsys):
 
 @pytest.mark.parametrize("source", ["file", "standard input"])
 def test_the_page_is_that_of_the_prompt(run, work, page, capsys, monkeypatch, source):
-    """Catches a prompt from elsewhere, options without effect, and a folder that must be there beforehand."""
+    """Catches the wrong prompt, options without effect, and a missing folder that is not created."""
     (work / "prompt.txt").write_text(PROMPT)
     monkeypatch.setattr(sys, "stdin", io.StringIO(PROMPT))
     words = {"file": ["--prompt-file", "prompt.txt"], "standard input": ["--prompt", "-"]}[source]
@@ -144,7 +144,7 @@ def test_the_page_is_that_of_the_prompt(run, work, page, capsys, monkeypatch, so
 
 
 def test_arrays_are_those_of_the_steps(run, work, page, capsys):
-    """Catches arrays under another name, or of values that were rounded for the page."""
+    """Catches arrays under the wrong name, and values rounded as on the page."""
     assert said(capsys, run, "--save", "new/a.npz", "--backward", "--quiet") == []
     with np.load(work / "new" / "a.npz") as arrays:
         assert set(page.steps) <= set(arrays.files)
@@ -154,8 +154,8 @@ def test_arrays_are_those_of_the_steps(run, work, page, capsys):
             np.testing.assert_array_equal(arrays[f"gradient:{name}"], gradient)
 
 
-def test_a_cut_is_told(run, capsys):
-    """Catches steps of a part of the prompt that look like those of the whole."""
+def test_a_cut_is_reported(run, capsys):
+    """Catches steps of part of a prompt without a note."""
     assert cli.main(["trace", "--model", str(run), "--prompt", "x" * 40, "--max-tokens", "8"]) == 0
     out, err = capsys.readouterr()
     assert err == "note      the prompt has 40 tokens; the first 8 are shown (limited by --max-tokens)\n"

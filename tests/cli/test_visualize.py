@@ -1,4 +1,4 @@
-"""`tinygpt visualize`: the page it writes, what it says, and bad input."""
+"""`tinygpt visualize`: the page it writes, its output, and bad input."""
 
 import io
 import sys
@@ -29,7 +29,7 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    """A current directory of its own."""
+    """A current directory for each test, with an empty file and a folder."""
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_bad_input_is_one_line(run, work, capsys, case):
-    """Catches a traceback, another exit status, a message that does not name the flag, and a page of a failure."""
+    """Catches a traceback, a wrong exit status, an error that does not name the flag, and a page left behind."""
     arguments, words = WRONG[case]
     model = [] if "--model" in arguments else ["--model", str(run)]
     assert cli.main(["visualize", *model, *arguments]) == 2
@@ -52,7 +52,7 @@ def test_bad_input_is_one_line(run, work, capsys, case):
 
 @pytest.mark.parametrize("source", ["flag", "file", "standard input"])
 def test_the_page_is_that_of_the_prompt(run, work, capsys, monkeypatch, source):
-    """Catches a prompt from elsewhere, options without effect, and a folder that must be there beforehand."""
+    """Catches the wrong prompt, options without effect, and a missing folder that is not created."""
     prompt = "def alpha"
     (work / "prompt.txt").write_text(prompt)
     monkeypatch.setattr(sys, "stdin", io.StringIO(prompt))
@@ -66,8 +66,8 @@ def test_the_page_is_that_of_the_prompt(run, work, capsys, monkeypatch, source):
     assert out.endswith(" MB: 9 tokens, 1 layers x 2 heads\n")
 
 
-def test_a_cut_is_told(run, work, capsys):
-    """Catches a page of a part of the prompt that looks like the whole."""
+def test_a_cut_is_reported(run, work, capsys):
+    """Catches a page of part of the prompt that does not say so."""
     assert cli.main(["visualize", "--model", str(run), "--prompt", "x" * 40, "--max-tokens", "8"]) == 0
     out, err = capsys.readouterr()
     assert err == "note      the prompt has 40 tokens; the first 8 are shown (limited by --max-tokens)\n"
@@ -84,8 +84,8 @@ def test_a_prompt_longer_than_the_context_shows_its_first_tokens(run, work, caps
     assert "the first 16 are shown (the context of the model)" in (work / "attention.html").read_text()
 
 
-def test_quiet_says_nothing(run, work, capsys):
-    """Catches a line that slips past --quiet, and a quiet command that writes nothing."""
+def test_quiet_prints_nothing(run, work, capsys):
+    """Catches a line printed despite --quiet, and a page that is not written."""
     assert cli.main(["visualize", "--model", str(run), "--prompt", "x" * 40, "--max-tokens", "8", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert (work / "attention.html").exists()

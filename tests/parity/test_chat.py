@@ -1,4 +1,4 @@
-"""Chat templates against transformers: the same text, and the same ids."""
+"""Chat templates against transformers: the same text and the same ids."""
 
 import pytest
 from chat.talk import CHATML, HEADERS, tokenizer
@@ -27,12 +27,12 @@ TALKS = [
 
 
 def smollm2():
-    """The template of SmolLM2."""
+    """The chat template of SmolLM2."""
     return require("gguf").GGUFReader(gguf_of_smollm2()).fields["tokenizer.chat_template"].contents()
 
 
 def kinds(name):
-    """A template, and a tokenizer with its tokens."""
+    """A template of the given name, and a tokenizer with its special tokens."""
     if name == "headers":
         return HEADERS, tokenizer(LLAMA_NAMES, "<|eot|>", "<|begin|>", HEADERS)
     template = CHATML if name == "chatml" else smollm2()
@@ -41,7 +41,7 @@ def kinds(name):
 
 @pytest.mark.parametrize("name", ["chatml", "headers", "smollm2"])
 def test_equals_transformers(tmp_path, name):
-    """Catches another rule for blanks, a variable that is not there, and text that is cut elsewhere."""
+    """Catches different whitespace rules, a missing variable, and a text split differently."""
     template, known = kinds(name)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     known.save(tmp_path)

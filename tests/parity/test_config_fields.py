@@ -1,4 +1,4 @@
-"""The table of config.json against transformers: which fields it writes, and which of them change its logits."""
+"""The table of config.json fields against transformers: the fields it writes, and their effect on logits."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tinygpt.files import config_tables
 
 from .conftest import require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 torch = require("torch")
 transformers = require("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -23,7 +23,7 @@ TABLES = {"gpt2": config_tables.GPT2, "llama": config_tables.LLAMA}
 
 
 def made(kind, folder):
-    """A model of transformers on disk, no two of its weights alike."""
+    """Save a model of transformers with random weights."""
     torch.manual_seed(5)
     if kind == "gpt2":
         sizes = {"vocab_size": 101, "n_positions": 19, "n_embd": 28, "n_layer": 2, "n_head": 4}
@@ -59,7 +59,7 @@ def alike(found, wanted):
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_field_that_transformers_writes_is_in_the_table(kind, tmp_path):
-    """Catches a field of a newer transformers that nobody has looked at; it is refused until then."""
+    """Catches a field of a newer transformers that is missing from the table, and therefore refused."""
     config = {"gpt2": transformers.GPT2Config, "llama": transformers.LlamaConfig}[kind]()
     assert set(config.to_dict()) <= TABLES[kind].names()
     assert set(json.loads((made(kind, tmp_path) / "config.json").read_text())) <= TABLES[kind].names()
@@ -67,7 +67,7 @@ def test_every_field_that_transformers_writes_is_in_the_table(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_fields_without_effect_have_none(kind, tmp_path):
-    """Catches a field that is passed over although transformers computes something else by it."""
+    """Catches a field that tinygpt ignores although it changes the logits of transformers."""
     folder = made(kind, tmp_path)
     wanted = theirs(folder)
     content = json.loads((folder / "config.json").read_text())
@@ -98,7 +98,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("kind", "fields"), HARMLESS)
 def test_harmless_values_of_refused_fields(kind, fields, tmp_path):
-    """Catches a model that is refused for values that change nothing."""
+    """Catches a model refused for field values that change nothing."""
     change(made(kind, tmp_path), **fields)
     assert alike(ours(tmp_path), theirs(tmp_path))
 
@@ -114,7 +114,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("kind", "fields"), REFUSED)
 def test_refused_fields_change_the_logits(kind, fields, tmp_path):
-    """Catches a refusal for nothing, and one that is missing."""
+    """Catches a value refused although it changes nothing, and one that should be refused but is not."""
     wanted = theirs(made(kind, tmp_path))
     change(tmp_path, **fields)
     assert not alike(theirs(tmp_path), wanted)

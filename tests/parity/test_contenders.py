@@ -1,4 +1,4 @@
-"""The contenders of benchmarks/: what is timed against us must compute what we compute. Runs their real processes."""
+"""The contenders of benchmarks/, in their real processes: they must compute the same results as tinygpt."""
 
 import importlib
 import sys
@@ -23,7 +23,7 @@ def raced(found, *names):
 
 
 def test_training_agrees_with_pytorch(programs, require):
-    """Catches a peer with another loss or another update, in float32 or under autocast."""
+    """Catches a contender with a different loss or update, in float32 or under autocast."""
     require("torch")
     model = programs["jobs"].Model(65, 24, 2, 2, 16, 3, 24)
     names = ("tinygpt", "torch", "torch bfloat16")
@@ -33,7 +33,7 @@ def test_training_agrees_with_pytorch(programs, require):
 
 @pytest.mark.parametrize("kind", ["decode", "prefill"])
 def test_generation_agrees_with_transformers(programs, require, kind):
-    """Catches a weight in the wrong place, and a cache that loses the prompt."""
+    """Catches a misplaced weight, and a KV cache that loses the prompt."""
     require("transformers")
     model = programs["jobs"].Model(65, 24, 2, 2, 16, 2, 9)
     race = programs["jobs"].Job("tiny", kind, model, ("tinygpt", "transformers"), 4)
@@ -41,7 +41,7 @@ def test_generation_agrees_with_transformers(programs, require, kind):
 
 
 def test_products_and_attention_agree_with_pytorch(programs, require):
-    """Catches operands that are transposed otherwise, heads and times exchanged, and a gradient of something else."""
+    """Catches a wrong transpose, heads and positions exchanged, and the wrong gradient."""
     require("torch")
     jobs, contest, products = (programs[name] for name in ("jobs", "contest", "products"))
     workers, missing = contest.open_workers(jobs.PRODUCT_CONTENDERS, 1)

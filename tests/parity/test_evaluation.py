@@ -1,8 +1,8 @@
 """Loss, perplexity and surprisal against transformers, on the same windows.
 
 Both sides compute logits in float32; tests/parity/test_transformers.py derives that they differ by 6e-6 of the largest,
-which is about 10 here. A loss is a difference of a logit and a logarithm of a sum of exponentials, so it is off by no
-more than twice that; four digits of a loss of order 1 are 1e-4.
+which is about 10 here. A loss is the difference of a logit and a log-sum-exp, so its error is at most twice that. The
+tolerance of 1e-4 leaves room and still compares four digits of a loss of order 1.
 """
 
 import os
@@ -16,13 +16,13 @@ from tinygpt.evaluate import evaluate, score_tokens
 
 from .conftest import require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 torch = require("torch")
 transformers = require("transformers")
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-# transformers and torch deprecate parts of each other and of Python; our own warnings are errors in all other tests.
+# transformers and torch raise deprecation warnings. In all other tests warnings are errors.
 pytestmark = pytest.mark.filterwarnings("default")
 
 CONTEXT = 24
@@ -36,7 +36,7 @@ FAMILIES = {
 
 
 def their_losses(model, tokens, window, stride):
-    """The loss of tokens[1:], one window after the other: what a window predicts that none before it has."""
+    """The loss of every token of tokens[1:], each in the first window that predicts it."""
     found, done = [], 1
     for start in range(0, len(tokens), stride):
         ids = torch.from_numpy(np.asarray(tokens[start : start + window + 1], np.int64))
@@ -52,7 +52,7 @@ def their_losses(model, tokens, window, stride):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
-    """A model of ours whose predictions differ widely, and the same as transformers reads it."""
+    """A model of ours with widely differing predictions, and the same model in transformers."""
     config = GPTConfig(vocab_size=50, block_size=CONTEXT, **FAMILIES[request.param])
     model, rng = GPT(config), np.random.default_rng(7)
     for name, parameter in model.named_parameters():
@@ -67,7 +67,7 @@ def pair(request, tmp_path_factory):
 @pytest.mark.parametrize(("window", "stride"), [(CONTEXT, CONTEXT), (CONTEXT, 8), (10, 10), (10, 1), (16, 15)])
 @pytest.mark.parametrize("n", [2, 24, 25, 26, 160])
 def test_every_token_has_the_same_loss(pair, n, window, stride):
-    """Catches windows that begin elsewhere, a token scored in another window, and a loss of another formula."""
+    """Catches windows at the wrong start, a token scored in the wrong window, and a wrong loss formula."""
     ours, theirs = pair
     tokens = np.random.default_rng(n).integers(0, ours.config.vocab_size, n)
     wanted = their_losses(theirs, tokens, window, stride)
@@ -78,8 +78,8 @@ def test_every_token_has_the_same_loss(pair, n, window, stride):
     assert score.perplexity == pytest.approx(np.exp(wanted.mean(dtype=np.float64)), rel=1e-4)
 
 
-def test_it_is_the_loss_that_transformers_reports(pair):
-    """Catches a mean over something else: their own loss, of one window, is a mean over its predicted tokens."""
+def test_one_window_has_the_loss_that_transformers_reports(pair):
+    """Catches a mean over something other than the predicted tokens."""
     ours, theirs = pair
     tokens = np.random.default_rng(1).integers(0, ours.config.vocab_size, CONTEXT)
     ids = torch.from_numpy(tokens[None])
@@ -88,8 +88,8 @@ def test_it_is_the_loss_that_transformers_reports(pair):
     assert evaluate(ours, tokens, CONTEXT).loss == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_lens_ends_where_transformers_does(pair):
-    """Catches a stream that is another than the hidden states that transformers gives out."""
+def test_the_lens_equals_the_hidden_states_of_transformers(pair):
+    """Catches a residual stream that differs from the hidden states of transformers."""
     from tinygpt.tokenizers import CharTokenizer
     from tinygpt.viz.read import read
 
@@ -107,7 +107,7 @@ def test_the_lens_ends_where_transformers_does(pair):
         states = theirs(ids, output_hidden_states=True).hidden_states
         norm = theirs.transformer.ln_f if hasattr(theirs, "transformer") else theirs.model.norm
         for k, layer in enumerate(view.lens.layers):
-            # The last of their hidden states is normalised already.
+            # The last hidden state of transformers is already normalised.
             state = states[layer] if layer == ours.config.n_layer else norm(states[layer])
             logits = theirs.lm_head(state)[0]
             losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(view.ids[1:].astype(np.int64)),

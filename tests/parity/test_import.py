@@ -1,9 +1,9 @@
-"""Models from elsewhere and models for elsewhere: transformers' sharded directories, and llama.cpp on GGUF files.
+"""Import and export: sharded directories of transformers, and GGUF files in llama.cpp.
 
-llama.cpp computes products of float32 weights in float32, but the GELU of a GPT-2 through a table of float16, and
-products of F16 and Q8_0 weights with operands rounded to float16 and to blocks of 8 bits: its own roundings, relative
-to the largest logit, are far above those of float32 there, and the bounds say so. A tensor that is swapped, transposed
-or whose heads are in another order changes logits in their first digit.
+llama.cpp multiplies float32 weights in float32, but reads the GELU of a GPT-2 from a float16 table, and rounds the
+other operand of F16 and Q8_0 weights to float16 or to 8-bit blocks. Relative to the largest logit these roundings are
+far above those of float32, so each type has its own bound. A swapped or transposed tensor, or heads in the wrong order,
+would change the first digit of the logits.
 """
 
 import bisect
@@ -24,7 +24,7 @@ from tinygpt.tokenizers import BPETokenizer
 
 from .conftest import gguf_of_smollm2, require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 torch = require("torch")
 transformers = require("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -45,8 +45,8 @@ MODELS = {
     "llama multi-query, base, eps": {**LLAMA, "n_kv_head": 1, "rope_theta": 500.0, "norm_eps": 1e-3, "ffn_dim": 96},
 }
 ROUNDING = 1e-5  # see test_transformers.py
-# Relative to the largest logit: 2^-11 is half a step of float16, 1/254 one of 8 bits; twice, as both operands of a
-# product are rounded, and times ten for the depth.
+# Relative to the largest logit. Half a unit in the last place is 2^-11 for float16 and 1/254 for 8 bits. It counts
+# twice, because both operands of a matmul are rounded, and ten times for the depth.
 BOUNDS = {"float32": ROUNDING, "float16": 20 * 2.0**-11, "bfloat16": 20 * 2.0**-8, "q8_0": 20 / 254}
 GELU_TABLE = 10 * 2.0**-11
 
@@ -57,7 +57,7 @@ def tokenizer():
 
 
 def filled(options):
-    """A model in which no two parts are alike: fresh biases are all 0 and norms all 1, in whatever order."""
+    """A model with all parameters distinct, because fresh biases are all 0 and norms all 1 and would hide a swap."""
     model, rng = GPT(GPTConfig(**options)), np.random.default_rng(7)
     for name, parameter in model.named_parameters():
         values = rng.standard_normal(parameter.shape, np.float32)
@@ -76,7 +76,7 @@ def theirs(model, ids):
 
 
 def llama_cpp_logits(path, ids, n_ctx=64):
-    """Logits of llama.cpp with a float32 cache, so that nothing is rounded without need."""
+    """Logits of llama.cpp with a float32 KV cache, which avoids its rounding to float16."""
     llama_cpp = require("llama_cpp")
     full = {"type_k": 0, "type_v": 0, "flash_attn": False}
     llama = llama_cpp.Llama(str(path), n_ctx=n_ctx, n_threads=1, logits_all=True, verbose=False, **full)
@@ -89,7 +89,7 @@ def llama_cpp_logits(path, ids, n_ctx=64):
 
 def error(found, wanted):
     """The largest difference relative to the largest logit."""
-    assert np.abs(wanted).max() > 0.5  # else any bound would hold
+    assert np.abs(wanted).max() > 0.5  # otherwise any difference would be within the bound
     return np.abs(found - wanted).max() / np.abs(wanted).max()
 
 
@@ -115,7 +115,7 @@ THEIRS = {"gpt2": gpt2, "llama": llama, "llama tied": lambda: llama(tie_word_emb
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("make", THEIRS.values(), ids=THEIRS)
 def test_sharded_directories_are_imported(tmp_path, make, dtype):
-    """Catches weights of one file alone, and a type that is misread on the way into our own file."""
+    """Catches weights read from one shard only, and a type converted wrongly."""
     torch.manual_seed(5)
     model = make()
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_sharded_directories_are_imported(tmp_path, make, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_transformers_reads_what_is_exported(tmp_path, tokenizer, options, dtype):
-    """Catches a directory that loads as another type than it holds, or whose tokens or weights are others."""
+    """Catches a config with the wrong dtype, and wrong weights or tokens in an exported directory."""
     model = filled(options)
     tinygpt.save(tmp_path / "ours", model, tokenizer)
     assert export_model(tmp_path / "ours", "hf", tmp_path / "out", dtype) == []
@@ -159,7 +159,7 @@ def test_transformers_reads_what_is_exported(tmp_path, tokenizer, options, dtype
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "q8_0"])
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_llama_cpp_reads_what_is_exported(tmp_path, tokenizer, options, dtype):
-    """Catches a name, an axis, a base, an epsilon or an order of heads that is not llama.cpp's."""
+    """Catches a wrong tensor name, axis, RoPE base, epsilon or order of heads."""
     model = filled(options)
     tinygpt.save(tmp_path / "ours", model, tokenizer)
     export_model(tmp_path / "ours", "gguf", tmp_path / "x.gguf", dtype)
@@ -169,13 +169,13 @@ def test_llama_cpp_reads_what_is_exported(tmp_path, tokenizer, options, dtype):
     assert error(logits[:, : model.config.vocab_size], ours(model, ids)) < bound
     import_model(tmp_path / "x.gguf", tmp_path / "again")
     again, words = tinygpt.load(tmp_path / "again")
-    # Against the rounded weights, only llama.cpp's rounding of the other operand is left.
+    # The imported weights are the rounded ones, so this difference is the rounding of the weights alone.
     assert error(ours(again, ids), ours(model, ids)) < BOUNDS[dtype]
     assert words.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
 
 
 def test_llama_cpp_has_the_same_tokens(tmp_path, tokenizer):
-    """Catches a vocabulary, merges or a name of a pattern that make other ids there."""
+    """Catches a vocabulary, merges or pre-tokenizer name that gives other ids in llama.cpp."""
     llama_cpp = require("llama_cpp")
     tinygpt.save(tmp_path / "ours", filled(LLAMA), tokenizer)
     export_model(tmp_path / "ours", "gguf", tmp_path / "x.gguf")
@@ -192,15 +192,15 @@ PROMPTS = ["def fibonacci(n):", "The capital of France is", "import numpy as np\
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """The model directory of SmolLM2."""
+    """The model directory of SmolLM2-135M-Instruct, imported from its GGUF file."""
     out = tmp_path_factory.mktemp("smollm2") / "model"
     found = import_model(gguf_of_smollm2(), out)
     assert (found.family, found.parameters, found.config.block_size) == ("llama", 134_515_008, 8192)
     return out
 
 
-def test_a_real_model_is_as_perplexed_as_in_transformers(imported):
-    """Catches what shows over a text alone: windows, the sum of losses, positions past the first few."""
+def test_a_real_model_has_the_perplexity_of_transformers(imported):
+    """Catches faults that need a long text: windows, the sum of losses, later positions."""
     model, tokenizer = tinygpt.load(imported)
     peer = transformers.LlamaForCausalLM.from_pretrained(imported)
     for module in (bisect, colorsys):
@@ -216,17 +216,17 @@ def test_a_real_model_is_as_perplexed_as_in_transformers(imported):
 
 
 def test_a_real_model_continues_as_in_transformers(imported):
-    """Catches anything that is only wrong in a real model: its base, its grouped heads, its tokens, its depth."""
+    """Catches faults that need a real model: its RoPE base, grouped heads, tokens and depth."""
     model, tokenizer = tinygpt.load(imported)
     theirs_model = transformers.LlamaForCausalLM.from_pretrained(imported).eval()
     words = transformers.AutoTokenizer.from_pretrained(imported)
     config = json.loads((imported / "config.json").read_text())
-    assert 2 in config["eos_token_id"]  # <|im_end|>, or a chat in transformers would not end
+    assert 2 in config["eos_token_id"]  # <|im_end|>: without it a chat in transformers would not end
     for prompt in PROMPTS:
         ids = tokenizer.encode(prompt)
         assert words(prompt)["input_ids"] == ids.tolist()
         found = model.generate(ids, 64, temperature=0)
-        # Greedy continuation is the choice after every prefix, which one pass over the result gives.
+        # One forward pass over the result gives the greedy choice after every prefix.
         logits = theirs(theirs_model, found[:-1])
         assert found[len(ids) :].tolist() == logits.argmax(1)[len(ids) - 1 :].tolist()
         assert error(ours(model, found[:-1]), logits) < 10 * ROUNDING  # 30 layers
@@ -238,10 +238,10 @@ def test_a_real_model_continues_as_in_transformers(imported):
 
 
 def test_a_real_model_agrees_with_llama_cpp(imported):
-    """Catches heads in the wrong order, which transformers on our own weights cannot see."""
+    """Catches heads in the wrong order, which a comparison on our own exported weights cannot detect."""
     model, tokenizer = tinygpt.load(imported)
     ids = np.asarray(tokenizer.encode("The quick brown fox jumps over the lazy dog. Python is a programming language"))
     found, wanted = ours(model, ids), llama_cpp_logits(gguf_of_smollm2(), ids)
-    # Its operands have 8 bits: some per cent of the spread of the logits, and the same first choice almost always.
+    # The 8-bit operands of llama.cpp change logits by a few per cent of their spread, and the likeliest token rarely.
     assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.2 * wanted.std()
     assert np.mean(found.argmax(1) == wanted.argmax(1)) > 0.8

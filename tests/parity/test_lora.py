@@ -1,4 +1,4 @@
-"""Adapters against PyTorch: twenty steps over a frozen model of each family, on the same batches."""
+"""LoRA adapters against PyTorch: gradients and twenty steps over a frozen model of each family."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from tinygpt import lora
 from .test_pytorch import FAMILIES, Peer, _rung, assert_alike, batch, pair, torch, twenty_steps  # noqa: F401 - a fixture
 
 F = torch.nn.functional
-RANK, ALPHA = 5, 160.0  # so large that clipping acts in every step
+RANK, ALPHA = 5, 160.0  # large, so that the gradient is clipped in every step
 
-pytestmark = pytest.mark.filterwarnings("default")  # as in test_pytorch
+pytestmark = pytest.mark.filterwarnings("default")  # for the same reason as in test_pytorch.py
 
 
 class LoraPeer(Peer):
-    """A PyTorch model with x A^T B^T beside every linear layer that has an A; only A and B train."""
+    """A PyTorch model that adds x A^T B^T to every linear layer with an adapter; only A and B are trained."""
 
     def __init__(self, model):
         super().__init__(model)
@@ -26,12 +26,12 @@ class LoraPeer(Peer):
         return out if a is None else out + ALPHA / RANK * F.linear(F.linear(x, a), self.part(f"{name}_lora_B"))
 
     def parameters(self, recurse=True):
-        """Parameters for the optimizer."""
+        """The trainable parameters, for the optimizer and for clipping."""
         return [parameter for parameter in super().parameters(recurse) if parameter.requires_grad]
 
 
 def adapted(family, targets=None):
-    """A model with adapters and its peer, as `pair` makes them without."""
+    """A model with adapters and its peer; `pair` gives them without adapters."""
     model, _ = pair(family)
     lora.add(model, RANK, ALPHA, targets, seed=6)
     return model, LoraPeer(model)
@@ -40,7 +40,7 @@ def adapted(family, targets=None):
 @pytest.mark.usefixtures("_rung")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients(family):
-    """Catches a scale, a product or a branch that differs from the formula in PyTorch, away from B = 0."""
+    """Catches a wrong scale, a wrong matmul or a missing branch, with B other than 0."""
     model, _ = adapted(family)
     for parameter in lora.parameters(model):
         parameter.data = 0.01 * np.random.default_rng(parameter.start).standard_normal(parameter.shape)
@@ -64,7 +64,7 @@ def test_gradients(family):
 @pytest.mark.parametrize("targets", [None, ["down", "up", "qkv"]])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twenty_steps(family, targets):
-    """Catches whatever a run with adapters is off by: what trains, decay, clipping, the moments of what is frozen."""
+    """Catches a wrong set of trained parameters, wrong decay or clipping, and updates of frozen weights."""
     model, peer = adapted(family, targets)
     frozen = {name: p.data.tobytes() for name, p in model.named_parameters() if "lora" not in name}
     assert_alike(*twenty_steps(model, peer, peer.loss, lora.parameters(model)))

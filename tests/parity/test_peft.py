@@ -1,4 +1,4 @@
-"""Adapters that peft has written, on models of transformers: the same logits, or an error that names the option."""
+"""Adapters written by peft for models of transformers: the same logits, or an error that names the option."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tinygpt.files import adapters
 
 from .conftest import require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 torch = require("torch")
 transformers = require("transformers")
 peft = require("peft")
@@ -37,7 +37,7 @@ def llama():
 
 
 def saved(folder, make, layers, **options):
-    """A base model and peft's adapters on disk, and peft's logits when it reads them back."""
+    """Save a base model and adapters with peft, and return peft's logits after loading them again."""
     torch.manual_seed(5)
     model = make()
     with torch.no_grad():
@@ -77,12 +77,12 @@ READ = {
 @pytest.mark.parametrize("options", READ.values(), ids=READ)
 @pytest.mark.parametrize(("make", "layers"), [(gpt2, GPT2_LAYERS), (gpt2, ["c_attn"]), (llama, LLAMA_LAYERS)])
 def test_the_logits_are_those_of_peft(tmp_path, make, layers, options):
-    """Catches a factor, a layer or a block that is another one in peft."""
+    """Catches a wrong scale, and an adapter applied to the wrong layer or block."""
     wanted = saved(tmp_path, make, layers, **options)
     model, found = ours(tmp_path)
     assert abs(found - wanted).max() < 1e-5 * abs(wanted).max()
     assert abs(tinygpt.load(tmp_path / "base")[0](IDS).data[0] - wanted).max() > 1e-2
-    # And back: what is written again means the same to peft.
+    # The adapters that tinygpt saves must give the same logits in peft.
     adapters.save(tmp_path / "again", model)
     base = type(make()).from_pretrained(tmp_path / "base")
     again = peft.PeftModel.from_pretrained(base, tmp_path / "again").eval()
@@ -104,10 +104,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_computed_in_another_way_is_refused(tmp_path, kind):
-    """Catches an option of peft that changes the logits and is passed over."""
+def test_unsupported_options_are_refused(tmp_path, kind):
+    """Catches an option of peft that changes the logits but is ignored."""
     options, message = REFUSED[kind]
-    # peft's own olora fails on the layers of GPT-2.
+    # The olora initialisation of peft fails on the layers of GPT-2.
     saved(tmp_path, *((llama, LLAMA_LAYERS) if kind == "olora" else (gpt2, GPT2_LAYERS)), **options)
     model = tinygpt.load(tmp_path / "base")[0]
     with pytest.raises(ValueError, match=f"adapter_config.json: {message} must be "):
@@ -116,7 +116,7 @@ def test_what_is_computed_in_another_way_is_refused(tmp_path, kind):
 
 
 def test_every_option_of_peft_is_in_the_table(tmp_path):
-    """Catches an option that a newer peft writes and nobody has looked at; it is refused until then."""
+    """Catches an option of a newer peft that is missing from the table, and therefore refused."""
     config = peft.LoraConfig(r=2, target_modules=["c_attn"])
     config.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())

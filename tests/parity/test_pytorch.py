@@ -1,6 +1,6 @@
-"""Loss and gradients against PyTorch: the same weights, batches and optimizer, for both families, on odd sizes.
+"""Loss and gradients against PyTorch: the same weights, batches and optimizer, for both families, at odd sizes.
 
-The models here are written in PyTorch from the papers' formulas, and take tinygpt's weights by name.
+The PyTorch models are written from the papers' formulas and take tinygpt's weights by name.
 """
 
 import math
@@ -15,11 +15,11 @@ from tinygpt.kernels import registry
 
 from .conftest import require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 torch = require("torch")
 F = torch.nn.functional
 
-pytestmark = pytest.mark.filterwarnings("default")  # what torch deprecates of itself is not ours to fail on
+pytestmark = pytest.mark.filterwarnings("default")  # so that a deprecation within torch is not an error
 
 VOCAB, T, WIDTH, HEADS, BATCH, STEPS = 131, 37, 60, 3, 3, 20
 ODD = {"vocab_size": VOCAB, "block_size": T, "n_layer": 2, "n_head": HEADS, "n_embd": WIDTH}
@@ -32,7 +32,7 @@ PEAK, FINAL, WARMUP = 3e-3, 3e-4, 4
 
 
 class Peer(torch.nn.Module):
-    """A GPT of either family; parameters have tinygpt's names, with underscores."""
+    """A GPT of either family in PyTorch; its parameters have tinygpt's names with underscores for dots."""
 
     def __init__(self, model):
         super().__init__()
@@ -54,7 +54,7 @@ class Peer(torch.nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
     def rotate(self, x):
-        """Pairs (j, j + D/2) of x (B, H, T, D) turned by t theta^(-2j/D)."""
+        """Rotate the pairs (j, j + D/2) of x (B, H, T, D) at position t by the angle t theta^(-2j/D)."""
         length, D = x.shape[-2:]
         frequency = self.config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
         angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
@@ -98,7 +98,7 @@ class Peer(torch.nn.Module):
 
 
 def batch(step):
-    """Tokens with a pattern, so that there is something to learn; some targets are ignored."""
+    """Tokens with a regular pattern that can be learned; about a tenth of the targets are ignored."""
     rng = np.random.default_rng(step)
     text = (rng.integers(0, VOCAB, (BATCH, 1)) + 7 * np.arange(T + 1)) % VOCAB
     tokens, targets = text[:, :-1], text[:, 1:].copy()
@@ -107,7 +107,7 @@ def batch(step):
 
 
 def pair(family):
-    """A model with weights large enough that every part matters, and its peer with the same."""
+    """A model with weights large enough that every part matters, and a peer with the same weights."""
     model = GPT(GPTConfig(**FAMILIES[family]), seed=4)
     for parameter in model.parameters():
         parameter.data = parameter.data + 0.05 * np.random.default_rng(parameter.start).standard_normal(parameter.shape)
@@ -115,13 +115,13 @@ def pair(family):
 
 
 def ours(model):
-    """The gradients of tinygpt by the names of the peer."""
+    """The gradients of tinygpt under the names of the peer."""
     return {name.replace(".", "_"): parameter.grad for name, parameter in model.named_parameters()}
 
 
 @pytest.fixture(params=[registry.default_rung(), "numpy"])
 def _rung(request):
-    """One thread for torch: its waiting threads and those of tinygpt would take the cores from each other."""
+    """Run on the default rung and on numpy. torch gets one thread, because its idle threads would slow tinygpt's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with kernels.use(request.param):
@@ -132,10 +132,10 @@ def _rung(request):
 @pytest.mark.usefixtures("_rung")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_and_gradients(family):
-    """Catches any formula that differs from PyTorch's: logits, loss, and the gradient of every parameter.
+    """Catches any difference from PyTorch's logits, loss or parameter gradients.
 
-    Both sides round in float32, in other orders: sums of up to 131 terms through two blocks, forth and back, some
-    hundred roundings of 2^-24 relative to the largest number at hand.
+    Both sides round in float32, in different orders. Sums of up to 131 terms through two blocks, forward and backward,
+    make about a hundred roundings of 2^-24 relative to the largest value.
     """
     model, peer = pair(family)
     tokens, targets = batch(0)
@@ -169,7 +169,7 @@ def peers_rate(step):
 
 
 def twenty_steps(model, peer, peers_loss, parameters=None):
-    """Losses and gradient norms of both sides, trained alike on the same batches; `peers_loss(tokens, targets)`."""
+    """Train both models on the same batches; return losses and gradient norms of tinygpt, then of the peer."""
     schedule = optim.cosine(PEAK, STEPS, WARMUP, FINAL)
     parameters = model.parameters() if parameters is None else parameters
     optimizer, peers = optim.AdamW(parameters, PEAK, (0.9, 0.95), 1e-8, 0.1), peers_optimizer(peer)
@@ -198,14 +198,14 @@ def twenty_steps(model, peer, peers_loss, parameters=None):
 def assert_alike(losses, norms, others, others_norms):
     np.testing.assert_allclose(losses, others, rtol=0, atol=1e-4)
     np.testing.assert_allclose(norms, others_norms, rtol=1e-3)
-    assert max(norms) > 1.5 * min(norms) > 1.5  # clipping scales every step, each by another factor
-    assert losses[-1] < losses[0] - 0.5  # and there was something to be off by
+    assert max(norms) > 1.5 * min(norms) > 1.5  # every step is clipped, by different factors
+    assert losses[-1] < losses[0] - 0.5  # the loss falls, so the updates are large enough to compare
 
 
 @pytest.mark.usefixtures("_rung")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twenty_steps(family):
-    """Catches whatever a training run is off by: gradients, clipping, decay groups, bias correction, the schedule."""
+    """Catches a difference in gradients, clipping, decay groups, bias correction or the schedule."""
     model, peer = pair(family)
     assert_alike(*twenty_steps(model, peer, peer.loss))
 
@@ -213,13 +213,13 @@ def test_twenty_steps(family):
 @pytest.mark.usefixtures("_rung")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twenty_steps_from_a_model_directory(tmp_path, family):
-    """Catches a directory from which transformers would train another model, in another implementation than ours."""
+    """Catches a saved directory that transformers' own implementation trains differently."""
     transformers = require("transformers")
     transformers.utils.logging.disable_progress_bar()
     model, _ = pair(family)
     tinygpt.save(tmp_path, model)
     kind = transformers.GPT2LMHeadModel if family == "gpt2" else transformers.LlamaForCausalLM
-    # Dropout, on by default in GPT-2, would spoil the comparison; Llama has none.
+    # Switch off dropout, which is on by default in GPT-2 and would make the runs differ. Llama has none.
     rates = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0) if family == "gpt2" else {}
     peer = kind.from_pretrained(tmp_path, **rates).train()
 

@@ -1,4 +1,4 @@
-"""Tokenizers as other programs save them, against transformers: the same ids from the same directory."""
+"""Tokenizer files as other programs save them: the same ids as transformers from the same directory."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tinygpt.tokenizers.bpe_parts import to_letters
 
 from .conftest import require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 peer = require("tokenizers")
 transformers = require("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -21,7 +21,7 @@ transformers.utils.logging.set_verbosity_error()
 TEXT = "def default(a, b):\n    return a + b  # 12\n"
 CHAT = "<|im_start|>user\nWhat is def?<|im_end|>\n<|im_start|>assistant\n<|tool|>"
 NAMES = ["<|im_start|>", "<|im_end|>", "<|tool|>"]
-FIRST = BPETokenizer.train(TEXT * 4, 280, "gpt4").vocab_size  # the id of a new token
+FIRST = BPETokenizer.train(TEXT * 4, 280, "gpt4").vocab_size  # the id of the first added token
 
 
 def write(file, content):
@@ -52,7 +52,7 @@ def added(first, **flags):
 
 
 def check(folder, texts=(CHAT, TEXT, "", " def", "redefine<|endoftext|>x")):
-    """Both must give the same ids to each text, with and without special tokens, and know as many tokens."""
+    """Assert that both give the same ids with and without special tokens, and the same vocabulary size."""
     ours = tinygpt.tokenizers.load(folder)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert ours.vocab_size == len(theirs)
@@ -88,7 +88,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("make", [trained, gpt2_files])
 def test_tokens_that_tokenizer_json_does_not_name(tmp_path, make, place):
-    """Catches chat tokens that are split into pieces, and ids in another order than transformers gives them."""
+    """Catches chat tokens split into pieces, and added tokens with other ids than in transformers."""
     config, files = PLACES[place]
     folder = make(tmp_path, **config)
     for name, content in files.items():
@@ -106,8 +106,8 @@ def test_tokens_that_tokenizer_json_does_not_name(tmp_path, make, place):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters"])
-def test_files_that_a_trainer_leaves(tmp_path, kind):
-    """Catches a file that is refused because its last call padded and truncated."""
+def test_saved_padding_and_truncation_are_ignored(tmp_path, kind):
+    """Catches a file refused because its program last padded and truncated."""
     folder = trained(tmp_path, pad_token="<|endoftext|>")
     if kind == "characters":
         CharTokenizer.train(TEXT).save(folder)
@@ -118,7 +118,7 @@ def test_files_that_a_trainer_leaves(tmp_path, kind):
     theirs.save_pretrained(tmp_path / "saved")
     content = json.loads((tmp_path / "saved" / "tokenizer.json").read_text("utf-8"))
     if kind == "characters":
-        content["added_tokens"] = []  # the padding token, which is one of the characters
+        content["added_tokens"] = []  # the padding token is an ordinary character here
         write(tmp_path / "saved" / "tokenizer.json", content)
     assert content["truncation"] is not None
     assert content["padding"] is not None
@@ -130,8 +130,8 @@ def test_files_that_a_trainer_leaves(tmp_path, kind):
 
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("ignore_merges", [False, True])
-def test_an_added_token_that_merges_make_too(tmp_path, special, ignore_merges):
-    """Catches a token that is refused because it is in the vocabulary, and words that no longer merge through it."""
+def test_an_added_token_that_is_also_a_merge(tmp_path, special, ignore_merges):
+    """Catches a token refused because it is in the vocabulary, and words that no longer merge through it."""
     folder = trained(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     theirs.add_tokens(["def", "12"], special_tokens=special)
@@ -159,7 +159,7 @@ def test_an_added_token_that_merges_make_too(tmp_path, special, ignore_merges):
     ],
 )
 def test_harmless_values(tmp_path, change):
-    """Catches a field that is refused although its value changes nothing."""
+    """Catches a field refused although its value changes nothing."""
     folder = trained(tmp_path)
     content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     content["model"].update(change)
@@ -169,8 +169,8 @@ def test_harmless_values(tmp_path, change):
 
 
 @pytest.mark.parametrize("make", [trained, gpt2_files])
-def test_a_first_token_that_only_the_config_asks_for(tmp_path, make):
-    """Catches texts without the token that the model saw at the beginning of each, and one beside a tokenizer.json."""
+def test_a_begin_token_set_by_the_config_alone(tmp_path, make):
+    """Catches a missing begin token, and one added although tokenizer.json decides it."""
     ours, _ = check(make(tmp_path, bos_token="<|endoftext|>", add_bos_token=True, add_eos_token=False))
     assert ours.bos_id == (None if make is trained else ours.eot_id)
 
@@ -184,8 +184,8 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("make", [trained, gpt2_files])
-def test_what_a_chat_template_is_given(tmp_path, make, name):
-    """Catches a template that prints its tools in every prompt, and a special token that renders as nothing."""
+def test_variables_of_a_chat_template(tmp_path, make, name):
+    """Catches tools printed in every prompt, and special tokens rendered as nothing."""
     roles = {"bos_token": "<s>", "sep_token": "<sep>", "cls_token": "<cls>", "mask_token": "<m>"}
     folder = make(
         tmp_path,

@@ -1,9 +1,9 @@
-"""Model directories against transformers: what is written here is read there with the same logits, and back.
+"""Model directories against transformers: the same logits, whichever side has written the directory.
 
-Tolerance: both sides compute in float32, with rounding errors of 2^-24 relative to the terms of each sum. A logit is a
-sum at the end of about ten such sums per layer, each with errors of about sqrt(length) roundings: for the widths and
-depths here some 100 roundings relative to the largest logit, 100 x 2^-24 = 6e-6. A mapping that is wrong in one tensor
-changes logits in their first digit.
+Tolerance: both sides compute in float32, with rounding errors of 2^-24 relative to the terms of each sum. A logit
+depends on about ten such sums per layer, each with an error of about sqrt(length) roundings. For the widths and depths
+here that is about 100 roundings relative to the largest logit: 100 x 2^-24 = 6e-6. A single tensor mapped wrongly
+changes the first digit of the logits.
 """
 
 import os
@@ -18,13 +18,13 @@ from tinygpt.files.weights import TensorFile
 
 from .conftest import require
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: every file is here
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the import of transformers: no test needs the network
 torch = require("torch")
 transformers = require("transformers")
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-# transformers and torch deprecate parts of each other and of Python; our own warnings are errors in all other tests.
+# transformers and torch raise deprecation warnings. In all other tests warnings are errors.
 pytestmark = pytest.mark.filterwarnings("default")
 
 GPT2 = {"vocab_size": 37, "block_size": 23, "n_layer": 3, "n_head": 3, "n_embd": 33}
@@ -50,7 +50,7 @@ TOLERANCE = 1e-5
 
 
 def filled(config):
-    """A model in which no two parts are alike: fresh biases are all 0 and norms all 1, in whatever order."""
+    """A model with all parameters distinct, because fresh biases are all 0 and norms all 1 and would hide a swap."""
     model, rng = GPT(config), np.random.default_rng(7)
     for name, parameter in model.named_parameters():
         values = rng.standard_normal(parameter.shape, np.float32)
@@ -68,7 +68,7 @@ def their_logits(model, ids):
 
 
 def assert_equal(ours, theirs):
-    assert np.abs(theirs).max() > 0.5  # else the bound would hold for anything
+    assert np.abs(theirs).max() > 0.5  # otherwise any difference would be within the bound
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
 
 
@@ -78,7 +78,7 @@ def our_logits(model, ids):
 
 
 def randomise(model):
-    """Their model with the like of `filled`."""
+    """Fill a model of transformers with random weights, as `filled` does."""
     torch.manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -90,12 +90,12 @@ def randomise(model):
 
 @pytest.mark.parametrize("options", OURS.values(), ids=OURS)
 def test_transformers_reads_what_is_written_here(tmp_path, options):
-    """Catches a swapped or untransposed tensor, a fused part in another order, and a config field that is not read."""
+    """Catches a swapped or untransposed tensor, fused parts in the wrong order, and an ignored config field."""
     model = filled(GPTConfig(**options))
     tinygpt.save(tmp_path, model)
     kind = transformers.GPT2LMHeadModel if model.config.position == "learned" else transformers.LlamaForCausalLM
     theirs, report = kind.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values()), report  # nothing missing, nothing that they did not expect
+    assert not any(report.values()), report  # no missing and no unexpected tensor
     assert theirs.config.bos_token_id is None
     assert theirs.config.eos_token_id is None
     assert theirs.dtype == torch.float32
@@ -131,10 +131,10 @@ THEIRS = {
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("make", THEIRS.values(), ids=THEIRS)
 def test_what_transformers_writes_is_read_here(tmp_path, make, dtype):
-    """Catches a name that they use and we do not know, another default, and a wrong conversion of short floats."""
+    """Catches an unknown tensor name, a different default, and a wrong conversion of 16-bit floats."""
     theirs = randomise(make())
     theirs.to(getattr(torch, dtype)).save_pretrained(tmp_path)
-    # Read again, and not put back to float32 in place: that would leave rotary frequencies rounded to the short type.
+    # Load again instead of converting to float32 in place, which would leave rotary frequencies rounded to 16 bits.
     theirs = type(theirs).from_pretrained(tmp_path, dtype=torch.float32)
     ours, tokenizer = tinygpt.load(tmp_path)
     assert tokenizer is None
@@ -145,7 +145,7 @@ def test_what_transformers_writes_is_read_here(tmp_path, make, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_bare_model_is_read(tmp_path, family, dtype):
-    """Catches names that are only known with the prefix of a whole model; the first GPT-2 on the hub has none."""
+    """Catches tensor names accepted only with the prefix "transformer." or "model.", which some files lack."""
     whole = randomise(THEIRS["gpt2" if family == "gpt2" else "llama grouped, tied"]()).to(getattr(torch, dtype))
     bare = whole.transformer if family == "gpt2" else whole.model
     bare.save_pretrained(tmp_path)
@@ -157,7 +157,7 @@ def test_a_bare_model_is_read(tmp_path, family, dtype):
 
 
 def test_other_rotary_embeddings_are_refused(tmp_path):
-    """Catches a scaled rotary embedding, whose logits would be silently others, in the form that they write it."""
+    """Catches a scaled rotary embedding that is ignored, which would silently change the logits."""
     scaled = {"rope_type": "linear", "rope_theta": 77.0, "factor": 2.0}
     transformers.LlamaForCausalLM(llama_config(rope_parameters=scaled)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"config\.json: 'rope_parameters\.rope_type' must be 'default', .*'linear'"):
@@ -166,7 +166,7 @@ def test_other_rotary_embeddings_are_refused(tmp_path):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_auto_tokenizer_gives_the_same_ids(tmp_path, family):
-    """Catches a directory whose tokenizer is taken for that of GPT-2 or Llama, which drop spaces or add tokens."""
+    """Catches a directory read with GPT-2's or Llama's tokenizer, which drop spaces or add tokens."""
     from tinygpt.tokenizers import CharTokenizer
 
     text = "def f(x):\n\treturn  x   # \u00e9\u65e5\u672c \U0001f600 <|endoftext|> \r\n  two  \n\n "
@@ -184,7 +184,7 @@ def test_auto_tokenizer_gives_the_same_ids(tmp_path, family):
 
 
 def test_a_saved_model_generates_there(tmp_path):
-    """Catches a directory that loads but whose token ids or context stop their generate()."""
+    """Catches a directory whose token ids or context length break generate() of transformers."""
     from tinygpt.tokenizers import CharTokenizer
 
     tokenizer = CharTokenizer.train("some text")

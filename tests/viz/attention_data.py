@@ -1,4 +1,4 @@
-"""Models and prompts for the tests of the attention page, and the way back from a page to its data."""
+"""Models and prompts for the tests of the attention page, and a reader for the data that a page embeds."""
 
 import base64
 
@@ -10,13 +10,14 @@ from tinygpt.tokenizers import CharTokenizer
 
 from .page_data import json_of
 
-# Text that must stay text: markup, quotes, formulas, line separators, characters that turn or hide text.
+# Text that must be shown literally: markup, quotes, a spreadsheet formula, line separators, and characters that hide or
+# reverse the text around them.
 HOSTILE = "</script><script>hacked=1</script>\"'&<!--\u2028\u202e\x00\t=1+\ud7ff\ufeffא\n"
 TOKENIZER = CharTokenizer.train(HOSTILE + "def main(x):\n    return main(x)\n")
 
 
 def spread(name="gpt2", **changes):
-    """A model whose weights are of order 1, so that every head looks somewhere else."""
+    """Build a model with weights of order 1, so that every head attends differently."""
     config = GPTConfig(**CONFIGS[name] | {"vocab_size": TOKENIZER.vocab_size, "block_size": 80} | changes)
     model = GPT(config, seed=1)
     rng = np.random.default_rng(1)
@@ -26,7 +27,7 @@ def spread(name="gpt2", **changes):
 
 
 def read_back(text):
-    """The data of a page, and its weights as (L, H, T, T)."""
+    """Read the data of a page, with the attention weights as an (L, H, T, T) array."""
     data = json_of(text)
     L, H, T = data["layers"], data["heads"], len(data["tokens"])
     weights = np.zeros((L, H, T, T), np.float32)

@@ -1,4 +1,4 @@
-"""A browser is optional on a user's machine and required where TINYGPT_REQUIRE_BROWSER=1, which CI sets."""
+"""Browser fixtures. Without a browser these tests are skipped, unless TINYGPT_REQUIRE_BROWSER=1, as in CI."""
 
 import importlib
 import os
@@ -14,7 +14,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 @pytest.fixture(scope="module")
 def browser():
-    """The Chromium of the system, without a window."""
+    """The system's Chromium, headless."""
     api = importlib.import_module("playwright.sync_api") if REQUIRED else pytest.importorskip("playwright.sync_api")
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None and not REQUIRED:
@@ -32,7 +32,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def file(view, tmp_path_factory):
-    """The page that a module calls `view`, as a file."""
+    """The page of the test module's `view` fixture, saved to a file."""
     path = tmp_path_factory.mktemp("page") / "page.html"
     view.save(path)
     return path
@@ -40,5 +40,5 @@ def file(view, tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, file):
-    """That page in a fresh window."""
+    """The saved page, opened in a fresh window."""
     yield from window(browser, file)

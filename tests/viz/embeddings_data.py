@@ -1,4 +1,4 @@
-"""A vocabulary that nobody would want in a page, a model for it, and how to read a page's data."""
+"""A vocabulary of hostile tokens, a model for it, and a reader for the data of an embeddings page."""
 
 import base64
 
@@ -18,7 +18,7 @@ HOSTILE = [
 
 
 class Words(Tokenizer):
-    """A tokenizer with one token per word, the separator last. It serves for display, not for encoding."""
+    """A tokenizer with one token per word, the separator last. It can display tokens, not encode text."""
 
     def __init__(self, words):
         self.words, self.vocab_size, self.eot_id = words, len(words) + 1, len(words)
@@ -41,7 +41,7 @@ def model_for(tokenizer, width=8, **changes):
 
 
 def data_of(page):
-    """The data that the page's script reads, numbers as arrays."""
+    """Read the data that the page's script uses, with number lists as arrays."""
     data = json_of(page)
     for view in data["views"]:
         n = len(view["labels"])

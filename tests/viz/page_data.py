@@ -1,4 +1,4 @@
-"""The way back from a page to what its script reads, its tags, and the page in a browser."""
+"""Readers for the data and the tags of a page, and helpers that open it in a browser or in a notebook."""
 
 import csv
 import json
@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 
 
 def json_of(text):
-    """The data of a page; there is exactly one block of it."""
+    """Read the embedded data of a page, which has exactly one block of it."""
     (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     return json.loads(block)
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes."""
+    """All tags of a page in order, with their attributes."""
 
     def __init__(self, text):
         super().__init__()
@@ -27,7 +27,7 @@ class Tags(HTMLParser):
 
 
 def window(browser, path, **options):
-    """A page in a fresh window; whatever it asks of the network or complains about fails the test."""
+    """Open a page in a fresh window, and fail the test on any console message, script error or network request."""
     context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}} | options)
     page, heard, asked = context.new_page(), [], []
     page.on("console", lambda message: heard.append(message.text))
@@ -41,7 +41,7 @@ def window(browser, path, **options):
 
 
 def saved(page, button):
-    """The lines of the CSV file that a button gives."""
+    """Click a button that saves a CSV file, and read the rows of that file."""
     with page.expect_download() as download:
         page.click(button)
     with open(download.value.path(), encoding="utf-8", newline="") as handle:
@@ -50,7 +50,7 @@ def saved(page, button):
 
 @contextmanager
 def in_a_notebook(browser, view, tmp_path):
-    """The frame in which a notebook shows `view`; whatever is said in it fails the test."""
+    """Open `view` in a frame as a notebook does, and fail the test on any console message or script error."""
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><meta charset=utf-8><link rel=icon href='data:,'>{view._repr_html_()}")
     context = browser.new_context()

@@ -1,4 +1,4 @@
-"""A model and a text for the tests of the page of a file, and the way back from a page to its data."""
+"""A model and a text for the tests of the read page, and a reader for the data that a page embeds."""
 
 import base64
 
@@ -12,12 +12,12 @@ from .page_data import json_of
 
 CODE = "def main(x):\n    if x:\n\n        return main(x)\n\treturn '␣ ↵'\n"
 TEXT = CODE + HOSTILE + "日本 \U0001f600\n" + CODE
-# Learnt from what harms, too: whole tags become tokens.
+# The hostile text is part of the training text, so that whole tags become tokens.
 TOKENIZER = BPETokenizer.train((HOSTILE + CODE) * 3, 330, "code")
 
 
 def spread(**changes):
-    """A model whose predictions differ from token to token and from layer to layer."""
+    """Build a model whose predictions differ from token to token and from layer to layer."""
     options = {"vocab_size": TOKENIZER.vocab_size, "block_size": 48, "n_layer": 2, "n_head": 2, "n_embd": 16}
     model = GPT(GPTConfig(**options | changes), seed=1)
     rng = np.random.default_rng(1)
@@ -27,7 +27,7 @@ def spread(**changes):
 
 
 def read_back(text):
-    """The data of a page, numbers as arrays: (M,), (M, best), and for the lens (K, M)."""
+    """Read the data of a page, with numbers as arrays: (M,), (M, best), and (K, M) for the logit lens."""
     data = json_of(text)
     floats, lens = ("losses", "p"), data["lens"]
     for owner, names in (

@@ -1,4 +1,4 @@
-"""The attention page as a file: its weights are the kernel's, its text is text, and it needs nothing else."""
+"""The attention page as a file: its weights equal the kernel's, its text is escaped, and it loads nothing."""
 
 import base64
 import hashlib
@@ -22,12 +22,12 @@ from .attention_data import HOSTILE, TOKENIZER, read_back, spread
 from .page_data import Tags
 
 PROMPT = "def main(x):\n    return main(x)\n"
-ROUNDING = 2e-5  # float32 through two layers with numbers of order 1, as in tests/test_model.py
+ROUNDING = 2e-5  # float32 error of two layers with values of order 1, as in tests/test_model.py
 
 
 @pytest.mark.parametrize("name", gpt_reference.CONFIGS)
 def test_the_weights_are_those_of_the_model(name, monkeypatch):
-    """Catches weights of another layer or head, transposed or rounded ones, and a triangle that is read otherwise."""
+    """Catches weights of the wrong layer or head, transposed or rounded weights, and a triangle unpacked wrongly."""
     model, expected = spread(name), []
     plain = reference.attention
 
@@ -54,7 +54,7 @@ def test_the_weights_are_those_of_the_model(name, monkeypatch):
 
 
 def test_ranks_count_from_the_most_likely():
-    """Catches a rank from 0, one of another position, ties without an order, and a truth after the last token."""
+    """Catches ranks counted from 0 or at the wrong position, unordered ties, and a rank after the last token."""
     tokenizer = CharTokenizer.train("ab")
     logits = np.zeros((3, tokenizer.vocab_size), np.float32)
     a, b = tokenizer.encode("ab").tolist()
@@ -67,7 +67,7 @@ def test_ranks_count_from_the_most_likely():
 
 
 def test_summaries_of_maps_that_are_known():
-    """Catches a summary under another name, in nats, that counts the first token, or takes self for induction."""
+    """Catches swapped summaries, nats for bits, a mean over the first token, and attention to itself as induction."""
     ids = np.array([7, 8, 7, 8, 8])
     previous = np.eye(5, k=-1)
     previous[0, 0] = 1
@@ -79,13 +79,13 @@ def test_summaries_of_maps_that_are_known():
     np.testing.assert_allclose(found["distance"], [1, 2.5, 0, np.mean([0.5, 1, 1.5, 2])])
     np.testing.assert_allclose(found["first"], [0.25, 1, 0, np.mean([1 / 2, 1 / 3, 1 / 4, 1 / 5])])
     np.testing.assert_allclose(found["previous"], [1, 0.25, 0, np.mean([1 / 2, 1 / 3, 1 / 4, 1 / 5])])
-    # Tokens 2, 3 and 4 have earlier copies at 0, at 1, and at 1 and 3: what came next stands at 1, at 2, and at 2 (the
-    # token after 3 is token 4 itself).
+    # Tokens 2, 3 and 4 occur earlier at 0, at 1, and at 1 and 3. The tokens after those are at 1, at 2, and at 2 again
+    # (the token after position 3 is token 4 itself).
     np.testing.assert_allclose(found["induction"], [2 / 3, 0, 0, np.mean([1 / 3, 1 / 4, 1 / 5])])
 
 
 def test_a_single_token_has_a_page():
-    """Catches a mean of nothing that warns, and NaN in JSON."""
+    """Catches a mean over no elements, which warns, and NaN in the JSON."""
     data, weights = read_back(visualize(spread(), TOKENIZER, "d").html)
     assert weights.tolist() == np.ones((2, 2, 1, 1)).tolist()
     assert all(value is None for values in data["summaries"].values() for value in values)
@@ -98,19 +98,19 @@ def test_a_single_token_has_a_page():
      ("\x1b", "[U+001B]"), ("\u200b", "[U+200B]"), ("\u3164", "[U+3164]"), ("\u0301", "◌\u0301"), ("é", "é")],
 )  # fmt: skip
 def test_labels_hide_nothing(char, shown):
-    """Catches a token that cannot be seen, that turns the text around it, or that sits on its neighbour."""
+    """Catches a token with an invisible label, one that reverses the text around it, and one that combines with it."""
     tokenizer = CharTokenizer.train(char)
     assert label(tokenizer, 256) == shown
 
 
-def test_labels_of_tokens_that_are_no_text():
-    """Catches a byte that is shown as a character, and a model with more rows than its tokenizer has tokens."""
+def test_labels_of_tokens_without_text():
+    """Catches a single byte shown as a character, and a model with more rows than its tokenizer has tokens."""
     tokenizer = CharTokenizer.train("a")
     assert [label(tokenizer, i) for i in (0xE2, 0x41, 257, 258)] == ["<0xE2>", "<0x41>", "<|endoftext|>", "<258>"]
 
 
 def test_hostile_text_stays_data():
-    """Catches markup, quotes or separators of a prompt, or of a model's name, that reach the page as they are."""
+    """Catches markup, quotes or line separators of a prompt or a model name that reach the page unescaped."""
     text = visualize(spread(), TOKENIZER, HOSTILE, name='</title><img src="x">').html
     ours = visualize(spread(), TOKENIZER, "d").html
     assert [tag for tag, _ in Tags(text).tags] == [tag for tag, _ in Tags(ours).tags]
@@ -120,7 +120,7 @@ def test_hostile_text_stays_data():
 
 
 def test_embedded_json_is_the_same_data():
-    """Catches an escape that changes what is embedded, and numbers that JSON has not."""
+    """Catches an escape that changes the embedded data, and NaN, which JSON does not have."""
     wicked = {"</script>": ["<!--", "&amp;", "\u2028", "\ud800", '"', "\\u003c"]}
     assert json.loads(embed(wicked)) == wicked
     assert not set(embed(wicked)) & set("<>&\u2028\ud800")
@@ -129,7 +129,7 @@ def test_embedded_json_is_the_same_data():
 
 
 def test_the_page_loads_nothing_and_its_policy_names_its_own_code():
-    """Catches anything from the network, and a hash that would keep the page's own script from running."""
+    """Catches any network request, and a content-security-policy hash that blocks the page's own script."""
     text = visualize(spread(), TOKENIZER, PROMPT).html
     for tag, attributes in Tags(text).tags:
         assert tag not in ("iframe", "img", "object", "embed", "base")
@@ -148,13 +148,13 @@ def test_the_page_loads_nothing_and_its_policy_names_its_own_code():
 
 @pytest.mark.parametrize(("script", "style"), [("'</SCRIPT>'", ""), ("<!-- x", ""), ("", "/* </style> */")])
 def test_code_that_would_end_its_element_is_refused(script, style):
-    """Catches a template that a browser would read otherwise than as it stands."""
+    """Catches a script or style that closes its own element early."""
     with pytest.raises(ValueError, match=r"^\[page\] '(script|style)' must not hold"):
         page("title", "", {}, script, style)
 
 
 def test_a_large_model_fits():
-    """Catches a page of 12 layers of 12 heads and 128 tokens that has become too heavy to open."""
+    """Catches a page over 10 MB for 12 layers of 12 heads and 128 tokens."""
     config = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=256, n_layer=12, n_head=12, n_embd=96)
     view = visualize(GPT(config, seed=1), TOKENIZER, PROMPT * 5)
     assert view.weights.shape == (12, 12, 128, 128)
@@ -163,7 +163,7 @@ def test_a_large_model_fits():
 
 
 def test_a_longer_prompt_is_cut_at_its_end_and_the_page_says_so():
-    """Catches the last tokens instead of the first, and a cut that nobody is told of."""
+    """Catches a page of the last tokens instead of the first, and a silent cut."""
     view = visualize(spread(), TOKENIZER, PROMPT, max_tokens=5)
     data, weights = read_back(view.html)
     assert "".join(data["tokens"]) == "def␣m"
@@ -185,17 +185,17 @@ def test_a_longer_prompt_is_cut_at_its_end_and_the_page_says_so():
     ],
 )
 def test_bad_input_is_refused(changes, error, words):
-    """Catches a page of nothing, an index from the end, and a prompt that the model cannot see at once."""
+    """Catches an empty page, negative indices counted from the end, and more tokens than a page can hold."""
     with pytest.raises(error, match=r"^\[visualize\] ") as caught:
         visualize(spread(), TOKENIZER, **({"prompt": PROMPT} | changes))
     assert words in str(caught.value)
 
 
 def test_a_page_too_heavy_for_a_browser_is_refused():
-    """Catches a limit that is off: 4 bytes x 144 heads x t (t + 1) / 2 is at most 32 MB up to t = 332."""
+    """Catches a wrong size limit: 4 bytes x 144 heads x t (t + 1) / 2 stays within 32 MB up to t = 332."""
     model = GPT(GPTConfig(vocab_size=13, block_size=1024, n_layer=12, n_head=12, n_embd=12))
     assert attention.shown_tokens(model, 2000, 332) == 332
-    assert attention.shown_tokens(GPT(GPTConfig(13, 64, 1, 1, 4)), 2000, 128) == 64  # the context
+    assert attention.shown_tokens(GPT(GPTConfig(13, 64, 1, 1, 4)), 2000, 128) == 64  # the context length
     with pytest.raises(ValueError, match=r"'max_tokens' must be at most 332 for 12 x 12 heads, got 333 tokens"):
         attention.shown_tokens(model, 333, 512)
 
@@ -209,7 +209,7 @@ def test_a_broken_model_is_refused():
 
 
 def test_a_notebook_shows_the_page():
-    """Catches an object without a rich representation, and a page that ends the attribute it stands in."""
+    """Catches a missing rich representation, and page text that ends the srcdoc attribute."""
     view = visualize(spread(), TOKENIZER, HOSTILE)
     ((tag, attributes),) = Tags(view._repr_html_()).tags
     assert tag == "iframe"
@@ -218,15 +218,15 @@ def test_a_notebook_shows_the_page():
 
 
 def test_a_page_is_saved(tmp_path):
-    """Catches a folder that must be there beforehand, and another encoding."""
+    """Catches a missing parent folder that is not created, and a file that is not UTF-8."""
     view = visualize(spread(), TOKENIZER, PROMPT)
     view.save(tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").read_bytes() == view.html.encode("utf-8")
 
 
 @pytest.mark.parametrize("where", ["folder", "file/page.html"])
-def test_a_place_for_no_page_is_refused(tmp_path, where):
-    """Catches a failure that comes after the work."""
+def test_a_path_that_cannot_be_written_is_refused(tmp_path, where):
+    """Catches a path that is only found to be unwritable after the work is done."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"^--out "):

@@ -1,4 +1,4 @@
-"""The attention page in a browser: it opens without a complaint, and every control does what it says."""
+"""The attention page in a browser: it opens without errors, and every control works."""
 
 import time
 
@@ -17,31 +17,31 @@ HOVERED = (20, 7)  # query, key
 
 @pytest.fixture(scope="module")
 def view():
-    """Two layers of three heads, and a prompt that means harm."""
+    """Two layers of three heads, and a hostile prompt."""
     return visualize(spread(n_head=3, block_size=len(PROMPT) + 9), TOKENIZER, PROMPT, layer=1, head=2)
 
 
 def cell(page, query, key):
-    """The middle of a cell of the large map, relative to it."""
+    """Return the centre of a cell of the large map, relative to the map."""
     side = page.locator("#weights").bounding_box()["width"] / page.evaluate("T")
     return {"x": (key + 0.5) * side, "y": (query + 0.5) * side}
 
 
 def shaded(page):
-    """The strongest weight that each token of the text shows."""
+    """Return the attention weight by which each token of the text is shaded."""
     return [float(x) for x in page.eval_on_selector_all("#text button", "all => all.map((b) => b.dataset.weight)")]
 
 
 def test_hostile_text_is_shown_and_does_nothing(opened, view):
-    """Catches a prompt that runs as a script, becomes markup, or is not shown as it is."""
+    """Catches a prompt that runs as a script, becomes markup, or is not shown literally."""
     assert opened.evaluate("typeof hacked") == "undefined"
     assert opened.locator("#text").inner_text().replace("\n", "") == "".join(view.labels)
     assert opened.title() == "Attention: model"
     assert opened.locator("#text script, #text img").count() == 0
 
 
-def test_the_weight_under_the_pointer_is_told(opened, view):
-    """Catches a weight of the transposed cell, of another head, or rounded away, and a tip that stays."""
+def test_the_weight_under_the_pointer_is_shown(opened, view):
+    """Catches the transposed cell, the wrong head, a rounded weight, and a tooltip that stays."""
     query, key = HOVERED
     opened.locator("#grid").hover(position=cell(opened, query, key))
     told = opened.locator("#readout strong").inner_text()
@@ -55,7 +55,7 @@ def test_the_weight_under_the_pointer_is_told(opened, view):
 
 
 def test_the_map_is_read_by_keyboard(opened, view):
-    """Catches a map that only a pointer can read."""
+    """Catches a map that can be read with a pointer only."""
     opened.locator("#grid").focus()
     for name in ("ArrowUp", "ArrowUp", "ArrowRight", "ArrowUp"):
         opened.keyboard.press(name)
@@ -68,7 +68,7 @@ def test_the_map_is_read_by_keyboard(opened, view):
 
 
 def test_the_map_is_painted_by_weight(opened, view):
-    """Catches a map that is turned, of another head, or that shows what comes later."""
+    """Catches a transposed map, the map of the wrong head, and visible cells above the diagonal."""
     T = len(view.ids)
     pixels = opened.evaluate("[...byId('weights').getContext('2d').getImageData(0, 0, T, T).data]")
     pixels = np.array(pixels).reshape(T, T, 4)
@@ -81,7 +81,7 @@ def test_the_map_is_painted_by_weight(opened, view):
 
 
 def test_a_click_on_a_thumbnail_opens_the_head(opened):
-    """Catches a thumbnail that opens another head, and menus that do not follow."""
+    """Catches a thumbnail that opens the wrong head, and menus that do not follow it."""
     opened.get_by_role("button", name="layer 0, head 1").click()
     assert opened.locator("#one-title").inner_text() == "Layer 0, head 1"
     assert (opened.locator("#layer").input_value(), opened.locator("#head").input_value()) == ("0", "1")
@@ -93,7 +93,7 @@ def test_a_click_on_a_thumbnail_opens_the_head(opened):
 
 
 def test_menus_open_heads_and_change_the_map(opened):
-    """Catches a menu without effect."""
+    """Catches a menu that changes nothing."""
     before = opened.evaluate("byId('weights').toDataURL()")
     opened.select_option("#head", "0")
     other = opened.evaluate("byId('weights').toDataURL()")
@@ -107,8 +107,8 @@ def test_menus_open_heads_and_change_the_map(opened):
     assert opened.evaluate("byId('frame').scrollWidth <= byId('frame').clientWidth")
 
 
-def test_the_text_shows_what_a_token_looks_at(opened, view):
-    """Catches shading of another token or layer, and a token that cannot be held."""
+def test_the_text_is_shaded_by_the_weights_of_a_token(opened, view):
+    """Catches shading by the weights of the wrong token or layer, and a token that cannot be held."""
     tokens = opened.locator("#text button")
     tokens.nth(9).hover()
     expected = np.zeros(len(view.ids))
@@ -129,8 +129,8 @@ def test_the_text_shows_what_a_token_looks_at(opened, view):
     assert opened.locator("#text .held").get_attribute("aria-label").startswith("5 ")
 
 
-def test_heads_are_switched_and_left_alone(opened, view):
-    """Catches a click that does nothing, a double click that ends as two clicks, and no way by keyboard."""
+def test_heads_are_toggled_and_isolated(opened, view):
+    """Catches a click without effect, a double click that counts as two clicks, and no access by keyboard."""
     chips = opened.locator("#chips button")
     opened.locator("#text button").nth(9).click()
     chips.nth(0).click()
@@ -145,8 +145,8 @@ def test_heads_are_switched_and_left_alone(opened, view):
     assert opened.locator("#chips [aria-pressed=true]").count() == 3
 
 
-def test_the_best_next_tokens_stand_beside_a_token(opened, view):
-    """Catches predictions of another token."""
+def test_the_predictions_of_a_token_are_listed(opened, view):
+    """Catches the predictions of the wrong token."""
     opened.locator("#text button").nth(9).hover()
     rows = opened.locator("#next tr")
     best = view.predictions[9]["best"]
@@ -157,7 +157,7 @@ def test_the_best_next_tokens_stand_beside_a_token(opened, view):
 
 
 def test_a_table_sorts_both_ways(opened, view):
-    """Catches a sort by text, by another column, or one that moves the numbers away from their heads."""
+    """Catches a sort by text, a sort by the wrong column, and numbers separated from their heads."""
     induction = view.summaries()["induction"].reshape(-1)
     header = opened.locator("#summaries th button", has_text="induction")
     for order, sign in (("descending", -1), ("ascending", 1)):
@@ -173,7 +173,7 @@ def test_a_table_sorts_both_ways(opened, view):
 
 
 def test_everything_is_saved(opened, view):
-    """Catches a file of other numbers, cut digits, a lost row, and a cell that a spreadsheet would run."""
+    """Catches wrong numbers, truncated digits, a lost row, and a cell that a spreadsheet would run as a formula."""
     T = len(view.ids)
     header, *rows = saved(opened, "#save-head")
     assert header == ["query", "query token", "key", "key token", "weight"]
@@ -197,8 +197,8 @@ def test_everything_is_saved(opened, view):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_it_is_readable_everywhere(browser, file, scheme, width):
-    """Catches a page that is wider than its window, and colours that stay when the page turns dark."""
+def test_it_fits_every_width_and_colour_scheme(browser, file, scheme, width):
+    """Catches a page wider than its window, and colours that do not follow the theme."""
     back = "getComputedStyle(document.body).backgroundColor"
     dark = "rgb(20, 23, 28)"
     for page in window(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme):
@@ -210,8 +210,8 @@ def test_it_is_readable_everywhere(browser, file, scheme, width):
         assert page.evaluate("byId('weights').toDataURL()") != before
 
 
-def test_a_finger_can_use_it(browser, file, view):
-    """Catches what only a pointer that hovers can reach."""
+def test_it_works_by_touch(browser, file, view):
+    """Catches a control that only a hovering pointer can reach."""
     for page in window(browser, file, viewport={"width": 400, "height": 800}, has_touch=True):
         page.locator("#text button").nth(5).tap()
         assert page.locator("#text .held").get_attribute("aria-label").startswith("5 ")
@@ -221,14 +221,14 @@ def test_a_finger_can_use_it(browser, file, view):
 
 
 def test_a_notebook_runs_it_in_its_frame(browser, view, tmp_path):
-    """Catches a script that needs what a sandboxed frame does not have."""
+    """Catches a script that needs permissions a sandboxed frame lacks."""
     with in_a_notebook(browser, view, tmp_path) as inside:
         inside.get_by_role("button", name="layer 0, head 1").click()
         assert inside.locator("#one-title").inner_text() == "Layer 0, head 1"
 
 
 def test_a_large_page_opens(browser, tmp_path, record_property):
-    """Catches 12 layers of 12 heads and 128 tokens that the browser cannot take. The time is noted, not judged."""
+    """Catches a page of 12 layers, 12 heads and 128 tokens that does not open. The time is recorded, not tested."""
     config = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=128, n_layer=12, n_head=12, n_embd=96)
     path = tmp_path / "large.html"
     visualize(GPT(config, seed=1), TOKENIZER, "def main(x):\n" * 10).save(path)

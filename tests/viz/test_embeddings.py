@@ -1,4 +1,4 @@
-"""The page of embeddings: what it holds is what the model has, and no token becomes markup."""
+"""The embeddings page as a file: its data equals the model's embeddings, and no token becomes markup."""
 
 import html
 import re
@@ -34,7 +34,7 @@ def page(model, tokenizer):
 
 
 def test_the_data_is_that_of_the_model(page, model, tokenizer):
-    """Catches points, classes or neighbours of other rows than their labels, and a table that is missing."""
+    """Catches points, classes or neighbours that belong to the wrong rows, and a missing table."""
     data = data_of(page)
     assert (data["title"], data["method"]) == ("<runs>", "PCA")
     tokens, positions = data["views"]
@@ -54,8 +54,8 @@ def test_the_data_is_that_of_the_model(page, model, tokenizer):
 
 
 @pytest.mark.parametrize("centre", [0.0, 3.0])
-def test_tokens_that_were_never_trained_are_left_out_and_offered(centre):
-    """Catches a picture whose first component is the tokens that the text does not have, tied weights or not."""
+def test_untrained_tokens_are_hidden_but_available(centre):
+    """Catches a projection dominated by tokens that never occur in the text, with tied weights or without."""
     random = np.random.default_rng(0)
     trained, rare = random.normal(size=(12, 16)), centre + random.normal(0, 0.02, (40, 16))
     tokenizer = Words([f"w{i}" for i in range(51)])
@@ -73,12 +73,12 @@ def test_tokens_that_were_never_trained_are_left_out_and_offered(centre):
 
 
 def test_a_model_without_training_shows_all_its_tokens(page):
-    """Catches an empty page."""
+    """Catches an empty page for a freshly initialised model."""
     assert "untrained'" not in str(data_of(page)["views"][0]["notes"])
 
 
 def test_no_token_is_markup(page):
-    """Catches a token that ends the script, a placeholder in a token that is filled, and a separator of lines."""
+    """Catches a token that ends the script, one that is replaced as a template placeholder, and line separators."""
     without = viz.embeddings(model_for(Words(["a"])), Words(["a"])).html
     for mark in ("<script", "</script", "<img", "<b>", "<!--"):
         assert page.count(mark) == without.count(mark), mark
@@ -90,7 +90,7 @@ def test_no_token_is_markup(page):
 
 
 def test_nothing_comes_from_elsewhere(page):
-    """Catches a script or a style from the network, and a policy that would allow one."""
+    """Catches a script or style from the network, and a policy that would allow one."""
     shell = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r"\b(src|srcset|action|poster)\s*=", shell)
     assert re.findall(r'href="([^"]*)"', shell) == ["data:,"]
@@ -103,14 +103,14 @@ def test_nothing_comes_from_elsewhere(page):
 
 
 def test_a_page_is_saved_whole(tmp_path, model, tokenizer):
-    """Catches a folder that must be there beforehand, and another text than `html`."""
+    """Catches a missing parent folder that is not created, and a file that differs from `html`."""
     made = embeddings(model, tokenizer, what="positions")
     made.save(tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").read_text(encoding="utf-8") == made.html
 
 
 def test_a_notebook_shows_it_apart(model, tokenizer):
-    """Catches a page that could reach the notebook around it, and a token that ends the frame."""
+    """Catches a page that can reach the notebook around it, and a token that ends the frame."""
     made = embeddings(model, tokenizer)
     found = re.fullmatch(r'<iframe ([^<>]*) srcdoc="([^"<>]*)"([^<>]*)></iframe>', made._repr_html_())
     assert html.unescape(found[2]) == made.html
@@ -120,7 +120,7 @@ def test_a_notebook_shows_it_apart(model, tokenizer):
 
 
 def test_the_first_tokens_are_shown(model, tokenizer):
-    """Catches a cap that is not kept, not told, or that names neighbours that are not on the page."""
+    """Catches a limit that is ignored or not mentioned, and neighbours that are not on the page."""
     data = data_of(embeddings(model, tokenizer, max_tokens=9).html)
     tokens, positions = data["views"]
     assert tokens["labels"] == [label(tokenizer, i) for i in range(9)]
@@ -133,8 +133,8 @@ def test_the_first_tokens_are_shown(model, tokenizer):
     assert positions["notes"] == []
 
 
-def test_tsne_is_capped_and_told(model, tokenizer, monkeypatch):
-    """Catches t-SNE of a whole vocabulary, a perplexity that is not used, and a page that does not tell."""
+def test_tsne_is_limited_and_its_settings_are_shown(model, tokenizer, monkeypatch):
+    """Catches t-SNE of a whole vocabulary, an ignored perplexity, and settings missing from the page."""
     pytest.importorskip("sklearn")
     monkeypatch.setattr(viz, "MOST_TSNE_TOKENS", 20)
     made = embeddings(model, tokenizer, "tsne", perplexity=4, seed=7)
@@ -147,8 +147,8 @@ def test_tsne_is_capped_and_told(model, tokenizer, monkeypatch):
     assert len(embeddings(model, tokenizer, "tsne", "tokens", max_tokens=22).views[0].labels) == 22
 
 
-def test_rotary_positions_are_said_not_shown(tokenizer):
-    """Catches a view of a table that is not there, and silence about it."""
+def test_rotary_positions_are_mentioned_but_not_shown(tokenizer):
+    """Catches a view of a position table that does not exist, and a page that does not say so."""
     rope = model_for(tokenizer, position="rope")
     (tokens,) = data_of(embeddings(rope, tokenizer).html)["views"]
     assert tokens["what"] == "tokens"
@@ -159,7 +159,7 @@ def test_rotary_positions_are_said_not_shown(tokenizer):
 
 
 def test_rows_without_a_token_are_left_out(tokenizer):
-    """Catches a padded table, which has more rows than there are tokens."""
+    """Catches rows of a padded table, which has more rows than there are tokens."""
     model = model_for(Words([*HOSTILE, "padding", "padding2"]))
     (view,) = data_of(embeddings(model, tokenizer, what="tokens").html)["views"]
     assert len(view["labels"]) == view["total"] == tokenizer.vocab_size
@@ -179,7 +179,7 @@ def test_rows_without_a_token_are_left_out(tokenizer):
     ],
 )
 def test_bad_arguments_are_refused(model, tokenizer, arguments, words):
-    """Catches a value that scikit-learn or NumPy would refuse in words of their own, or take."""
+    """Catches values that scikit-learn or NumPy would accept, or refuse with their own messages."""
     with pytest.raises(ValueError, match=re.escape(words)):
         embeddings(model, tokenizer, **arguments)
 
@@ -193,7 +193,7 @@ def test_weights_that_are_not_finite_are_refused(tokenizer):
 
 
 def test_the_extra_is_named(model, tokenizer, monkeypatch):
-    """Catches a name that pip does not know."""
+    """Catches an error that names an extra pip does not know."""
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ImportError, match=r"pip install 'tinygpt\[viz\]'"):
         _ = embeddings(model, tokenizer).html
@@ -211,12 +211,12 @@ def test_the_extra_is_named(model, tokenizer, monkeypatch):
     ],
 )  # fmt: skip
 def test_classes(text, kind):
-    """Catches a word that gets the colour of something else."""
+    """Catches a token with the class, and so the colour, of another kind of token."""
     assert class_of_text(text) == kind
 
 
-def test_bytes_are_told_from_characters():
-    """Catches a byte of the fallback that counts as its letter, and a part of a character that counts as one."""
+def test_bytes_are_distinguished_from_characters():
+    """Catches a fallback byte classified as its letter, and part of a character classified as a whole one."""
     chars = CharTokenizer("a é")
     kinds = [classify(chars, i) for i in range(chars.vocab_size)]
     assert kinds[:256] == ["byte"] * 256

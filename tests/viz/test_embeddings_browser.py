@@ -1,4 +1,4 @@
-"""The page of embeddings in a real browser: what a user does, and what the page must not."""
+"""The embeddings page in a browser: every control works, and nothing is requested, run or reported as an error."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from tinygpt.viz.labels import label
 from .embeddings_data import HOSTILE, Words, data_of, model_for
 
 TOKENIZER = Words(HOSTILE)
-# Search every token by its id, click it, and tell what the page calls it.
+# Search for every token by its id, click it, and collect the names that the page shows.
 CHOOSE_EACH = """async (n) => {
   const field = document.getElementById("search"), match = () => document.querySelector("#results button"), names = [];
   for (let id = 0; id < n; id++) {
@@ -37,11 +37,11 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, path):
-    """Opens the page; at the end nothing may have been asked for, complained about or run."""
+    """Open the page; afterwards fail on any network request, console error or script that ran."""
     contexts, requests, complaints = [], [], []
 
     def heard(message):
-        # A software renderer is slow, and says so.
+        # Other warnings are allowed, because a software renderer warns that it is slow.
         if message.type == "error" or (message.type == "warning" and "MathJax" in message.text):
             complaints.append(message.text)
 
@@ -71,7 +71,7 @@ def search(page, text):
 
 
 def at(page, token):
-    """Return the place of a token's point on the screen."""
+    """Return the position of a token's point on the screen."""
     return page.evaluate(
         """(id) => {
           const chart = document.getElementById("chart"), { xaxis, yaxis } = chart._fullLayout;
@@ -85,14 +85,14 @@ def at(page, token):
 
 
 def alone():
-    """The token whose point is farthest from its next: a click there can mean no other."""
+    """Return the token whose point is farthest from its nearest neighbour, so that a click there is unambiguous."""
     points = np.asarray(embeddings(model_for(TOKENIZER), TOKENIZER).views[0].points)[:, :2]
     far = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(len(points), np.inf))
     return int(far.min(1).argmax())
 
 
 def test_search_finds(visit):
-    """Catches a search that reads the pattern as anything but text, a blank that finds nothing, and #id."""
+    """Catches a search text used as a pattern, one with a space that finds nothing, and a missing search by #id."""
     page = visit()
     assert search(page, "DEF") == ["def"]
     assert search(page, " ret") == [label(TOKENIZER, 1)]
@@ -105,7 +105,7 @@ def test_search_finds(visit):
 
 
 def test_a_click_lists_the_neighbours(visit, path):
-    """Catches a click that means another point, neighbours of another token, and tokens as markup."""
+    """Catches a click that selects the wrong point, neighbours of the wrong token, and tokens as markup."""
     page, token = visit(), alone()
     page.mouse.click(*at(page, token))
     page.wait_for_selector("#chosen:not([hidden])")
@@ -122,7 +122,7 @@ def test_a_click_lists_the_neighbours(visit, path):
 
 
 def test_the_mouse_over_a_point_names_it(visit):
-    """Catches a tooltip of another point, and one that stays."""
+    """Catches a tooltip of the wrong point, and one that stays."""
     page, token = visit(), alone()
     x, y = at(page, token)
     page.mouse.move(x - 3, y)
@@ -134,7 +134,7 @@ def test_the_mouse_over_a_point_names_it(visit):
 
 
 def test_every_hostile_token_is_text(visit):
-    """Catches a token that becomes an element or runs, in the lists, the labels of the plot, flat or not."""
+    """Catches a token that becomes an element or runs, in the lists or in the plot labels, in 2D or in 3D."""
     page = visit()
     shown = set(page.locator("#chart text").all_text_contents())
     chosen = page.evaluate(CHOOSE_EACH, TOKENIZER.vocab_size)
@@ -147,13 +147,13 @@ def test_every_hostile_token_is_text(visit):
     page.wait_for_function("document.getElementById('chart').data[0].type === 'scatter3d'")
     solid = page.evaluate("document.getElementById('chart').data.flatMap((trace) => trace.text ?? [])")
     assert any("<" in text for text in solid)
-    assert not any(re.search("<[a-z/]", text) for text in solid)  # plotly would take it for a tag
+    assert not any(re.search("<[a-z/]", text) for text in solid)  # plotly would render it as a tag
     for selector in ("b", "img", "aside script", "#chart script", "#chart img"):
         assert page.locator(f"body {selector}").count() == 0
 
 
 def test_the_csv_is_the_data(visit, path):
-    """Catches a row or a figure that is lost, quotes that break a row, and a cell that a spreadsheet would run."""
+    """Catches a lost row or number, quotes that break a row, and a cell that a spreadsheet would run as a formula."""
     page = visit()
     with page.expect_download() as download:
         page.click("#csv")
@@ -176,8 +176,8 @@ def test_the_csv_is_the_data(visit, path):
     assert download.value.suggested_filename == "positions.csv"
 
 
-def test_classes_are_switched(visit):
-    """Catches a button without effect, and one that hides another class."""
+def test_classes_are_toggled(visit):
+    """Catches a button without effect, and one that hides the wrong class."""
     page = visit()
     drawn = "document.getElementById('chart').data.map((t) => [t.name, t.x.length])"
     before = dict(page.evaluate(drawn))
@@ -189,7 +189,7 @@ def test_classes_are_switched(visit):
 
 
 def test_the_keyboard_reaches_everything(visit):
-    """Catches a control that only a mouse can use, and keys in the chart that do nothing."""
+    """Catches a control that only a mouse can use, and chart keys without effect."""
     page = visit()
     reached = set()
     for _ in range(40):
@@ -222,8 +222,8 @@ def test_the_keyboard_reaches_everything(visit):
     assert page.evaluate("document.getElementById('chart').layout.xaxis.range[0]") == pytest.approx(low)
 
 
-def test_rare_classes_lie_on_top(visit):
-    """Catches a few keywords that are hidden under many identifiers."""
+def test_rare_classes_are_drawn_on_top(visit):
+    """Catches a few keywords hidden under many identifiers."""
     page = visit()
     drawn = page.evaluate("document.getElementById('chart').data.map((trace) => trace.x.length)")
     assert drawn == sorted(drawn, reverse=True)
@@ -231,7 +231,7 @@ def test_rare_classes_lie_on_top(visit):
 
 
 def test_views_and_dimensions(visit):
-    """Catches positions that are drawn as tokens, and a third dimension that is not."""
+    """Catches positions drawn as tokens, and a switch to 3D without effect."""
     page = visit()
     kinds = "[...new Set(document.getElementById('chart').data.map((t) => t.type))]"
     assert page.evaluate(kinds) == ["scatter"]
@@ -246,7 +246,7 @@ def test_views_and_dimensions(visit):
 
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_nothing_is_wider_than_the_screen(visit, size):
-    """Catches a page that must be pushed sideways, also with a token chosen."""
+    """Catches a page that scrolls sideways, also with a token selected."""
     page = visit(size)
     search(page, "script")
     page.locator("#results button").first.click()
@@ -256,7 +256,7 @@ def test_nothing_is_wider_than_the_screen(visit, size):
 
 
 def test_light_and_dark(visit):
-    """Catches a plot that stays light in the dark, and a switch without effect."""
+    """Catches a plot that stays light in dark mode, and a switch without effect."""
     colours = "[getComputedStyle(document.body).backgroundColor, document.getElementById('chart').layout.paper_bgcolor]"
     light, dark = visit(scheme="light"), visit(scheme="dark")
     for page in (light, dark):

@@ -1,4 +1,4 @@
-"""The page of training runs in a real browser: what a user does, and what the page must not."""
+"""The metrics page in a browser: every control works, and nothing is requested, run or reported as an error."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ def two_runs():
 
 @pytest.fixture
 def visit(browser, tmp_path):
-    """Opens a page; at the end nothing may have been asked for, complained about or run."""
+    """Open a page; afterwards fail on any network request, console error or script that ran."""
     contexts, requests, complaints = [], [], []
     path = tmp_path / "page.html"
 
@@ -34,7 +34,7 @@ def visit(browser, tmp_path):
         shown.save(path)
         contexts.append(browser.new_context(viewport=size, color_scheme=scheme, offline=True))
         tab = contexts[-1].new_page()
-        tab.clock.install()  # so that a test need not wait for what happens after a while
+        tab.clock.install()  # so that a test can advance the time instead of waiting
         tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
@@ -52,7 +52,7 @@ def visit(browser, tmp_path):
 
 
 def test_the_curves_are_the_data(visit):
-    """Catches a curve that is drawn of other values, no line of guessing, and no line of clipping."""
+    """Catches a curve drawn from wrong values, and a missing line for the loss of guessing or for clipping."""
     tab = visit(one_run())
     guess, raw, smooth, held = tab.evaluate(DRAWN, "loss")
     curves = json_of(one_run().html)["runs"][0]["curves"]
@@ -68,7 +68,7 @@ def test_the_curves_are_the_data(visit):
 
 
 def test_steps_and_time(visit):
-    """Catches a switch without effect, times that are drawn as steps, and one chart that keeps the old axis."""
+    """Catches a switch without effect, times drawn as steps, and one chart that keeps the old axis."""
     tab = visit(one_run())
     tab.check("#axis input[value='time']", force=True)
     tab.wait_for_function("document.getElementById('chart-loss').layout.xaxis.title.text === 'time in steps, s'")
@@ -80,8 +80,8 @@ def test_steps_and_time(visit):
     tab.wait_for_function("document.getElementById('chart-loss').layout.xaxis.title.text === 'step'")
 
 
-def test_switches_do_what_they_say(visit):
-    """Catches raw curves that stay, and a logarithm that is not one."""
+def test_switches_change_the_charts(visit):
+    """Catches raw curves that stay visible, and a logarithmic axis that is linear."""
     tab = visit(one_run())
     before = {name: len(tab.evaluate(DRAWN, name)) for name in ("loss", "lr", "rate")}
     tab.click("#raw")
@@ -93,8 +93,8 @@ def test_switches_do_what_they_say(visit):
     assert tab.evaluate("document.getElementById('chart-lr').layout.yaxis.type") == "linear"
 
 
-def test_the_summary_tells_the_run(visit):
-    """Catches a figure that is missing or stands for another, and hostile text that becomes an element."""
+def test_the_summary_has_the_figures_of_the_run(visit):
+    """Catches a missing or swapped figure, and hostile text that becomes an element."""
     tab = visit(one_run(state="stopped", score=1.5))
     cards = dict(zip(tab.locator("dt").all_text_contents(), tab.locator("dd").all_text_contents(), strict=True))
     assert cards["First"].startswith("5.0000guessing: ln 100 = 4.605")
@@ -113,7 +113,7 @@ def test_the_summary_tells_the_run(visit):
 
 
 def test_runs_are_compared(visit):
-    """Catches a column that says the same of all, runs that are told apart by nothing, and a switch without effect."""
+    """Catches a column that is equal in all runs, runs of the same colour, and a switch without effect."""
     tab = visit(two_runs())
     heads = tab.locator("#runs th").all_text_contents()
     assert heads[:3] == ["run", "data", "lr"]
@@ -122,18 +122,18 @@ def test_runs_are_compared(visit):
     assert [row[:3] for row in rows] == [["runs/one", "src, lib", "0.001"], ["runs/<b>two</b>", WICKED, "0.5"]]
     drawn = tab.evaluate(DRAWN, "loss")
     assert len(drawn) == 7
-    assert len({trace["color"] for trace in drawn}) == 5  # guessing, and of each run a faint and a full one
+    assert len({trace["color"] for trace in drawn}) == 5  # one colour for guessing, a faint and a full one for each run
     tab.locator("#legend button").nth(1).click()
     tab.wait_for_function("document.getElementById('chart-loss').data.length === 4")
     assert len(tab.evaluate(DRAWN, "lr")) == 1
-    tab.locator("#legend button").nth(0).click()  # the last one stays
+    tab.locator("#legend button").nth(0).click()  # the last visible run cannot be hidden
     assert len(tab.evaluate(DRAWN, "lr")) == 1
     tab.click("#runs th button >> text=lr")
     assert tab.locator("#runs tbody tr").first.locator("td").nth(2).text_content() == "0.5"
 
 
 def test_the_csv_is_the_data(visit):
-    """Catches a row or a figure that is lost, and a cell that a spreadsheet would run."""
+    """Catches a lost row or number, and a cell that a spreadsheet would run as a formula."""
     tab = visit(one_run())
     with tab.expect_download() as download:
         tab.click("#csv")
@@ -152,11 +152,11 @@ def test_the_csv_is_the_data(visit):
 
 
 def test_layers_are_chosen(visit):
-    """Catches a menu without effect, and lines of another layer."""
+    """Catches a menu without effect, and the lines of the wrong layer."""
     tab = visit(one_run())
     assert tab.locator("#layer option").all_text_contents() == ["all layers", "embeddings", "block 0", "block 1"]
     captions = ".charts.three figcaption"
-    assert len(tab.evaluate(DRAWN, "watch-update")) == 3  # two parts, and what is usual
+    assert len(tab.evaluate(DRAWN, "watch-update")) == 3  # two parts, and the band of usual values
     assert tab.evaluate(DRAWN, "watch-dead")[0]["y"] == [0] * 6
     tab.select_option("#layer", "block 1")
     assert tab.evaluate(DRAWN, "watch-dead")[0]["y"] == [12.5] * 6
@@ -170,7 +170,7 @@ def test_layers_are_chosen(visit):
 
 
 def test_the_keyboard_reaches_everything(visit):
-    """Catches a control that only a mouse can use, and keys in the chart that do nothing."""
+    """Catches a control that only a mouse can use, and chart keys without effect."""
     tab = visit(one_run())
     reached = set()
     for _ in range(40):
@@ -194,7 +194,7 @@ def test_the_keyboard_reaches_everything(visit):
 
 
 def test_dragging_zooms_all_charts(visit):
-    """Catches charts that no longer stand above each other."""
+    """Catches charts whose step axes no longer agree."""
     tab = visit(one_run())
     box = tab.locator("#chart-loss").bounding_box()
     tab.mouse.move(box["x"] + 500, box["y"] + 200)
@@ -209,8 +209,8 @@ def test_dragging_zooms_all_charts(visit):
     tab.wait_for_function("document.getElementById('chart-lr').layout.xaxis.range[0] === 0")
 
 
-def test_a_page_of_a_run_that_goes_on_loads_itself_again(visit, tmp_path):
-    """Catches a page that stays as it is, forgets what was chosen, cannot be paused, or loads itself after the end."""
+def test_a_page_of_a_running_run_reloads(visit, tmp_path):
+    """Catches a page that never reloads, loses the chosen options, cannot be paused, or reloads after the end."""
     path = tmp_path / "page.html"
     tab = visit(MetricsPage([run(steps=20, state="running", watch=watch())], 2.0))
     tab.click("#pause")
@@ -239,7 +239,7 @@ def test_a_page_of_a_run_that_goes_on_loads_itself_again(visit, tmp_path):
 
 
 def test_a_complete_page_stays(visit):
-    """Catches a page that loads itself for ever after the run has ended."""
+    """Catches a page that keeps reloading after the run has ended."""
     tab = visit(MetricsPage([run(state="complete")]))
     assert tab.text_content("#state") == "complete, 60 steps"
     tab.evaluate("window.same = true")
@@ -250,7 +250,7 @@ def test_a_complete_page_stays(visit):
 
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_nothing_is_wider_than_the_screen(visit, size):
-    """Catches a page that must be pushed sideways, with one run or with several, with its tables open."""
+    """Catches a page that scrolls sideways, with one run or several, with its tables open."""
     for shown in (one_run(), two_runs()):
         tab = visit(shown, size)
         tab.click("#settings-box summary")
@@ -260,7 +260,7 @@ def test_nothing_is_wider_than_the_screen(visit, size):
 
 
 def test_light_and_dark(visit):
-    """Catches a plot that stays light in the dark, and a switch without effect."""
+    """Catches a plot that stays light in dark mode, and a switch without effect."""
 
     def colours(tab):
         plots = [tab.evaluate(LAYOUT, name)["paper_bgcolor"] for name in ("loss", "watch-update", "band-0")]
@@ -276,7 +276,7 @@ def test_light_and_dark(visit):
 
 
 def test_a_run_without_steps_is_shown(visit):
-    """Catches a page of a run that has just begun which stays empty or fails."""
+    """Catches an empty or failing page for a run that has just begun."""
     tab = visit(MetricsPage([run(steps=0, state="running")], 60.0))
     assert "No step has been made yet." in tab.text_content("#notes")
     assert tab.is_visible("#chart-loss")

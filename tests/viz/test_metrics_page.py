@@ -1,4 +1,4 @@
-"""The page of training runs: one file, its data inside, and what is read back from the files of a run."""
+"""The metrics page as a file: it loads nothing, embeds its data, and matches the files of the run."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ from .page_data import Tags, json_of
 
 
 def test_the_page_loads_nothing():
-    """Catches a script, a style sheet or a font from the network, and a policy that lets other scripts run."""
+    """Catches a script, style sheet or font from the network, and a policy that lets other scripts run."""
     text = page(run()).html
     tags = Tags(text).tags
     assert {"html", "body", "script", "table"} <= {tag for tag, _ in tags}
@@ -41,7 +41,7 @@ def test_the_page_loads_nothing():
 
 
 def test_the_data_is_inside():
-    """Catches a line that is missing, cut, or of other values, and a smooth curve of another window."""
+    """Catches a missing, truncated or wrong curve, and a mean over the wrong window."""
     (one,) = json_of(page(run()).html)["runs"]
     steps = [record for record in records() if "loss" in record]
     evaluations = [record for record in records() if "val_loss" in record]
@@ -57,15 +57,15 @@ def test_the_data_is_inside():
     assert one["schedule"] == {"kind": "cosine", "warmup": 6, "seconds": 3.5}
     smooth, width = one["curves"]["loss_smooth"]["y"], json_of(page(run()).html)["window"]
     assert width == 5
-    for place, reach in ((0, 0), (1, 1), (2, 2), (30, 2), (58, 1), (59, 0)):  # the same number on both sides
+    for place, reach in ((0, 0), (1, 1), (2, 2), (30, 2), (58, 1), (59, 0)):  # as many points before as after
         window = [record["loss"] for record in steps[place - reach : place + reach + 1]]
         assert smooth[place] == pytest.approx(sum(window) / len(window), rel=1e-6)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 6, 20, 1000])
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 60])
-def test_a_running_mean_is_centred_and_knows_its_window_alone(n, width):
-    """Catches a smooth curve that lags, one that is 0 for good after one huge value, and a sum that overflows."""
+def test_a_running_mean_is_centred_and_depends_on_its_window_alone(n, width):
+    """Catches a mean that lags, one that stays 0 after one huge value, and a sum that overflows."""
     values = np.random.default_rng(n).normal(size=n)
     values[n // 2 : n // 2 + 1] = 1e17
     found = curves.running_mean(values, width)
@@ -77,7 +77,7 @@ def test_a_running_mean_is_centred_and_knows_its_window_alone(n, width):
 
 
 def test_the_facts_are_those_of_the_run():
-    """Catches figures of another place in the run, and a mean that evaluations or thinning disturb."""
+    """Catches figures of the wrong step, and a mean changed by evaluations or by thinning."""
     (one,) = json_of(page(run(steps=50)).html)["runs"]
     losses = [record["loss"] for record in records(50) if "loss" in record]
     facts = one["facts"]
@@ -91,7 +91,7 @@ def test_the_facts_are_those_of_the_run():
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9, 10, 11, 999, 1000])
 def test_thinning_keeps_peaks_and_ends(count):
-    """Catches a page that grows with the run, a last point or a peak that is dropped, and points out of order."""
+    """Catches a page that grows with the run, a lost peak or last point, and points out of order."""
     values = np.random.default_rng(0).standard_normal(count)
     values[count // 3] = 50.0
     values[count // 2] = -50.0 if count > 4 else values[count // 2]
@@ -104,8 +104,8 @@ def test_thinning_keeps_peaks_and_ends(count):
     assert len(keep) == count or count > 10
 
 
-def test_a_long_run_stays_light_and_says_so():
-    """Catches a page of a hundred thousand points, an average of the points that are left, and a cut in silence."""
+def test_a_long_run_is_thinned_and_the_page_says_so():
+    """Catches a page with every point of a long run, a mean of the remaining points, and silent thinning."""
     losses = np.ones(20_000)
     losses[12_345] = 7.0
     lines = [step(i, loss=float(loss)) for i, loss in enumerate(losses)]
@@ -122,13 +122,13 @@ def test_a_long_run_stays_light_and_says_so():
 
 @pytest.mark.parametrize("found", [[], records(1), records(1, 1), [records(1, 1)[1]]])
 def test_a_run_that_has_just_begun_has_a_page(found):
-    """Catches an empty list that is asked for its last, a single point, and an evaluation without steps."""
+    """Catches the last element of an empty list, a single point, and an evaluation without steps."""
     data = json_of(page(RunData("new", found)).html)
     assert ("No step has been made yet." in data["notes"]) == (not any("loss" in record for record in found))
 
 
 def test_settings_are_text():
-    """Catches a path, a name or a note that is taken for a part of the page, and placeholders that are filled again."""
+    """Catches a path, name or note used as markup, and text that is replaced as a template placeholder."""
     clean, wicked = run(), run(WICKED, settings={WICKED: [WICKED]}, notes=[WICKED])
     assert [tag for tag, _ in Tags(page(wicked).html).tags] == [tag for tag, _ in Tags(page(clean).html).tags]
     data = json_of(page(wicked).html)
@@ -137,7 +137,7 @@ def test_settings_are_text():
 
 
 def test_only_settings_that_differ_are_compared():
-    """Catches a column that says the same of all runs, a setting that one run lacks, and the name of the directory."""
+    """Catches a column equal in all runs, a setting that one run lacks, and the name of the directory."""
     other = SETTINGS | {"lr": 0.002, "out": "b", "new": [1, 2]}
     del other["rope"]
     data = json_of(page([run("a", settings=SETTINGS | {"out": "a"}), run("b", settings=other)]).html)
@@ -149,14 +149,14 @@ def test_only_settings_that_differ_are_compared():
 
 
 def test_a_file_alone_has_a_page(tmp_path):
-    """Catches a page that cannot do without what lies beside the file."""
+    """Catches a page that needs the other files of the run directory."""
     path = tmp_path / "copy.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in records()))
     assert json_of(page(path).html)["runs"][0]["guessing"] is None
 
 
 def test_notes_on_the_files_are_in_the_page(tmp_path):
-    """Catches a line that was cut off and is lost in silence."""
+    """Catches a truncated line that is dropped silently."""
     folder = write_run(tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "lo')
@@ -165,8 +165,8 @@ def test_notes_on_the_files_are_in_the_page(tmp_path):
     assert json_of(page(found).html)["notes"] == found.notes
 
 
-def test_what_was_watched_is_inside():
-    """Catches a tensor under another layer, a figure of another step, and a last look that thinning drops."""
+def test_the_watch_records_are_inside():
+    """Catches a tensor under the wrong layer, a figure of the wrong step, and a last record lost by thinning."""
     series = watched(watch(), {i: i / 2 for i in range(60)})
     assert {(one["kind"], one["layer"], one["part"]) for one in series} == {
         ("weights", "embeddings", "wte"),
@@ -186,7 +186,7 @@ def test_what_was_watched_is_inside():
 
 
 def test_a_page_shows_itself_in_a_notebook():
-    """Catches a page of a notebook that reads the notebook, or loads itself again."""
+    """Catches a page that can read the notebook around it, or that reloads inside it."""
     shown = metrics.MetricsPage([run(state="running")], 3.0)._repr_html_()
     assert shown.startswith('<iframe sandbox="allow-scripts allow-downloads"')
     assert "&quot;live&quot;:null" in shown
@@ -194,13 +194,13 @@ def test_a_page_shows_itself_in_a_notebook():
 
 @pytest.mark.parametrize("count", [0, metrics.MOST_RUNS + 1])
 def test_too_few_or_many_runs_are_refused(count):
-    """Catches a page of nothing, and one in which no two runs can be told apart."""
+    """Catches an empty page, and more runs than there are distinct colours."""
     with pytest.raises(ValueError, match=r"^\[metrics\] 'runs' must be 1 to "):
         page([run()] * count)
 
 
-def test_many_runs_stay_light():
-    """Catches a page that grows with the number of runs as it does with their length."""
+def test_many_runs_are_thinned():
+    """Catches a page that grows with the number of runs."""
     lines = [step(i) for i in range(3000)]
     data = json_of(page([run(str(i), records=lines) for i in range(metrics.MOST_RUNS)]).html)
     points = sum(len(one["curves"]["loss"]["y"]) for one in data["runs"])
@@ -208,7 +208,7 @@ def test_many_runs_stay_light():
 
 
 def test_a_live_page_is_written_and_replaced(tmp_path, monkeypatch):
-    """Catches a folder that must be there beforehand, a page after every step, and one that never says it has ended."""
+    """Catches a missing folder that is not created, a page at every step, and one that never shows the end."""
     now = [0.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
     path = tmp_path / "new" / "page.html"
@@ -222,17 +222,17 @@ def test_a_live_page_is_written_and_replaced(tmp_path, monkeypatch):
     data = shown([], "running")
     assert data["live"]["seconds"] == metrics.LIVE_SECONDS[0]
     assert data["runs"][0]["state"] == "running"
-    assert shown(records(), "running")["runs"][0]["facts"]["steps"] == 0  # too early
+    assert shown(records(), "running")["runs"][0]["facts"]["steps"] == 0  # before the next write is due
     now[0] = metrics.LIVE_SECONDS[0]
     assert shown(records(), "running")["runs"][0]["facts"]["steps"] == 60
-    data = shown(records(10), "complete")  # the last page comes whenever it comes
+    data = shown(records(10), "complete")  # the last page is written at once
     assert (data["live"], data["runs"][0]["state"], data["runs"][0]["facts"]["steps"]) == (None, "complete", 10)
     now[0] = 1e6
     assert shown(records(), "running")["live"]["seconds"] == metrics.LIVE_SECONDS[1]
 
 
-def test_a_costly_page_is_written_seldom(tmp_path, monkeypatch):
-    """Catches a page that takes more than its share of the time of a run."""
+def test_a_slow_page_is_written_less_often(tmp_path, monkeypatch):
+    """Catches a page that takes more than 2 % of the run's time."""
     now = [0.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
 
@@ -247,7 +247,7 @@ def test_a_costly_page_is_written_seldom(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["folder", "file/page.html"])
-def test_a_place_for_no_page_is_refused_at_once(tmp_path, where):
+def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path, where):
     """Catches an hour of training before the first write fails."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
@@ -257,7 +257,7 @@ def test_a_place_for_no_page_is_refused_at_once(tmp_path, where):
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    """Catches a name that pip does not know."""
+    """Catches an error that names an extra pip does not know."""
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ImportError, match=r"'metrics' needs plotly: pip install 'tinygpt\[viz\]'"):
         LivePage(tmp_path / "page.html")

@@ -1,4 +1,4 @@
-"""Principal components against scikit-learn's, neighbours against all cosines, t-SNE against what it must keep."""
+"""Principal components against scikit-learn's, neighbours against all cosines, and properties of t-SNE."""
 
 import sys
 
@@ -17,10 +17,10 @@ def vectors(n, width, seed=0):
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] > 3])
 def test_components_are_those_of_scikit_learn(shape):
-    """Catches a matrix that is not centred, directions in another order, and shares of something else.
+    """Catches a matrix that is not centred, directions in the wrong order, and wrong shares of variance.
 
-    Up to the sign of each direction. The coordinates are rounded to float32: 2^-24 of the largest, and a factor for the
-    float64 sums before.
+    Each direction is compared up to its sign. The bound allows the rounding of coordinates to float32, 2^-24 of the
+    largest, and a factor for the float64 sums before it.
     """
     decomposition = pytest.importorskip("sklearn.decomposition")
     x = vectors(*shape)
@@ -37,7 +37,7 @@ def test_components_are_those_of_scikit_learn(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_components_keep_all_distances(shape):
-    """Catches a direction that is lost or doubled, and shares that do not add up."""
+    """Catches a lost or repeated direction, and shares of variance that do not add up to 1."""
     x = vectors(*shape).astype(np.float64)
     points, shares = projection.pca(x, min(shape))
     far = np.linalg.norm(x[:, None] - x[None], axis=2)
@@ -48,13 +48,13 @@ def test_all_components_keep_all_distances(shape):
 
 
 def test_a_direction_has_one_sign():
-    """Catches a picture that is mirrored when the same vectors come in another order."""
+    """Catches a plot that is mirrored when the same vectors come in another order."""
     x = vectors(30, 6)
     np.testing.assert_allclose(projection.pca(x)[0], projection.pca(x[::-1])[0][::-1], atol=1e-4)
 
 
 def test_equal_vectors_have_no_variance():
-    """Catches a division by the variance of nothing."""
+    """Catches a division by a variance of 0."""
     points, shares = projection.pca(np.full((5, 4), 2.5, np.float32))
     assert (points == 0).all()
     assert (shares == 0).all()
@@ -62,7 +62,7 @@ def test_equal_vectors_have_no_variance():
 
 @pytest.mark.parametrize("rows", [1, 3, 50, 1000])
 def test_neighbours_are_the_nearest_of_all(rows, monkeypatch):
-    """Catches a point among its own neighbours, a chunk that is skipped, a product for a cosine, a wrong order."""
+    """Catches a point among its own neighbours, a skipped chunk, dot products for cosines, and a wrong order."""
     x = vectors(50, 6) - 3
     monkeypatch.setattr(projection, "CHUNK_BYTES", rows * 4 * len(x))
     seen = []
@@ -80,8 +80,8 @@ def test_neighbours_are_the_nearest_of_all(rows, monkeypatch):
     assert {n for _, n in seen} == {50}
 
 
-def test_equally_near_ones_come_by_id():
-    """Catches an order that the sort happens to give, and more neighbours than there are."""
+def test_ties_are_ordered_by_id():
+    """Catches ties in arbitrary order, and more neighbours than there are vectors."""
     x = np.ones((6, 3), np.float32)
     ids, cosines = projection.neighbours(x, 3)
     assert ids.tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
@@ -90,8 +90,8 @@ def test_equally_near_ones_come_by_id():
     assert projection.neighbours(x[:1], 10)[0].shape == (1, 0)
 
 
-def test_length_does_not_count():
-    """Catches squares that leave the range of float32, and NaN for a vector of zeros."""
+def test_length_does_not_change_a_cosine():
+    """Catches squares that overflow or underflow float32, and NaN for a vector of zeros."""
     x = np.array([[1, 0], [1e-30, 1e-31], [1e30, 1e29], [0, 0], [0, -1]], np.float32)
     ids, cosines = projection.neighbours(x, 4)
     assert np.isfinite(cosines).all()
@@ -101,7 +101,7 @@ def test_length_does_not_count():
 
 
 def test_tsne_keeps_groups_and_the_seed():
-    """Catches points that are not those of the rows, and a seed that is not used."""
+    """Catches points assigned to the wrong rows, and an ignored seed."""
     pytest.importorskip("sklearn")
     groups = np.repeat(np.eye(3, 5, dtype=np.float32) * 20, 10, axis=0) + vectors(30, 5, 1) / 10
     points, divergence = projection.tsne(groups, 5.0, 1)
@@ -114,20 +114,20 @@ def test_tsne_keeps_groups_and_the_seed():
 
 
 def test_tsne_of_equal_vectors_is_finite():
-    """Catches a start that divides by a deviation of 0."""
+    """Catches an initialisation that divides by a standard deviation of 0."""
     pytest.importorskip("sklearn")
     assert np.isfinite(projection.tsne(np.ones((9, 4), np.float32), 2.0)[0]).all()
 
 
-def test_the_usual_perplexity_fits():
-    """Catches a default that few points cannot have."""
+def test_the_default_perplexity_is_allowed():
+    """Catches a default perplexity too large for a few points."""
     for n in range(projection.FEWEST_FOR_TSNE, 200):
         assert 1 <= projection.usual_perplexity(n) < n
     assert projection.usual_perplexity(1000) == 30
 
 
 def test_the_extra_is_named(monkeypatch):
-    """Catches a name that pip does not know."""
+    """Catches an error that names an extra pip does not know."""
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(ImportError, match=r"pip install 'tinygpt\[viz\]'"):

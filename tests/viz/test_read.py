@@ -1,4 +1,4 @@
-"""The page of a file as a file: its surprisals are those of eval, its layers those of the model, its text is text."""
+"""The read page as a file: its surprisals equal eval's, its layers equal the model's, and its text is escaped."""
 
 import math
 
@@ -18,7 +18,7 @@ from .attention_data import HOSTILE
 from .page_data import Tags
 from .read_data import CODE, TEXT, TOKENIZER, read_back, spread
 
-ROUNDING = 1e-4  # nats: float32 through two layers with numbers of order 1, and logits of order 10
+ROUNDING = 1e-4  # nats: float32 error of two layers with values of order 1 and logits of order 10
 
 
 def log_softmax(z):
@@ -29,11 +29,11 @@ def log_softmax(z):
 
 @pytest.mark.parametrize(("window", "stride"), [(None, None), (20, None), (20, 5)])
 def test_the_surprisals_sum_to_the_loss_of_eval(window, stride):
-    """Catches other windows than eval's, a token that is lost or counted twice, and nats that are taken for bits."""
+    """Catches windows that differ from eval's, a token lost or counted twice, and nats reported as bits."""
     model = spread()
     data = read_back(read(model, TOKENIZER, TEXT, window=window, stride=stride).html)
     text = TokenText.encode([Document("a.py", TEXT)], TOKENIZER)
-    step = stride or (window or 48) // 2  # half a window unless another is given: no token is predicted from nothing
+    step = stride or (window or 48) // 2  # half a window by default, so that every token has context
     score = evaluate(model, text.tokens, text.n_bytes, window=window, stride=step)
     assert len(data["losses"]) == score.tokens == len(text.tokens) - 1
     assert data["losses"].astype(np.float64).sum() == pytest.approx(score.tokens * score.loss, rel=1e-6)
@@ -50,7 +50,7 @@ def test_the_surprisals_sum_to_the_loss_of_eval(window, stride):
 
 @pytest.mark.parametrize("name", gpt_reference.CONFIGS)
 def test_predictions_are_those_of_the_model(name):
-    """Catches ranks from 0, predictions of the place before or after, and a probability of another token."""
+    """Catches ranks from 0, predictions of the previous or next position, and the wrong token's probability."""
     config = gpt_reference.CONFIGS[name] | {"vocab_size": TOKENIZER.vocab_size, "block_size": 80}
     model = spread(**config)
     ids = TOKENIZER.encode(CODE)
@@ -67,8 +67,8 @@ def test_predictions_are_those_of_the_model(name):
     assert [data["labels"][i] for i in data["tokens"]] == [label(TOKENIZER, token) for token in ids.tolist()]
 
 
-def test_equal_tokens_are_ranked_by_id():
-    """Catches ties without an order, and a rank that counts the token itself."""
+def test_equal_logits_are_ranked_by_id():
+    """Catches ties in arbitrary order, and a rank that counts the token itself."""
     logits = np.array([[1, 3, 3, 0, 3, 2]], np.float32)
     assert [int(module._ranks(logits, np.array([token], np.int32))[0]) for token in range(6)] == [5, 1, 2, 6, 3, 4]
     assert module._best(logits[0], 4).tolist() == [1, 2, 4, 5]
@@ -76,10 +76,11 @@ def test_equal_tokens_are_ranked_by_id():
 
 
 @pytest.mark.parametrize("changes", [{}, {"position": "rope", "norm": "rmsnorm", "activation": "swiglu"}])
-def test_the_lens_is_the_norm_and_the_head_on_the_stream(changes, monkeypatch):
-    """Catches a layer under another's name, a stream that is not normalised, and rows lost between windows or chunks.
+def test_the_lens_is_the_norm_and_the_head_on_the_residual_stream(changes, monkeypatch):
+    """Catches a layer under the wrong name, a missing norm, and rows lost between windows or chunks.
 
-    A layer's stream is what a model of so many layers ends with: so that model is built, and asked.
+    The logits of the lens after k layers are those of a model that has only these k layers. The test builds that model
+    and compares.
     """
     monkeypatch.setattr("tinygpt.evaluate.LOGIT_BYTES", 4 * TOKENIZER.vocab_size * 9)
     monkeypatch.setattr(module, "BATCH_TOKENS", 40)
@@ -108,7 +109,7 @@ def test_the_lens_is_the_norm_and_the_head_on_the_stream(changes, monkeypatch):
 
 
 def test_layers_are_spread_evenly():
-    """Catches a last layer that is missing, one that comes twice, and more than there are."""
+    """Catches a missing last layer, a repeated layer, and more layers than the model has."""
     assert choose_layers(30, 0) == []
     assert choose_layers(30, 1) == [30]
     assert choose_layers(30, 4) == [0, 10, 20, 30]
@@ -120,7 +121,7 @@ def test_layers_are_spread_evenly():
 
 
 def test_without_the_lens_there_are_no_layers():
-    """Catches a page that needs layers, and a mean of nothing."""
+    """Catches a page that needs layers, and a mean over none."""
     view = read(spread(), TOKENIZER, CODE, lens_layers=0)
     data = read_back(view.html)
     assert data["lens"]["layers"] == []
@@ -128,21 +129,21 @@ def test_without_the_lens_there_are_no_layers():
 
 
 def test_lines_and_columns_are_those_of_the_file():
-    """Catches a token on the line that it ends at, columns in bytes, and a character that is counted twice."""
+    """Catches a token on the line where it ends, columns in bytes, and a character counted twice."""
     data = read_back(read(spread(), TOKENIZER, TEXT).html)
     at, before = 0, TEXT.encode()
     for token, line, column in zip(TOKENIZER.encode(TEXT).tolist(), data["line"], data["column"], strict=True):
         passed = before[:at]
         start = passed.rfind(b"\n") + 1
         assert line == passed.count(b"\n") + 1
-        # A byte in the middle of a character stands behind it, as far as it has been read.
+        # A byte in the middle of a character counts as one column after the last complete character.
         assert column == len(passed[start:].decode("utf-8", "ignore")) + 1 + _broken(passed[start:])
         at += len(TOKENIZER.token_bytes(token))
     assert at == len(before)
 
 
 def _broken(data):
-    """1 if data ends within a character."""
+    """Return 1 if data ends within a character, else 0."""
     return int(data.decode("utf-8", "ignore").encode() != data)
 
 
@@ -151,8 +152,8 @@ def _broken(data):
     [("\n\n    ", ["", "", "    "]), ("a\n", ["a", ""]), ("\tx y", ["\tx y"]), ("␣", ["␣"]), ("↵", ["↵"]),
      ("\r\n", ["␍", ""]), ("\u202e\n", ["[U+202E]", ""]), ("\u0301", ["◌\u0301"]), ("</script>", ["</script>"])],
 )  # fmt: skip
-def test_a_token_stands_on_its_lines(text, shown):
-    """Catches a newline that stays in a line, a symbol that is taken for the blank it stands for, and a hidden sign."""
+def test_a_token_is_split_into_its_lines(text, shown):
+    """Catches a newline within a line, a literal symbol shown as the blank it represents, and an invisible sign."""
 
     class One(CharTokenizer):
         def token_bytes(self, token):
@@ -169,7 +170,7 @@ def test_a_token_stands_on_its_lines(text, shown):
 
 
 def test_hostile_text_stays_data():
-    """Catches markup, quotes or separators of a file, of its name or of a model's, that reach the page as they are."""
+    """Catches markup, quotes or separators of a file, its name or a model's name that reach the page unescaped."""
     wicked = '</title><img src="x">'
     text = read(spread(), TOKENIZER, TEXT, name=wicked, file=wicked).html
     ours = read(spread(), TOKENIZER, "def main").html
@@ -184,7 +185,7 @@ def test_hostile_text_stays_data():
 
 
 def test_the_page_loads_nothing():
-    """Catches anything from the network."""
+    """Catches any element that loads from the network."""
     for tag, attributes in Tags(read(spread(), TOKENIZER, CODE).html).tags:
         assert tag not in ("iframe", "img", "object", "embed", "base")
         assert attributes.get("href", "data:,") == "data:,"
@@ -192,7 +193,7 @@ def test_the_page_loads_nothing():
 
 
 def test_a_longer_text_is_cut_at_its_end_and_the_page_says_so():
-    """Catches the last tokens instead of the first, and a cut that nobody is told of."""
+    """Catches a page of the last tokens instead of the first, and a silent cut."""
     whole, part = read(spread(), TOKENIZER, TEXT), read(spread(), TOKENIZER, TEXT, max_tokens=9)
     assert part.dropped == len(whole.ids) - 9
     assert read_back(part.html)["dropped"] == part.dropped
@@ -200,8 +201,8 @@ def test_a_longer_text_is_cut_at_its_end_and_the_page_says_so():
     assert whole.dropped == 0
 
 
-def test_what_a_document_begins_with_is_no_text():
-    """Catches a first token of the text that is not predicted although something stands before it."""
+def test_the_begin_token_is_not_part_of_the_text():
+    """Catches a first token of text left without a prediction although a begin token precedes it."""
     tokenizer = CharTokenizer.train(CODE)
     tokenizer.bos_id = tokenizer.eot_id
     view = read(spread(vocab_size=tokenizer.vocab_size), tokenizer, CODE)
@@ -212,7 +213,7 @@ def test_what_a_document_begins_with_is_no_text():
 
 
 def test_a_page_of_a_large_model_stays_small():
-    """Catches a page that grows with the vocabulary, or past what a browser takes: 31 layers, 2000 tokens."""
+    """Catches a page that grows with the vocabulary, or exceeds 2 MB for 31 layers and 2000 tokens."""
     n, layers = 2000, list(range(31))
     rng = np.random.default_rng(0)
     view = read(spread(), TOKENIZER, CODE)
@@ -237,7 +238,7 @@ def test_a_page_of_a_large_model_stays_small():
     ],
 )
 def test_bad_input_is_refused(changes, words):
-    """Catches a page of nothing, and one that no browser opens."""
+    """Catches an empty page, and one too large for a browser."""
     with pytest.raises(ValueError, match=r"^\[read\] ") as caught:
         read(spread(), TOKENIZER, **({"text": CODE} | changes))
     assert words in str(caught.value)
@@ -251,8 +252,8 @@ def test_a_broken_model_is_refused():
         read(model, TOKENIZER, CODE)
 
 
-def test_progress_arrives():
-    """Catches a bar that never arrives, and one that goes past its end."""
+def test_progress_counts_up_to_its_total():
+    """Catches a progress bar that never reaches its end, and one that goes past it."""
     told = []
     read(spread(), TOKENIZER, TEXT, progress=lambda done, n: told.append((done, n)))
     assert [done for done, _ in told] == list(range(1, len(told) + 1))
@@ -260,7 +261,7 @@ def test_progress_arrives():
 
 
 def test_a_notebook_shows_the_page(tmp_path):
-    """Catches an object without a rich representation, and a page that ends the attribute it stands in."""
+    """Catches a missing rich representation, and page text that ends the srcdoc attribute."""
     view = read(spread(), TOKENIZER, TEXT)
     ((tag, attributes),) = Tags(view._repr_html_()).tags
     assert tag == "iframe"

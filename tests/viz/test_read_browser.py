@@ -1,4 +1,4 @@
-"""The page of a file in a browser: it opens without a complaint, and every control does what it says."""
+"""The read page in a browser: it opens without errors, and every control works."""
 
 import math
 
@@ -16,7 +16,7 @@ HELD = 12
 
 @pytest.fixture(scope="module")
 def view():
-    """Two layers, overlapping windows, and a text that means harm."""
+    """Two layers, overlapping windows, and a hostile text."""
     return read(spread(), TOKENIZER, TEXT, window=40, stride=20, file="a</title>.py")
 
 
@@ -29,13 +29,13 @@ def told_bits(page):
 
 
 def greys(page, n):
-    """The brightness of each token's background."""
+    """Return the brightness of each token's background."""
     colours = page.evaluate(f"[...Array({n}).keys()].map((i) => getComputedStyle(spans[i][0]).backgroundColor)")
     return np.array([[float(x) for x in c[c.index("(") + 1 : -1].split(",")[:3]] for c in colours]).sum(1)
 
 
 def test_hostile_text_is_shown_and_does_nothing(opened, view):
-    """Catches a text that runs as a script, becomes markup, or is not shown as it is, line by line."""
+    """Catches a text that runs as a script, becomes markup, or is not shown literally, line by line."""
     assert opened.evaluate("typeof hacked") == "undefined"
     assert opened.locator("#text script, #text img").count() == 0
     lines = opened.locator("#text code").evaluate_all("all => all.map((code) => code.textContent)")
@@ -46,8 +46,8 @@ def test_hostile_text_is_shown_and_does_nothing(opened, view):
     assert opened.title() == "a</title>.py, read by model"
 
 
-def test_a_token_under_the_pointer_tells_all(opened, view):
-    """Catches the surprisal, the rank or the predictions of the token before or after."""
+def test_the_token_under_the_pointer_is_described(opened, view):
+    """Catches the surprisal, rank or predictions of a neighbouring token."""
     token(opened, HELD).hover()
     panel = opened.locator("#token").inner_text()
     assert told_bits(opened) == pytest.approx(view.bits[HELD - 1], abs=6e-4)
@@ -69,8 +69,8 @@ def test_a_token_under_the_pointer_tells_all(opened, view):
     assert "not predicted" in opened.locator("#token").inner_text()
 
 
-def test_a_click_holds(opened, view):
-    """Catches a token that cannot be held, or not let go."""
+def test_a_click_holds_a_token(opened, view):
+    """Catches a token that cannot be held or released."""
     token(opened, HELD).click()
     token(opened, 5).hover()
     assert told_bits(opened) == pytest.approx(view.bits[HELD - 1], abs=6e-4)
@@ -84,7 +84,7 @@ def test_a_click_holds(opened, view):
 
 
 def test_the_text_is_read_by_keyboard(opened, view):
-    """Catches a text that only a pointer can read, and lines that the keys do not know."""
+    """Catches a text that only a pointer can read, and keys that ignore the lines."""
     opened.locator("#text").focus()
     for key, i in (("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2)):
         opened.keyboard.press(key)
@@ -108,15 +108,15 @@ def test_the_text_is_read_by_keyboard(opened, view):
 
 
 def test_darker_is_more_surprising(opened, view):
-    """Catches colours of other tokens, and a scale that only hues tell apart."""
+    """Catches the colours of other tokens, and a scale that differs in hue alone."""
     order = np.argsort(view.bits)
     steps = greys(opened, len(view.ids))[1:][order]
     assert (np.diff(steps) <= 0).all()
     assert steps[0] > steps[-1] + 100
 
 
-def test_bars_are_the_lines(opened, view):
-    """Catches a token that counts for the line after it, and bars of another line."""
+def test_bars_show_the_bits_of_each_line(opened, view):
+    """Catches a token counted on the next line, and the bar of the wrong line."""
     sums = np.bincount(view.places[0][1:], view.bits)[1:]
     told = opened.eval_on_selector_all("#text .line", "all => all.map((line) => Number(line.dataset.bits))")
     np.testing.assert_allclose(told, sums, rtol=1e-6)
@@ -130,7 +130,7 @@ def test_bars_are_the_lines(opened, view):
 
 
 def test_a_layer_colours_the_text(opened, view):
-    """Catches a menu without effect, and a layer that shows another's numbers."""
+    """Catches a menu without effect, and a layer that shows another layer's numbers."""
     for k, name in ((0, "embeddings"), (1, "layer 0"), (2, "layer 1, last")):
         opened.select_option("#layer", label=name)
         order = np.argsort(view.lens.losses[k])
@@ -145,8 +145,8 @@ def test_a_layer_colours_the_text(opened, view):
     assert opened.locator("#layer").input_value() == "1"
 
 
-def test_the_layers_in_numbers(opened, view):
-    """Catches a mean or a share of another layer."""
+def test_the_table_of_layers(opened, view):
+    """Catches a mean or a share of the wrong layer."""
     rows = opened.locator("#lens tbody tr")
     bits = [f"{x:.3f}" for x in view.lens.losses.mean(1, dtype=np.float64) / math.log(2)]
     assert rows.locator("td:nth-child(2)").all_inner_texts() == bits
@@ -157,12 +157,12 @@ def test_the_layers_in_numbers(opened, view):
 
 
 def test_a_click_on_a_surprising_place_goes_there(opened, view):
-    """Catches places in another order, and a click that leads elsewhere."""
+    """Catches positions in the wrong order, and a click that scrolls to the wrong one."""
     worst = np.argsort(-view.losses, kind="stable")[:50] + 1
     line, column = view.places
     links = opened.locator("#surprising tbody button")
     assert links.all_inner_texts() == [f"{line[i]}:{column[i]}" for i in worst]
-    last = int(worst[int(np.argmax(worst))])  # far down
+    last = int(worst[int(np.argmax(worst))])  # near the end of the text
     links.nth(int(np.argmax(worst))).click()
     assert opened.evaluate("view.held") == last
     box, found = opened.locator("#text").bounding_box(), token(opened, last).bounding_box()
@@ -171,7 +171,7 @@ def test_a_click_on_a_surprising_place_goes_there(opened, view):
 
 
 def test_everything_is_saved(opened, view):
-    """Catches a file of other numbers, cut digits, a lost row, and a cell that a spreadsheet would run."""
+    """Catches wrong numbers, truncated digits, a lost row, and a cell that a spreadsheet would run as a formula."""
     header, first, *rows = saved(opened, "#save-tokens")
     assert header[:8] == ["position", "line", "column", "token", "loss", "bits", "rank", "context"]
     assert first[4:] == [""] * (len(header) - 4)
@@ -191,8 +191,8 @@ def test_everything_is_saved(opened, view):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_it_is_readable_everywhere(browser, file, view, scheme, width):
-    """Catches a page that is wider than its window, colours that stay, and text that is lost in its background."""
+def test_it_is_readable_at_every_width_and_colour_scheme(browser, file, view, scheme, width):
+    """Catches a page wider than its window, colours that ignore the theme, and text with too little contrast."""
     for page in window(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme):
         token(page, HELD).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -208,13 +208,13 @@ def test_it_is_readable_everywhere(browser, file, view, scheme, width):
             assert contrast >= 4.5  # WCAG 2.2, level AA
 
 
-def test_a_finger_can_use_it(browser, file, view):
-    """Catches what only a pointer that hovers can reach."""
+def test_it_works_by_touch(browser, file, view):
+    """Catches a control that only a hovering pointer can reach."""
     for page in window(browser, file, viewport={"width": 400, "height": 800}, has_touch=True):
         token(page, HELD).tap()
         assert told_bits(page) == pytest.approx(view.bits[HELD - 1], abs=6e-4)
         panel = page.locator("#token").bounding_box()
-        assert panel["y"] + panel["height"] <= 801  # in sight without a scroll
+        assert panel["y"] + panel["height"] <= 801  # visible without scrolling
 
 
 def test_blanks_can_be_shown(opened):
@@ -226,7 +226,7 @@ def test_blanks_can_be_shown(opened):
 
 
 def test_a_notebook_runs_it_in_its_frame(browser, view, tmp_path):
-    """Catches a script that needs what a sandboxed frame does not have."""
+    """Catches a script that needs permissions a sandboxed frame lacks."""
     with in_a_notebook(browser, view, tmp_path) as inside:
         inside.locator(f"#text [data-i='{HELD}']").first.click()
         assert "(held)" in inside.locator("#token").inner_text()

@@ -1,4 +1,4 @@
-"""The page of a forward pass as a file: its numbers are the model's, what is left out is told, text is text."""
+"""The trace page as a file: its numbers equal the model's, omissions are stated, and its text is escaped."""
 
 import gpt_reference
 import numpy as np
@@ -15,12 +15,13 @@ from .trace_data import read_back
 
 PROMPT = "def main(x):\n    return x\n"
 ROUNDING = 2e-5
-HALF = 2.0**-10  # relative, of numbers of two bytes; below 2^-14 of the largest one, of that
+# Relative error of float16 values. Below 2^-14 of the largest value they are subnormal: the error is relative to that.
+HALF = 2.0**-10
 
 
 @pytest.mark.parametrize("name", gpt_reference.CONFIGS)
-def test_the_numbers_are_those_of_the_steps(name):
-    """Catches numbers of another step, head or position, transposed or rounded ones, and columns of another token."""
+def test_the_numbers_equal_those_of_the_steps(name):
+    """Catches numbers of the wrong step, head or position, transposed or rounded ones, and wrong column names."""
     view = trace_page(spread(name), TOKENIZER, PROMPT, backward=True)
     data, found = read_back(view.html)
     assert data["width"] == 4
@@ -43,7 +44,7 @@ def test_the_numbers_are_those_of_the_steps(name):
 
 
 def test_what_the_page_shows_is_what_the_model_computes():
-    """Catches shares that do not add up to 1, and a distribution of another position or of other weights."""
+    """Catches attention rows that do not sum to 1, and predictions of the wrong position or weights."""
     model = spread("grouped")
     view = trace_page(model, TOKENIZER, PROMPT)
     data, found = read_back(view.html)
@@ -62,7 +63,7 @@ def test_what_the_page_shows_is_what_the_model_computes():
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_large_model_fits(backward):
-    """Catches a page too heavy to open, numbers of two bytes that are wrong, and thinning that nobody is told of."""
+    """Catches a page over 10 MB, wrong float16 numbers, and thinning that the page does not mention."""
     config = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=64, n_layer=12, n_head=12, n_embd=768, ffn_dim=1024)
     view = trace_page(GPT(config, seed=1), TOKENIZER, PROMPT * 3, backward=backward)
     assert len(view.html.encode()) < 10e6
@@ -81,7 +82,7 @@ def test_a_large_model_fits(backward):
     assert any(station["every"] > 1 for station in data["stations"])
 
 
-def test_numbers_of_two_bytes_have_no_short_range():
+def test_float16_numbers_are_scaled_into_range():
     """Catches a value above 65504 that becomes infinite, and small gradients that become 0."""
     for scale in (1e-12, 1.0, 3e7):
         values = (scale * np.array([[[1, -0.25, 0, 0.001]]])).astype(np.float32)
@@ -93,7 +94,7 @@ def test_numbers_of_two_bytes_have_no_short_range():
 
 
 def test_too_many_tokens_are_refused_with_a_number_that_fits(monkeypatch):
-    """Catches a page without a bound, and advice that does not hold."""
+    """Catches a page of unlimited size, and an error that recommends a number too large."""
     monkeypatch.setattr(trace, "MOST_BYTES", 40_000)
     model = spread("gpt2")
     with pytest.raises(
@@ -107,7 +108,7 @@ def test_too_many_tokens_are_refused_with_a_number_that_fits(monkeypatch):
 
 
 def test_hostile_text_stays_data():
-    """Catches markup, quotes or separators of a prompt, or of a model's name, that reach the page as they are."""
+    """Catches markup, quotes or separators of a prompt or a model name that reach the page unescaped."""
     text = trace_page(spread(), TOKENIZER, HOSTILE, max_tokens=80, name='</title><img src="x">').html
     ours = trace_page(spread(), TOKENIZER, "d").html
     assert [tag for tag, _ in Tags(text).tags] == [tag for tag, _ in Tags(ours).tags]
@@ -116,8 +117,8 @@ def test_hostile_text_stays_data():
     assert not set(text) & set("\u2028\u202e\x00\ufeff\u05d0")
 
 
-def test_a_model_that_computes_nonsense_has_a_page():
-    """Catches NaN in JSON: a page of a broken model is what one wants to look at."""
+def test_a_model_with_nan_has_a_page():
+    """Catches NaN in the JSON: the page must open, because it serves to find the step where NaN begins."""
     model = spread("gpt2")
     model.blocks[1].mlp.down.weight.data[0, 0] = np.nan
     data, found = read_back(trace_page(model, TOKENIZER, "def").html)
@@ -129,8 +130,8 @@ def test_a_model_that_computes_nonsense_has_a_page():
     assert data["predictions"][0]["best"] == []
 
 
-def test_the_model_is_left_as_it_was():
-    """Catches gradients of a page that the next step of training would take for its own."""
+def test_the_model_is_unchanged():
+    """Catches gradients left by the page, to which the next training step would add its own."""
     model = spread("gpt2")
     trace_page(model, TOKENIZER, "def", backward=True)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -151,7 +152,7 @@ def test_the_model_is_left_as_it_was():
     ],
 )
 def test_bad_input_is_refused(changes, error, words):
-    """Catches a page of nothing, an index from the end, and a prompt that the model cannot see at once."""
+    """Catches an empty page, negative indices counted from the end, and more tokens than a page can hold."""
     with pytest.raises(error, match=r"\[trace\] ") as caught:
         trace_page(spread(), TOKENIZER, **({"prompt": PROMPT} | changes))
     assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""The page of steps in a browser: it opens without a complaint, one walks it, and its numbers are the model's."""
+"""The trace page in a browser: it opens without errors, every step can be reached, and its numbers are right."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ PROMPT = "x = \t\n" + HOSTILE
 
 @pytest.fixture(scope="module")
 def view():
-    """Grouped heads, rotary positions, gradients, and a prompt that means harm."""
+    """Grouped heads, rotary positions, gradients, and a hostile prompt."""
     return trace_page(spread("grouped"), TOKENIZER, PROMPT, max_tokens=40, backward=True, head=2)
 
 
-def walk_to(page, name):
-    """Open a station by its part and its button."""
+def open_step(page, name):
+    """Open a step by clicking its part of the model and then its button."""
     part = f"block {name.split('.')[1]}" if name.startswith("blocks") else name.split(".")[0]
     page.locator("#way").get_by_role("button", name=part, exact=True).click()
     page.locator(f'#stations [data-name="{name}"]').click()
@@ -31,15 +31,15 @@ def readout(page):
 
 
 def test_hostile_text_is_shown_and_does_nothing(opened, view):
-    """Catches a prompt that runs as a script, becomes markup, or is not shown as it is."""
+    """Catches a prompt that runs as a script, becomes markup, or is not shown literally."""
     assert opened.evaluate("typeof hacked") == "undefined"
     assert opened.title() == "Trace: model"
     assert opened.locator("#list .token").all_inner_texts() == view.labels
     assert opened.locator("main script, main img").count() == 0
 
 
-def test_one_walks_from_tokens_to_the_distribution(opened, view):
-    """Catches a station that is left out, an end that one falls off, and keys or buttons without effect."""
+def test_keys_and_buttons_reach_every_step(opened, view):
+    """Catches a skipped step, a key that leads past either end, and keys or buttons without effect."""
     names = ["tokens", *view.steps]
     assert opened.locator("#back").is_disabled()
     for name in names[1:]:
@@ -57,24 +57,24 @@ def test_one_walks_from_tokens_to_the_distribution(opened, view):
     assert opened.locator('#stations [aria-current="true"]').inner_text() == "probabilities"
 
 
-def test_every_station_tells_what_it_is(opened, view):
-    """Catches a formula, a shape, a figure or a source of another step."""
+def test_every_step_is_described(opened, view):
+    """Catches the formula, shape, statistics or source line of the wrong step."""
     for name in ("embed.token", "blocks.1.attn.scores", "blocks.0.mlp.silu", "norm"):
         step = view.steps[name]
-        walk_to(opened, name)
+        open_step(opened, name)
         assert opened.locator("#formula").inner_text() == step.formula
         assert opened.locator("#words").inner_text() == step.text.words
         assert f"({', '.join(map(str, step.shape))}) float32" in opened.locator("#shape").inner_text()
         assert opened.locator("#source").inner_text() == f"computed by {step.source}, for {step.caller}"
         told = [float(text.replace("−", "-")) for text in opened.locator("#stats td").all_inner_texts()[:4]]
         np.testing.assert_allclose(told, step.stats[:4], rtol=1e-3)
-    walk_to(opened, "blocks.1.attn.scores")
+    open_step(opened, "blocks.1.attn.scores")
     assert "±∞" in opened.locator("#stats").inner_text()
 
 
-def test_the_value_under_the_pointer_is_told(opened, view):
-    """Catches a value of the transposed cell, of another head, of the values in place of the gradients."""
-    walk_to(opened, "blocks.1.attn.softmax")
+def test_the_value_under_the_pointer_is_shown(opened, view):
+    """Catches the transposed cell, the wrong head, and values shown as gradients."""
+    open_step(opened, "blocks.1.attn.softmax")
     box = opened.locator("#cells").bounding_box()
     side = box["width"] / 40, box["height"] / 40
     spot = {"x": 3.5 * side[0], "y": 20.5 * side[1]}
@@ -90,8 +90,8 @@ def test_the_value_under_the_pointer_is_told(opened, view):
 
 
 def test_the_map_is_read_by_keyboard(opened, view):
-    """Catches a map that only a pointer can read, and arrow keys that walk away from it."""
-    walk_to(opened, "blocks.0.residual1")
+    """Catches a map that only a pointer can read, and arrow keys that move the focus away from it."""
+    open_step(opened, "blocks.0.residual1")
     opened.locator("#grid").focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown"):
         opened.keyboard.press(key)
@@ -104,8 +104,8 @@ def test_the_map_is_read_by_keyboard(opened, view):
 
 
 def test_the_map_is_painted_by_value(opened, view):
-    """Catches a map that is turned, or that shows what comes later."""
-    walk_to(opened, "blocks.1.attn.softmax")
+    """Catches a transposed map, and visible cells above the diagonal."""
+    open_step(opened, "blocks.1.attn.softmax")
     pixels = opened.evaluate("[...byId('cells').getContext('2d').getImageData(0, 0, 40, 40).data]")
     pixels = np.array(pixels).reshape(40, 40, 4)
     assert (pixels[..., 3] == 255 * np.tril(np.ones((40, 40)))).all()
@@ -116,9 +116,9 @@ def test_the_map_is_painted_by_value(opened, view):
     assert red[0] > red[-1] + 100
 
 
-def test_the_end_is_the_distribution(opened, view):
-    """Catches probabilities of another position, and the true token unmarked."""
-    walk_to(opened, "probabilities")
+def test_the_last_step_shows_the_predictions(opened, view):
+    """Catches probabilities of the wrong position, and a true token that is not marked."""
+    open_step(opened, "probabilities")
     for t in (39, 0):
         opened.select_option("#position", str(t))
         told = [float(text.replace("−", "-")) for text in opened.locator("#list .value").all_inner_texts()]
@@ -128,18 +128,18 @@ def test_the_end_is_the_distribution(opened, view):
 
 
 def test_ids_have_no_bars(opened):
-    """Catches numbers of tokens that are drawn as sizes, which they are not."""
+    """Catches token ids drawn as bars, as if they were quantities."""
     opened.locator("#way button").first.click()
     assert opened.locator("#list .row").count() > 0
     assert opened.locator("#list .bar:visible").count() == 0
 
 
 def test_what_is_saved_is_what_is_shown(opened, view):
-    """Catches a CSV file of another step, of one head alone, or with numbers of few digits."""
+    """Catches a CSV file of the wrong step, of one head only, or with truncated digits."""
     header, *rows = saved(opened, "#save")
     assert header == ["position", "token", "id"]
     assert [int(row[2]) for row in rows] == view.ids.tolist()
-    walk_to(opened, "blocks.0.attn.q.rotated")
+    open_step(opened, "blocks.0.attn.q.rotated")
     header, *rows = saved(opened, "#save")
     assert header == ["head", "position", "token", "column", "column name", "value"]
     array = view.steps["blocks.0.attn.q.rotated"].array
@@ -153,8 +153,8 @@ def test_what_is_saved_is_what_is_shown(opened, view):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_it_is_readable_everywhere(browser, file, scheme, width):
-    """Catches a page that is wider than its window, and colours that stay when the page turns dark."""
+def test_it_fits_every_width_and_colour_scheme(browser, file, scheme, width):
+    """Catches a page wider than its window, and colours that do not follow the theme."""
     dark = "rgb(20, 23, 28)"
     back = "getComputedStyle(document.body).backgroundColor"
     for page in window(browser, file, viewport={"width": width, "height": 800}, color_scheme=scheme):
@@ -169,8 +169,8 @@ def test_it_is_readable_everywhere(browser, file, scheme, width):
         assert page.evaluate("byId('cells').toDataURL()") != before
 
 
-def test_a_large_page_opens_where_it_was_asked_to(browser, tmp_path):
-    """Catches numbers of two bytes that the page reads otherwise, thinning untold, and the wrong first station."""
+def test_a_large_page_opens_at_the_requested_step(browser, tmp_path):
+    """Catches wrongly decoded float16 numbers, thinning that is not mentioned, and the wrong first step."""
     config = GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=64, n_layer=12, n_head=12, n_embd=768, ffn_dim=1024)
     first = "blocks.7.mlp.up"
     view = trace_page(GPT(config, seed=1), TOKENIZER, "def main(x):\n" * 5, first=first)
@@ -189,7 +189,7 @@ def test_a_large_page_opens_where_it_was_asked_to(browser, tmp_path):
 
 
 def test_a_notebook_runs_it_in_its_frame(browser, view, tmp_path):
-    """Catches a script that needs what a sandboxed frame does not have."""
+    """Catches a script that needs permissions a sandboxed frame lacks."""
     with in_a_notebook(browser, view, tmp_path) as inside:
         inside.locator("#next").click()
         assert inside.locator("#title").inner_text() == "embed.token"

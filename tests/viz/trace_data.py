@@ -1,4 +1,4 @@
-"""The way back from a page of steps to its numbers."""
+"""A reader for the numbers that a trace page embeds."""
 
 import base64
 
@@ -8,7 +8,11 @@ from .page_data import json_of
 
 
 def read_back(text):
-    """The data of a page, and for each step its numbers, and its gradients if it has any, as (heads, rows, columns)."""
+    """Read the data of a page, and the values and gradients of each step.
+
+    Returns the data and a dictionary from (step name, "values" or "gradient") to an array of shape (heads, rows,
+    columns).
+    """
     data = json_of(text)
     numbers = np.frombuffer(base64.b64decode(data["numbers"]), "<f4" if data["width"] == 4 else "<f2")
     found = {}
