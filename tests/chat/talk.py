@@ -1,16 +1,16 @@
-"""Templates of the two common kinds, and a tokenizer that has their tokens."""
+"""Chat templates of the two common kinds, and a tokenizer with their special tokens."""
 
 from tinygpt.tokenizers import BPETokenizer
 from tinygpt.tokenizers.special import Roles
 
-# ChatML: a default system message unless there is one.
+# ChatML, with a default system message.
 CHATML = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Llama 3: headers, trimmed content, the token that begins a text, a date.
+# As in Llama 3: headers, trimmed content, a begin token, a date.
 HEADERS = """{{- bos_token }}
 {%- if messages[0]['role'] == 'system' %}
     {%- set system = messages[0]['content'] | trim %}
@@ -39,7 +39,7 @@ TEXT = "Be kind. user system assistant hello there, what is 1 + 1?\n" * 9
 
 
 def tokenizer(names=NAMES, eos="<|im_end|>", bos=None, template=CHATML):
-    """Byte pairs with special tokens: `eos` ends what the model says."""
+    """A BPE tokenizer with the special tokens of a chat; `eos` ends the model's turn."""
     plain = BPETokenizer.train(TEXT, 300, "gpt2", names)
     vocab = {plain.token_bytes(i): i for i in range(plain.vocab_size) if i not in plain.special_tokens.values()}
     roles = Roles(eos_token=eos, bos_token=bos, chat_template=template)

@@ -1,4 +1,4 @@
-"""Chat templates: what they make of messages, and that a hostile one gets nowhere."""
+"""Chat templates: how they render messages, and limits on hostile ones."""
 
 import builtins
 import sys
@@ -20,15 +20,15 @@ def rendered(text, messages=TALK, **given):
 
 
 def test_a_conversation():
-    """Catches a message that is lost, a default system message beside a given one, and no beginning of an answer."""
+    """Catches a lost message, a default system message beside a given one, and a missing start of the answer."""
     system = {"role": "system", "content": "S"}
     turns = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\n c <|im_end|>\n"
     assert rendered(CHATML, answer=False) == "<|im_start|>system\nBe kind<|im_end|>\n" + turns
     assert rendered(CHATML, [system, *TALK]) == f"<|im_start|>system\nS<|im_end|>\n{turns}<|im_start|>assistant\n"
 
 
-def test_what_transformers_gives_a_template():
-    """Catches blocks that leave their line, a name, a function or a filter that templates count on."""
+def test_features_of_templates_in_transformers():
+    """Catches a missing feature that real templates use: block trimming, variables, functions, filters."""
     text = rendered(HEADERS, variables={"bos_token": "<|begin|>"})
     year = time.strftime("%Y")
     assert text.startswith(f"<|begin|><|start|>system<|end|>\n\nToday: {year}\n<|eot|><|start|>user<|end|>\n\na<|eot|>")
@@ -47,8 +47,8 @@ def test_what_transformers_gives_a_template():
     ) == ("a- c ")
 
 
-def test_a_template_changes_nothing():
-    """Catches messages that a template can write to."""
+def test_a_template_cannot_change_the_messages():
+    """Catches a template with write access to the messages."""
     messages = [dict(message) for message in TALK]
     for text in ("{{ messages.append(1) }}", "{{ messages[0].update(role='x') }}", "{{ messages[0].clear() }}"):
         with pytest.raises(ValueError, match=r"^t\.jinja: "):
@@ -73,7 +73,7 @@ def test_a_template_changes_nothing():
     ],
 )
 def test_errors_are_one_line(text, message):
-    """Catches a traceback, an error of many lines, and one that does not name the template."""
+    """Catches a traceback, an error of several lines, and one that does not name the template."""
     with pytest.raises(ValueError, match=rf"^t\.jinja: .*{message}") as caught:
         rendered(text)
     assert "\n" not in str(caught.value)
@@ -118,8 +118,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:60])
-def test_a_hostile_template_ends_soon(text):
-    """Catches a template that takes all the time or memory there is, in a few characters."""
+def test_a_hostile_template_is_stopped(text):
+    """Catches a short template that takes unbounded time or memory."""
     limit = sys.getrecursionlimit()
     with pytest.raises(ValueError, match=r"^t\.jinja: "):
         rendered(text)
@@ -127,20 +127,20 @@ def test_a_hostile_template_ends_soon(text):
 
 
 def test_a_long_conversation_is_within_the_limits():
-    """Catches limits that honest use meets: a thousand messages, and one of half a million characters."""
+    """Catches limits too low for real use: a thousand messages, and one of half a million characters."""
     many = [{"role": ("user", "assistant")[i % 2], "content": f"message {i}"} for i in range(1001)]
     assert rendered(HEADERS, many).count("<|eot|>") == 1002
     assert len(rendered(CHATML, [{"role": "user", "content": "a" * 500_000}])) > 500_000
 
 
-def test_it_may_be_rendered_again():
-    """Catches limits that count over the life of a template."""
+def test_limits_apply_to_each_rendering():
+    """Catches limits that add up over several renderings of a template."""
     template = ChatTemplate("{% for i in range(60000) %}{% endfor %}done")
     assert [template.render([]) for _ in range(3)] == ["done"] * 3
 
 
-def test_measuring_counts_what_is_held_twice():
-    """Catches a list of lists that is as small as its top: written out it would be huge."""
+def test_measuring_counts_shared_parts_every_time():
+    """Catches a nested list measured as small although its output would be huge."""
     value = ["abc"]
     assert measure(value) == 4
     for _ in range(60):
@@ -150,13 +150,13 @@ def test_measuring_counts_what_is_held_twice():
     assert measure({"ab": ("c",)}) == 1 + 2 + 1 + 1
 
 
-def test_every_filter_is_there():
-    """Catches a filter that Jinja has renamed."""
+def test_filters_have_their_names():
+    """Catches a filter that a new version of Jinja renamed."""
     assert {"trim", "tojson", "join", "selectattr"} <= Environment().filters.keys()
 
 
 def test_without_jinja_the_extra_is_named(monkeypatch):
-    """Catches a ModuleNotFoundError that tells nobody what to install."""
+    """Catches a ModuleNotFoundError that does not say what to install."""
     importing = builtins.__import__
 
     def without(name, *args, **kwargs):

@@ -1,11 +1,11 @@
-"""Small trees of files."""
+"""Fixtures that write small trees of files."""
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def fill():
-    """Write files below a folder, given as path -> text or bytes; for None a text that no other path has."""
+    """Write files into a folder, given as path -> text or bytes. None stands for a text unique to the path."""
 
     def write(folder, files):
         for name, content in files.items():
@@ -21,7 +21,7 @@ def fill():
 
 @pytest.fixture(scope="session")
 def repository(fill):
-    """Fill a folder that git takes for the root of a repository."""
+    """Write files into a folder that counts as the root of a git repository."""
 
     def write(folder, files):
         (folder / ".git").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The split and the encoding of documents."""
+"""The training and validation split, and the encoding of documents."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def paths(part):
 @patient
 @given(SIZES, st.integers(0, 5))
 def test_every_file_is_on_one_side_and_in_order(sizes, seed):
-    """Catches a file that is lost, or that is both trained on and evaluated on."""
+    """Catches a lost file, and a file used both for training and for validation."""
     documents = documents_of(sizes)
     parts = split(documents, seed)
     assert parts.train
@@ -37,13 +37,13 @@ def test_every_file_is_on_one_side_and_in_order(sizes, seed):
 @patient
 @given(SIZES, st.integers(0, 5))
 def test_the_validation_split_has_its_size(sizes, seed):
-    """Catches one large file that takes most of the text away from training."""
+    """Catches a large file that takes most of the text away from training."""
     held = sum(len(document.text) for document in split(documents_of(sizes), seed).validation)
     assert held <= 0.1 * sum(sizes) or held == min(sizes)
 
 
 def test_many_files_give_about_a_tenth():
-    """Catches a budget in files instead of characters, and one that is not used up."""
+    """Catches a fraction counted in files instead of characters, and a validation split that is too small."""
     sizes = [1 + (i * 37) % 400 for i in range(500)]
     for seed in range(5):
         held = sum(len(document.text) for document in split(documents_of(sizes), seed).validation)
@@ -56,14 +56,14 @@ def test_the_order_of_the_files_does_not_matter():
     assert set(paths(split(documents, 3).validation)) == set(paths(split(documents[::-1], 3).validation))
 
 
-def test_another_seed_holds_out_other_files():
-    """Catches a seed that is not used."""
+def test_another_seed_selects_other_files():
+    """Catches an ignored seed."""
     documents = documents_of([10] * 50)
     assert len({tuple(paths(split(documents, seed).validation)) for seed in range(10)}) == 10
 
 
-def test_one_more_file_moves_hardly_any_other():
-    """Catches a shuffle of the list, in which one new file changes the side of all others."""
+def test_a_new_file_moves_at_most_one_other():
+    """Catches a shuffle of the list, in which a new file changes the side of many others."""
     documents = documents_of([10] * 200)
     before = set(paths(split(documents).validation))
     for name in ("a.py", "z.py", "dir/new.py"):
@@ -72,14 +72,14 @@ def test_one_more_file_moves_hardly_any_other():
 
 
 def test_a_changed_text_keeps_its_side():
-    """Catches a rank that depends on the content."""
+    """Catches a split that depends on the content of files."""
     documents = documents_of([10] * 50)
     changed = [Document(document.path, "y" * 10) for document in documents]
     assert paths(split(documents).validation) == paths(split(changed).validation)
 
 
-def test_two_files_hold_out_the_smaller():
-    """Catches a validation split that is empty because no file fits a tenth, or that is the larger file."""
+def test_of_two_files_the_smaller_is_for_validation():
+    """Catches an empty validation split, because no file fits a tenth, and one with the larger file."""
     for seed in range(8):
         parts = split([Document("a", "x" * 90), Document("b", "x" * 30)], seed)
         assert paths(parts.train) == ["a"]
@@ -87,7 +87,7 @@ def test_two_files_hold_out_the_smaller():
 
 
 def test_a_single_file_is_cut_at_nine_tenths():
-    """Catches a single file that is trained on as a whole, or a cut that loses or repeats a character."""
+    """Catches a single file used only for training, and a cut that loses or repeats a character."""
     text = "".join(map(chr, range(100, 205)))
     parts = split([Document("a", text)], seed=5)
     assert len(parts.train[0].text) == 94  # int(105 * 0.9)
@@ -95,13 +95,13 @@ def test_a_single_file_is_cut_at_nine_tenths():
     assert parts.train[0].path == parts.validation[0].path == "a"
 
 
-def test_a_name_that_is_not_utf8_has_a_rank():
-    """Catches a UnicodeEncodeError from a file name in an old encoding."""
+def test_a_name_that_is_not_utf8_can_be_split():
+    """Catches a UnicodeEncodeError for a file name in an old encoding."""
     assert len(split([Document("\udce9.py", "ab"), Document("b.py", "cd")]).train) == 1
 
 
 def test_wrong_arguments_of_split():
-    """Catches an index error for no documents, and a fraction that leaves a side empty."""
+    """Catches an IndexError for no documents, and a fraction that leaves one side empty."""
     with pytest.raises(ValueError, match=r"^\[split\] 'documents' must hold at least one document, got none"):
         split([])
     for fraction in (0.0, 1.0, -0.5):
@@ -109,8 +109,8 @@ def test_wrong_arguments_of_split():
             split([Document("a", "ab")], fraction=fraction)
 
 
-def test_the_separator_stands_between_files_only():
-    """Catches files that run into each other, and a separator before the first or after the last."""
+def test_the_separator_is_between_files_only():
+    """Catches files joined without a separator, and a separator before the first or after the last."""
     tokenizer = CharTokenizer("abcd")
     a, b, c, d = tokenizer.encode("abcd").tolist()
     end = tokenizer.eot_id
@@ -128,7 +128,7 @@ def test_the_separator_stands_between_files_only():
 
 
 def test_bytes_are_those_of_the_text():
-    """Catches characters, tokens or separators that are counted as bytes: bits per byte would be wrong."""
+    """Catches characters, tokens or separators counted as bytes, which makes bits per byte wrong."""
     documents = [Document(str(i), "é日") for i in range(40)]
     parts = split(documents)
     corpus = Corpus.encode(parts, CharTokenizer("é"), block_size=2)
@@ -161,8 +161,8 @@ def test_bytes_are_those_of_the_text():
         ),
     ],
 )
-def test_a_part_shorter_than_a_context(size, message):
-    """Catches a run that starts with nothing to evaluate on, and advice that would fail again."""
+def test_a_split_shorter_than_a_context(size, message):
+    """Catches a run without enough validation text, and a suggested --seq that would fail too."""
     parts = split([Document("a", "x" * size)])
     tokenizer = CharTokenizer("x")
     with pytest.raises(ValueError, match="^" + message):
@@ -179,8 +179,8 @@ def test_exactly_one_context_is_enough():
     assert corpus.validation.size == 65
 
 
-def test_former_names_still_serve():
-    """Catches a program written for the last release that fails, or gets another part, or is told nothing."""
+def test_former_names_still_work():
+    """Catches a former name that fails, returns the wrong part, or gives no deprecation warning."""
     parts = split(documents_of([50] * 10))
     with pytest.warns(DeprecationWarning, match=r"Split\.held_out is now Split\.validation"):
         assert parts.held_out == parts.validation

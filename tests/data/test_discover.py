@@ -1,4 +1,4 @@
-"""Finding and reading files: what is taken, what is left out, and what the summary says of it."""
+"""Finding and reading files: which files are taken, which are skipped, and how the summary counts them."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ def skipped(*arguments, **options):
 
 
 def test_a_directory_is_read_in_the_order_of_its_paths(tmp_path, fill):
-    """Catches the order of the file system, a folder that is not entered, and a path from another root."""
+    """Catches the file system's order, a folder that is not entered, and a path relative to the wrong root."""
     fill(tmp_path, {"b.py": None, "a/z.go": None, "a.c": None, "a/b/c.pyx": None, "B.py": None, "notes.txt": None})
     documents, _ = discover(tmp_path)
     assert [document.path for document in documents] == ["B.py", "a.c", "a/b/c.pyx", "a/z.go", "b.py"]
@@ -31,21 +31,21 @@ def test_a_directory_is_read_in_the_order_of_its_paths(tmp_path, fill):
 
 
 def test_the_current_directory(tmp_path, monkeypatch, fill):
-    """Catches a path that begins with ./ and a root that is hidden by its own dot."""
+    """Catches a path that begins with ./, and "." skipped as a hidden folder."""
     fill(tmp_path, {"a/b.py": None})
     monkeypatch.chdir(tmp_path)
     assert names(".") == ["a/b.py"]
 
 
 def test_paths_do_not_depend_on_where_the_tree_is(tmp_path, fill):
-    """Catches an absolute path, which would hold out other files on another machine."""
+    """Catches an absolute path, which would change the validation split on another machine."""
     for place in ("here", "there/below"):
         fill(tmp_path / place, {"x/a.py": "a", "b.py": "b"})
     assert names(tmp_path / "here") == names(tmp_path / "there" / "below") == ["b.py", "x/a.py"]
 
 
-def test_several_arguments_are_told_apart(tmp_path, fill):
-    """Catches two files of one name that become one, and a file that counts twice for two arguments."""
+def test_several_arguments(tmp_path, fill):
+    """Catches two files of the same name merged into one, and a file counted once per argument."""
     fill(tmp_path, {"a/x.py": "1", "b/x.py": "2", "b/c/y.py": "3"})
     assert names(tmp_path / "a", tmp_path / "b") == ["a/x.py", "b/c/y.py", "b/x.py"]
     assert names(tmp_path / "b" / "x.py", tmp_path / "b", tmp_path / "b" / "c") == ["c/y.py", "x.py"]
@@ -53,7 +53,7 @@ def test_several_arguments_are_told_apart(tmp_path, fill):
 
 
 def test_a_deep_tree(tmp_path, fill):
-    """Catches a walk by recursion, which ends at some depth of folders."""
+    """Catches a recursive walk, which fails at the recursion limit."""
     fill(tmp_path, {"d/" * 200 + "a.py": None})
     depth = 0
     while True:
@@ -71,39 +71,39 @@ def test_a_deep_tree(tmp_path, fill):
     assert [document.path for document in documents] == ["d/" * 200 + "a.py"]
 
 
-# Files that a walk skips
+# Files that are skipped within a directory
 
 
 def test_hidden_files_and_folders(tmp_path, fill):
-    """Catches a hidden folder that is read, one that counts once per file, and .git in the count."""
+    """Catches a hidden folder that is read or counted once per file, and .git in the count."""
     fill(tmp_path, {"a.py": None, ".b.py": None, ".c/d.py": None, ".c/e.py": None, ".git/hooks/f.py": None})
     assert names(tmp_path) == ["a.py"]
     assert skipped(tmp_path) == {rules.HIDDEN: 2}
 
 
 def test_binary_empty_and_not_utf8(tmp_path, fill):
-    """Catches a NUL byte that lies far in, a file of blanks, and Latin-1 that is read with replacement characters."""
+    """Catches a late NUL byte, a file of blanks, and Latin-1 decoded with replacement characters."""
     fill(tmp_path, {"a.py": None, "nul.py": b"x" * 100_000 + b"\0", "empty.py": "", "blank.py": " \n\r\n"})
     fill(tmp_path, {"latin.py": "# é".encode("latin-1"), "cut.py": "日".encode()[:2]})
     assert names(tmp_path) == ["a.py"]
     assert skipped(tmp_path) == {rules.BINARY: 1, rules.EMPTY: 2, rules.NOT_UTF8: 2}
 
 
-def test_mark_and_line_ends(tmp_path, fill):
-    """Catches a byte order mark in the vocabulary, and CR that a model would have to learn."""
+def test_byte_order_mark_and_line_ends(tmp_path, fill):
+    """Catches a byte order mark in the vocabulary, and CR LF that a model would have to learn."""
     fill(tmp_path, {"a.py": b"\xef\xbb\xbfa\r\nb\n\r\nc\rd \xef\xbb\xbf"})
     assert discover(tmp_path)[0][0].text == "a\nb\n\nc\rd \ufeff"
 
 
 def test_of_equal_files_the_first_is_kept(tmp_path, fill):
-    """Catches a copy that is in the training and in the validation split, also one that differs only in line ends."""
+    """Catches a copy in both splits, also one that differs in line ends only."""
     fill(tmp_path, {"c.py": "x\ny\n", "a/b.py": "x\r\ny\r\n", "b.py": b"\xef\xbb\xbfx\ny\n", "d.py": "x\ny"})
     assert names(tmp_path) == ["a/b.py", "d.py"]
     assert skipped(tmp_path) == {rules.DUPLICATE: 2}
 
 
-def test_links_are_not_followed_in_a_walk(tmp_path, fill):
-    """Catches a loop, a way out of the directory, and a file that counts twice."""
+def test_links_within_a_directory_are_not_followed(tmp_path, fill):
+    """Catches an endless loop, files outside the directory, and a file counted twice."""
     outside = fill(tmp_path / "outside", {"secret.py": None})
     inside = fill(tmp_path / "inside", {"a.py": None, "sub/b.py": None})
     (inside / "loop").symlink_to(inside)
@@ -119,7 +119,7 @@ def test_links_are_not_followed_in_a_walk(tmp_path, fill):
 
 
 def test_a_link_that_is_named_is_followed(tmp_path, fill):
-    """Catches a root that is taken for a link below a root."""
+    """Catches a link given as argument and skipped like one within a directory."""
     inside = fill(tmp_path / "inside", {"a.py": None})
     (tmp_path / "link").symlink_to(inside)
     (tmp_path / "one").symlink_to(inside / "a.py")
@@ -127,8 +127,8 @@ def test_a_link_that_is_named_is_followed(tmp_path, fill):
     assert names(tmp_path / "one") == ["a.py"]
 
 
-def test_what_is_not_a_regular_file(tmp_path, fill):
-    """Catches a walk that waits for ever at a pipe."""
+def test_special_files_are_skipped(tmp_path, fill):
+    """Catches a read that blocks for ever at a named pipe."""
     fill(tmp_path, {"a.py": None})
     os.mkfifo(tmp_path / "pipe.py")
     assert names(tmp_path) == ["a.py"]
@@ -138,7 +138,10 @@ def test_what_is_not_a_regular_file(tmp_path, fill):
 
 
 def test_files_and_folders_that_cannot_be_read(tmp_path, monkeypatch, fill):
-    """Catches a PermissionError that ends the run for one file. (The calls are replaced: root may read everything.)"""
+    """Catches a PermissionError that ends the run because of one file.
+
+    The calls are replaced, because root may read everything.
+    """
     fill(tmp_path, {"a.py": None, "b.py": None, "shut/c.py": None})
 
     def read(path, do=Path.read_bytes):
@@ -157,11 +160,11 @@ def test_files_and_folders_that_cannot_be_read(tmp_path, monkeypatch, fill):
     assert skipped(tmp_path) == {rules.UNREADABLE: 2}
 
 
-# Files that are named
+# Files given by name
 
 
-def test_a_named_file_is_taken_as_it_is(tmp_path, repository):
-    """Catches tinyshakespeare.txt, which is no source file and larger than a megabyte, being left out."""
+def test_a_named_file_is_always_taken(tmp_path, repository):
+    """Catches rules applied to a named file: tinyshakespeare.txt is not source code and larger than 1 MB."""
     repository(tmp_path, {".gitignore": "*.txt\n", "big.txt": "x" * 1_100_000, "build/.a.min.js": "// do not edit\nx"})
     documents, summary = discover([tmp_path / "big.txt", tmp_path / "build" / ".a.min.js"])
     assert [document.path for document in documents] == ["big.txt", "build/.a.min.js"]
@@ -169,8 +172,8 @@ def test_a_named_file_is_taken_as_it_is(tmp_path, repository):
     assert not summary.skipped
 
 
-def test_a_named_file_is_taken_out_of_a_walk_that_skips_it(tmp_path, fill):
-    """Catches a file that counts as read and as skipped, in either order of the arguments."""
+def test_a_named_file_is_not_counted_as_skipped(tmp_path, fill):
+    """Catches a file counted as both read and skipped, in either order of the arguments."""
     fill(tmp_path, {".gitignore": "b.py\n", "a.py": None, "b.py": None, "c.txt": None})
     for arguments in ([tmp_path, tmp_path / "b.py"], [tmp_path / "b.py", tmp_path]):
         documents, summary = discover(arguments)
@@ -179,7 +182,7 @@ def test_a_named_file_is_taken_out_of_a_walk_that_skips_it(tmp_path, fill):
 
 
 def test_a_named_binary_is_an_error(tmp_path, fill):
-    """Catches a model that is given a picture to read and says nothing."""
+    """Catches an image that is skipped silently although the user named it."""
     fill(tmp_path, {"a.png": b"\x89PNG\0", "b.py": None})
     with pytest.raises(ValueError, match=r"a\.png': must be text in UTF-8, got a binary file") as caught:
         discover([tmp_path / "b.py", tmp_path / "a.png"])
@@ -187,7 +190,7 @@ def test_a_named_binary_is_an_error(tmp_path, fill):
 
 
 def test_a_home_directory(tmp_path, monkeypatch, fill):
-    """Catches a quoted ~ that the shell has not replaced."""
+    """Catches a quoted ~ that is not expanded."""
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path, {"src/a.py": None})
     assert names("~/src") == ["a.py"]
@@ -218,15 +221,15 @@ GLOB_TREE = ("a.py", "b.txt", "c.md", "x/a.py", "x/b.txt", "x/y/a.py", "x/y/b.tx
     ],
 )
 def test_globs(tmp_path, monkeypatch, fill, pattern, expected):
-    """Catches * that crosses a slash, ** that does not, an extension that a glob names, and a wrong root."""
+    """Catches * that crosses a slash, ** that does not, an ignored extension in a glob, and a wrong root."""
     fill(tmp_path, dict.fromkeys(GLOB_TREE))
     assert names(tmp_path / pattern) == expected.split()
     monkeypatch.chdir(tmp_path)
     assert names(pattern) == expected.split()
 
 
-def test_a_glob_skips_what_a_walk_skips(tmp_path, fill):
-    """Catches a glob that reads ignored, hidden or secret files, and one that counts what it does not match."""
+def test_a_glob_skips_what_a_directory_skips(tmp_path, fill):
+    """Catches a glob that reads ignored, hidden or secret files, and skipped files that it does not match."""
     fill(
         tmp_path,
         {".gitignore": "b.txt\n", "a.txt": None, "b.txt": None, ".c.txt": None, "k.pem": None, ".d/e.txt": None},
@@ -236,8 +239,8 @@ def test_a_glob_skips_what_a_walk_skips(tmp_path, fill):
     assert skipped(tmp_path / "*.txt", tmp_path / "*.pem")[rules.SECRET] == 1
 
 
-def test_a_name_with_brackets_is_no_glob(tmp_path, fill):
-    """Catches a file that exists but is looked for as a pattern."""
+def test_a_name_with_brackets_is_not_a_glob(tmp_path, fill):
+    """Catches an existing file that is searched for as a pattern."""
     fill(tmp_path, {"a[1].py": "1", "a1.py": "2", "d[1]/x.py": "3"})
     assert names(tmp_path / "a[1].py") == ["a[1].py"]
     assert names(tmp_path / "d[1]") == ["x.py"]
@@ -246,8 +249,8 @@ def test_a_name_with_brackets_is_no_glob(tmp_path, fill):
 # Errors
 
 
-def test_nothing_at_a_path(tmp_path, fill):
-    """Catches an empty corpus in place of the name of what is missing."""
+def test_a_missing_path_is_named(tmp_path, fill):
+    """Catches an empty corpus where a path is missing."""
     fill(tmp_path, {"a.py": None})
     (tmp_path / "broken").symlink_to("nowhere")
     for missing in (tmp_path / "nosuch", tmp_path / "broken", tmp_path / "a.py" / "x", ""):
@@ -259,14 +262,14 @@ def test_nothing_at_a_path(tmp_path, fill):
         assert str(pattern) in str(caught.value)
 
 
-def test_a_glob_that_another_argument_has_answered(tmp_path, fill):
-    """Catches a match that does not count because the file is known already."""
+def test_a_glob_may_match_files_given_before(tmp_path, fill):
+    """Catches a glob reported as without a match because its files are already known."""
     fill(tmp_path, {"a.py": None})
     assert names(tmp_path, tmp_path / "*.py") == ["a.py"]
 
 
-def test_nothing_to_read(tmp_path, fill):
-    """Catches an error that does not say where, why, and what to do."""
+def test_no_file_to_read(tmp_path, fill):
+    """Catches an error that does not name the place, the reason and the fix."""
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ValueError, match=r"^no source file in '.*empty'; give a directory, a file or a quoted glob$"):
@@ -297,7 +300,7 @@ def test_nothing_to_read(tmp_path, fill):
 
 
 def test_the_summary_counts(tmp_path, fill):
-    """Catches bytes for characters, sizes with CR, and skipped files among the extensions."""
+    """Catches bytes counted as characters, sizes before CR is removed, and skipped files in the count."""
     fill(tmp_path, {"a.py": "é\r\n", "b.PY": "日\n", "c.go": "x", "d.py": ""})
     _, summary = discover(tmp_path)
     assert (summary.files, summary.characters, summary.bytes) == (3, 5, 8)
@@ -306,7 +309,7 @@ def test_the_summary_counts(tmp_path, fill):
 
 
 def test_the_line_of_the_summary():
-    """Catches an order that is not by number, a plural of one, and reasons in the plural that have none."""
+    """Catches extensions not sorted by count, and wrong singular or plural forms."""
     skipped_files = Counter({rules.IGNORED: 22, rules.DUPLICATE: 6, rules.BINARY: 3})
     summary = Summary(214, 1_800_000, 1_900_000, Counter({".h": 1, ".pyx": 13, ".py": 200}), skipped_files)
     assert summary.describe() == (
@@ -322,15 +325,15 @@ def test_the_line_of_the_summary():
 
 
 def test_old_mac_line_ends_are_read(tmp_path, fill):
-    """Catches a file of CR alone that counts as one endless, minified line; CR inside other texts stays."""
+    """Catches a file with CR line ends skipped as minified. CR within other texts stays."""
     fill(tmp_path, {"a.py": b"x = 1\r" * 500, "b.py": b"y = '\r'\n"})
     documents, summary = discover(tmp_path)
     assert [document.text for document in documents] == ["x = 1\n" * 500, "y = '\r'\n"]
     assert not summary.skipped
 
 
-def test_text_that_is_not_source_is_told(tmp_path, fill):
-    """Catches documentation that a user expects to be read and that is passed over without a word."""
+def test_text_that_is_not_source_is_reported(tmp_path, fill):
+    """Catches documentation that is skipped silently although a user may expect it to be read."""
     fill(tmp_path, {"a.py": "1", "a.rst": "2", "b.rst": "3", "c.html": "4", "d.bin": "5"})
     summary = discover(tmp_path)[1]
     assert summary.passed_over() == "2 .rst, 1 .html"

@@ -1,4 +1,4 @@
-""".gitignore: against hand-made cases and against git itself."""
+""".gitignore: hand-written cases, and random ones compared with git."""
 
 import os
 import random
@@ -23,43 +23,43 @@ def skipped(*arguments, **options):
 
 
 def test_ignored_files_and_folders(tmp_path, fill):
-    """Catches an ignored folder that is entered, and one that counts once per file."""
+    """Catches an ignored folder that is entered, and one that is counted once per file."""
     fill(tmp_path, {".gitignore": "*_old.py\nlocal/\n", "a.py": None, "a_old.py": None, "x/b_old.py": None})
     fill(tmp_path, {"local/a.py": "1", "local/b.py": "2", "x/local/c.py": "3", "y/local.py": None})
     assert names(tmp_path) == ["a.py", "y/local.py"]
     assert skipped(tmp_path) == {rules.IGNORED: 4}
 
 
-def test_the_deepest_gitignore_has_the_first_word(tmp_path, fill):
-    """Catches files that are read in another order, and a pattern that is not relative to its own folder."""
+def test_the_deepest_gitignore_takes_precedence(tmp_path, fill):
+    """Catches files applied in the wrong order, and a pattern not relative to its own folder."""
     fill(tmp_path, {".gitignore": "a.py\n/x/c.py\n", "x/.gitignore": "!a.py\n/d.py\n"})
     fill(tmp_path, dict.fromkeys(("a.py", "c.py", "d.py", "x/a.py", "x/c.py", "x/d.py", "x/y/d.py", "y/a.py")))
     assert names(tmp_path) == ["c.py", "d.py", "x/a.py", "x/y/d.py"]
 
 
-def test_an_ignored_folder_cannot_be_taken_back_from_inside(tmp_path, fill):
-    """Catches a file below an ignored folder that comes back by a pattern of its own."""
+def test_an_ignored_folder_cannot_be_included_from_inside(tmp_path, fill):
+    """Catches a file below an ignored folder that its own pattern includes again."""
     fill(tmp_path, {".gitignore": "x/\n!x/a.py\n", "x/.gitignore": "!*\n", "x/a.py": None, "b.py": None})
     assert names(tmp_path) == ["b.py"]
 
 
 @pytest.mark.parametrize("line", ["!/src", "!src", "!src/", "!**/src", "!/**/src/"])
-def test_a_folder_that_is_taken_back_does_not_take_back_its_files(tmp_path, fill, line):
-    """Catches a match through a folder: git still ignores src/x.py here, perhaps for good reason."""
+def test_including_a_folder_does_not_include_its_ignored_files(tmp_path, fill, line):
+    """Catches a pattern for a folder applied to its files: git still ignores src/x.py here."""
     fill(tmp_path, {".gitignore": f"x.py\n/*\n{line}\n", "src/x.py": None, "src/a.py": None, "b.py": None})
     assert names(tmp_path) == ["src/a.py"]
 
 
-def test_rules_of_the_repository_above_hold(tmp_path, fill, repository):
-    """Catches a walk that begins to read .gitignore at the directory that was given."""
+def test_rules_of_the_repository_above_apply(tmp_path, fill, repository):
+    """Catches .gitignore files above the given directory that are not read."""
     root = repository(tmp_path / "root", {".gitignore": "*_old.py\n", "a/.gitignore": "b/c.py\n"})
     fill(root, {"a/b/c.py": None, "a/b/d.py": None, "a/b/d_old.py": None})
     assert names(root / "a" / "b") == ["d.py"]
     assert skipped(root / "a" / "b") == {rules.IGNORED: 2}
 
 
-def test_rules_beyond_the_repository_do_not_hold(tmp_path, fill, repository):
-    """Catches rules of a folder that git would not look into, and of one that is in no repository."""
+def test_rules_outside_the_repository_do_not_apply(tmp_path, fill, repository):
+    """Catches rules from a folder above the repository, or without any repository."""
     fill(tmp_path, {".gitignore": "*.py\n"})
     root = repository(tmp_path / "root", {"a.py": None, "x/b.py": None})
     assert names(root) == ["a.py", "x/b.py"]
@@ -69,7 +69,7 @@ def test_rules_beyond_the_repository_do_not_hold(tmp_path, fill, repository):
 
 @pytest.mark.parametrize("line", ["out/", "*"])
 def test_an_ignored_folder_that_is_named_is_read(tmp_path, fill, repository, line):
-    """Catches rules above that leave nothing of a folder that was asked for; its own rules still hold."""
+    """Catches a named folder skipped because rules above ignore it. Its own rules still apply."""
     root = repository(tmp_path, {".gitignore": f"{line}\n", "out/.gitignore": "b.py\n", "out/sub/c.py": None})
     fill(root, {"out/a.py": None, "out/b.py": None})
     assert names(root / "out") == ["a.py", "sub/c.py"]
@@ -77,7 +77,7 @@ def test_an_ignored_folder_that_is_named_is_read(tmp_path, fill, repository, lin
 
 
 def test_odd_gitignore_files(tmp_path, fill):
-    """Catches a pattern that ends the run, CRLF in a pattern, a mark before it, and bytes that are not UTF-8."""
+    """Catches a malformed pattern that ends the run, CRLF, a byte order mark, and bytes that are not UTF-8."""
     lines = [b"\xef\xbb\xbfa.py", b"!", b"\\", b"", b"# c.py", b"b.py  ", b"\xe9.py", b"", b"d\x0be.py"]
     fill(tmp_path, {".gitignore": b"\r\n".join(lines)})
     fill(tmp_path, {"a.py": None, "b.py": None, "c.py": None, "e.py": None})
@@ -87,7 +87,7 @@ def test_odd_gitignore_files(tmp_path, fill):
 
 
 def test_a_gitignore_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, fill):
-    """Catches private files that are read because the list of them is not readable."""
+    """Catches private files that are read because their .gitignore is not readable."""
     fill(tmp_path, {".gitignore": "a.py\n", "a.py": None})
 
     def read(path, do=Path.read_bytes):
@@ -100,7 +100,7 @@ def test_a_gitignore_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, fill
         discover(tmp_path)
 
 
-# Pieces of patterns: everything that git's wildmatch reads specially, well formed or not.
+# Pieces of patterns: every construct that is special to git's wildmatch, well formed or not.
 WORDS = r"""a b c.py a.py *.py * ** ** / / / ? ! \\ \* \! [ ] - ^ # [ab] [!a] [^a] [a-c] [c-a] [z-a].py [] []] [!]]
     [a/b] [a\-c] [[:digit:]] [[:alpha:]] [[:upper:]] [[:punct:]] [[:space:]] [[:none:]] [[:digit:] [:digit:] [a-] [-a]
     [\]] [a-\c] **/ /** /**/ a* *a ?.py [!a].py 5.py é é.py [é] [!é] ~ src src/ */ A.PY a?b /a?b /a[!x]b /a*b /a*.py
@@ -112,7 +112,7 @@ TREES_AT_ONCE = 40
 
 
 def random_tree(root, draw):
-    """Fill a folder with files of odd names, and some of its folders with odd .gitignore files."""
+    """Fill a folder with files of unusual names, and up to three of its folders with random .gitignore files."""
     for i in range(16):
         folder = root.joinpath(*draw.choices(["a", "b", "src", "é", "c.py"], k=draw.randint(0, 3)))
         if not any(place.is_file() for place in (folder, *folder.parents)):
@@ -129,7 +129,7 @@ def random_tree(root, draw):
 
 @pytest.fixture(scope="module")
 def git_directory(tmp_path_factory):
-    """An empty repository that serves for all trees, because making one takes longer than asking it."""
+    """An empty repository shared by all trees, because `git init` takes longer than a query."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     directory = tmp_path_factory.mktemp("git")
@@ -138,7 +138,7 @@ def git_directory(tmp_path_factory):
 
 
 def not_ignored_by_git(git_directory, tree, fold=False):
-    """The files that git would add, without what our rules skip for other reasons."""
+    """List the files that git would add, without the .gitignore files."""
     command = ["git", "--git-dir", str(git_directory), "--work-tree", str(tree), "-c", "core.bare=false"]
     command += ["-c", f"core.ignorecase={str(fold).lower()}"]
     command += ["-c", "core.excludesFile=", "ls-files", "--others", "--exclude-standard", "-z"]
@@ -147,7 +147,7 @@ def not_ignored_by_git(git_directory, tree, fold=False):
 
 
 def not_ignored_by_us(folder, above):
-    """The files of a walk that asks the rules alone."""
+    """Walk a folder and list the files that our rules do not ignore."""
     rules_here, found = above.inside(str(folder)), []
     for entry in os.scandir(folder):
         if entry.name == ".gitignore" or rules_here.ignores(entry.path, entry.is_dir()):
@@ -158,7 +158,7 @@ def not_ignored_by_us(folder, above):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_ignored_is_what_git_ignores(tmp_path, seed, git_directory):
-    """Catches any other reading of random patterns in random trees than git's own."""
+    """Catches any difference from git for random patterns in random trees."""
     draw = random.Random(seed)
     for i in range(TREES_AT_ONCE):
         tree = tmp_path / str(i)
@@ -178,7 +178,7 @@ SETS = [f"[[:{name}:]]" for name in CLASSES] + [f"[![:{name}:]]" for name in CLA
     "pattern", [*SETS, "?", "[!a]", "[a-]", "[+--]", "[a-\\c]", "[\\]]", "a?b", "a[!x]b", "a*b", "*b"]
 )
 def test_single_bytes_are_matched_as_git_does(tmp_path, pattern, git_directory):
-    """Catches a byte too many or too few in a class or set, and a wildcard that matches the slash."""
+    """Catches a byte missing from or added to a class or set, and a wildcard that matches a slash."""
     names = [bytes([byte]) for byte in range(1, 256) if byte not in b"/."] + [b"axb"]
     for name in names:
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_text("x")
@@ -190,8 +190,8 @@ def test_single_bytes_are_matched_as_git_does(tmp_path, pattern, git_directory):
     assert ours == not_ignored_by_git(git_directory, tmp_path)
 
 
-def test_a_repository_that_ignores_case_and_has_a_list_of_its_own(tmp_path, fill, repository):
-    """Catches .git/config and .git/info/exclude that are not read: on macOS, Secret.py must match secret.py."""
+def test_git_config_and_info_exclude_are_read(tmp_path, fill, repository):
+    """Catches an ignored core.ignorecase, with which Secret.py matches secret.py, or .git/info/exclude."""
     root = repository(tmp_path, {".gitignore": "secret.py\n", "Secret.py": None, "own.py": None, "a.py": None})
     fill(root, {".git/config": "[core]\n\tignorecase = true\n", ".git/info/exclude": "/own.py\n"})
     assert names(root) == ["a.py"]
@@ -200,7 +200,7 @@ def test_a_repository_that_ignores_case_and_has_a_list_of_its_own(tmp_path, fill
 
 
 def test_a_gitignore_that_is_a_link_is_not_followed(tmp_path, fill):
-    """Catches a file outside of the tree that is read through a link; git does not follow it either."""
+    """Catches a .gitignore link to a file outside the tree; git does not follow it either."""
     fill(tmp_path, {"outside": "a.py\n", "tree/a.py": None})
     (tmp_path / "tree" / ".gitignore").symlink_to(tmp_path / "outside")
     assert names(tmp_path / "tree") == ["a.py"]
@@ -208,7 +208,7 @@ def test_a_gitignore_that_is_a_link_is_not_followed(tmp_path, fill):
 
 @pytest.mark.parametrize("pattern", [b"*a" * 40 + b"b", b"**/*a/" * 20 + b"b", b"*?" * 60 + b"b", b"**/" * 60 + b"b"])
 def test_a_hostile_pattern_takes_no_exponential_time(pattern):
-    """Catches backtracking through every way to divide a name among the wildcards."""
+    """Catches backtracking over every way to divide a name among the wildcards."""
     regex = translate(pattern)
     assert not regex.match(b"aaaaaaaaa/" * 20 + b"c")
     assert not regex.match(b"a" * 250)

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle: what documents become, and that a model learns to look behind the gap."""
+"""Fill-in-the-middle: how documents are rearranged, and that a model learns to use the suffix."""
 
 from itertools import pairwise
 
@@ -19,8 +19,8 @@ BPE = BPETokenizer.train(TEXT, 400, "code", NAMES)
 CONTEXT = 64
 
 
-def mended(tokenizer, part):
-    """A part with its middle put back, and whether it had been moved."""
+def restored(tokenizer, part):
+    """Undo the rearrangement of a piece; return its text and whether it was rearranged."""
     ids = part.tolist()
     marks = Markers.of(tokenizer)
     places = [i for i, token in enumerate(ids) if token in (marks.prefix, marks.suffix, marks.middle)]
@@ -36,11 +36,11 @@ def mended(tokenizer, part):
 @pytest.mark.parametrize("tokenizer", [CHAR, BPE], ids=["char", "bpe"])
 @pytest.mark.parametrize("text", [TEXT, TEXT[:50], "x", "", "é日" * 300, "\n" * 300])
 def test_no_text_is_lost(tokenizer, text):
-    """Catches a piece that is left out, doubled or put back at another place, with and without line ends."""
+    """Catches a piece that is lost, repeated or out of order, with and without line breaks."""
     for rate in (0.0, 0.5, 1.0):
         for seed in range(5):
             parts = Infilling(tokenizer, rate, CONTEXT, seed).encode(Document("a.py", text))
-            found = [mended(tokenizer, part) for part in parts]
+            found = [restored(tokenizer, part) for part in parts]
             assert "".join(part for part, _ in found) == text
             if text and rate in (0, 1):
                 assert {moved for _, moved in found} == {rate == 1}
@@ -48,7 +48,7 @@ def test_no_text_is_lost(tokenizer, text):
 
 @pytest.mark.parametrize("tokenizer", [CHAR, BPE], ids=["char", "bpe"])
 def test_pieces_fit_a_context(tokenizer):
-    """Catches pieces counted in characters where tokens are longer, and one length for all."""
+    """Catches pieces measured in characters instead of tokens, and pieces of equal length."""
     parts = Infilling(tokenizer, 1.0, CONTEXT).encode(Document("a.py", TEXT))
     sizes = np.array([len(part) for part in parts[:-1]])
     assert CONTEXT / 4 < sizes.mean() < CONTEXT / 2 + 8
@@ -57,24 +57,24 @@ def test_pieces_fit_a_context(tokenizer):
 
 
 def test_sections_stay_together():
-    """Catches separators all over the text that stays as it is."""
+    """Catches separators within text that is not rearranged."""
     parts = Infilling(CHAR, 0.5, CONTEXT, 3).encode(Document("a.py", TEXT))
-    moved = [mended(CHAR, part)[1] for part in parts]
+    moved = [restored(CHAR, part)[1] for part in parts]
     runs = [len(run) for run in "".join("m" if one else "p" for one in moved).replace("p", " ").split()]
     assert all(run % SECTION == 0 for run in runs[:-1])
     assert not any(a is b is False for a, b in pairwise(moved))
 
 
 def test_the_rate_is_a_share_of_the_text():
-    """Catches a rate that is taken for another, or one draw for all documents."""
+    """Catches a wrong rate, and one random decision for all documents."""
     infilling = Infilling(CHAR, 0.3, CONTEXT, 0)
     documents = [Document(f"{i}.py", TEXT[: 100 + i]) for i in range(400)]
-    moved = [any(mended(CHAR, part)[1] for part in infilling.encode(one)) for one in documents]
+    moved = [any(restored(CHAR, part)[1] for part in infilling.encode(one)) for one in documents]
     assert 0.2 < np.mean(moved) < 0.4
 
 
 def test_a_document_does_not_depend_on_others():
-    """Catches random numbers that go on from one document to the next, and a seed or a path that is not used."""
+    """Catches random numbers carried over between documents, and an ignored seed or path."""
 
     def encoded(path, seed):
         return [part.tolist() for part in Infilling(CHAR, 0.5, CONTEXT, seed).encode(Document(path, TEXT))]
@@ -85,8 +85,8 @@ def test_a_document_does_not_depend_on_others():
     assert len({str(encoded(path, seed)) for path in ("a.py", "b.py") for seed in (1, 2)}) == 4
 
 
-def test_cuts_lie_anywhere():
-    """Catches a gap that is never empty, never at an end, or always between words."""
+def test_gaps_can_be_anywhere():
+    """Catches a gap that is never empty, never at an end, or only between words."""
     infilling = Infilling(CHAR, 1.0, CONTEXT, 0)
     marks = Markers.of(CHAR)
     firsts, empty = set(), set()
@@ -99,8 +99,8 @@ def test_cuts_lie_anywhere():
     assert empty == {True, False}
 
 
-def test_only_the_training_part_is_rewritten():
-    """Catches a validation loss that does not compare with others, and parts without a separator between them."""
+def test_only_the_training_split_is_rearranged():
+    """Catches a validation loss that is not comparable with other runs, and pieces without a separator."""
     parts = Split((Document("a", TEXT), Document("b", TEXT)), (Document("c", TEXT),))
     corpus = Corpus.encode(parts, CHAR, CONTEXT, Infilling(CHAR, 1.0, CONTEXT))
     plain = Corpus.encode(parts, CHAR, CONTEXT)
@@ -113,22 +113,22 @@ def test_only_the_training_part_is_rewritten():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_wrong_rates_are_refused(rate):
-    """Catches a rate that would mean nothing."""
+    """Catches a rate outside 0 to 1."""
     with pytest.raises(ValueError, match=r"'rate' must be in 0\.\.1"):
         Infilling(CHAR, rate, CONTEXT)
 
 
 def test_a_tokenizer_without_markers_is_refused():
-    """Catches a run that goes on from a model without the tokens, and trains on something else."""
+    """Catches a run that silently trains without fill-in-the-middle, because its tokenizer lacks the tokens."""
     with pytest.raises(ValueError, match=r"no special tokens <\|fim_prefix\|>, .*--fim-rate"):
         Infilling(CharTokenizer("ab"), 0.5, CONTEXT)
     assert Markers.of(CharTokenizer("ab", NAMES[:2])) is None
 
 
-def test_a_model_learns_to_look_behind_the_gap():
-    """Catches a layout from which the suffix teaches nothing about the middle.
+def test_a_model_learns_to_use_the_suffix():
+    """Catches a layout in which the suffix does not help to predict the middle.
 
-    Every document is one letter again and again, so that a middle without a prefix follows from the suffix alone.
+    Every document repeats one letter, so that a middle without a prefix follows from the suffix alone.
     """
     letters = "abcdefgh"
     documents = tuple(Document(f"{letter}{n}", letter * n) for letter in letters for n in range(4, 14))
@@ -144,7 +144,7 @@ def test_a_model_learns_to_look_behind_the_gap():
         optimizer.step()
 
     def loss(letter, behind):
-        """Log-probability of a middle before that suffix."""
+        """Loss of the middle `letter` before the suffix `behind`."""
         asked = gap(tokenizer, "", behind * 4, 4, 24).ids
         tokens = np.concatenate([asked, tokenizer.encode(letter * 2)])[None]
         targets = np.where(np.arange(tokens.shape[1] - 1) < len(asked) - 1, -1, tokens[0, 1:])

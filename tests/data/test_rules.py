@@ -20,27 +20,27 @@ def skipped(*arguments, **options):
 
 
 def test_only_source_files_by_default(tmp_path, fill):
-    """Catches data and prose in a corpus of source code, and an extension that only counts in lower case."""
+    """Catches data and prose in a corpus of source code, and an extension recognised in lower case only."""
     fill(tmp_path, {"a.py": None, "b.R": None, "c.txt": None, "d.json": None, "Makefile": None, "py": None})
     assert names(tmp_path) == ["a.py", "b.R"]
 
 
 def test_other_extensions(tmp_path, fill):
-    """Catches an extension that is compared with a part of the name, and one of two parts."""
+    """Catches an extension matched within a name, and a double extension that is not recognised."""
     fill(tmp_path, {"a.txt": None, "b.d.ts": None, "c.ts": None, "xts": None, "e.py": None})
     assert names(tmp_path, extensions=parse_extensions("txt, .D.ts")) == ["a.txt", "b.d.ts"]
 
 
 def test_parsing_extensions():
-    """Catches a dot that is doubled or missing, and a glob that would match nothing in silence."""
+    """Catches a repeated or missing dot, and a glob that would match nothing."""
     assert parse_extensions(".py,go, .TS ,") == {".py", ".go", ".ts"}
     for wrong in ("", " , ", "*.py", "a b", "src/py", ".", "..py", ".py,.."):
         with pytest.raises(ValueError, match=r"^extensions must look like \.py,\.go, got "):
             parse_extensions(wrong)
 
 
-def test_the_default_set_is_of_the_form_that_is_compared():
-    """Catches an extension in the set that no file name can end with."""
+def test_default_extensions_are_normalised():
+    """Catches a default extension that no file name can match."""
     assert all(name == name.lower() and name.startswith(".") for name in rules.EXTENSIONS)
     assert {".py", ".pyx", ".c", ".h", ".js", ".go", ".rs"} <= rules.EXTENSIONS
 
@@ -53,14 +53,14 @@ def test_the_default_set_is_of_the_form_that_is_compared():
     ],
 )
 def test_names_of_generated_files(tmp_path, name, fill):
-    """Catches code that no one wrote: it would be learnt as if someone had."""
+    """Catches generated code in the corpus, recognised by its name or folder."""
     fill(tmp_path, {"kept.py": None, name: None})
     assert names(tmp_path) == ["kept.py"]
     assert skipped(tmp_path) == {rules.GENERATED: 1}
 
 
 def test_lock_files_are_generated(tmp_path, fill):
-    """Catches lock files once their extension is asked for."""
+    """Catches lock files in the corpus when their extension is requested."""
     fill(tmp_path, {"a.json": None, "package-lock.json": None, "poetry.lock": None, "pnpm-lock.yaml": None})
     extensions = parse_extensions("json,lock,yaml")
     assert names(tmp_path, extensions=extensions) == ["a.json"]
@@ -86,8 +86,8 @@ def test_environments_and_caches_under_any_name(tmp_path, mark, fill):
         "#: do not edit: see x.in",
     ],
 )
-def test_signatures_of_generators(tmp_path, line, fill):
-    """Catches a signature that is written another way, or stands below the first line."""
+def test_marks_of_generators(tmp_path, line, fill):
+    """Catches an unusual form of a generator's mark, and one below the first line."""
     fill(tmp_path, {"kept.py": None, "a.py": line + "\nx = 1\n"})
     assert names(tmp_path) == ["kept.py"]
     assert skipped(tmp_path) == {rules.GENERATED: 1}
@@ -102,14 +102,14 @@ def test_signatures_of_generators(tmp_path, line, fill):
         "def degenerated(by): ...\n",
     ],
 )
-def test_what_only_sounds_generated(tmp_path, text, fill):
-    """Catches a rule that throws away files about generation, of which a project like this one is full."""
+def test_files_about_generation_are_kept(tmp_path, text, fill):
+    """Catches a rule that skips files about generation, which are common in a project like this one."""
     fill(tmp_path, {"a.py": text})
     assert names(tmp_path) == ["a.py"]
 
 
 def test_no_file_of_this_package_looks_generated():
-    """Catches a rule that leaves out the very file that states it."""
+    """Catches a rule that skips the file in which it is written."""
     folder = Path(tinygpt.data.__file__).parent
     documents, summary = discover(folder)
     assert sorted(path.name for path in folder.glob("*.py")) == [document.path for document in documents]
@@ -117,7 +117,7 @@ def test_no_file_of_this_package_looks_generated():
 
 
 def test_large_and_minified_files(tmp_path, fill):
-    """Catches a limit that is off by one, a size in characters, and a mean over a line that is not there."""
+    """Catches a limit that is off by one, a size in characters, and a mean over an empty last line."""
     fill(tmp_path, {"fits.py": "é\n" * 4, "large.py": "é\n" * 4 + "\n", "flat.js": "x" * 1001 + "\n"})
     fill(tmp_path, {"wide.js": "x" * 999 + "\n", "two.js": "x" * 1500 + "\ny\n"})
     assert names(tmp_path, max_bytes=12) == ["fits.py"]
@@ -128,7 +128,7 @@ def test_large_and_minified_files(tmp_path, fill):
 
 @pytest.mark.parametrize("name", [".env", ".env.local", ".envrc", "id_rsa", "id_ed25519", "a.pem", "B.KEY", "x.p12"])
 def test_names_of_secrets(tmp_path, name, fill):
-    """Catches a password that is trained on because its extension is asked for, and one that is named by mistake."""
+    """Catches a password that is trained on because its extension is requested or the file is named."""
     fill(tmp_path, {"a.py": None, name: None})
     extensions = frozenset({".py", ".pem", ".key", ".p12", ".local"})
     assert names(tmp_path, extensions=extensions) == ["a.py"]
@@ -136,22 +136,22 @@ def test_names_of_secrets(tmp_path, name, fill):
         discover([tmp_path, tmp_path / name])
 
 
-def test_secrets_of_a_walk_are_counted(tmp_path, fill):
-    """Catches a secret that is counted as a hidden file, or taken for its content."""
+def test_secrets_in_a_directory_are_counted(tmp_path, fill):
+    """Catches a secret counted as hidden, or not recognised by its content."""
     fill(tmp_path, {"a.py": None, "b.pem": None, ".env.py": None, "key.py": PEM, "mark.py": "\ufeff\n " + PEM})
     assert skipped(tmp_path, extensions={".py", ".pem"}) == {rules.SECRET: 4}
 
 
 @pytest.mark.parametrize("kind", ["", "RSA ", "EC ", "OPENSSH ", "ENCRYPTED "])
-def test_private_keys_are_known_by_their_content(tmp_path, kind, fill):
-    """Catches a key under a harmless name, of any kind; a public key and a certificate are none."""
+def test_private_keys_are_recognised_by_their_content(tmp_path, kind, fill):
+    """Catches a private key of any kind under a harmless name, and a public key that is refused."""
     fill(tmp_path, {"notes.txt": f"-----BEGIN {kind}PRIVATE KEY-----\n", "public.txt": "-----BEGIN PUBLIC KEY-----\n"})
     with pytest.raises(ValueError, match=r"notes\.txt': looks like a password or a private key"):
         discover(tmp_path / "notes.txt")
     assert names(tmp_path / "public.txt") == ["public.txt"]
 
 
-BODY = "MIIEpAIBAAKCAQEA0Z3VS5JJcds3xfn/ygWyF8PbnGy0" + "A" * 20  # base64, of no key
+BODY = "MIIEpAIBAAKCAQEA0Z3VS5JJcds3xfn/ygWyF8PbnGy0" + "A" * 20  # base64, not of a real key
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ BODY = "MIIEpAIBAAKCAQEA0Z3VS5JJcds3xfn/ygWyF8PbnGy0" + "A" * 20  # base64, of n
         (f"x\n-----BEGIN PRIVATE KEY-----\nand then\n{BODY}\n", False),
     ],
 )
-def test_private_keys_further_down(tmp_path, text, secret, fill):
-    """Catches a key pasted into source code, and a file left out for speaking of the marker."""
+def test_private_keys_within_a_file(tmp_path, text, secret, fill):
+    """Catches a key pasted into source code, and a file skipped because it mentions the marker."""
     fill(tmp_path, {"a.py": "x = 1\n", "b.py": text})
     assert names(tmp_path) == (["a.py"] if secret else ["a.py", "b.py"])
     if secret:
@@ -176,7 +176,7 @@ def test_private_keys_further_down(tmp_path, text, secret, fill):
 
 
 def test_a_link_does_not_hide_a_secret(tmp_path, fill):
-    """Catches a check of the link's name alone."""
+    """Catches a check of the link's name only."""
     fill(tmp_path, {"id_rsa": "any"})
     (tmp_path / "notes.txt").symlink_to(tmp_path / "id_rsa")
     with pytest.raises(ValueError, match="looks like a password"):
@@ -188,7 +188,7 @@ def test_a_link_does_not_hide_a_secret(tmp_path, fill):
     [("AKIA", 16), ("ghp_", 36), ("glpat-", 20), ("AIza", 35), ("sk_live_", 24), ("sk-", 48), ("npm_", 36)],
 )
 def test_access_tokens_are_secrets(prefix, length):
-    """Catches a token in a source file that a model would learn by heart, and a prefix alone taken for one."""
+    """Catches an access token in source code, which a model would memorise, and a prefix taken for a token."""
     token = prefix.encode() + b"A1" * (length // 2) + b"B" * (length % 2)
     assert rules.is_secret_content(b'key = "' + token + b'"\n')
     assert not rules.is_secret_content(b'prefix = "' + prefix.encode() + b'"\n')

@@ -1,4 +1,4 @@
-"""Windows: which tokens stand in which batch, for any length, context and seed."""
+"""Windows: which tokens each batch has, for any length, context and seed."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def starts_of_epoch(windows, epoch):
-    """Return the starts of the windows of an epoch; the tokens are 0, 1, 2, ..., so the first input is the start."""
+    """Return the starts of an epoch's windows. The tokens are 0, 1, 2, ..., so a start is the first input."""
     inputs, _ = windows.batch(epoch * windows.n_windows, windows.n_windows)
     return inputs[:, 0]
 
@@ -22,7 +22,7 @@ def starts_of_epoch(windows, epoch):
 @patient
 @given(LENGTHS, CONTEXTS, SEEDS, st.integers(0, 1000))
 def test_targets_are_the_next_tokens(n, block_size, seed, first):
-    """Catches targets that are not moved by one, and a window that runs over the end."""
+    """Catches targets that are not shifted by one, and a window that runs past the end."""
     assume(n > block_size)
     windows = Windows(np.arange(n), block_size, seed)
     inputs, targets = windows.batch(first, 3)
@@ -37,8 +37,8 @@ def test_targets_are_the_next_tokens(n, block_size, seed, first):
 
 @patient
 @given(LENGTHS, CONTEXTS, SEEDS, st.integers(0, 50))
-def test_an_epoch_is_a_permutation_of_windows_side_by_side(n, block_size, seed, epoch):
-    """Catches a window that comes twice or never, windows that overlap or leave a gap, and an offset out of range."""
+def test_an_epoch_is_a_permutation_of_adjacent_windows(n, block_size, seed, epoch):
+    """Catches a repeated or missing window, overlaps or gaps, and an offset out of range."""
     assume(n > block_size)
     windows = Windows(np.arange(n), block_size, seed)
     starts = np.sort(starts_of_epoch(windows, epoch))
@@ -48,8 +48,8 @@ def test_an_epoch_is_a_permutation_of_windows_side_by_side(n, block_size, seed, 
 
 @patient
 @given(LENGTHS, CONTEXTS)
-def test_no_window_more_would_fit(n, block_size):
-    """Catches an epoch that leaves more of the tokens out than offsets of a whole context ask for."""
+def test_an_epoch_has_as_many_windows_as_fit(n, block_size):
+    """Catches an epoch that leaves out more tokens than the largest offset requires."""
     assume(n > block_size)
     count = Windows(np.arange(n), block_size).n_windows
     assert count >= 1
@@ -60,7 +60,7 @@ def test_no_window_more_would_fit(n, block_size):
 @patient
 @given(LENGTHS, CONTEXTS, SEEDS, st.integers(0, 500), st.lists(st.integers(1, 7), min_size=1, max_size=8))
 def test_a_batch_depends_on_its_numbers_alone(n, block_size, seed, first, sizes):
-    """Catches state that is carried from call to call: a resumed run, or another batch size, would see other tokens."""
+    """Catches state between calls: a resumed run or another batch size would see other tokens."""
     assume(n > block_size)
     windows = Windows(np.arange(n), block_size, seed)
     inputs, targets = windows.batch(first, sum(sizes))
@@ -75,7 +75,7 @@ def test_a_batch_depends_on_its_numbers_alone(n, block_size, seed, first, sizes)
 
 
 def test_epochs_and_seeds_differ():
-    """Catches one order for all epochs, one offset for all, and a seed that is not used."""
+    """Catches one order or one offset for all epochs, and an ignored seed."""
     windows = Windows(np.arange(1000), 10, seed=1)
     epochs = [starts_of_epoch(windows, epoch) for epoch in range(300)]
     assert len({tuple(starts) for starts in epochs}) == 300
@@ -86,8 +86,8 @@ def test_epochs_and_seeds_differ():
     assert not np.array_equal(epochs[0], starts_of_epoch(Windows(np.arange(1000), 10, seed=2), 0))
 
 
-def test_every_token_is_seen_sooner_or_later():
-    """Catches a head or a tail of the tokens that no offset reaches."""
+def test_every_token_is_seen_in_some_epoch():
+    """Catches tokens at the start or end that no offset reaches."""
     for n in range(48, 64):
         windows = Windows(np.arange(n), 8)
         inputs, targets = windows.batch(0, 300 * windows.n_windows)
@@ -96,7 +96,7 @@ def test_every_token_is_seen_sooner_or_later():
 
 
 def test_the_shortest_text_has_one_window():
-    """Catches a count of zero where exactly one context fits."""
+    """Catches a count of 0 where exactly one context fits."""
     windows = Windows(np.arange(9), 8)
     assert windows.n_windows == 1
     inputs, targets = windows.batch(123, 2)
@@ -105,7 +105,7 @@ def test_the_shortest_text_has_one_window():
 
 
 def test_the_tokens_are_not_changed_by_a_batch():
-    """Catches inputs that are a view: a mask written into a batch would end up in the corpus."""
+    """Catches a batch that is a view of the corpus: a mask written into it would change the corpus."""
     tokens = np.arange(20, dtype=np.int32)
     inputs, targets = Windows(tokens, 5).batch(0, 2)
     inputs[:] = -7
@@ -129,7 +129,7 @@ def test_the_tokens_are_not_changed_by_a_batch():
     ],
 )
 def test_wrong_arguments(call, error, message):
-    """Catches an index error deep in NumPy, or an endless batch of nothing, in place of one line."""
+    """Catches an IndexError deep in NumPy, or an endless batch, in place of a one-line error."""
     with pytest.raises(error, match="^" + message):
         call()
 
@@ -137,7 +137,7 @@ def test_wrong_arguments(call, error, message):
 @patient
 @given(LENGTHS, CONTEXTS, st.data())
 def test_strided_windows_predict_every_token_but_the_first_once(n, window, data):
-    """Catches a token that two windows count or none does, one with too little before it, and places that are off."""
+    """Catches a token counted twice or never, one with too little context, and wrong positions."""
     stride = data.draw(st.integers(1, window))
     tokens = np.arange(100, 100 + n)
     windows = StridedWindows(tokens, window, stride)
@@ -152,15 +152,15 @@ def test_strided_windows_predict_every_token_but_the_first_once(n, window, data)
     before = np.broadcast_to(np.arange(1, windows.width + 1), targets.shape)[counted]
     wanted = np.where(places[counted] <= window, places[counted], window - stride + 1)
     assert (before >= wanted).all()
-    # The token before a target is the one that the text has there.
+    # The inputs before a target are the tokens before it in the text.
     row, column = (int(index[-1]) for index in np.nonzero(counted))
     assert np.array_equal(inputs[row, : column + 1], tokens[places[row, column] - column - 1 : places[row, column]])
 
 
 @patient
 @given(LENGTHS, CONTEXTS)
-def test_a_stride_of_a_window_is_side_by_side(n, block_size):
-    """Catches a token at a border of windows that is predicted twice or never, and padding that counts."""
+def test_a_stride_of_a_whole_window(n, block_size):
+    """Catches a token predicted twice or never at a window's edge, and padding that is counted."""
     tokens = np.arange(100, 100 + n)
     windows = StridedWindows(tokens, block_size)
     inputs, targets, _ = windows.batch(np.arange(windows.n_windows))
@@ -168,7 +168,7 @@ def test_a_stride_of_a_window_is_side_by_side(n, block_size):
     counts = targets != -1
     assert np.array_equal(targets[counts], tokens[1:])
     assert np.array_equal(inputs[counts], tokens[:-1])
-    # Padding stands at the end of the last row only, and its inputs are ids that every vocabulary has.
+    # Padding is at the end of the last row only, and its inputs are 0, an id that every vocabulary has.
     assert counts[:-1].all()
     assert counts[-1, 0]
     assert not inputs[~counts].any()
@@ -176,6 +176,6 @@ def test_a_stride_of_a_window_is_side_by_side(n, block_size):
 
 @pytest.mark.parametrize("stride", [0, -1, 5])
 def test_a_stride_out_of_range_is_refused(stride):
-    """Catches windows that never move on, and tokens that are left out between two."""
+    """Catches windows that never advance, and tokens left out between two windows."""
     with pytest.raises(ValueError, match=r"^\[StridedWindows\] 'stride' must be in 1..4, got"):
         StridedWindows(np.arange(9), 4, stride)

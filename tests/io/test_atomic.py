@@ -1,4 +1,4 @@
-"""Writes that are there or not."""
+"""Atomic writes: a file or directory is complete, or the old one is still there."""
 
 import os
 import stat
@@ -18,20 +18,20 @@ def failing(*args, **kwargs):
 
 @pytest.mark.parametrize("data", [b"", b"\0\r\n\xff", b"x" * 1_000_000])
 def test_bytes_arrive_as_they_are(tmp_path, data):
-    """Catches text mode, a missing last write, and a temporary file that stays."""
+    """Catches text mode, a missing last write, and a temporary file left behind."""
     atomic.write_bytes(tmp_path / "file", data)
     assert (tmp_path / "file").read_bytes() == data
     assert listing(tmp_path) == ["file"]
 
 
-def test_text_is_utf8_without_new_line_ends(tmp_path):
-    """Catches the encoding or the line ends of the machine."""
+def test_text_is_utf8_with_unchanged_line_ends(tmp_path):
+    """Catches the platform's encoding or line ends."""
     atomic.write_text(tmp_path / "file", "a\nä\r\n日")
     assert (tmp_path / "file").read_bytes() == "a\nä\r\n日".encode()
 
 
 def test_text_with_a_surrogate_leaves_the_old_file(tmp_path):
-    """Catches a file that is opened before the text is known to have bytes."""
+    """Catches a file opened before the text is known to be encodable."""
     (tmp_path / "file").write_text("old")
     with pytest.raises(ValueError, match="surrogate"):
         atomic.write_text(tmp_path / "file", "\ud800")
@@ -39,8 +39,8 @@ def test_text_with_a_surrogate_leaves_the_old_file(tmp_path):
     assert listing(tmp_path) == ["file"]
 
 
-def test_a_file_is_replaced_not_written_into(tmp_path):
-    """Catches an open for writing on the name itself: a reader that has the old file open must keep all of it."""
+def test_a_file_is_replaced_not_overwritten(tmp_path):
+    """Catches a write into the old file: a reader that has it open must keep its content."""
     path = tmp_path / "file"
     path.write_text("old content")
     with open(path) as reader:
@@ -50,14 +50,14 @@ def test_a_file_is_replaced_not_written_into(tmp_path):
 
 
 def test_permissions_are_those_of_a_new_file(tmp_path):
-    """Catches the 0600 of a file from tempfile, which others could not read."""
+    """Catches tempfile's mode 0600, which makes files unreadable for others."""
     (tmp_path / "plain").write_text("x")
     atomic.write_text(tmp_path / "file", "x")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
 def test_a_link_is_followed(tmp_path):
-    """Catches a rename that replaces the link and leaves the file behind it stale."""
+    """Catches a rename that replaces a link and leaves its target unchanged."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "other" / "file")
@@ -69,7 +69,7 @@ def test_a_link_is_followed(tmp_path):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call):
-    """Catches a temporary file that is left, and a rename that comes before the bytes are on disk."""
+    """Catches a temporary file left behind, and a rename before the bytes are on disk."""
     (tmp_path / "file").write_text("old")
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(OSError, match="no space"):
@@ -79,7 +79,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call)
 
 
 def test_sync_comes_before_rename_and_the_folder_last(tmp_path, monkeypatch):
-    """Catches an order in which a power cut leaves the new name on an empty file."""
+    """Catches an order in which a power failure leaves an empty file under the new name."""
     calls = []
     monkeypatch.setattr(os, "replace", lambda a, b, do=os.replace: (calls.append("rename"), do(a, b)))
 
@@ -93,7 +93,7 @@ def test_sync_comes_before_rename_and_the_folder_last(tmp_path, monkeypatch):
 
 
 def test_a_folder_in_the_way_is_an_error(tmp_path):
-    """Catches an error without the name, and a temporary file beside the folder."""
+    """Catches an error without the path, and a temporary file beside the folder."""
     (tmp_path / "name").mkdir()
     with pytest.raises(ValueError, match=r"name: .* not a regular file"):
         atomic.write_bytes(tmp_path / "name", b"")
@@ -101,7 +101,7 @@ def test_a_folder_in_the_way_is_an_error(tmp_path):
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    """Catches folders that are made on the way."""
+    """Catches parent folders that are created silently."""
     with pytest.raises(FileNotFoundError):
         atomic.write_bytes(tmp_path / "nowhere" / "file", b"")
     assert listing(tmp_path) == []
@@ -115,14 +115,14 @@ def tree(folder, text):
 
 
 def test_a_directory_gets_its_name(tmp_path):
-    """Catches a copy that forgets what is below, and a temporary directory that stays."""
+    """Catches a copy without subfolders, and a temporary directory left behind."""
     atomic.replace_directory(tree(tmp_path / "tmp", "new"), tmp_path / "step-1")
     assert listing(tmp_path) == ["step-1"]
     assert (tmp_path / "step-1" / "below" / "b").read_text() == "new"
 
 
 def test_every_file_and_folder_is_synced_before_the_rename(tmp_path, monkeypatch):
-    """Catches a file in a subfolder, or a subfolder's own names, that a power cut would lose."""
+    """Catches a file in a subfolder, or the subfolder's own entries, lost in a power failure."""
     source = tree(tmp_path / "tmp", "new")
     inodes = {path.stat().st_ino for path in [source, *source.rglob("*")]}
     synced = set()
@@ -135,7 +135,7 @@ def test_every_file_and_folder_is_synced_before_the_rename(tmp_path, monkeypatch
 
 
 def test_an_old_directory_is_replaced_as_a_whole(tmp_path):
-    """Catches a merge: a file that only the old directory has must be gone."""
+    """Catches a merge of both: files that only the old directory has must be gone."""
     tree(tmp_path / "final", "old")
     (tmp_path / "final" / "only-old").write_text("old")
     atomic.replace_directory(tree(tmp_path / "tmp", "new"), tmp_path / "final")
@@ -145,7 +145,7 @@ def test_an_old_directory_is_replaced_as_a_whole(tmp_path):
 
 
 def test_a_failed_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
-    """Catches an old checkpoint that is lost because the new one could not be moved."""
+    """Catches an old checkpoint lost because the new one could not be moved."""
     tree(tmp_path / "final", "old")
     source = tree(tmp_path / "tmp", "new")
 
@@ -161,7 +161,7 @@ def test_a_failed_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
 
 
 def test_only_directories_are_moved_and_replaced(tmp_path):
-    """Catches a file that is renamed to a checkpoint's name, or a user's file that is removed for one."""
+    """Catches a file renamed to a checkpoint's name, and a user's file removed for one."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "tmp").mkdir()
     with pytest.raises(ValueError, match="file: must be a directory"):
@@ -172,7 +172,7 @@ def test_only_directories_are_moved_and_replaced(tmp_path):
 
 
 def test_a_temporary_directory_is_hidden_and_goes_away(tmp_path):
-    """Catches a directory that stays after an error, that is found under a good name, or that cannot be moved."""
+    """Catches a directory left behind after an error, one with a visible name, and one that cannot be moved."""
     with pytest.raises(OSError, match="no space left"), atomic.temporary_directory(tmp_path / "step-1"):
         failing()
     assert listing(tmp_path) == []
@@ -199,7 +199,7 @@ def test_a_removal_that_is_killed_leaves_no_half_directory(tmp_path, monkeypatch
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
-    """Catches foreign names that are removed, and an old tree without a successor, which is all that is left of it."""
+    """Catches removal of unrelated names, and of an old tree whose replacement is missing."""
     kept = [".cache", ".step-1.0123abcd.old", ".step-2.0123abc.tmp", ".step-x.0123abcd.tmp", "step-2"]
     for name in [*kept, ".step-1.0123abcd.tmp", ".step-2.0123abcd.old", ".step-3.89abcdef.tmp"]:
         (tmp_path / name).mkdir()

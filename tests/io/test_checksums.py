@@ -9,7 +9,7 @@ from tinygpt.io import checksums
 
 @pytest.fixture
 def folder(tmp_path):
-    """A directory of two files with their checksums."""
+    """A directory with two files and their checksums."""
     (tmp_path / "below").mkdir()
     for name in ("a", "below/b"):
         (tmp_path / name).write_text(name)
@@ -17,8 +17,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_was_not_changed_passes(folder):
-    """Catches a check that refuses everything, and a directory without checksums that is refused."""
+def test_unchanged_files_pass(folder):
+    """Catches a check that refuses everything, and a refused directory without checksums."""
     checksums.check(folder)
     (folder / "c").write_text("new")
     checksums.check(folder)
@@ -28,8 +28,8 @@ def test_what_was_not_changed_passes(folder):
 
 
 @pytest.mark.parametrize("name", ["a", "below/b"])
-def test_a_change_is_noticed(folder, name):
-    """Catches a file that is not looked at."""
+def test_a_changed_file_is_detected(folder, name):
+    """Catches a file that is not checked."""
     (folder / name).write_bytes(b"\0")
     with pytest.raises(ValueError, match=f"{name}: is damaged: its content does not match its checksum"):
         checksums.check(folder)
@@ -43,7 +43,7 @@ def test_a_change_is_noticed(folder, name):
     ["{}", '{"sha256": []}', json.dumps({"sha256": {"../a": "0" * 64}}), json.dumps({"sha256": {"/a": "0" * 64}}),
      '{"sha256": {"a": "x"}}', '{"sha256": {"a": []}}', '{"sha256": {"a": 1}}', "["],
 )  # fmt: skip
-def test_a_list_that_cannot_be_is_named(folder, content):
+def test_an_invalid_list_is_refused(folder, content):
     """Catches a traceback, and a name that leads out of the directory."""
     (folder / checksums.NAME).write_text(content)
     with pytest.raises(ValueError, match=rf"{checksums.NAME}: "):

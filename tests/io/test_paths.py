@@ -10,7 +10,7 @@ from tinygpt.io import paths
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A current directory with a file and a directory that may not be written in, also for root."""
+    """A current directory with a file and a directory that is not writable, even for root."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "locked").mkdir()
     allowed = os.access
@@ -20,8 +20,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("path", ["new", "new/page", "runs/tiny", "file", "/tmp"], ids=str)
-def test_what_can_be_written_is_accepted(path):
-    """Catches a check that refuses a folder which is yet to be made, and one that makes it or leaves a file."""
+def test_writable_paths_are_accepted(path):
+    """Catches a check that refuses a folder that can be created, creates it, or leaves a file behind."""
     before = sorted(Path().iterdir())
     if path != "/tmp":
         paths.check_file(Path(path), "--out")
@@ -48,8 +48,8 @@ def test_what_can_be_written_is_accepted(path):
         (paths.check_directory, "locked/run", "--out locked/run: no permission to write in locked"),
     ],
 )
-def test_what_cannot_be_written_is_refused(check, path, message):
-    """Catches work that is lost because its result cannot be written, and an error that does not name the path."""
+def test_unwritable_paths_are_refused(check, path, message):
+    """Catches work lost because its result cannot be written, and an error that does not name the path."""
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is compared
         check(Path(path), "--out")
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""The four kinds of fields."""
+"""The table of fields in a file format: required, known, without effect, refused."""
 
 import pytest
 
@@ -23,8 +23,8 @@ TABLE = Table(
         {"size": 1, "scaling": {}, "heads": [2, 2]},
     ],
 )
-def test_what_a_table_lets_pass(content):
-    """Catches a harmless value that is refused, and a kind that checks what the reader checks itself."""
+def test_accepted_fields(content):
+    """Catches a harmless value that is refused, and a check that belongs to the reader."""
     TABLE.check(Fields(content))
 
 
@@ -40,8 +40,8 @@ def test_what_a_table_lets_pass(content):
         ({"size": 1, "heads": [2, 3]}, "'top.heads' must be 2 in each layer, got a list of 2"),
     ],
 )
-def test_what_a_table_refuses(content, message):
-    """Catches an unknown field that is passed over, and an error that does not name the field."""
+def test_refused_fields(content, message):
+    """Catches an unknown field that is ignored, and an error that does not name the field."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         TABLE.check(Fields(content, "top."))
     assert message in str(caught.value)
@@ -54,7 +54,7 @@ def test_a_field_of_two_kinds():
 
 
 def test_equality_of_json():
-    """Catches 0 that passes for false, and 1 that does not pass for 1.0."""
+    """Catches 0 equal to false, and 1 not equal to 1.0."""
     assert same({"a": [1, True, None]}, {"a": [1.0, True, None]})
     for one, other in ((0, False), ({"a": 0}, {"a": False}), ([1], [1, 1]), ({}, []), ("1", 1), (None, 0)):
         assert not same(one, other)

@@ -1,4 +1,4 @@
-"""Checkpoints: nothing is lost, and a kill or a bad file at any point leaves what was there."""
+"""Checkpoints: they restore the exact state, and a kill or a damaged file leaves what was there."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tinygpt.runs import checkpoint, layout
 
 @pytest.fixture
 def run(tmp_path):
-    """A run directory with one checkpoint, and what was saved."""
+    """A run directory with one checkpoint, and the model and optimizer saved in it."""
     model = filled()
     optimizer = OPTIMIZERS["AdamW"](model)
     train(model, optimizer, 3)
@@ -30,8 +30,8 @@ def run(tmp_path):
     return folder, model, optimizer
 
 
-def test_a_kill_leaves_no_half_checkpoint(run):
-    """Catches a checkpoint that is found before it is whole."""
+def test_a_kill_leaves_no_partial_checkpoint(run):
+    """Catches a checkpoint that can be found before it is complete."""
     folder, _, _ = run
     root, calls = folder.parent.parent, 0
     while killed("checkpoint", layout.checkpoint_directory(root, 4), calls):
@@ -59,8 +59,8 @@ def test_a_kill_leaves_no_half_checkpoint(run):
         {"position": "rope", "tie_embeddings": False, "rope_theta": 77.0},
     ],
 )
-def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, name, options):
-    """Catches a weight, a moment or a count of steps that is not restored to the bit."""
+def test_a_loaded_checkpoint_continues_exactly(tmp_path, name, options):
+    """Catches a weight, a moment or a step count that is not restored bit for bit."""
     model = filled(1, **options)
     optimizer = OPTIMIZERS[name](model)
     train(model, optimizer, 3)
@@ -86,7 +86,7 @@ def test_a_checkpoint_is_a_model_directory(run):
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(run):
-    """Catches a rename onto a directory that is there, which fails."""
+    """Catches a rename onto an existing directory, which fails."""
     folder, _, _ = run
     model = filled(7)
     checkpoint.save_checkpoint(folder, model, None, OPTIMIZERS["SGD"](model), {"step": 3})
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_the_same_step_is_replaced(run):
 
 
 def test_only_some_parameters_may_be_trained(tmp_path):
-    """Catches names that are taken by position: the state of one parameter would be given to another."""
+    """Catches optimizer state saved by position, which would restore it to the wrong parameter."""
     model = filled()
     chosen = [p for name, p in model.named_parameters() if "attn" in name]
     optimizer = optim.AdamW(chosen[::-1])
@@ -108,8 +108,8 @@ def test_only_some_parameters_may_be_trained(tmp_path):
     assert bits(other, again) == bits(model, optimizer)
 
 
-def test_loading_does_not_keep_what_it_reads(run, monkeypatch):
-    """Catches values that are kept from the check to the use: the memory of a second model and a second optimizer."""
+def test_loading_keeps_no_copy_of_the_tensors(run, monkeypatch):
+    """Catches tensors kept between check and use: the memory of a second model and optimizer."""
     folder, model, optimizer = run
     seen, alive = [], []
 
@@ -123,11 +123,11 @@ def test_loading_does_not_keep_what_it_reads(run, monkeypatch):
     checkpoint.load_checkpoint(folder, model, optimizer)
     tinygpt.load(folder)
     assert len(seen) > 3 * len(list(model.parameters()))
-    assert max(alive) <= 3  # a loop's variable keeps one until the next is there, and after its end
+    assert max(alive) <= 3  # a loop variable keeps its tensor until the next one is read, and after the loop
 
 
-def rewritten(folder, name, old, new):
-    """Replace bytes in a file; both have the same length, so that no offset changes."""
+def rewrite(folder, name, old, new):
+    """Replace bytes of a file by as many others, so that no offset changes."""
     content = (folder / name).read_bytes()
     assert content.count(old) == 1
     assert len(old) == len(new)
@@ -155,19 +155,19 @@ BREAKS = {
         "optimizer.safetensors: is damaged or no safetensors file: incomplete metadata",
     ),
     "class": (
-        lambda d: rewritten(d, "optimizer.safetensors", b'"AdamW"', b'"SGD--"'),
+        lambda d: rewrite(d, "optimizer.safetensors", b'"AdamW"', b'"SGD--"'),
         "optimizer.safetensors: must be the state of AdamW, got 'SGD--'",
     ),
     "steps": (
-        lambda d: rewritten(d, "optimizer.safetensors", b'"steps":"3"', b'"steps":"-"'),
+        lambda d: rewrite(d, "optimizer.safetensors", b'"steps":"3"', b'"steps":"-"'),
         "optimizer.safetensors: must have a count of steps in its metadata, got '-'",
     ),
     "misnamed": (
-        lambda d: rewritten(d, "optimizer.safetensors", b'"m.wpe.weight"', b'"m.wpx.weight"'),
+        lambda d: rewrite(d, "optimizer.safetensors", b'"m.wpe.weight"', b'"m.wpx.weight"'),
         "optimizer.safetensors: has no tensor 'm.wpe.weight', which the model asks for",
     ),
     "shape": (
-        lambda d: rewritten(d, "optimizer.safetensors", SHAPE % (6, 8), SHAPE % (8, 6)),
+        lambda d: rewrite(d, "optimizer.safetensors", SHAPE % (6, 8), SHAPE % (8, 6)),
         r"optimizer.safetensors: tensor 'v.wpe.weight' has shape \(8, 6\), the model asks for \(6, 8\)",
     ),
     "weight": (
@@ -187,7 +187,7 @@ BREAKS = {
 
 @pytest.mark.parametrize(("damage", "message"), BREAKS.values(), ids=BREAKS)
 def test_a_bad_checkpoint_changes_nothing(run, damage, message):
-    """Catches a state that is half restored when the error comes, and an error that does not name the file."""
+    """Catches a state partly restored before the error, and an error that does not name the file."""
     folder, _, _ = run
     damage(folder)
     model = filled(8)
@@ -201,7 +201,7 @@ def test_a_bad_checkpoint_changes_nothing(run, damage, message):
 
 
 def test_moments_that_are_not_finite_are_refused(run):
-    """Catches a run that goes on from NaN; the last value of the last tensor must be looked at too."""
+    """Catches a run resumed from NaN, also in the last value of the last tensor."""
     folder, model, optimizer = run
     content = (folder / "optimizer.safetensors").read_bytes()
     (folder / "optimizer.safetensors").write_bytes(content[:-4] + np.float32(np.inf).tobytes())
@@ -231,8 +231,8 @@ def test_moments_that_are_not_finite_are_refused(run):
     ],
     ids=["inf", "float32", "tuple", "int key", "list", "no step", "negative step", "too long"],
 )
-def test_a_state_that_would_not_come_back_is_refused(tmp_path, state, kind, message):
-    """Catches a value that JSON changes in silence, so that a resumed run differs from the one before."""
+def test_a_state_that_json_would_change_is_refused(tmp_path, state, kind, message):
+    """Catches a value that JSON changes silently, so that a resumed run would differ."""
     model = filled()
     with pytest.raises(kind, match=rf"^\[save_checkpoint\] 'state' .*{message}"):
         checkpoint.save_checkpoint(tmp_path / "step-1", model, None, OPTIMIZERS["SGD"](model), state)
@@ -240,14 +240,14 @@ def test_a_state_that_would_not_come_back_is_refused(tmp_path, state, kind, mess
 
 
 def test_an_optimizer_of_another_model_is_refused(tmp_path):
-    """Catches moments saved under the names of parameters that they do not belong to."""
+    """Catches moments saved under the names of another model's parameters."""
     with pytest.raises(ValueError, match=r"\[save_checkpoint\] 'optimizer' must be one of the parameters of 'model'"):
         checkpoint.save_checkpoint(tmp_path / "step-1", filled(), None, OPTIMIZERS["SGD"](filled()), {"step": 1})
     assert listing(tmp_path) == []
 
 
 def test_latest_checkpoint(tmp_path):
-    """Catches names in the order of text, where 9 comes after 10, and names that no checkpoint has."""
+    """Catches step 9 sorted after step 10, and names that are not checkpoints."""
     assert layout.latest_checkpoint(tmp_path) is None
     folder = tmp_path / "checkpoints"
     for name in ("step-9", "step-10", ".step-11.0123abcd.tmp", "step-12.tmp", "step-013", "step-", "step-x", "step--1"):
@@ -259,7 +259,7 @@ def test_latest_checkpoint(tmp_path):
 
 
 def test_prune_keeps_the_newest(tmp_path):
-    """Catches the wrong end of the list, foreign files removed, and an old tree removed that has no successor."""
+    """Catches the newest removed, other files removed, and an old tree removed without a replacement."""
     folder = tmp_path / "checkpoints"
     for name in ("step-9", "step-10", "step-100", "step-2", "notes", ".step-11.0123abcd.tmp"):
         (folder / name).mkdir(parents=True)
@@ -277,8 +277,8 @@ def test_prune_keeps_the_newest(tmp_path):
     checkpoint.prune_checkpoints(Path(tmp_path / "nowhere"))
 
 
-def test_a_checkpoint_holds_the_adapters_alone_and_brings_them_back(tmp_path):
-    """Catches a checkpoint as large as the model, and a moment or a weight that does not come back to the bit."""
+def test_a_checkpoint_of_adapters(tmp_path):
+    """Catches a checkpoint as large as the model, and a moment or weight not restored bit for bit."""
     model = adapted_models.adapted()
     optimizer = optim.AdamW(lora.parameters(model), lr=1e-2)
     adapted_models.step(model, optimizer)
@@ -304,11 +304,11 @@ FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "config.jso
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_is_noticed(run, name):
-    """Catches a weight, a moment or a count that a disk has changed, which no other check can tell from a true one."""
+def test_a_flipped_bit_is_detected(run, name):
+    """Catches a value changed on disk, which no other check can recognise."""
     folder, model, optimizer = run
     content = bytearray((folder / name).read_bytes())
-    content[-40] ^= 1  # of a value: the lowest bit of a weight's mantissa, or of a digit
+    content[-40] ^= 1  # flips the lowest bit of a weight's mantissa, or of a character
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(folder / name))):
         checkpoint.check_checkpoint(folder)
@@ -319,16 +319,16 @@ def test_a_flipped_bit_is_noticed(run, name):
 
 
 @pytest.mark.parametrize("name", [*FILES, checksums.NAME])
-def test_a_cut_file_is_noticed(run, name):
-    """Catches a checkpoint that is chosen, on resuming, although a file of it was cut."""
+def test_a_truncated_file_is_detected(run, name):
+    """Catches a resumed run that chooses a checkpoint with a truncated file."""
     folder, _, _ = run
     os.truncate(folder / name, (folder / name).stat().st_size // 2)
     with pytest.raises(ValueError, match=re.escape(str(folder / name))):
         checkpoint.check_checkpoint(folder)
 
 
-def test_a_whole_checkpoint_passes(run):
-    """Catches a check that refuses everything, and one of an earlier version, which had no checksums."""
+def test_a_complete_checkpoint_passes(run):
+    """Catches a check that refuses everything, or checkpoints of an earlier version without checksums."""
     folder, _, _ = run
     checkpoint.check_checkpoint(folder)
     (folder / checksums.NAME).unlink()
@@ -338,8 +338,8 @@ def test_a_whole_checkpoint_passes(run):
 
 
 @pytest.mark.parametrize("value", ["1e999", "-1", "true", "null", '"1"'])
-def test_seconds_that_cannot_be_are_refused(run, value):
-    """Catches a time that no clock shows, and a message without the name of the file."""
+def test_invalid_seconds_are_refused(run, value):
+    """Catches an impossible duration, and an error without the name of the file."""
     folder, _, _ = run
     (folder / "state.json").write_text(f'{{"step": 3, "seconds": {value}}}')
     with pytest.raises(ValueError, match=rf"{re.escape(str(folder))}/state\.json: 'seconds' must be a finite number"):

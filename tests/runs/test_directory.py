@@ -1,4 +1,4 @@
-"""The run directory: what may be written into, what is kept, what is moved."""
+"""The run directory: where a run may be written, and how earlier runs are kept."""
 
 import pytest
 from tiny_run import content
@@ -7,7 +7,7 @@ from tinygpt.runs import directory
 
 
 def refused(out, *words, resume=False):
-    """The message of the refusal: one line with the flag and the words in it."""
+    """Assert that the directory is refused with a one-line error that contains the given words."""
     with pytest.raises(ValueError, match=r"^\[train\] 'out' ") as error:
         directory.check_writable(out, resume)
     message = str(error.value)
@@ -17,13 +17,13 @@ def refused(out, *words, resume=False):
 
 @pytest.fixture
 def run(tmp_path):
-    """A directory that holds a run."""
+    """A directory with a run."""
     directory.begin(tmp_path / "run", {"seed": 1})
     return tmp_path / "run"
 
 
 def test_new_empty_and_run_directories_are_accepted(tmp_path, run):
-    """Catches a check that refuses what it should allow."""
+    """Catches a check that refuses a valid directory."""
     (tmp_path / "empty").mkdir()
     for out in (tmp_path / "empty", tmp_path / "new", tmp_path / "new" / "below", run):
         directory.check_writable(out)
@@ -31,22 +31,22 @@ def test_new_empty_and_run_directories_are_accepted(tmp_path, run):
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
-    """Catches a run that trains first and finds out at its first write."""
+    """Catches a run that trains first and fails at its first write."""
     (tmp_path / "file").write_text("mine")
     refused(tmp_path / "file", "file")
     refused(tmp_path / "file" / "run", "file", "run")
 
 
-def test_a_directory_of_something_else_is_refused(tmp_path):
-    """Catches a run written in among other files, or other files that are moved away."""
+def test_a_directory_with_other_files_is_refused(tmp_path):
+    """Catches a run written among other files, and other files moved away."""
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     refused(tmp_path / "notes", "not empty")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
-def test_what_is_in_the_way_of_an_earlier_run_stays(tmp_path, run, kind):
-    """Catches the removal of something that happens to be named as an earlier run would be, and a run moved into it."""
+def test_other_files_named_like_an_earlier_run_stay(tmp_path, run, kind):
+    """Catches other files under the name of an earlier run that are removed, or a run moved into them."""
     earlier = tmp_path / "run.previous"
     if kind == "file":
         earlier.write_text("mine")
@@ -65,7 +65,7 @@ def test_what_is_in_the_way_of_an_earlier_run_stays(tmp_path, run, kind):
     assert earlier.is_symlink() == (kind == "link")
 
 
-def test_the_run_one_stands_in_is_not_moved(run, monkeypatch):
+def test_the_current_directory_is_not_moved(run, monkeypatch):
     """Catches a rename of the current directory, after which relative paths mean the moved run."""
     monkeypatch.chdir(run)
     for out in (run.parent / "run", run.__class__(".")):
@@ -74,7 +74,7 @@ def test_the_run_one_stands_in_is_not_moved(run, monkeypatch):
 
 
 def test_every_earlier_run_is_kept(run):
-    """Catches a new run that writes over one before, or removes what an earlier one has kept."""
+    """Catches a new run that overwrites an earlier one, or removes one that was kept."""
     names = ["run.previous", "run.previous-2", "run.previous-3"]
     for seed, name in enumerate(names, 2):
         directory.check_writable(run)
@@ -85,7 +85,7 @@ def test_every_earlier_run_is_kept(run):
 
 
 def test_a_first_run_moves_nothing(tmp_path):
-    """Catches a message about an earlier run where there is none, and folders above that are not made."""
+    """Catches a message about an earlier run that does not exist, and missing parent folders."""
     assert directory.begin(tmp_path / "a" / "b", {"seed": 1}) is None
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [directory.SETTINGS]
 

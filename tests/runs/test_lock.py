@@ -1,4 +1,4 @@
-"""The lock of a run directory: one process at a time, and none that is dead."""
+"""The lock of a run directory: one process at a time, and no stale locks."""
 
 import json
 import os
@@ -26,7 +26,7 @@ time.sleep(600)
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock of tmp_path / "run"."""
+    """A process that holds the lock of tmp_path / "run"."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
@@ -35,7 +35,7 @@ def holder(tmp_path):
 
 
 def test_a_second_process_is_refused_and_the_first_one_named(tmp_path, holder):
-    """Catches two runs that write into one directory, and a refusal that does not say who is in the way."""
+    """Catches two runs that write into one directory, and an error that does not name the other process."""
     words = rf"^\[train\] 'out' {tmp_path / 'run'}: process {holder.pid} on \S+ is training in this directory"
     for refused in (RunLock, check_free, directory.check_writable):
         with pytest.raises(ValueError, match=words):
@@ -44,8 +44,8 @@ def test_a_second_process_is_refused_and_the_first_one_named(tmp_path, holder):
         directory.check_writable(tmp_path / "run", resume=True)
 
 
-def test_the_lock_of_a_dead_process_holds_nothing(tmp_path, holder):
-    """Catches a run that cannot be resumed after kill -9, because its lock file is still there."""
+def test_the_lock_of_a_dead_process_is_free(tmp_path, holder):
+    """Catches a run that cannot be resumed after kill -9 because its lock file still exists."""
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / LOCK).exists()
@@ -55,7 +55,7 @@ def test_the_lock_of_a_dead_process_holds_nothing(tmp_path, holder):
 
 
 def test_a_released_lock_leaves_no_file(tmp_path):
-    """Catches a lock that is kept, or a file that stays in a finished run."""
+    """Catches a lock that is not released, and a lock file left in a finished run."""
     with RunLock(tmp_path / "run"):
         pass
     assert list((tmp_path / "run").iterdir()) == []
@@ -67,7 +67,7 @@ def test_a_released_lock_leaves_no_file(tmp_path):
 
 
 def test_a_file_removed_in_between_is_opened_again(tmp_path, monkeypatch):
-    """Catches a lock on a file that no longer has its name, which would not keep the next process out."""
+    """Catches a lock on a removed file, which does not exclude the next process."""
     first = RunLock(tmp_path)
     doing = lock._lock
 
@@ -82,7 +82,7 @@ def test_a_file_removed_in_between_is_opened_again(tmp_path, monkeypatch):
 
 
 def test_the_lock_follows_when_the_earlier_run_is_moved(tmp_path):
-    """Catches a new run that is not locked because its lock went away with the earlier run."""
+    """Catches a new run without a lock, because the lock moved away with the earlier run."""
     directory.begin(tmp_path / "run", {"seed": 1})
     with RunLock(tmp_path / "run"):
         assert directory.begin(tmp_path / "run", {"seed": 2}) == str(tmp_path / "run.previous")
@@ -92,8 +92,8 @@ def test_the_lock_follows_when_the_earlier_run_is_moved(tmp_path):
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_a_run_begun_meanwhile_is_not_joined(tmp_path):
-    """Catches a lock that replaces the one of a process which was faster."""
+def test_a_run_begun_meanwhile_is_not_replaced(tmp_path):
+    """Catches a lock that replaces the lock of a faster process."""
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / LOCK).write_text(name)
@@ -104,7 +104,7 @@ def test_a_run_begun_meanwhile_is_not_joined(tmp_path):
 
 @pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b'{"process": "x"}', b"{" * 5000])
 def test_an_unreadable_lock_file_still_locks(tmp_path, text):
-    """Catches a refusal that fails at what another program wrote into the file."""
+    """Catches a check that fails on unexpected content of the lock file."""
     with RunLock(tmp_path):
         (tmp_path / LOCK).write_bytes(text)
         with pytest.raises(ValueError, match=r"another process is training in this directory"):
@@ -112,8 +112,8 @@ def test_an_unreadable_lock_file_still_locks(tmp_path, text):
 
 
 @pytest.mark.parametrize("number", lock._NO_LOCKS)
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
-    """Catches training that is impossible on such a file system, or unprotected without a word."""
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, number):
+    """Catches training that is refused on such a file system, or unprotected without a warning."""
 
     def flock(handle, how):
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""metrics.jsonl: lines that are there, and lines that are wrong."""
+"""metrics.jsonl: complete, torn and invalid lines, and bounded memory."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ RECORDS = [{"step": 0, "loss": 5.5}, {"step": 1, "loss": 5.25}, {"step": 1, "val
 
 @pytest.fixture
 def path(tmp_path):
-    """A file with the records."""
+    """A metrics file with the records."""
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for record in RECORDS:
         log.write(record)
@@ -25,13 +25,13 @@ def path(tmp_path):
 
 
 def test_records_come_back_one_per_line(path):
-    """Catches a missing line end, a lost last record, and a form that is not JSON Lines."""
+    """Catches a missing line end, a lost last record, and a format that is not JSON Lines."""
     assert read_metrics(path) == RECORDS
     assert [json.loads(line) for line in path.read_text().splitlines()] == RECORDS
 
 
 def test_a_torn_last_line_is_dropped(path):
-    """Catches a run that cannot go on, or a page that cannot be drawn, because the one before was killed."""
+    """Catches a killed run that cannot be resumed or drawn because of its incomplete last line."""
     whole = path.read_bytes()
     start = whole.rindex(b'{"step"')
     for end in range(start, len(whole) - 1):
@@ -44,8 +44,8 @@ def test_a_torn_last_line_is_dropped(path):
 @pytest.mark.parametrize(
     "line", ['{"step": 1', "5", "[]", "{}", '{"step": "1"}', '{"loss": 1.0}', "x", '{"step": 1.5}', '{"step": -2}']
 )
-def test_a_wrong_line_in_the_middle_is_named(path, line):
-    """Catches lines that are skipped in silence, and an error that does not say where."""
+def test_an_invalid_line_is_named(path, line):
+    """Catches lines that are skipped silently, and an error without a line number."""
     lines = path.read_text().split("\n")
     path.write_text("\n".join([*lines[:1], line, *lines[1:]]))
     with pytest.raises(ValueError, match=r"line 2: ") as error:
@@ -54,7 +54,7 @@ def test_a_wrong_line_in_the_middle_is_named(path, line):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_no_text_is_named(path):
+def test_a_file_that_is_not_text_is_named(path):
     """Catches an error that does not say which file is broken."""
     path.write_bytes(b'{"step": 0}\n\xff\xfe\n')
     with pytest.raises(ValueError, match="not UTF-8") as error:
@@ -63,14 +63,14 @@ def test_a_file_that_is_no_text_is_named(path):
 
 
 def test_the_score_of_a_given_model_is_read(path):
-    """Catches a reader that knows no evaluation before the first step, which a run with --from begins with."""
+    """Catches a reader that refuses an evaluation before the first step, with which a run with --from begins."""
     given = {"step": -1, "val_loss": 5.0}
     path.write_text(json.dumps(given) + "\n" + path.read_text())
     assert read_metrics(path) == [given, *RECORDS]
 
 
-def test_a_run_that_goes_on_drops_what_it_does_again(path):
-    """Catches steps that stand in the file twice, and an evaluation that is lost with them."""
+def test_a_resumed_run_drops_the_steps_it_repeats(path):
+    """Catches steps that are in the file twice, and an earlier evaluation that is lost."""
     with path.open("a") as file:
         file.write('{"step": 3, "lo')
     log = MetricsLog(path, keep_until=2)
@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_drops_what_it_does_again(path):
     assert read_metrics(path) == log.records == [*RECORDS[:3], {"step": 2, "loss": 4.25}]
 
 
-def test_lines_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
+def test_lines_can_be_read_during_the_run(tmp_path, monkeypatch):
     """Catches a file that stays empty until the end of the run."""
     log = MetricsLog(tmp_path / "metrics.jsonl")
     monkeypatch.setattr(metrics, "FLUSH_SECONDS", math.inf)
@@ -94,8 +94,8 @@ def test_lines_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_json_cannot_say_is_refused(tmp_path, value):
-    """Catches the words NaN and Infinity in the file, which other readers of JSON do not know."""
+def test_nan_and_infinity_are_refused(tmp_path, value):
+    """Catches NaN and Infinity in the file, which are not JSON."""
     log = MetricsLog(tmp_path / "metrics.jsonl")
     with pytest.raises(ValueError, match="JSON"):
         log.write({"step": 0, "loss": value})
@@ -106,7 +106,7 @@ def test_what_json_cannot_say_is_refused(tmp_path, value):
 
 @pytest.mark.parametrize("n", [1, 99, 100, 101, 5_000, 123_457])
 def test_memory_is_bounded_and_peaks_stay(n):
-    """Catches memory that grows with the steps, a peak or the newest record that is lost, and steps out of order."""
+    """Catches memory that grows with the steps, a lost peak or newest record, and steps out of order."""
     kept = metrics.Kept(100)
     losses = {n // 3: 99.0, n // 2: -7.0}
     norms = {2 * n // 3: 1e9}
@@ -123,8 +123,8 @@ def test_memory_is_bounded_and_peaks_stay(n):
     assert len(kept.records) - len(found) == n // 50 if n <= 100 else len(kept.records) <= 300
 
 
-def test_stretches_are_equally_long():
-    """Catches a beginning of the run that gets sparser with every thinning, until nothing is left of it."""
+def test_thinned_records_are_evenly_spaced():
+    """Catches a beginning of the run that becomes sparser with every thinning."""
     kept = metrics.Kept(400)
     for step in range(100_000):
         kept.add({"step": step, "loss": 1.0, "grad_norm": 1.0})
@@ -134,7 +134,7 @@ def test_stretches_are_equally_long():
 
 
 def test_a_long_file_is_read_piece_by_piece(tmp_path):
-    """Catches a reader, and a log that is opened again, that hold the whole file in memory."""
+    """Catches a reader or a reopened log that holds the whole file in memory."""
     path, n = tmp_path / "metrics.jsonl", 40_000
     with path.open("w") as file:
         for step in range(n):
@@ -150,6 +150,6 @@ def test_a_long_file_is_read_piece_by_piece(tmp_path):
 
 
 def test_a_last_line_cut_inside_a_character_is_dropped(path):
-    """Catches a run that a kill in the middle of a character keeps from being resumed."""
+    """Catches a run that cannot be resumed because a kill cut its last line within a character."""
     path.write_bytes(path.read_bytes() + '{"step": 3, "note": "ä'.encode()[:-1])
     assert read_metrics(path) == RECORDS

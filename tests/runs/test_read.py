@@ -1,4 +1,4 @@
-"""Runs read back from their files: what is there, what is missing, and what nobody could have written."""
+"""Runs read back from their files: complete, incomplete and hostile ones."""
 
 import json
 
@@ -11,7 +11,7 @@ from tinygpt.runs.read import read_run
 
 
 def test_a_run_is_read_from_its_directory_or_its_file(tmp_path):
-    """Catches a run without its settings or its size, parameters that are not those of the model, and other totals."""
+    """Catches a run without settings or size, a wrong number of parameters, and wrong totals."""
     folder = write_run(tmp_path / "run", 'schedule = "linear"')
     for path in (folder, folder / "metrics.jsonl", str(folder)):
         found = read_run(path)
@@ -29,22 +29,22 @@ def found_config(folder):
 
 
 def test_a_file_alone_is_a_run(tmp_path):
-    """Catches a page that cannot do without what lies beside the file."""
+    """Catches a reader that needs the other files of the run directory."""
     path = tmp_path / "copy.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in records()))
     found = read_run(path)
     assert (found.settings, found.parameters, found.total_steps, found.warmup) == ({}, None, None, 0)
 
 
-def test_epochs_tell_the_length(tmp_path):
-    """Catches a run by --epochs whose length and warm-up nobody knows: a step is 0.01 epochs here."""
+def test_the_length_follows_from_epochs(tmp_path):
+    """Catches a run by --epochs without its number of steps. A step is 0.01 epochs here."""
     folder = write_run(tmp_path / "run")
     (folder / "run.toml").write_text("epochs = 2.0\nwarmup = 3")
     assert (read_run(folder).total_steps, read_run(folder).warmup) == (200, 3)
 
 
-def test_a_torn_last_line_is_told(tmp_path):
-    """Catches a killed run without a page, and a line that is lost in silence."""
+def test_a_torn_last_line_is_reported(tmp_path):
+    """Catches a killed run that cannot be read, and a line dropped silently."""
     folder = write_run(tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "lo')
@@ -73,7 +73,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_line_is_named(tmp_path, case):
-    """Catches a traceback, a message of many lines or without file and line, and a value that the page cannot draw."""
+    """Catches a traceback, an error of several lines or without the line number, and a value that cannot be drawn."""
     folder = write_run(tmp_path / "run", config=False)
     lines = (folder / "metrics.jsonl").read_text().split("\n")
     (folder / "metrics.jsonl").write_text("\n".join([*lines[:2], HOSTILE[case], *lines[2:]]))
@@ -85,7 +85,7 @@ def test_a_hostile_line_is_named(tmp_path, case):
 
 
 def test_steps_that_go_back_are_refused(tmp_path):
-    """Catches two runs in one file, whose curve would go to and fro."""
+    """Catches two runs in one file, whose curve would jump back."""
     with pytest.raises(ValueError, match=r"metrics\.jsonl: step 0 comes after step 59"):
         read_run(write_run(tmp_path / "run", lines=records() + records()))
 
@@ -102,7 +102,7 @@ def test_steps_that_go_back_are_refused(tmp_path):
     ],
 )
 def test_a_hostile_watch_file_is_named(tmp_path, line, words):
-    """Catches a figure of watch.jsonl that would break the page or reach it as something else than a number."""
+    """Catches a value of watch.jsonl that would break the page or reach it as something other than a number."""
     folder = write_run(tmp_path / "run")
     (folder / "watch.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ValueError, match=r"watch\.jsonl: line 1: ") as error:
@@ -112,7 +112,7 @@ def test_a_hostile_watch_file_is_named(tmp_path, line, words):
 
 @pytest.mark.parametrize("where", ["nowhere", "empty"])
 def test_a_missing_run_is_named(tmp_path, where):
-    """Catches an empty page, and a message that does not say what is missing."""
+    """Catches an empty page, and an error that does not say what is missing."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=str(tmp_path / where)):
         read_run(tmp_path / where)
@@ -125,8 +125,8 @@ def test_bad_settings_are_named(tmp_path):
         read_run(folder)
 
 
-def test_a_checkpoint_tells_the_size_of_a_young_run(tmp_path):
-    """Catches a run before its first evaluation, whose model is in its checkpoint alone."""
+def test_the_size_of_a_young_run_is_read_from_its_checkpoint(tmp_path):
+    """Catches a run before its first evaluation, which has a model only in its checkpoint."""
     folder = write_run(tmp_path / "run", config=False)
     assert read_run(folder).vocab_size is None
     where = layout.checkpoint_directory(folder, 0)

@@ -1,4 +1,4 @@
-"""One tree of sources for all runs."""
+"""A tree of sources shared by all runs."""
 
 import pytest
 from tiny_run import write_sources
@@ -6,5 +6,5 @@ from tiny_run import write_sources
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
-    """A folder of small files that tests must not change."""
+    """A folder of small files, which tests must not change."""
     return write_sources(tmp_path_factory.mktemp("train") / "sources")

@@ -1,4 +1,4 @@
-"""Training that starts from a model directory: in full and with adapters."""
+"""Training from an existing model: all weights, or adapters only."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def stop(*_):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """Text of another kind than the base was trained on."""
+    """A text unlike the one the base model was trained on."""
     folder = tmp_path_factory.mktemp("other") / "notes"
     folder.mkdir()
     for i in range(6):
@@ -50,7 +50,7 @@ def other(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(sources, tmp_path_factory):
-    """A model directory of the Llama family, with a context longer than the runs use, trained a little."""
+    """A briefly trained Llama model directory, with a longer context than the runs use."""
     folder = tmp_path_factory.mktemp("base") / "model"
     text = "".join(path.read_text() for path in sorted(sources.iterdir()))
     tokenizer = BPETokenizer.train([text], 280)
@@ -65,7 +65,7 @@ def base(sources, tmp_path_factory):
 
 
 def further(data, out, base, **changes):
-    """Settings of 12 steps from a model."""
+    """Settings for 12 steps from an existing model."""
     pace = {"steps": 12, "eval_every": 4, "checkpoint_every": 5, "samples": 0, "threads": 1, "warmup": 2, "lr": 3e-3}
     start = {"data": [str(data)], "out": str(out), "from_": str(base), "seq": 16}
     return TrainSettings(**{**start, **pace, **changes})
@@ -73,7 +73,7 @@ def further(data, out, base, **changes):
 
 @pytest.fixture(scope="module", params=WAYS)
 def done(request, other, base, tmp_path_factory):
-    """A run of 12 steps in each way, what it said, and its score."""
+    """A finished run of 12 steps for each kind of training, with its report and score."""
     out, report = tmp_path_factory.mktemp("further") / "mine", Listening()
     before = content(base)
     score = train(further(other, out, base, **WAYS[request.param]), report)
@@ -82,7 +82,7 @@ def done(request, other, base, tmp_path_factory):
 
 
 def test_the_validation_loss_falls_from_that_of_the_given_model(done, other, base):
-    """Catches fresh weights instead of the given ones, another vocabulary, and a start that nobody is told of."""
+    """Catches fresh weights, another vocabulary, and a missing evaluation of the given model."""
     out, report, score, way = done
     run = prepare(further(other, out, base, **way), Report())
     model, tokenizer = tinygpt.load(base)
@@ -96,16 +96,16 @@ def test_the_validation_loss_falls_from_that_of_the_given_model(done, other, bas
     assert score.loss < given.loss - 0.02
 
 
-def test_a_loss_of_a_part_is_told_from_that_of_all(other, base, tmp_path):
-    """Catches two losses of different tokens side by side that look as if one could be held against the other."""
+def test_a_loss_of_the_first_tokens_says_so(other, base, tmp_path):
+    """Catches losses over different tokens printed as if they were comparable."""
     report = Listening()
     train(further(other, tmp_path / "out", base, steps=1, eval_tokens=32), report)
     run = prepare(further(other, tmp_path / "out", base), Report())
     assert f"the first 32 of {len(run.corpus.validation) - 1:,} tokens" in report.facts["given"]
 
 
-def test_what_is_written_is_a_model_like_the_given_one(done, base, other):
-    """Catches a context, a rotary base or an epsilon that the run has changed, and a model without its adapters."""
+def test_the_result_has_the_architecture_of_the_given_model(done, base, other):
+    """Catches a changed context, RoPE base or epsilon, and a result without its adapters."""
     out, _, score, way = done
     given, found = (json.loads((folder / "config.json").read_text()) for folder in (base, out))
     assert found == given
@@ -124,8 +124,8 @@ def test_what_is_written_is_a_model_like_the_given_one(done, base, other):
     assert moved == (everything if not way else some if "lora_targets" in way else adapted)
 
 
-def test_adapters_of_the_best_model_lie_beside_it(done, base):
-    """Catches adapters of another step than the merged weights."""
+def test_the_adapters_of_the_best_model_are_saved(done, base):
+    """Catches adapters of a different step than the merged weights."""
     out, _, _, way = done
     if not way:
         assert not (out / "adapter").exists()
@@ -139,7 +139,7 @@ def test_adapters_of_the_best_model_lie_beside_it(done, base):
 
 
 def test_checkpoints_of_adapters_are_small(done, base):
-    """Catches a checkpoint that holds the weights which never change."""
+    """Catches a checkpoint that contains the frozen weights."""
     out, _, _, way = done
     assert checkpoints(out) == ["step-10", "step-12"]
     last = content(out / "checkpoints" / "step-12")
@@ -152,8 +152,8 @@ def test_checkpoints_of_adapters_are_small(done, base):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("cut", [1, 6])
-def test_a_run_that_goes_on_is_the_same_to_the_bit(other, base, tmp_path, way, cut):
-    """Catches adapters that begin anew, moments that are lost, and a best loss that forgets the given model."""
+def test_a_resumed_run_is_identical(other, base, tmp_path, way, cut):
+    """Catches reinitialised adapters, lost moments, and a best loss that forgets the given model."""
     options = WAYS[way] | {"dropout": 0.1, "grad_accum": 2, "batch": 2}
     whole, halves = (further(other, tmp_path / name, base, **options) for name in ("whole", "halves"))
     score = train(whole)
@@ -171,8 +171,8 @@ def test_a_run_that_goes_on_is_the_same_to_the_bit(other, base, tmp_path, way, c
     assert without_clock(read_metrics(one / "metrics.jsonl")) == without_clock(read_metrics(two / "metrics.jsonl"))
 
 
-def test_from_the_command_line_and_on_with_nothing_but_resume(other, base, tmp_path, capsys):
-    """Catches a flag that does not arrive, and a run.toml from which a run with adapters cannot go on."""
+def test_from_the_command_line_and_resumed(other, base, tmp_path, capsys):
+    """Catches an ignored flag, and a run.toml from which a run with adapters cannot be resumed."""
     out = tmp_path / "out"
     words = f"--from {base} --data {other} --out {out} --seq 16 --steps 3 --samples 0 --threads 1".split()
     assert cli.main(["train", *words, "--lora-rank", "2", "--lora-targets", "qkv", "up", "--lora-alpha", "3"]) == 0
@@ -186,7 +186,7 @@ def test_from_the_command_line_and_on_with_nothing_but_resume(other, base, tmp_p
 
 
 def test_a_changed_base_is_refused_and_a_moved_one_found_again(other, base, tmp_path):
-    """Catches adapters that go on over other weights, and a message that does not say what to do."""
+    """Catches adapters resumed over different weights, and an error that does not say what to do."""
     mine = shutil.copytree(base, tmp_path / "base")
     settings = further(other, tmp_path / "out", mine, lora_rank=2)
     with pytest.raises(Interrupted):
@@ -206,8 +206,8 @@ def test_a_changed_base_is_refused_and_a_moved_one_found_again(other, base, tmp_
     train(settings)
 
 
-def test_a_full_run_goes_on_without_its_base(other, base, tmp_path):
-    """Catches a checkpoint that has everything and is not used."""
+def test_a_full_run_is_resumed_without_its_base(other, base, tmp_path):
+    """Catches a complete checkpoint that is not used."""
     mine = shutil.copytree(base, tmp_path / "base")
     settings = further(other, tmp_path / "out", mine)
     with pytest.raises(Interrupted):
@@ -218,7 +218,7 @@ def test_a_full_run_goes_on_without_its_base(other, base, tmp_path):
 
 
 def test_defaults_follow_the_model(sources, base, tmp_path):
-    """Catches the length, the learning rate or the dropout of a model from scratch."""
+    """Catches the context length, learning rate or dropout of a model from scratch."""
     data = write_sources(tmp_path / "data")
 
     def prepared(**changes):
@@ -240,7 +240,7 @@ def test_defaults_follow_the_model(sources, base, tmp_path):
 
 
 def test_dropout_reaches_every_block(other, base, tmp_path):
-    """Catches a dropout that stands in the config and drops nothing."""
+    """Catches a dropout rate that is in the config but not applied."""
     losses = set()
     for dropout in (0.0, 0.2):
         run = prepare(further(other, tmp_path, base, dropout=dropout), Report())
@@ -249,8 +249,8 @@ def test_dropout_reaches_every_block(other, base, tmp_path):
     assert len(losses) == 2
 
 
-def test_work_is_counted_for_what_is_done(other, base, tmp_path):
-    """Catches a share of the peak that counts the whole context, or gradients that adapters spare."""
+def test_flops_are_those_of_the_run(other, base, tmp_path):
+    """Catches flops counted for the whole context, or for gradients that adapters do not need."""
     full = prepare(further(other, tmp_path, base), Report())
     light = prepare(further(other, tmp_path, base, lora_rank=1), Report())
     config = GPTConfig(**vars(full.model.config) | {"block_size": 16})
@@ -268,8 +268,8 @@ def test_work_is_counted_for_what_is_done(other, base, tmp_path):
         ({"from_": "{out}"}, "'out' .*out: is also the model that 'from' names"),
     ],
 )
-def test_what_cannot_be_trained_further_is_refused(other, base, tmp_path, changes, message):
-    """Catches a run directory of a run that could not begin, and a base that its own run would move away."""
+def test_an_unusable_model_is_refused(other, base, tmp_path, changes, message):
+    """Catches a run directory of a run that could not begin, and a base moved away by its own run."""
     tinygpt.save(tmp_path / "bare", tinygpt.load(base)[0])
     train(further(other, tmp_path / "out", base, steps=1))
     before = content(tmp_path)
@@ -282,14 +282,14 @@ def test_what_cannot_be_trained_further_is_refused(other, base, tmp_path, change
     assert content(tmp_path) == before
 
 
-def test_a_model_that_only_gets_worse_is_kept_as_it_was_given(sources, base, tmp_path):
-    """Catches a best model that is worse than the one the user had, and a score of the last one."""
+def test_a_model_that_only_gets_worse_is_kept_unchanged(sources, base, tmp_path):
+    """Catches a best model worse than the given one, and the score of the last model."""
     for name, way in (("full", {"lr": 1.0}), ("light", {"lora_rank": 2, "lr": 1.0})):
         out = tmp_path / name
         score = train(further(sources, out, base, steps=4, clip=0.0, warmup=0, schedule="constant", **way))
         lines = [line["val_loss"] for line in read_metrics(out / "metrics.jsonl") if "val_loss" in line]
         assert lines[0] == min(lines) < math.inf
-        assert score.loss < lines[0] + 0.1 < lines[-1]  # that of the best, not of the last
+        assert score.loss < lines[0] + 0.1 < lines[-1]  # the score of the best model, not of the last
         one, two = (load_file(folder / "model.safetensors") for folder in (base, out))
         assert all(np.array_equal(one[key], two[key]) for key in one)
         assert layout.latest_checkpoint(out) is not None

@@ -1,4 +1,4 @@
-"""Ctrl-C and kill, from outside: a process that trains gets a signal."""
+"""Ctrl-C and kill: a training process gets a signal from outside."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from tinygpt.runs.metrics import read_metrics
 from tinygpt.train.interrupt import Interrupt
 from tinygpt.train.loop import train
 
-# Long enough to be met on its way, whatever the machine; nothing waits for its end but the runs that go on.
+# Long enough that the signal arrives during training on any machine. Only the resumed runs train to the end.
 STEPS = 800
 PACE = {"steps": STEPS, "embed": 32, "eval_every": 50, "eval_tokens": 64, "checkpoint_every": 50}
 
@@ -26,7 +26,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def whole(sources, tmp_path_factory):
-    """A run without a stop."""
+    """A run without interruption."""
     out = tmp_path_factory.mktemp("whole") / "out"
     train(tiny(sources, out, **PACE))
     return out
@@ -34,7 +34,7 @@ def whole(sources, tmp_path_factory):
 
 @pytest.fixture
 def begun(sources, tmp_path):
-    """A process that has trained far enough to have a checkpoint of its own steps, and its run directory."""
+    """A training process that has saved a checkpoint after step 50, and its run directory."""
     out = tmp_path / "out"
     process = subprocess.Popen(
         command(*flags(tiny(sources, out, **PACE)), "--eval-tokens", "64"),
@@ -50,8 +50,8 @@ def begun(sources, tmp_path):
     process.communicate()
 
 
-def goes_on_to_the_same_end(out, whole):
-    """Resume in a process of its own and compare with the run that was never stopped."""
+def assert_resumes_identically(out, whole):
+    """Resume in a process of its own, and compare with the uninterrupted run."""
     done = subprocess.run(
         command("--resume", "--out", str(out), "--quiet"), capture_output=True, text=True, check=False
     )
@@ -63,8 +63,8 @@ def goes_on_to_the_same_end(out, whole):
     assert without_clock(records) == without_clock(read_metrics(whole / "metrics.jsonl"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(begun, whole):
-    """Catches a traceback, a lost step, a hint that does not work, and a run that goes on another way."""
+def test_ctrl_c_saves_and_says_how_to_resume(begun, whole):
+    """Catches a traceback, a lost step, a hint that does not work, and a resumed run that differs."""
     process, out = begun
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -77,24 +77,24 @@ def test_ctrl_c_saves_and_says_how_to_go_on(begun, whole):
     assert layout.latest_checkpoint(out).name == f"step-{step}"
     assert [record["step"] for record in read_metrics(out / "metrics.jsonl") if "loss" in record] == list(range(step))
     tinygpt.load(out)
-    goes_on_to_the_same_end(out, whole)
+    assert_resumes_identically(out, whole)
 
 
-def test_a_kill_leaves_what_can_go_on(begun, whole):
-    """Catches files that are written in place, metrics that lag behind a checkpoint, and leftovers that are read."""
+def test_a_killed_run_can_be_resumed(begun, whole):
+    """Catches files written in place, metrics older than a checkpoint, and leftovers that are read."""
     process, out = begun
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     tinygpt.load(out)
     tinygpt.load(layout.latest_checkpoint(out))
-    goes_on_to_the_same_end(out, whole)
+    assert_resumes_identically(out, whole)
     assert not [path for path in content(out) if path.startswith(".") or "/." in path]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number):
-    """Catches a signal that ends the step at hand, and handlers that stay after the run."""
+    """Catches a signal that ends the current step, and handlers that stay after the run."""
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interrupt() as interrupt:
         assert not interrupt.wanted
@@ -105,7 +105,7 @@ def test_the_first_signal_is_noted(number):
 
 def test_a_second_ctrl_c_ends_at_once():
     """Catches a program that cannot be stopped while it saves."""
-    before = signal.getsignal(signal.SIGINT)  # a job in the background may have been started without one
+    before = signal.getsignal(signal.SIGINT)  # may be None: a background job can start without a handler
     with Interrupt():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -114,7 +114,7 @@ def test_a_second_ctrl_c_ends_at_once():
 
 
 def test_a_thread_trains_without_handlers():
-    """Catches a run that fails outside of the main thread, where Python allows no handlers."""
+    """Catches a run that fails outside the main thread, where Python allows no signal handlers."""
     found = []
 
     def run():

@@ -1,4 +1,4 @@
-"""Training holds the lock of its run directory, from the first write to the end."""
+"""Training holds the lock of its run directory from the first write to the end."""
 
 import os
 
@@ -12,7 +12,7 @@ from tinygpt.train.loop import train
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
 
 
-def test_a_locked_directory_is_not_trained_in(sources, tmp_path):
+def test_a_locked_directory_is_refused(sources, tmp_path):
     """Catches a run that moves away or writes into the directory of a run in progress."""
     out = tmp_path / "out"
     train(tiny(sources, out, steps=2))
@@ -25,8 +25,8 @@ def test_a_locked_directory_is_not_trained_in(sources, tmp_path):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_the_lock_is_held_while_a_run_goes_on(sources, tmp_path, resume):
-    """Catches a lock that is never taken, that stays behind, or that goes away with an earlier run of the same name."""
+def test_the_lock_is_held_during_a_run(sources, tmp_path, resume):
+    """Catches a lock that is never taken, never released, or moved away with an earlier run."""
     out, refused = tmp_path / "out", []
     train(tiny(sources, out, steps=2))
 
@@ -40,8 +40,8 @@ def test_the_lock_is_held_while_a_run_goes_on(sources, tmp_path, resume):
     assert not list(tmp_path.rglob(LOCK))
 
 
-def test_a_run_that_fails_gives_the_lock_back(sources, tmp_path):
-    """Catches a lock that only the end of the process drops, in a notebook say."""
+def test_a_failed_run_releases_the_lock(sources, tmp_path):
+    """Catches a lock that is kept until the process ends, for example in a notebook."""
 
     def die():
         raise RuntimeError("killed")

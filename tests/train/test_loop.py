@@ -1,4 +1,4 @@
-"""The training loop on a small tree of files: what it writes, that it learns, goes on, and stops where it must."""
+"""The training loop on a small tree of files: its outputs, learning, resuming, and failures."""
 
 import json
 import math
@@ -36,17 +36,17 @@ def stop(*_):
 
 @pytest.fixture(scope="module")
 def done(sources, tmp_path_factory):
-    """A run of 12 steps, what it said, and its score."""
+    """A finished run of 12 steps, with its report and score."""
     out = tmp_path_factory.mktemp("done") / "runs" / "tiny"
     report = Listening()
     return out, report, train(tiny(sources, out), report)
 
 
-def test_the_run_directory_holds_what_it_should(done):
-    """Catches a file that is missing, that nobody reads, or that a temporary has left behind."""
+def test_the_files_of_a_run_directory(done):
+    """Catches a missing file, one that nothing reads, and a temporary file left behind."""
     out, _, _ = done
     assert sorted(path.name for path in out.iterdir()) == sorted([*MODEL, "checkpoints", "metrics.jsonl", "run.toml"])
-    assert checkpoints(out) == ["step-10", "step-12"]  # of 5, 10 and 12 the last two are kept
+    assert checkpoints(out) == ["step-10", "step-12"]  # the last two of 5, 10 and 12
     files = sorted([*MODEL, layout.OPTIMIZER, layout.STATE, checksums.NAME])
     assert sorted(content(out / "checkpoints")) == [f"step-{step}/{name}" for step in (10, 12) for name in files]
     model, tokenizer = tinygpt.load(out)
@@ -54,7 +54,7 @@ def test_the_run_directory_holds_what_it_should(done):
 
 
 def test_metrics_have_a_line_per_step_and_evaluation(done):
-    """Catches a first step or an evaluation that is missing, and keys that a reader of the file would look for."""
+    """Catches a missing first step or evaluation, and missing keys."""
     out, report, _ = done
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -68,8 +68,8 @@ def test_metrics_have_a_line_per_step_and_evaluation(done):
     assert evaluations == [record for record, _ in report.evaluations]
 
 
-def test_figures_of_a_step_mean_what_they_say(done, sources):
-    """Catches a rate, an epoch or a learning rate in other units."""
+def test_figures_of_a_step_have_their_units(done, sources):
+    """Catches a rate, an epoch or a learning rate in the wrong unit."""
     out, _, _ = done
     run = prepare(tiny(sources, out), Report())
     lines = [line for line in read_metrics(out / "metrics.jsonl") if "loss" in line]
@@ -84,7 +84,7 @@ def test_figures_of_a_step_mean_what_they_say(done, sources):
 
 
 def test_the_score_is_that_of_the_best_model_on_the_whole_validation_split(done, sources):
-    """Catches a score of the last model, or of the subset that evaluations during the run take."""
+    """Catches a score of the last model, or of the subset used by evaluations during the run."""
     out, report, score = done
     corpus = prepare(tiny(sources, out), Report()).corpus
     assert score == evaluate(tinygpt.load(out)[0], corpus.validation, corpus.validation_bytes)
@@ -93,7 +93,7 @@ def test_the_score_is_that_of_the_best_model_on_the_whole_validation_split(done,
 
 
 def test_it_learns(sources, tmp_path):
-    """Catches a loop that does not train, and one that learns by heart the validation split."""
+    """Catches a loop that does not train, and one that memorises the validation split."""
     score = train(tiny(sources, tmp_path / "out", steps=150, lr=1e-2, warmup=10))
     tokenizer = tinygpt.load(tmp_path / "out")[1]
     guessing = math.log(tokenizer.vocab_size)
@@ -113,8 +113,8 @@ def test_it_learns(sources, tmp_path):
     ids=["plain", "dropout-accumulation", "sgd", "adam-llama"],
 )
 @pytest.mark.parametrize("cut", [1, 6])
-def test_a_run_that_goes_on_is_the_same_to_the_bit(sources, tmp_path, changes, cut):
-    """Catches anything of the state that a checkpoint forgets: moments, steps, data order, masks, the best loss."""
+def test_a_resumed_run_is_identical(sources, tmp_path, changes, cut):
+    """Catches state missing from a checkpoint: moments, steps, data order, dropout masks, the best loss."""
     whole = tiny(sources, tmp_path / "whole", **changes)
     score = train(whole)
     halves = tiny(sources, tmp_path / "halves", **changes)
@@ -137,7 +137,7 @@ def test_a_run_that_goes_on_is_the_same_to_the_bit(sources, tmp_path, changes, c
 
 
 def test_dropout_and_seed_change_the_run(sources, tmp_path):
-    """Catches a comparison of runs that would be equal whatever they did."""
+    """Catches settings without effect, with which the comparisons of runs here would prove nothing."""
     results = set()
     for i, changes in enumerate(({}, {"dropout": 0.2}, {"seed": 1}, {"grad_accum": 2}, {"clip": 0.1}, {"lr": 2e-3})):
         run = prepare(tiny(sources, tmp_path / str(i), **changes), Report())
@@ -148,10 +148,10 @@ def test_dropout_and_seed_change_the_run(sources, tmp_path):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_accumulated_gradients_are_those_of_one_large_batch(sources, tmp_path, dropout):
-    """Catches parts that are added instead of averaged, the same part twice, and masks that know the cut.
+    """Catches micro-batches added instead of averaged, repeated micro-batches, and wrong dropout masks.
 
-    Rounding differs: the gradient is summed in two parts. Adam divides by its length at first, so what is tiny may
-    change its sign there; SGD keeps the error in proportion. Without clipping, which would hide a factor.
+    The gradient is summed in two parts, so rounding differs. SGD keeps this error in proportion, whereas Adam's first
+    steps could change the sign of a tiny value. Clipping is off, because it would hide a constant factor.
     """
     settings = {"optimizer": "sgd", "lr": 0.1, "clip": 0.0, "dropout": dropout}
     one = prepare(tiny(sources, tmp_path / "one", batch=4, **settings), Report())
@@ -164,7 +164,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(sources, tmp_path, d
 
 
 def test_epochs_replace_steps(sources, tmp_path):
-    """Catches epochs that count batches, forget accumulation, or yield to the default of --steps."""
+    """Catches epochs counted in batches or without accumulation, and epochs overridden by the default --steps."""
     settings = tiny(sources, tmp_path / "out", epochs=0.5, batch=2, grad_accum=3, steps=1)
     run = prepare(settings, Report())
     assert run.total_steps == round(0.5 * run.windows.n_windows / 6) > 5
@@ -175,8 +175,8 @@ def test_epochs_replace_steps(sources, tmp_path):
     assert prepare(tiny(sources, tmp_path, epochs=1e-6), Report()).total_steps == 1
 
 
-def test_the_best_model_is_what_the_run_directory_holds(sources, tmp_path, monkeypatch):
-    """Catches the last model, or the first, in the place of the best."""
+def test_the_run_directory_has_the_best_model(sources, tmp_path, monkeypatch):
+    """Catches the last or the first model in place of the best."""
     losses = iter([3.0, 1.5, 2.0, 99.0])  # the fourth is the final evaluation
     scored = []
 
@@ -193,9 +193,9 @@ def test_the_best_model_is_what_the_run_directory_holds(sources, tmp_path, monke
     assert (scored[2] != scored[1]).any()
 
 
-def test_the_best_loss_goes_on_with_the_run(sources, tmp_path, monkeypatch):
-    """Catches a run that forgets what was best, and puts a worse model in its place."""
-    losses = iter([1.5, 2.0, 1.75, 99.0])  # of steps 4, 8 and 12, and the final one
+def test_the_best_loss_survives_a_resume(sources, tmp_path, monkeypatch):
+    """Catches a resumed run that forgets the best loss and saves a worse model."""
+    losses = iter([1.5, 2.0, 1.75, 99.0])  # after steps 4, 8 and 12, and the final evaluation
     monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: Score(next(losses), 10, 1.0))
     with pytest.raises(Interrupted):
         train(tiny(sources, tmp_path / "out"), Listening(step5=stop))
@@ -206,8 +206,8 @@ def test_the_best_loss_goes_on_with_the_run(sources, tmp_path, monkeypatch):
     assert state(tmp_path / "out") == best
 
 
-def test_steps_after_the_checkpoint_are_done_again(done, sources, tmp_path):
-    """Catches lines that stand in the metrics twice, or are lost, when a killed run goes on from before its end."""
+def test_steps_after_the_checkpoint_are_repeated(done, sources, tmp_path):
+    """Catches repeated or lost lines of metrics after a killed run is resumed."""
     out = shutil.copytree(done[0], tmp_path / "out")
     shutil.rmtree(out / "checkpoints" / "step-12")
     with (out / "metrics.jsonl").open("a") as file:
@@ -220,8 +220,8 @@ def test_steps_after_the_checkpoint_are_done_again(done, sources, tmp_path):
     assert state(out / "checkpoints" / "step-12") == state(done[0] / "checkpoints" / "step-12")
 
 
-def test_a_run_that_was_killed_at_once_goes_on(sources, tmp_path):
-    """Catches a run that can go on only after its first regular checkpoint."""
+def test_a_run_that_was_killed_at_once_is_resumed(sources, tmp_path):
+    """Catches a run that can be resumed only after its first regular checkpoint."""
     first, second = tiny(sources, tmp_path / "first"), tiny(sources, tmp_path / "second")
 
     def die():
@@ -235,8 +235,8 @@ def test_a_run_that_was_killed_at_once_goes_on(sources, tmp_path):
     assert state(tmp_path / "first") == state(tmp_path / "second")
 
 
-def test_after_a_stop_the_page_is_up_to_date_and_goes_on(sources, tmp_path, monkeypatch):
-    """Catches a page that lacks the last steps."""
+def test_after_a_stop_the_page_is_up_to_date(sources, tmp_path, monkeypatch):
+    """Catches a page without the last steps."""
     pages = []
     monkeypatch.setattr(outputs, "live_page", lambda path: lambda records, *rest: pages.append(list(records)))
     settings = tiny(sources, tmp_path / "out", metrics="my page.html")
@@ -245,8 +245,8 @@ def test_after_a_stop_the_page_is_up_to_date_and_goes_on(sources, tmp_path, monk
     assert [record["step"] for record in pages[-1] if "loss" in record] == list(range(6))
 
 
-def test_samples_are_those_of_the_seed(sources, tmp_path):
-    """Catches samples of no length, the same sample every time, and another one each run."""
+def test_samples_follow_from_the_seed(sources, tmp_path):
+    """Catches equal samples within a run, and different samples in equal runs."""
     texts = []
 
     class Reading(Report):
@@ -264,8 +264,8 @@ BLOW_UP = {"optimizer": "sgd", "lr": 1e30, "momentum": 0.0, "clip": 0.0, "warmup
 
 
 @pytest.mark.parametrize("changes", [{}, {"lr": 1e300}, {"kernels": "numpy"}], ids=["1e30", "1e300", "numpy"])
-def test_a_run_that_blows_up_stops_and_says_what_to_try(sources, tmp_path, changes):
-    """Catches NaN that is trained on, saved, or written where JSON has no word for it, and a message without help."""
+def test_a_diverged_run_stops_and_says_what_to_try(sources, tmp_path, changes):
+    """Catches NaN that is trained on, saved or written as JSON, and an error without advice."""
     out = tmp_path / "out"
     with pytest.raises(TrainingFailed) as error:
         train(tiny(sources, out, **BLOW_UP | changes))
@@ -282,8 +282,8 @@ def test_a_run_that_blows_up_stops_and_says_what_to_try(sources, tmp_path, chang
         json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
-def test_a_run_that_blows_up_leaves_the_last_good_state(sources, tmp_path):
-    """Catches a checkpoint or a model that the failure has overwritten."""
+def test_a_diverged_run_leaves_the_last_good_state(sources, tmp_path):
+    """Catches a checkpoint or model overwritten by the failure."""
     out, good = tmp_path / "out", {"optimizer": "sgd", "lr": 0.1}
     with pytest.raises(Interrupted):
         train(tiny(sources, out, **good), Listening(step4=stop))
@@ -293,15 +293,15 @@ def test_a_run_that_blows_up_leaves_the_last_good_state(sources, tmp_path):
         train(tiny(sources, out, resume=True, **good | BLOW_UP))
     after = content(out / "checkpoints") | {name: (out / name).read_bytes() for name in MODEL}
     assert before == after
-    # It can be taken up again, with a learning rate that works, and ends where it would have.
+    # Resumed with a learning rate that works, it ends with the same model as a run without the failure.
     train(tiny(sources, out, resume=True, **good))
     train(tiny(sources, tmp_path / "whole", **good))
     assert state(out) == state(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("pace", [{"eval_every": 100, "checkpoint_every": 3}, {"eval_every": 3}])
-def test_weights_that_blow_up_in_the_last_step_are_not_saved(sources, tmp_path, monkeypatch, pace):
-    """Catches an update after which nobody looks at the loss: the last one before an evaluation or a checkpoint."""
+def test_infinite_weights_are_not_saved(sources, tmp_path, monkeypatch, pace):
+    """Catches an update that breaks the weights just before an evaluation or a checkpoint."""
     settings = tiny(sources, tmp_path / "out", **pace)
 
     class Breaking(Report):
@@ -325,14 +325,14 @@ def _remember(begin, trainers):
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(sources, tmp_path, monkeypatch):
-    """Catches a run that ends without a model because no evaluation was ever better than the first NaN."""
+    """Catches a run without a model because no loss was better than a first NaN."""
     monkeypatch.setattr(loop, "evaluate", lambda *args, **kwargs: Score(math.nan, 10, 1.0))
     with pytest.raises(TrainingFailed, match="validation loss nan"):
         train(tiny(sources, tmp_path / "out"))
 
 
 def test_metrics_are_in_the_file_before_a_checkpoint_is(sources, tmp_path, monkeypatch):
-    """Catches lines that a kill right after a checkpoint would lose: a run that goes on does not write them again."""
+    """Catches lines lost by a kill right after a checkpoint, which a resumed run would not write again."""
     seen = []
     save = checkpoint.save_checkpoint
 
@@ -347,7 +347,7 @@ def test_metrics_are_in_the_file_before_a_checkpoint_is(sources, tmp_path, monke
 
 
 def test_an_earlier_run_is_moved_away(done, sources, tmp_path):
-    """Catches a model that is lost because somebody trained another one."""
+    """Catches a model lost because a second one was trained in its place."""
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
     before, report = content(out), Listening()
@@ -357,7 +357,7 @@ def test_an_earlier_run_is_moved_away(done, sources, tmp_path):
     assert (out / "model.safetensors").read_bytes() != before["model.safetensors"]
 
 
-def test_a_directory_of_something_else_is_left_alone(sources, tmp_path):
+def test_a_directory_with_other_files_is_left_alone(sources, tmp_path):
     """Catches a check that comes after the work, or after the first write."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
@@ -367,7 +367,7 @@ def test_a_directory_of_something_else_is_left_alone(sources, tmp_path):
 
 
 def test_changed_data_is_noted(tmp_path):
-    """Catches a run that goes on with other text as if nothing had happened, and a note where nothing has changed."""
+    """Catches a resumed run that ignores changed text, and a note when nothing has changed."""
     sources = write_sources(tmp_path / "sources")
     with pytest.raises(Interrupted):
         train(tiny(sources, tmp_path / "out"), Listening(step5=stop))
@@ -387,7 +387,7 @@ def test_changed_data_is_noted(tmp_path):
     [({"optimizer": "adam"}, "optimizer.safetensors"), ({"optimizer": "sgd"}, "optimizer.safetensors")],
 )
 def test_a_checkpoint_of_another_optimizer_is_refused(done, sources, tmp_path, changes, words):
-    """Catches moments of another kind that are read, and a run directory that is spoiled by the attempt."""
+    """Catches moments of another optimizer that are loaded, and a run damaged by the attempt."""
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
     before = content(out)
@@ -396,8 +396,8 @@ def test_a_checkpoint_of_another_optimizer_is_refused(done, sources, tmp_path, c
     assert content(out) == before
 
 
-def test_a_finished_run_has_nothing_left_to_do(done, sources, tmp_path):
-    """Catches a run that trains on past its end, and one that cannot be scored again."""
+def test_a_finished_run_is_scored_again(done, sources, tmp_path):
+    """Catches a finished run that trains on, and one that cannot be scored again."""
     out, _, score = done
     copy = shutil.copytree(out, tmp_path / "out")
     report = Listening()
@@ -406,8 +406,8 @@ def test_a_finished_run_has_nothing_left_to_do(done, sources, tmp_path):
     assert read_metrics(copy / "metrics.jsonl") == read_metrics(out / "metrics.jsonl")
 
 
-def test_a_finished_run_can_be_made_longer(done, sources, tmp_path):
-    """Catches a count of steps that only the first call sets."""
+def test_a_finished_run_can_be_extended(done, sources, tmp_path):
+    """Catches a number of steps fixed by the first call."""
     copy = shutil.copytree(done[0], tmp_path / "out")
     train(tiny(sources, copy, resume=True, steps=15))
     lines = [line["step"] for line in read_metrics(copy / "metrics.jsonl") if "loss" in line]
@@ -415,8 +415,8 @@ def test_a_finished_run_can_be_made_longer(done, sources, tmp_path):
     assert checkpoints(copy)[-1] == "step-15"
 
 
-def test_kernels_and_threads_are_as_before(sources, tmp_path):
-    """Catches a call that leaves its choice to everything that follows in the process."""
+def test_kernels_and_threads_are_restored(sources, tmp_path):
+    """Catches a run that leaves its kernels or threads to the rest of the process."""
     before, n = kernels.selection(), tinygpt.get_num_threads()
     seen = []
 
@@ -434,7 +434,7 @@ def test_kernels_and_threads_are_as_before(sources, tmp_path):
 
 @pytest.mark.parametrize("text", ["naive", "numpy", "blocked,softmax=naive,rope=numpy"])
 def test_the_machine_line_names_the_rungs(sources, tmp_path, text):
-    """Catches a line that tells the rung of one op for that of all."""
+    """Catches a line that reports the rung of one op as the rung of all."""
     report = Listening()
     train(tiny(sources, tmp_path / "out", steps=1, kernels=text), report)
     general, *others = text.split(",")
@@ -448,7 +448,7 @@ def test_the_machine_line_names_the_rungs(sources, tmp_path, text):
     assert general in said or text.startswith("blocked")
 
 
-def test_too_little_text_is_told_before_anything_is_written(tmp_path):
+def test_too_little_text_is_refused_before_anything_is_written(tmp_path):
     """Catches a run directory of a run that could not begin."""
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "a.py").write_text("x = 1\n")

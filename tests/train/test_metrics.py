@@ -1,4 +1,4 @@
-"""The page and TensorBoard, which hear of every step beside metrics.jsonl."""
+"""The metrics page and TensorBoard, which receive every record besides metrics.jsonl."""
 
 import json
 import re
@@ -16,9 +16,10 @@ from tinygpt.train.sinks import SCALARS, TensorBoard
 
 
 def events(folder):
-    """(tag, step) -> value of all event files, by the format itself: length, its checksum, a message, its checksum.
+    """Read event files: (tag, step) -> value.
 
-    tensorboardX has the messages; a later file with a session log of START takes back the steps from its own on.
+    Each record is a length, its checksum, a message and its checksum; tensorboardX defines the messages. A later file
+    that starts with a session log replaces the steps from its own step on.
     """
     proto = pytest.importorskip("tensorboardX.proto.event_pb2")
     found = {}
@@ -36,7 +37,7 @@ def events(folder):
 
 
 def test_tensorboard_has_the_records(sources, tmp_path):
-    """Catches a figure that is missing, under another name, at another step, or of another value."""
+    """Catches a missing figure, and one with the wrong name, step or value."""
     pytest.importorskip("tensorboardX")
     train(tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board")))
     records = read_metrics(tmp_path / "out" / "metrics.jsonl")
@@ -47,8 +48,8 @@ def test_tensorboard_has_the_records(sources, tmp_path):
         assert found[key] == pytest.approx(value, rel=1e-6), key
 
 
-def test_tensorboard_goes_on(sources, tmp_path):
-    """Catches steps that stand there twice after a run went on from an earlier checkpoint."""
+def test_tensorboard_of_a_resumed_run(sources, tmp_path):
+    """Catches steps shown twice after a run was resumed from an earlier checkpoint."""
     pytest.importorskip("tensorboardX")
     settings = tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board"))
 
@@ -63,16 +64,16 @@ def test_tensorboard_goes_on(sources, tmp_path):
     assert steps == list(range(12))
 
 
-def test_a_missing_tensorboard_is_told_before_anything_is_done(sources, tmp_path, monkeypatch):
-    """Catches an hour of training before the error, and a name that pip does not know."""
+def test_a_missing_tensorboard_is_reported_at_once(sources, tmp_path, monkeypatch):
+    """Catches an hour of training before the error, and an extra that pip does not know."""
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"'tensorboard' needs tensorboardX: pip install 'tinygpt\[tensorboard\]'"):
         train(tiny(sources, tmp_path / "out", tensorboard=str(tmp_path / "board")))
     assert content(tmp_path) == {}
 
 
-def test_a_place_for_no_events_is_refused(tmp_path):
-    """Catches an error that comes with the first step."""
+def test_a_file_in_place_of_the_event_directory_is_refused(tmp_path):
+    """Catches an error that comes only with the first step."""
     pytest.importorskip("tensorboardX")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"^\[train\] 'tensorboard' .*file: is a file, name a directory$"):
@@ -82,7 +83,7 @@ def test_a_place_for_no_events_is_refused(tmp_path):
 
 
 def page_of(path):
-    """State, steps and score of a page."""
+    """State, steps, score and live settings of a page."""
     text = path.read_text(encoding="utf-8")
     (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     data = json.loads(block)
@@ -91,7 +92,7 @@ def page_of(path):
 
 
 def test_the_page_is_complete_at_the_end(sources, tmp_path):
-    """Catches a page that still waits for steps, one without the last of them, and one that is missing at first."""
+    """Catches a finished page that still reloads or lacks the last steps, and no page at the start."""
     pytest.importorskip("plotly")
     page, seen = tmp_path / "page.html", []
     score = train(
@@ -103,8 +104,8 @@ def test_the_page_is_complete_at_the_end(sources, tmp_path):
     assert page_of(page) == ("complete", 12, score.loss, None)
 
 
-def test_a_stopped_run_says_so_in_its_page(sources, tmp_path, monkeypatch):
-    """Catches a page that waits for ever after Ctrl-C, and a run that forgets on resuming what else was asked for."""
+def test_the_page_of_a_stopped_run(sources, tmp_path, monkeypatch):
+    """Catches a page that reloads for ever after Ctrl-C, and a resumed run that loses its outputs."""
     pytest.importorskip("plotly")
     page, board = tmp_path / "page.html", tmp_path / "board"
     wanted = []
@@ -126,8 +127,8 @@ def test_a_stopped_run_says_so_in_its_page(sources, tmp_path, monkeypatch):
     assert watched == [0, 3, 6, 9, 11]
 
 
-def test_the_settings_of_a_run_do_not_lead_another_one_to_its_page(sources, tmp_path):
-    """Catches a run made again from run.toml that replaces the page of the first."""
+def test_a_repeated_run_does_not_replace_the_page(sources, tmp_path):
+    """Catches a run repeated from run.toml that overwrites the page of the first run."""
     pytest.importorskip("plotly")
     page = tmp_path / "page.html"
     train(tiny(sources, tmp_path / "out", metrics=str(page)))

@@ -1,4 +1,4 @@
-"""Runs that are measured, and runs whose blocks are computed again: what a run does must not depend on either."""
+"""Profiled runs and runs with recomputed blocks: neither may change the results."""
 
 import signal
 import tomllib
@@ -17,7 +17,7 @@ from tinygpt.train.setup import prepare
 
 
 class Measuring(Listening):
-    """Keeps what was measured."""
+    """A report that keeps the profiles."""
 
     def __init__(self, **at):
         super().__init__(**at)
@@ -32,15 +32,15 @@ def ctrl_c():
 
 
 def measured(settings, report=None):
-    """Steps that were measured, and op to line."""
+    """Train with a profile; return the number of measured steps and a line for each op."""
     report = report or Measuring()
     train(settings, report)
     (profile,) = report.profiles
     return profile
 
 
-def test_all_steps_but_the_first(sources, tmp_path):
-    """Catches the first step, evaluations and samples that are measured too, and a part of a step that is not."""
+def test_all_steps_but_the_first_are_measured(sources, tmp_path):
+    """Catches measurement of the first step, evaluations or samples, and an unmeasured part of a step."""
     steps, lines = measured(tiny(sources, tmp_path / "out", profile=True, grad_accum=3, samples=1))
     assert steps == 11
     assert (lines["cross_entropy"].calls, lines["attention_backward"].calls, lines["squared_norm"].calls) == (
@@ -48,7 +48,7 @@ def test_all_steps_but_the_first(sources, tmp_path):
         33,
         11,
     )
-    assert lines["attention"].calls == 33  # an evaluation would have added to it
+    assert lines["attention"].calls == 33  # an evaluation would add calls
     assert list(lines)[-1] == REST
     seconds = [line["seconds"] for line in read_metrics(tmp_path / "out" / "metrics.jsonl") if "loss" in line]
     total = sum(line.ms for line in lines.values())
@@ -58,7 +58,7 @@ def test_all_steps_but_the_first(sources, tmp_path):
 
 @pytest.mark.parametrize("text", ["naive", "numpy", "blocked,softmax=naive,rope=numpy"])
 def test_every_rung_is_named(sources, tmp_path, text):
-    """Catches the default rung told for the one that served."""
+    """Catches the default rung reported instead of the selected one."""
     settings = tiny(sources, tmp_path / "out", steps=2, profile=True, kernels=text, rope=True)
     _, lines = measured(settings)
     with kernels.use_text(text):
@@ -67,8 +67,8 @@ def test_every_rung_is_named(sources, tmp_path, text):
     assert lines["rope"].calls == 2
 
 
-def test_measuring_changes_nothing(sources, tmp_path):
-    """Catches files that depend on it, wrappers that stay."""
+def test_a_profile_changes_nothing(sources, tmp_path):
+    """Catches files that depend on the profile, and wrappers left on the kernels."""
     before = {op: getattr(registry.active, op) for op in kernels.available()}
     train(tiny(sources, tmp_path / "plain"))
     report = Measuring()
@@ -82,8 +82,8 @@ def test_measuring_changes_nothing(sources, tmp_path):
     assert records[0] == records[1]
 
 
-def test_a_run_that_is_stopped_tells_what_it_has(sources, tmp_path):
-    """Catches figures that are lost with Ctrl-C, and a resumed run without figures."""
+def test_a_stopped_run_has_a_profile(sources, tmp_path):
+    """Catches a profile lost by Ctrl-C, and a resumed run without one."""
     settings = tiny(sources, tmp_path / "out", profile=True)
     report = Measuring(step5=ctrl_c)
     with pytest.raises(Interrupted, match="stopped after step 6"):
@@ -91,12 +91,12 @@ def test_a_run_that_is_stopped_tells_what_it_has(sources, tmp_path):
     assert [steps for steps, _ in report.profiles] == [5]
     settings.output.resume = True
     steps, lines = measured(settings)
-    assert (steps, lines["attention"].calls) == (5, 5)  # 6 are left, and the first of a process is not measured
+    assert (steps, lines["attention"].calls) == (5, 5)  # 6 steps are left, and a process does not measure its first
 
 
 @pytest.mark.parametrize(("error", "step"), [(KeyboardInterrupt, 3), (MemoryError, 0)])
-def test_other_ends_tell_what_they_have(sources, tmp_path, error, step):
-    """Catches a second Ctrl-C, or a lack of memory, that hides behind an error of the measurement."""
+def test_an_aborted_run_has_a_profile(sources, tmp_path, error, step):
+    """Catches a second Ctrl-C or a MemoryError replaced by an error of the profile."""
     report = Measuring(**{f"step{step}": lambda: (_ for _ in ()).throw(error)})
     with pytest.raises(error):
         train(tiny(sources, tmp_path / "out", profile=True), report)
@@ -105,8 +105,8 @@ def test_other_ends_tell_what_they_have(sources, tmp_path, error, step):
     assert bool(lines) == (step > 0)
 
 
-def test_a_run_that_blows_up_tells_what_it_has(sources, tmp_path):
-    """Catches a failure whose message is replaced by one of the measurement."""
+def test_a_diverged_run_has_a_profile(sources, tmp_path):
+    """Catches a training failure replaced by an error of the profile."""
     blow_up = {"optimizer": "sgd", "lr": 1e30, "clip": 0.0, "momentum": 0.0, "warmup": 0}
     report = Measuring()
     with pytest.raises(TrainingFailed):
@@ -114,14 +114,14 @@ def test_a_run_that_blows_up_tells_what_it_has(sources, tmp_path):
     assert len(report.profiles) == 1
 
 
-def test_a_report_need_not_know(sources, tmp_path):
-    """Catches a flag that a report of one's own, which overrides single methods, cannot take."""
+def test_a_report_without_profile(sources, tmp_path):
+    """Catches a failure of --profile with a report that does not override `profile`."""
     train(tiny(sources, tmp_path / "out", steps=2, profile=True), Report())
 
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.2, "grad_accum": 2, "rope": True, "swiglu": True}], ids=str)
 def test_recomputing_changes_nothing_but_run_toml(sources, tmp_path, changes):
-    """Catches a model, a loss or a state that is another one, and a setting that does not reach the run's file."""
+    """Catches a different model, loss or state, and a setting missing from run.toml."""
     settings = {"layers": 2, **changes}
     train(tiny(sources, tmp_path / "kept", **settings))
     train(tiny(sources, tmp_path / "again", recompute=True, **settings))
@@ -133,8 +133,8 @@ def test_recomputing_changes_nothing_but_run_toml(sources, tmp_path, changes):
     assert [table["recompute"] for table in tables] == [False, True]
 
 
-def test_blocks_are_computed_again(sources, tmp_path):
-    """Catches a flag without effect: the figures of the kernels show the second pass, without its head."""
+def test_recomputed_blocks_run_twice(sources, tmp_path):
+    """Catches a flag without effect: the profile must show a second forward pass without the head."""
     counts = []
     for recompute in (False, True):
         settings = tiny(sources, tmp_path / str(recompute), layers=2, steps=3, profile=True, recompute=recompute)
@@ -147,8 +147,8 @@ def test_blocks_are_computed_again(sources, tmp_path):
     assert {op: again[op] for op in same} == {op: kept[op] for op in same}
 
 
-def test_a_run_may_go_on_the_other_way(sources, tmp_path):
-    """Catches a state that knows how its gradients were computed, and a setting that --resume does not take over."""
+def test_a_run_may_be_resumed_without_recomputing(sources, tmp_path):
+    """Catches a state that depends on recomputing, and a setting that --resume does not change."""
     train(tiny(sources, tmp_path / "whole", layers=2, dropout=0.2))
     settings = tiny(sources, tmp_path / "out", layers=2, dropout=0.2, recompute=True)
     with pytest.raises(Interrupted):
@@ -158,8 +158,8 @@ def test_a_run_may_go_on_the_other_way(sources, tmp_path):
     assert state(tmp_path / "out" / "checkpoints" / "step-12") == state(tmp_path / "whole" / "checkpoints" / "step-12")
 
 
-def test_the_setting_reaches_the_model_alone(sources, tmp_path):
-    """Catches a model on disk that is loaded with the setting of its training."""
+def test_the_setting_is_not_saved_with_the_model(sources, tmp_path):
+    """Catches a saved model that keeps the recompute setting of its training."""
     run = prepare(tiny(sources, tmp_path / "out", recompute=True), Report())
     assert run.model.recompute is True
     train(tiny(sources, tmp_path / "out", recompute=True, steps=2))

@@ -1,4 +1,4 @@
-"""Facts and notes of a run: splits, clipping, threads."""
+"""Facts and notes of a run: splits, vocabulary, clipping, threads."""
 
 import math
 
@@ -13,7 +13,7 @@ from tinygpt.train.setup import prepare
 
 
 def test_the_files_of_the_validation_split_are_named(sources, tmp_path):
-    """Catches a split that nobody can look at, and a long list of files."""
+    """Catches a split without file names, and a long list of them."""
     report = Listening()
     run = prepare(tiny(sources, tmp_path / "out", val_fraction=0.7), report)
     assert run.corpus.validation_files == 5
@@ -22,8 +22,8 @@ def test_the_files_of_the_validation_split_are_named(sources, tmp_path):
     assert all((sources / name).is_file() for name in told.removesuffix(" and 2 more").split(", "))
 
 
-def test_few_validation_tokens_are_told(sources, tmp_path):
-    """Catches a validation loss that decides between runs although chance alone moves it that much."""
+def test_few_validation_tokens_are_reported(sources, tmp_path):
+    """Catches a validation loss compared between runs although its uncertainty is larger than the difference."""
     report = Listening()
     run = prepare(tiny(sources, tmp_path / "out"), report)
     n = len(run.corpus.validation)
@@ -34,8 +34,8 @@ def test_few_validation_tokens_are_told(sources, tmp_path):
     assert "uncertain" not in report.facts["tokens"]
 
 
-def test_a_vocabulary_that_stays_small_is_told(sources, tmp_path):
-    """Catches --vocab-size 1000000 that gives far less without a word."""
+def test_a_smaller_vocabulary_is_reported(sources, tmp_path):
+    """Catches a vocabulary far smaller than --vocab-size without a note."""
     report = Listening()
     run = prepare(tiny(sources, tmp_path, tokenizer_type="bpe", vocab_size=100_000, seq=8), report)
     small = f"vocabulary {run.tokenizer.vocab_size} (not 100,000: the text has no more pairs to merge)"
@@ -46,8 +46,8 @@ def test_a_vocabulary_that_stays_small_is_told(sources, tmp_path):
 
 
 @pytest.mark.parametrize(("clip", "told"), [(1e-3, True), (1e3, False), (0.0, False)])
-def test_clipping_of_most_steps_is_told(sources, tmp_path, clip, told, monkeypatch):
-    """Catches a run whose steps are all as large as the clipping allows, without a word about it."""
+def test_clipping_of_most_steps_is_reported(sources, tmp_path, clip, told, monkeypatch):
+    """Catches a run in which nearly every step is clipped, without a note."""
     monkeypatch.setattr(outputs, "FEWEST_STEPS", 50)
     report = Listening()
     train(tiny(sources, tmp_path / "out", steps=60, eval_every=60, clip=clip), report)
@@ -55,8 +55,8 @@ def test_clipping_of_most_steps_is_told(sources, tmp_path, clip, told, monkeypat
     assert len(notes) == told
 
 
-def test_more_threads_than_cores_are_told(sources, tmp_path):
-    """Catches --threads 999 that is accepted as if it made the run faster."""
+def test_more_threads_than_cores_are_reported(sources, tmp_path):
+    """Catches --threads 999 accepted without a note."""
     cores = min(threads.limits().values())
     report = Listening()
     train(tiny(sources, tmp_path / "out", steps=1, threads=cores + 1), report)

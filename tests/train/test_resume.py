@@ -1,4 +1,4 @@
-"""Runs that are resumed: what their files and lines say, and what is refused."""
+"""Resumed runs: their files and messages, and what is refused."""
 
 import re
 import shutil
@@ -30,16 +30,16 @@ def done(sources, tmp_path_factory):
     return out
 
 
-def test_there_must_be_a_run(sources, tmp_path):
-    """Catches a run that begins anew where it was told to go on."""
+def test_resume_needs_a_run(sources, tmp_path):
+    """Catches a new run that begins although --resume was given."""
     (tmp_path / "out").mkdir()
     with pytest.raises(FileNotFoundError, match=r"'resume': there is no run in .*out"):
         train(tiny(sources, tmp_path / "out", resume=True))
     assert content(tmp_path) == {}
 
 
-def test_a_run_without_a_checkpoint_is_started_over(done, sources, tmp_path):
-    """Catches a directory that a kill has made a dead end: neither resumed nor trained in again."""
+def test_a_run_without_a_checkpoint_starts_over(done, sources, tmp_path):
+    """Catches a killed run whose directory can neither be resumed nor used again."""
     out = tmp_path / "out"
     loop.directory.begin(out, tiny(sources, out).table())
     (out / "metrics.jsonl").write_text('{"step": 0, "loss": 5.0}\n')
@@ -52,7 +52,7 @@ def test_a_run_without_a_checkpoint_is_started_over(done, sources, tmp_path):
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(done, sources, tmp_path, damage):
-    """Catches a run that cannot be resumed although a whole checkpoint is there, and one that is silent about it."""
+    """Catches a run that cannot be resumed although an intact checkpoint exists, and no message about it."""
     out = shutil.copytree(done, tmp_path / "out")
     file = out / "checkpoints" / "step-12" / "optimizer.safetensors"
     if damage == "missing":
@@ -69,8 +69,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(done, sources,
     assert state(out / "checkpoints" / "step-12") == state(done / "checkpoints" / "step-12")
 
 
-def test_without_a_whole_checkpoint_the_fault_is_named(done, sources, tmp_path):
-    """Catches a run that starts over, and loses what there is, because all checkpoints are damaged."""
+def test_without_an_intact_checkpoint_the_damage_is_named(done, sources, tmp_path):
+    """Catches a run that starts over and loses its files because all checkpoints are damaged."""
     out = shutil.copytree(done, tmp_path / "out")
     for path in layout.checkpoints(out):
         (path / layout.STATE).write_text('{"step": 3, "seconds": 1e999}')
@@ -81,8 +81,8 @@ def test_without_a_whole_checkpoint_the_fault_is_named(done, sources, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing"])
-def test_a_run_whose_best_model_is_lost_is_resumed(done, sources, tmp_path, damage):
-    """Catches a run that is refused, or that ends without a model, although its checkpoints are whole."""
+def test_a_run_without_its_best_model_is_resumed(done, sources, tmp_path, damage):
+    """Catches a run that is refused, or ends without a model, although its checkpoints are intact."""
     out = shutil.copytree(done, tmp_path / "out")
     if damage == "missing":
         for name in MODEL:
@@ -99,7 +99,7 @@ def test_a_run_whose_best_model_is_lost_is_resumed(done, sources, tmp_path, dama
     tinygpt.load(out)
 
 
-# Killed at the n-th of these calls, without the clean-up of an exception.
+# A program that is killed at its n-th file system call, without the clean-up of an exception.
 KILLED = """
 import os, sys
 from tinygpt import cli
@@ -121,8 +121,8 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-def test_no_kill_leaves_a_dead_end(sources, tmp_path):
-    """Catches a moment at which a kill leaves a directory that can neither be resumed nor trained in again."""
+def test_a_kill_at_any_call_can_be_resumed(sources, tmp_path):
+    """Catches a kill that leaves a directory which can neither be resumed nor used again."""
     out, calls = tmp_path / "out", 0
     words = [*flags(tiny(sources, out, steps=2, eval_every=1, checkpoint_every=1)), "--quiet"]
     while True:
@@ -141,16 +141,16 @@ def test_no_kill_leaves_a_dead_end(sources, tmp_path):
     assert calls > 20
 
 
-def test_records_are_as_many_as_asked_for(sources, tmp_path):
-    """Catches a file of every step, a last step that is missing, and evaluations that go with the steps left out."""
+def test_log_every(sources, tmp_path):
+    """Catches a record of every step, a missing last step, and evaluations dropped with the steps."""
     train(tiny(sources, tmp_path / "out", log_every=5))
     lines = read_metrics(tmp_path / "out" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [0, 5, 10, 11]
     assert [line["step"] for line in lines if "val_loss" in line] == [3, 7, 11]
 
 
-def test_a_resumption_is_marked(sources, tmp_path):
-    """Catches a run from whose files nobody can tell where it was stopped, and a mark on a run that never was."""
+def test_a_resume_is_marked(sources, tmp_path):
+    """Catches files that do not show where a run was resumed, and a mark on an uninterrupted run."""
     settings = tiny(sources, tmp_path / "out", log_every=3)
     with pytest.raises(Interrupted):
         train(settings, Listening(step4=stop))
@@ -165,8 +165,8 @@ def test_a_resumption_is_marked(sources, tmp_path):
     [({"embed": 32}, "embed"), ({"layers": 2}, "layers"), ({"rope": True}, "rope"), ({"seq": 8}, "seq"),
      ({"bias": False}, "bias")],
 )  # fmt: skip
-def test_another_shape_is_refused_by_its_name(done, sources, tmp_path, changes, name):
-    """Catches an error that blames config.json for what the user asked for, and a run spoiled by the attempt."""
+def test_another_shape_is_refused_by_name(done, sources, tmp_path, changes, name):
+    """Catches an error that blames config.json instead of the flag, and a run damaged by the attempt."""
     out = shutil.copytree(done, tmp_path / "out")
     before = content(out)
     with pytest.raises(
@@ -180,8 +180,8 @@ def test_another_shape_is_refused_by_its_name(done, sources, tmp_path, changes, 
     ("changes", "told"),
     [({"steps": 40}, True), ({"steps": 40, "schedule": "constant"}, False), ({}, False)],
 )
-def test_a_jump_of_the_learning_rate_is_told(sources, tmp_path, changes, told):
-    """Catches a run made longer whose learning rate rises without a word, and a note where nothing jumps."""
+def test_a_jump_of_the_learning_rate_is_reported(sources, tmp_path, changes, told):
+    """Catches an extended run whose learning rate rises without a note, and a note without a jump."""
     kept = {name: value for name, value in changes.items() if name == "schedule"}
     with pytest.raises(Interrupted):
         train(tiny(sources, tmp_path / "out", **kept), Listening(step9=stop))

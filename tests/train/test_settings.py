@@ -1,4 +1,4 @@
-"""Settings of a run: what is refused, and that a file of them means the same as flags."""
+"""Settings of a run: invalid values, and tables that read back as the same settings."""
 
 import math
 
@@ -35,9 +35,9 @@ WRONG = [
     ("ext", "a/b"),
     ("ext", ","),
 ]
-# Settings of one call, not of the run.
+# Settings that belong to one call and are not saved with the run.
 OF_A_CALL = {"resume", "config", "quiet"}
-# A value for every other setting that is not its default.
+# For every other setting, a value that is not the default.
 OTHERS = {
     "data": ["one", "tw o/*.py"],
     "out": "elsewhere",
@@ -90,23 +90,23 @@ OTHERS = {
     "watch_every": 5,
     "profile": True,
 }
-# Settings that only a run from an existing model has; it has no flags of the shape.
+# Settings of a run from an existing model. Such a run cannot have the settings in SHAPE.
 FURTHER = {"from_": "a model", "lora_rank": 3, "lora_alpha": 1 / 3, "lora_targets": ["out", "down"]}
 SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
          "max_chars", "vocab_size", "pattern")  # fmt: skip
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """The settings that `tinygpt train` hands to the loop, which does not run."""
+def received(monkeypatch):
+    """The settings that `tinygpt train` passes to the training loop, which is replaced and does not run."""
     calls = []
     monkeypatch.setattr(loop, "train", lambda settings, report: calls.append(settings))
     return calls
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
-def test_a_wrong_value_is_named(name, value):
-    """Catches a bound that is not checked, or checked for another setting, and a message that hides which one."""
+def test_an_invalid_value_is_named(name, value):
+    """Catches a bound that is missing or belongs to another setting, and an error that does not name the setting."""
     with pytest.raises(ValueError, match=rf"^\[train\] '{name}'[ :]") as error:
         TrainSettings(**{name: value}).validate()
     assert "\n" not in str(error.value)
@@ -120,8 +120,8 @@ def test_a_wrong_value_is_named(name, value):
         ({"embed": 6, "rope": True}, ("'embed'", "'heads'", "'rope'")),
     ],
 )
-def test_values_that_do_not_fit_together_are_named(settings, named):
-    """Catches a shape that the model would refuse in words the command line does not know."""
+def test_inconsistent_values_are_named(settings, named):
+    """Catches a shape that only the model refuses, with names that are not flags."""
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are checked below
         TrainSettings(**settings).validate()
     assert all(name in str(error.value) for name in named)
@@ -129,7 +129,7 @@ def test_values_that_do_not_fit_together_are_named(settings, named):
 
 
 def test_the_smallest_and_largest_values_pass():
-    """Catches a bound that is one off."""
+    """Catches a bound that is off by one."""
     TrainSettings().validate()
     TrainSettings(**dict.fromkeys(COUNTS, 1) | {"vocab_size": 257}).validate()
     TrainSettings(**dict.fromkeys(FROM_ZERO, 0), dropout=0.0, momentum=0.0, betas=(0.0, 0.0)).validate()
@@ -142,7 +142,7 @@ def test_the_smallest_and_largest_values_pass():
      {"vocab_size": 10**10, "tokenizer_type": "bpe"}],
     ids=str,
 )  # fmt: skip
-def test_what_cannot_fit_is_refused_by_name_before_anything_is_read(tmp_path, changes):
+def test_a_model_too_large_for_memory_is_refused_at_once(tmp_path, changes):
     """Catches minutes of work before an error that does not say which setting is too large."""
     name = next(iter(changes))
     settings = TrainSettings(data=[str(tmp_path / "nowhere")], out=str(tmp_path / "out"), **changes)
@@ -152,7 +152,7 @@ def test_what_cannot_fit_is_refused_by_name_before_anything_is_read(tmp_path, ch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_estimate_of_memory_is_not_above_the_truth():
+def test_the_memory_estimate_is_not_too_high():
     """Catches a run that is refused although it would fit."""
     for changes in ({}, {"swiglu": True, "rope": True, "tie": False}, {"optimizer": "sgd"}):
         settings = TrainSettings(embed=128, layers=4, batch=8, **changes)
@@ -165,7 +165,7 @@ def test_the_estimate_of_memory_is_not_above_the_truth():
 
 
 def test_every_setting_reaches_the_model():
-    """Catches a flag of the shape that is read and then forgotten."""
+    """Catches a setting of the shape that is ignored."""
     config = TrainSettings(**OTHERS).model.config(99)
     assert (config.vocab_size, config.block_size, config.n_layer, config.n_embd) == (99, 17, 3, 48)
     assert (config.n_head, config.n_kv_head, config.ffn_dim, config.dropout) == (4, 2, 100, 0.1)
@@ -174,8 +174,8 @@ def test_every_setting_reaches_the_model():
 
 
 @pytest.mark.parametrize("left_out", ["epochs", "steps"])
-def test_a_table_read_back_is_the_same(tmp_path, monkeypatch, told, left_out):
-    """Catches a setting that the table lacks, rounds, or writes under a name or in a form that is not read."""
+def test_a_table_read_back_is_the_same(tmp_path, monkeypatch, received, left_out):
+    """Catches a setting that the table lacks, rounds, or writes in a form that cannot be read."""
     assert OTHERS.keys() | FURTHER.keys() | OF_A_CALL == DEFAULTS.keys()
     settings = TrainSettings(**{name: value for name, value in OTHERS.items() if name != left_out})
     monkeypatch.chdir(tmp_path)
@@ -184,11 +184,11 @@ def test_a_table_read_back_is_the_same(tmp_path, monkeypatch, told, left_out):
     data = [str(tmp_path / name) for name in settings.corpus.data]
     if left_out == "steps":
         assert "steps" not in settings.table()
-    assert told == [settings.replace(data=data, config="again.toml")]
+    assert received == [settings.replace(data=data, config="again.toml")]
 
 
-def test_a_table_of_a_run_from_a_model_read_back_is_the_same(tmp_path, monkeypatch, told):
-    """Catches a run that goes on without its adapters, and a table that gives the model a shape."""
+def test_a_table_of_a_run_from_a_model_read_back_is_the_same(tmp_path, monkeypatch, received):
+    """Catches a resumed run without its adapters, and a table that contains a shape."""
     rest = {name: value for name, value in OTHERS.items() if name not in (*SHAPE, "epochs")}
     settings = TrainSettings(**rest, **FURTHER)
     settings.validate()
@@ -198,12 +198,12 @@ def test_a_table_of_a_run_from_a_model_read_back_is_the_same(tmp_path, monkeypat
     assert cli.main(["train", "--config", "again.toml"]) == 0
     data = [str(tmp_path / name) for name in settings.corpus.data]
     from_ = str(tmp_path / "a model")
-    assert told == [settings.replace(data=data, from_=from_, config="again.toml")]
+    assert received == [settings.replace(data=data, from_=from_, config="again.toml")]
 
 
 @pytest.mark.parametrize("name", SHAPE)
-def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, capsys):
-    """Catches a flag of the shape that is passed over: given as a value, as a default, in a file, to a run again."""
+def test_a_shape_with_from_is_refused(name, tmp_path, monkeypatch, received, capsys):
+    """Catches a shape flag that is ignored: given as a value, as its default, in a file, or when resuming."""
     default = DEFAULTS[name]
     words = f"--{key(name)} cannot be given with --from"
     with pytest.raises(ValueError, match=f"'{name}' cannot be given with 'from'"):
@@ -222,7 +222,7 @@ def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, ca
     for call in calls:
         assert cli.main(["train", *call]) == 2, call
         assert words in capsys.readouterr().err
-    assert told == []
+    assert received == []
     kind = ["--tokenizer-type", "bpe"] if name in ("vocab_size", "pattern") else []
     assert cli.main(["train", *typed, *kind]) == 0
     assert cli.main(["train", "--from", "model"]) == 0
@@ -240,26 +240,26 @@ def test_a_shape_beside_a_model_is_refused(name, tmp_path, monkeypatch, told, ca
         ({"from_": "m", "lora_rank": 1, "lora_targets": []}, "'lora_targets' must"),
     ],
 )
-def test_adapters_that_cannot_be_are_named(settings, words):
+def test_invalid_adapter_settings_are_named(settings, words):
     """Catches adapters on a model from scratch, which would train noise, and a flag without effect."""
     with pytest.raises(ValueError, match=words) as error:
         TrainSettings(**settings).validate()
     assert "\n" not in str(error.value)
 
 
-def test_a_table_leaves_out_what_belongs_to_a_call():
-    """Catches a run.toml that would resume, or be silent, each time it is given as --config."""
+def test_a_table_leaves_out_settings_of_the_call():
+    """Catches a run.toml that would resume, or be quiet, whenever it is given as --config."""
     assert not TrainSettings(resume=True, config="x", quiet=True).table().keys() & OF_A_CALL
 
 
-def test_the_only_kinds_so_far_are_in_the_table():
-    """Catches a run.toml from which a later version could not tell what the run was."""
+def test_defaults_are_in_the_table():
+    """Catches a run.toml whose meaning would change with the defaults of a later version."""
     table = TrainSettings().table()
     assert (table["tokenizer-type"], table["precision"]) == ("char", "float32")
 
 
 def test_data_is_found_from_another_folder(tmp_path, monkeypatch):
-    """Catches relative paths in run.toml, which mean other files when the run goes on from elsewhere."""
+    """Catches relative paths in run.toml, which mean other files when a run is resumed from another folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     table = TrainSettings(data=["code", "code/*.py", "~/code", "/code"]).table()
@@ -268,7 +268,7 @@ def test_data_is_found_from_another_folder(tmp_path, monkeypatch):
 
 
 class Notes(Report):
-    """Keeps the notes of a run."""
+    """A report that keeps the notes of a run."""
 
     def __init__(self):
         self.notes = []
@@ -278,7 +278,7 @@ class Notes(Report):
 
 
 def test_a_default_bpe_model_can_be_exported(tmp_path):
-    """Catches a default pattern that GGUF has no name for, and another one of which training does not say so first."""
+    """Catches a default pattern that GGUF cannot name, and no note about such a pattern."""
     assert TrainSettings().corpus.pattern in PATTERN_OF.values()
     (tmp_path / "a.py").write_text("def add(a, b):\n    return a + b\n" * 40)
     for changes, expected in (({}, 0), ({"pattern": "gpt4"}, 0), ({"pattern": "code"}, 1)):

@@ -1,4 +1,4 @@
-"""--watch: the figures are those of the model, warnings come once, and nothing about the run changes."""
+"""--watch: its statistics are right, warnings come once, and the run itself does not change."""
 
 import math
 import re
@@ -34,7 +34,7 @@ def watched(out):
     "changes", [{"dropout": 0.2, "grad_accum": 2}, {"recompute": True, "swiglu": True, "rope": True}]
 )
 def test_a_watched_run_learns_the_same(sources, tmp_path, changes):
-    """Catches a look that draws, writes or rounds anything: weights, moments and losses must be the same bits."""
+    """Catches a watch that draws random numbers or changes weights, moments or losses by a single bit."""
     train(tiny(sources, tmp_path / "plain", **changes))
     train(tiny(sources, tmp_path / "watched", watch=ALL, watch_every=1, **changes))
     plain, seen = (without_clock(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("plain", "watched"))
@@ -45,8 +45,8 @@ def test_a_watched_run_learns_the_same(sources, tmp_path, changes):
     assert extra == {"watch.jsonl"}
 
 
-def test_a_resumed_run_sees_the_same(sources, tmp_path):
-    """Catches a look that depends on the process, lines that stand twice, and a resume that watching disturbs."""
+def test_a_resumed_run_has_the_same_records(sources, tmp_path):
+    """Catches records that depend on the process, repeated lines, and a resume disturbed by watching."""
     train(tiny(sources, tmp_path / "whole", watch=ALL, watch_every=2))
     settings = tiny(sources, tmp_path / "again", watch=ALL, watch_every=2)
 
@@ -61,8 +61,8 @@ def test_a_resumed_run_sees_the_same(sources, tmp_path):
     assert [line["step"] for line in watched(tmp_path / "again")] == [0, 2, 4, 6, 8, 10, 11]
 
 
-def test_a_run_that_is_resumed_without_watching_keeps_its_lines(sources, tmp_path):
-    """Catches a file that is emptied by a run that does not write it."""
+def test_a_run_resumed_without_watch_keeps_its_lines(sources, tmp_path):
+    """Catches a watch.jsonl emptied by a run that does not write it."""
     settings = tiny(sources, tmp_path / "out", watch="weights", watch_every=1)
 
     def die():
@@ -80,7 +80,7 @@ def test_a_run_that_is_resumed_without_watching_keeps_its_lines(sources, tmp_pat
     [("weights", KINDS[:1]), ("activations,weights", ("weights", "activations")), (" gradients , weights", KINDS[:2])],
 )
 def test_some_kinds_are_watched(sources, tmp_path, text, kinds):
-    """Catches a kind that nobody asked for, and one that is left out."""
+    """Catches a kind that was not requested, and a missing one."""
     assert kinds_of(text) == kinds
     train(tiny(sources, tmp_path / "out", watch=text, watch_every=6))
     for line in watched(tmp_path / "out"):
@@ -89,7 +89,7 @@ def test_some_kinds_are_watched(sources, tmp_path, text, kinds):
 
 @pytest.mark.parametrize("text", ["", "weight", "weights,", "weights;gradients"])
 def test_an_unknown_kind_is_named(sources, tmp_path, text):
-    """Catches a word that is passed over in silence."""
+    """Catches an unknown word that is ignored."""
     with pytest.raises(ValueError, match=r"^\[train\] 'watch' must name some of weights,gradients,activations, got '"):
         train(tiny(sources, tmp_path / "out", watch=text))
     assert content(tmp_path) == {}
@@ -104,14 +104,14 @@ def test_watch_every_needs_watch(sources, tmp_path):
 
 
 def watch_of(tmp_path, every, total):
-    """A watch that has looked at nothing yet."""
+    """A watch that has recorded nothing yet."""
     look = Watch(tmp_path / "watch.jsonl", KINDS, model_of(), every, total, 0, lambda text: None)
     look.close()
     return look
 
 
-def test_a_run_has_about_a_hundred_looks(tmp_path):
-    """Catches a short run that is never looked at, and a long one that is looked at all the time."""
+def test_a_run_has_about_a_hundred_records(tmp_path):
+    """Catches a short run without records, and a long one with too many."""
     for total, steps in ((1, 1), (99, 99), (100, 100), (250, 126), (100_000, 101)):
         look = watch_of(tmp_path, None, total)
         assert len([step for step in range(total) if look.due(step)]) == steps
@@ -120,19 +120,19 @@ def test_a_run_has_about_a_hundred_looks(tmp_path):
 
 
 @pytest.mark.parametrize("cost", [0.001, 0.1, 1.0])
-def test_looks_take_a_bounded_share_of_the_time(tmp_path, cost):
-    """Catches looks that slow a small model down: a look may cost as much as a hundred steps."""
+def test_records_take_a_bounded_share_of_the_time(tmp_path, cost):
+    """Catches records that slow a small model down: one record may cost as much as a hundred steps."""
     total, spent = 20_000, 0.0
     look = watch_of(tmp_path, None, total)
     for step in range(total):
         spent += cost if look.due(step) else 0.0
         look.took(0.002, cost if look.due(step) else 0.0)
-    assert spent <= 0.03 * 0.002 * total + 2 * cost  # the first and the last step are always looked at
+    assert spent <= 0.03 * 0.002 * total + 2 * cost  # the first and the last step are always recorded
     assert spent >= min(0.02 * 0.002 * total, 100 * cost)
 
 
-def test_an_interval_that_was_asked_for_is_kept(tmp_path):
-    """Catches a flag that a costly look overrides."""
+def test_a_requested_interval_is_kept(tmp_path):
+    """Catches an interval that is lengthened although it was requested."""
     look = watch_of(tmp_path, 5, 100)
     for step in range(20):
         assert look.due(step) == (step % 5 == 0)
@@ -141,7 +141,7 @@ def test_an_interval_that_was_asked_for_is_kept(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1,), (7, 5), (300, 64)])
 def test_figures_are_those_of_numpy(shape):
-    """Catches a variance that cancels, a maximum without its sign, zeros that are not counted, and other quantiles."""
+    """Catches a variance with cancellation, a signed maximum, uncounted zeros, and wrong quantiles."""
     values = np.random.default_rng(2).standard_normal(shape).astype(np.float32) + np.float32(3)
     values.reshape(-1)[::3] = 0
     values.reshape(-1)[-1] = -9
@@ -156,8 +156,8 @@ def test_figures_are_those_of_numpy(shape):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_has_no_figure(value):
-    """Catches NaN in a file of JSON, where it would end the run."""
+def test_values_that_are_not_finite_give_none(value):
+    """Catches NaN in the JSON file, which would end the run."""
     with np.errstate(all="ignore"):
         found = figures(np.array([[1.0, value]], np.float32))
     assert found["mean"] is None
@@ -166,8 +166,8 @@ def test_what_is_not_finite_has_no_figure(value):
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (64, 64), (300, 64), (1000, 48)])
-def test_a_part_of_a_tensor_meets_all_columns(shape):
-    """Catches a part that is too large, and one that has the same few columns of every row."""
+def test_a_sample_of_a_tensor_covers_all_columns(shape):
+    """Catches a sample that is too large, and one that takes the same few columns of every row."""
     columns = np.broadcast_to(np.arange(shape[1], dtype=np.float32), shape).copy()
     part = spread(columns, 500)
     assert len(part) <= 500
@@ -176,26 +176,26 @@ def test_a_part_of_a_tensor_meets_all_columns(shape):
 
 
 def test_only_matrices_are_watched():
-    """Catches a matrix that is forgotten, a tied one that stands twice, and vectors."""
+    """Catches a missing matrix, a tied one listed twice, and vectors."""
     names = [f"blocks.{i}.{part}" for i in (0, 1) for part in ("attn.qkv", "attn.out", "mlp.up", "mlp.down")]
     assert list(matrices(model_of())) == ["wte", "wpe", *names]
     assert list(matrices(model_of(tie_embeddings=False, position="rope"))) == ["wte", *names, "head"]
 
 
 def widened(mlp, x):
-    """Hidden activations of an MLP, from its input."""
+    """The hidden activations of an MLP for an input."""
     return ops.swiglu(mlp.up(x)) if mlp.swiglu else mlp.up(x, activation="gelu")
 
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize("position", ["learned", "rope"])
 def test_activations_are_those_of_the_forward_pass(activation, position, monkeypatch):
-    """Catches the inside of another block's MLP, one that lacks attention or its norm, and other dead units.
+    """Catches the activations of the wrong block, without attention or norm, and a wrong share of dead units.
 
-    The input of every MLP is kept during a real forward pass; its activations are then computed again from it.
+    The input of every MLP is kept during a real forward pass, and its activations are recomputed from that input.
     """
     model = model_of(activation=activation, position=position)
-    for block in model.blocks:  # some units that nothing turns on
+    for block in model.blocks:  # some units that never activate
         block.mlp.up.bias.data[:5] = -100
     kept, mlp = [], type(model.blocks[0].mlp)
     call = mlp.__call__
@@ -220,7 +220,7 @@ def test_activations_are_those_of_the_forward_pass(activation, position, monkeyp
 
 
 def test_ratios_are_those_of_the_step(tmp_path):
-    """Catches a change that is measured against the weights after it, and a gradient after clipping."""
+    """Catches an update compared with the weights after it, and a gradient after clipping."""
     model = model_of()
     look = Watch(tmp_path / "watch.jsonl", KINDS, model, 1, 10, 0, lambda text: None)
     model.loss(TOKENS, TOKENS).backward()
@@ -240,7 +240,7 @@ def test_ratios_are_those_of_the_step(tmp_path):
 
 
 def test_a_warning_comes_once_per_layer(sources, tmp_path):
-    """Catches a warning at every look, none at all, and one that does not say where to read on."""
+    """Catches a warning in every record, none at all, and one that does not name its guide."""
     heard = Listening()
     train(tiny(sources, tmp_path / "out", watch="weights", watch_every=1, lr=0.3, warmup=0, layers=2), heard)
     warnings = [note for note in heard.notes if "update-to-weight" in note]
@@ -252,15 +252,15 @@ def test_a_warning_comes_once_per_layer(sources, tmp_path):
         assert "\n" not in note
 
 
-def test_a_healthy_run_is_not_warned(sources, tmp_path):
-    """Catches ranges that a run with the usual settings leaves."""
+def test_a_healthy_run_has_no_warning(sources, tmp_path):
+    """Catches ranges too narrow for a run with the usual settings."""
     heard = Listening()
     train(tiny(sources, tmp_path / "out", watch=ALL, watch_every=1, steps=60, embed=32), heard)
     assert heard.notes == []
 
 
-def test_what_begins_at_nothing_is_not_judged(tmp_path):
-    """Catches a warning about every adapter, whose first steps are large against weights of nearly 0."""
+def test_weights_initialised_to_0_give_no_warning(tmp_path):
+    """Catches a warning for every adapter, whose first updates are large relative to weights near 0."""
     said, model = [], model_of()
     model.blocks[0].mlp.up.weight.data[:] = 0
     look = Watch(tmp_path / "watch.jsonl", KINDS, model, 1, 10, 0, said.append)
@@ -272,7 +272,7 @@ def test_what_begins_at_nothing_is_not_judged(tmp_path):
 
 
 def test_every_range_warns(tmp_path):
-    """Catches a statistic that is never judged, and a bound that is read the wrong way round."""
+    """Catches a statistic that is never checked, and a bound in the wrong direction."""
     for one in HEALTHY:
         for value in (one.low / 2, one.high * 2):
             said = []
@@ -286,15 +286,15 @@ def test_every_range_warns(tmp_path):
 
 
 def test_the_files_of_a_watched_run_are_read_back(sources, tmp_path):
-    """Catches a writer and a reader of watch.jsonl that mean different things."""
+    """Catches a writer and a reader of watch.jsonl that disagree."""
     train(tiny(sources, tmp_path / "out", watch=ALL, watch_every=5))
     found = read_run(tmp_path / "out")
     assert [line["step"] for line in found.watch] == [0, 5, 10, 11]
     assert found.watch == watched(tmp_path / "out")
 
 
-def test_the_guide_is_there():
-    """Catches a warning that leads to a section that nobody wrote."""
+def test_the_guide_exists():
+    """Catches a warning that refers to a missing section of the docs."""
     page, _, section = module.GUIDE.partition(", ")
     text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     assert f"\n## {section.strip(chr(39))}\n" in text
