@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygpt import ops
-from tinygpt.cache import KVCache, LayerCache
+from tinygpt.cache import KVCache, LayerCache, RaggedCache, RaggedLayer
 from tinygpt.config import GPTConfig
 from tinygpt.nn import Embedding, LayerNorm, Linear, Module, RMSNorm
 from tinygpt.ops.attention import Rotation, rotation_tables
@@ -76,7 +76,7 @@ class Attention(Module):
         x: Tensor,
         residual: Tensor,
         rotation: Rotation | None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | RaggedLayer | None = None,
         dropout: Dropout | None = None,
         weights: np.ndarray | None = None,
     ) -> Tensor:
@@ -137,7 +137,7 @@ class Block(Module):
         self,
         x: Tensor,
         rotation: Rotation | None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | RaggedLayer | None = None,
         dropout: Dropout | None = None,
         weights: np.ndarray | None = None,
         probe: list[Hidden] | None = None,
@@ -203,17 +203,18 @@ class GPT(Module):
         self._tables: Rotation | None = None
         self.initialise(seed)
 
-    def __call__(self, tokens: np.ndarray, cache: KVCache | None = None, last: bool = False) -> Tensor:
+    def __call__(self, tokens: np.ndarray, cache: KVCache | RaggedCache | None = None, last: bool = False) -> Tensor:
         """Compute the logits of the token after each position, without dropout.
 
         Parameters
         ----------
         tokens : int array, shape (B, T)
             T plus the length of the cache must be at most `block_size`.
-        cache : KVCache, optional
+        cache : KVCache or RaggedCache, optional
             Keys and values of earlier positions; those of `tokens` are appended.
         last : bool
-            Compute the logits of the last position only: T = 1 in the result.
+            Compute the logits of the last position only: T = 1 in the result. With a RaggedCache, of the last position
+            of every sequence in it.
 
         Returns
         -------
@@ -223,13 +224,13 @@ class GPT(Module):
         if last:
             if x.requires_grad:
                 raise RuntimeError("[GPT] 'last' must be used under no_grad(): it leaves the tape")
-            x = Tensor(x.data[:, -1:])
+            x = Tensor(x.data[:, -1:] if cache is None else cache.last(x.data))
         return ops.linear(x, self.head.weight)
 
     def hidden(
         self,
         tokens: np.ndarray,
-        cache: KVCache | None = None,
+        cache: KVCache | RaggedCache | None = None,
         dropout_key: DropoutKey | None = None,
         weights: Sequence[np.ndarray] | None = None,
         stream: list[Tensor] | None = None,
@@ -240,7 +241,7 @@ class GPT(Module):
         Parameters
         ----------
         tokens : int array, shape (B, T)
-        cache : KVCache, optional
+        cache : KVCache or RaggedCache, optional
         dropout_key : DropoutKey, optional
             Key of the dropout masks; None means no dropout.
         weights : sequence of arrays, one (B, H, T, S) per layer, optional
@@ -281,7 +282,7 @@ class GPT(Module):
                 stream.append(x)
         out = self.norm(x)
         if cache is not None:  # last, so that a call that raised can be repeated
-            cache.length += T
+            cache.advance(T)
         return out
 
     def loss(self, tokens: np.ndarray, targets: np.ndarray, dropout_key: DropoutKey | tuple | None = None) -> Tensor:
@@ -367,40 +368,55 @@ class GPT(Module):
         """Make an empty KV cache for `batch` sequences."""
         return KVCache(self.config, batch)
 
-    def _embed(self, tokens: np.ndarray, start: int, dropout: Dropout | None) -> Tensor:
+    def _embed(self, tokens: np.ndarray, start: int | np.ndarray, dropout: Dropout | None) -> Tensor:
         """Return the start of the residual stream: token embeddings plus, where they are learned, positions."""
-        x = ops.embedding(tokens, self.wte.weight, None if self.wpe is None else self.wpe.weight, start)
+        positions: Tensor | None = None if self.wpe is None else self.wpe.weight
+        if not isinstance(start, int):  # the position of every token
+            positions, start = positions and Tensor.plain(positions.data[start]), 0
+        x = ops.embedding(tokens, self.wte.weight, positions, start)
         return x if dropout is None else ops.dropout(x, dropout.rate, dropout.key, 0)
 
-    def _rotation(self, start: int, count: int) -> Rotation | None:
-        """Return cosines and sines of `count` positions; None without rotary embedding.
+    def _rotation(self, start: int | np.ndarray, count: int) -> Rotation | None:
+        """Return cosines and sines of `count` positions from `start`, or of the given ones; None without rotation.
 
         The tables grow to the next power of two, because no tensor in a file bounds the context that its config asks
         for: tables of a million positions would take 512 MB before the first token.
         """
         if self.config.position != "rope":
             return None
-        if self._tables is None or len(self._tables[0]) < start + count:
-            length = min(self.config.block_size, max(FIRST_TABLE, 1 << (start + count - 1).bit_length()))
+        positions = slice(start, start + count) if isinstance(start, int) else start
+        end = start + count if isinstance(start, int) else int(start.max()) + 1
+        if self._tables is None or len(self._tables[0]) < end:
+            length = min(self.config.block_size, max(FIRST_TABLE, 1 << (end - 1).bit_length()))
             self._tables = rotation_tables(length, self.config.head_dim, self.config.rope_theta)
         cos, sin = self._tables
-        return cos[start : start + count], sin[start : start + count]
+        return cos[positions], sin[positions]
 
-    def _check_tokens(self, tokens: np.ndarray, cache: KVCache | None) -> np.ndarray:
+    def _check_tokens(self, tokens: np.ndarray, cache: KVCache | RaggedCache | None) -> np.ndarray:
         """Return `tokens` as int32 (B, T) after checking them against vocabulary, context and cache."""
-        tokens, start = np.asarray(tokens), 0 if cache is None else cache.length
+        tokens = np.asarray(tokens)
         if tokens.dtype.kind not in "iu":
             raise TypeError(f"[GPT] 'tokens' must be integers, got {tokens.dtype}")
         if tokens.ndim != 2 or tokens.shape[1] < 1:
             raise ValueError(f"[GPT] 'tokens' must have shape (B, T) with T at least 1, got {tokens.shape}")
-        if start + tokens.shape[1] > self.config.block_size:
-            held = f"{start} cached and " if start else ""
-            raise ValueError(
-                f"[GPT] 'tokens' must fit the context of {self.config.block_size}, got {held}{tokens.shape[1]}"
-            )
+        self._check_positions(tokens.shape[1], cache)
         if tokens.size and not inside(tokens, self.config.vocab_size):
             wrong = int(tokens.min()) if int(tokens.min()) < 0 else int(tokens.max())
             raise IndexError(f"[GPT] 'tokens' must be in 0..{self.config.vocab_size - 1}, got {wrong}")
-        if cache is not None and cache.k.shape[1] != len(tokens):
-            raise ValueError(f"[GPT] 'tokens' must have {cache.k.shape[1]} rows, as the cache, got {len(tokens)}")
+        if cache is not None and cache.rows != len(tokens):
+            raise ValueError(f"[GPT] 'tokens' must have {cache.rows} rows, as the cache, got {len(tokens)}")
         return np.ascontiguousarray(tokens, np.int32)
+
+    def _check_positions(self, T: int, cache: KVCache | RaggedCache | None) -> None:
+        """Check that T tokens per row fit the context behind those in the cache."""
+        context = self.config.block_size
+        if isinstance(cache, RaggedCache):
+            if len(cache.length) != T:
+                raise ValueError(f"[GPT] 'tokens' must have the {len(cache.length)} tokens of the cache, got {T}")
+            if T and int(cache.length.max()) >= context:
+                raise ValueError(f"[GPT] 'cache' must fit the context of {context}, got {int(cache.length.max()) + 1}")
+            return
+        start = 0 if cache is None else cache.length
+        if start + T > context:
+            held = f"{start} cached and " if start else ""
+            raise ValueError(f"[GPT] 'tokens' must fit the context of {context}, got {held}{T}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tinygpt.cache import common_prefix
 from tinygpt.chat.template import ChatTemplate, Message
 from tinygpt.data.infilling import never_drawn
 from tinygpt.decoding import steps
@@ -161,7 +162,7 @@ class Conversation:
         room = self.model.config.block_size - len(ids) + 1  # the last token is sampled but not read
         self.dropped += len(self.messages) + 1 - len(messages)
         cache, tokenizer = self._cache, self.encoder.tokenizer
-        cache.length = min(_common(self._held, ids), len(ids) - 1)
+        cache.length = min(common_prefix(self._held, ids), len(ids) - 1)
         self.computed, self.full = len(ids) - cache.length, False
         decoder, drawn, answer = tokenizer.decoder(), list[int](), list[str]()
         try:
@@ -194,10 +195,3 @@ class Conversation:
             messages = messages[later[0] :]
         room = f"the context of {context:,} has room for {max(0, context + 1 - reserve):,} and an answer"
         raise ValueError(f"the message has {len(ids):,} tokens with those of the template; {room}")
-
-
-def _common(a: Ids, b: Ids) -> int:
-    """Count the tokens that two texts have in common at their beginnings."""
-    n = min(len(a), len(b))
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if different.size else n

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +18,18 @@ Rotation = tuple[np.ndarray, np.ndarray]
 
 
 class Cache(Protocol):
-    """KV cache of one layer."""
+    """KV cache of one layer; every row of the batch has the same number of positions."""
 
     def extend(self, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Append keys and values (B, T, G, D); return all so far, (B, S, G, D)."""
+
+
+class Ragged(ABC):
+    """KV cache of one layer for sequences of different lengths, whose tokens are joined into one row."""
+
+    @abstractmethod
+    def parts(self, k: np.ndarray, v: np.ndarray) -> Iterable[tuple[slice, np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Append keys and values (1, T, G, D); yield the tokens, keys, values and weights of every sequence."""
 
 
 @traced
@@ -28,7 +38,7 @@ def attention(
     n_head: int,
     n_kv_head: int,
     rotation: Rotation | None = None,
-    cache: Cache | None = None,
+    cache: Cache | Ragged | None = None,
     weights: np.ndarray | None = None,
 ) -> Tensor:
     """Compute causal attention, softmax(q k^T / sqrt(D)) v, in every head.
@@ -41,7 +51,7 @@ def attention(
         Query heads H, key/value heads G; query head h uses key/value head h // (H // G).
     rotation : pair of arrays, shape (T, D/2), optional
         Cosines and sines of the rotary embedding at the positions of qkv.
-    cache : Cache, optional
+    cache : Cache or Ragged, optional
         Earlier keys and values to attend to as well; only under `no_grad`.
     weights : array, shape (B, H, T, S), float32, optional
         Output: the attention probabilities.
@@ -61,11 +71,12 @@ def attention(
         turned = memory.empty((B, T, H + G, D))
         calls.rope(heads[:, :, : H + G], out=turned, rotation=rotation)
         q, k, _ = _parts(turned, H, G)
-    if cache is not None:
-        k, v = cache.extend(k, v)
+    scale = 1 / math.sqrt(D)
+    if isinstance(cache, Ragged):
+        return Tensor.plain(_in_parts(q, k, v, cache, scale).reshape(B, T, H * D))
+    k, v = (k, v) if cache is None else cache.extend(k, v)
     if weights is not None:
         expect("attention", "weights", weights, (B, H, T, k.shape[1]))
-    scale = 1 / math.sqrt(D)
     out, lse = memory.empty((B, T, H, D)), np.empty((B, H, T), np.float32)
     calls.attention(q, k=k, v=v, out=out, lse=lse, weights=weights, scale=scale)
     if not is_recording():
@@ -83,7 +94,18 @@ def attention(
     return Tensor.from_op(out.reshape(B, T, H * D), (qkv,), backward)
 
 
-def refuse_cache(qkv: Tensor, cache: Cache | None) -> None:
+def _in_parts(q: np.ndarray, k: np.ndarray, v: np.ndarray, cache: Ragged, scale: float) -> np.ndarray:
+    """Compute the attention of each sequence by itself, (1, T, H, D); 0 for tokens that belong to no sequence."""
+    _, _, H, D = q.shape
+    out, stop = memory.empty((1, q.shape[1], H, D)), 0
+    for part, keys, values, weights in cache.parts(k, v):
+        stop, lse = part.stop, np.empty((1, H, part.stop - part.start), np.float32)
+        calls.attention(q[:, part], k=keys, v=values, out=out[:, part], lse=lse, weights=weights, scale=scale)
+    out[:, stop:] = 0
+    return out
+
+
+def refuse_cache(qkv: Tensor, cache: Cache | Ragged | None) -> None:
     """Raise RuntimeError if keys and values are cached while gradients are recorded."""
     if cache is not None and qkv.requires_grad:
         raise RuntimeError("[attention] 'cache' must be used under no_grad(), because cached keys have no gradient")
