@@ -309,3 +309,18 @@ def test_an_error_on_the_way_leaves_no_gradient(error):
     assert x.grad is None
     ops.linear(x, linear.weight, linear.bias).backward(np.ones((2, 3)))
     np.testing.assert_array_equal(linear.bias.grad, [2, 2, 2])
+
+
+def test_leaves_are_complete_once_and_in_time():
+    """Catches a leaf that is reported early, twice or never: its gradient would be sent to other ranks as it was."""
+    a, b, c = (leaf(3, seed=seed) for seed in range(3))
+    y = a + b
+    z = y + b + b  # two uses in different nodes, and one node with the leaf twice below
+    z = (z + c) + Tensor(values(3))
+    w = z + (c + c)
+    found = []
+    w.backward(np.ones(3), lambda one: found.append((one, one.grad.copy())))
+    assert [one for one, _ in found] == [c, b, a] or [one for one, _ in found] == [c, a, b]
+    for one, grad in found:
+        np.testing.assert_array_equal(grad, one.grad)
+    assert [float(one.grad[0]) for one in (a, b, c)] == [1, 3, 3]

@@ -24,6 +24,7 @@ from tinygpt.kernels import registry, threads
 from tinygpt.kernels.spec import WORK
 
 Backward = Callable[[np.ndarray], None]
+Complete = Callable[["Tensor"], None]
 Args = ParamSpec("Args")
 
 _serial = itertools.count()
@@ -231,7 +232,7 @@ class Tensor:
         """Discard the gradient."""
         self._grad, self._owns_grad = None, False
 
-    def backward(self, grad: np.ndarray | float | None = None) -> None:
+    def backward(self, grad: np.ndarray | float | None = None, complete: Complete | None = None) -> None:
         """Compute the gradients of all tensors that this one was computed from.
 
         The graph is freed along the way: each closure is dropped after it ran, together with the activations it holds.
@@ -240,6 +241,8 @@ class Tensor:
         ----------
         grad : array or float, optional
             Gradient of the final value with respect to this tensor. Default: 1, for a tensor with one element.
+        complete : callable, optional
+            Called with each leaf of the graph as soon as its gradient is complete, while the pass continues.
 
         Raises
         ------
@@ -261,14 +264,18 @@ class Tensor:
         if seed.ndim and seed.shape != self.shape:
             raise ValueError(f"[backward] 'grad' must have shape {self.shape}, got {seed.shape}")
         nodes, leaves = self._graph()  # also refuses a freed graph, before any gradient is touched
+        uses = None if complete is None else _uses(nodes)
         try:
             self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
             while nodes:  # pop, so that each node can be freed as soon as its closure ran
                 node = nodes.pop()
-                backward, arrived = node._backward, node.take_grad()
+                backward, arrived, parents = node._backward, node.take_grad(), node._parents
                 node._backward, node._parents = _freed, ()
                 if arrived is not None and backward is not None:
                     backward(arrived)
+                if uses is not None and complete is not None:
+                    for leaf in _without_uses(parents, uses):
+                        complete(leaf)
         except BaseException:  # a partial gradient looks like a complete one, so discard them all
             for tensor in (*nodes, *leaves):
                 tensor.zero_grad()
@@ -291,6 +298,25 @@ class Tensor:
                     stack.append(parent)
         nodes.sort(key=_by_age)
         return nodes, leaves
+
+
+def _uses(nodes: list[Tensor]) -> dict[Tensor, int]:
+    """Count for each leaf the nodes that pass it a gradient."""
+    uses: dict[Tensor, int] = {}
+    for node in nodes:
+        for parent in dict.fromkeys(node._parents):
+            if parent._backward is None:
+                uses[parent] = uses.get(parent, 0) + 1
+    return uses
+
+
+def _without_uses(parents: tuple[Tensor, ...], uses: dict[Tensor, int]) -> Iterator[Tensor]:
+    """Count one use less for the leaves among `parents`, and yield those that have none left."""
+    for parent in dict.fromkeys(parents):
+        if parent in uses:
+            uses[parent] -= 1
+            if not uses[parent]:
+                yield parent
 
 
 def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:

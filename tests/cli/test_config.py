@@ -14,7 +14,7 @@ from tinygpt.train.settings import DEFAULTS, TrainSettings
 def settings_of(tmp_path, monkeypatch):
     """A function that calls `tinygpt train` without running the loop and returns the settings that reach it."""
     calls = []
-    monkeypatch.setattr(loop, "train", lambda settings, report: calls.append(settings))
+    monkeypatch.setattr(loop, "train", lambda settings, report, comm: calls.append(settings))
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):

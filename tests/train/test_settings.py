@@ -100,7 +100,7 @@ SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swig
 def received(monkeypatch):
     """The settings that `tinygpt train` passes to the training loop, which is replaced and does not run."""
     calls = []
-    monkeypatch.setattr(loop, "train", lambda settings, report: calls.append(settings))
+    monkeypatch.setattr(loop, "train", lambda settings, report, comm: calls.append(settings))
     return calls
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, get_args
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, get_args
 
 from cyclopts import App, CycloptsError, Parameter, convert
 from cyclopts.config import Dict
 
 from tinygpt import __version__
 from tinygpt.cli.flags import one_line
+
+if TYPE_CHECKING:
+    from tinygpt.distributed.communicator import Communicator
 
 COMMANDS = {
     "train": "Train a model on source files.",
@@ -33,6 +38,7 @@ COMMANDS = {
 # Modules and functions whose names differ from their command, because it is a Python keyword or builtin.
 FUNCTIONS = {"eval": "eval:evaluate", "import": "import_model:import_model"}
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+EXPECTED = (CycloptsError, ValueError, IndexError, OSError, ImportError)  # bad input: one line without a traceback
 
 
 def build_app(called: str | None = None) -> App:
@@ -99,24 +105,57 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         options = [*bound.args, *bound.kwargs.values()]
         return command(*bound.args, **bound.kwargs) or 0
-    except KeyboardInterrupt:
-        return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) is gone, so nothing can be flushed at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (CycloptsError, ValueError, IndexError, OSError, ImportError) as error:
-        if os.environ.get("TINYGPT_TRACEBACK"):
+    except (KeyboardInterrupt, MemoryError, *EXPECTED) as error:
+        if os.environ.get("TINYGPT_TRACEBACK") and isinstance(error, EXPECTED):
             raise
-        return fail(one_line(error, options), BAD_INPUT)
-    except MemoryError as error:
-        return fail(f"not enough memory: {one_line(error, options)}", FAILED)
+        return fail(*outcome(error, options))
+
+
+def outcome(error: BaseException, options: Sequence[Any]) -> tuple[str, int]:
+    """Return the line that describes the error which ended a command, and its exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    line = one_line(error, options) if isinstance(error, Exception) else type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {line}", FAILED
+    return line, BAD_INPUT if isinstance(error, EXPECTED) else FAILED
 
 
 def fail(message: str, status: int, start: str = "tinygpt: error: ") -> int:
-    """Print one line to standard error; returns `status`."""
-    print(start + message, file=sys.stderr)
+    """Print one line to standard error, under mpiexec on rank 0 alone; returns `status`."""
+    from tinygpt.distributed.launch import is_first
+
+    if is_first():
+        print(start + message, file=sys.stderr)
     return status
+
+
+@contextmanager
+def leave_job(comm: Communicator, options: Sequence[Any], failure: type[Exception]) -> Iterator[None]:
+    """End all ranks of a job with the reason, if one fails with an error that the others do not know.
+
+    Parameters
+    ----------
+    comm : Communicator
+    options : sequence
+        The arguments of the command that is running.
+    failure : type
+        Exception of a run that failed, besides those for bad input: described in one line, without a traceback.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if comm.size > 1 and not comm.settled:
+            line, status = outcome(error, options)
+            line = f"tinygpt: error: {'' if comm.first else f'rank {comm.rank} on {comm.host}: '}{line}\n"
+            if not isinstance(error, (KeyboardInterrupt, MemoryError, failure, *EXPECTED)):
+                line = "".join(traceback.format_exception(error)) + line
+            comm.leave(lambda: print(line, end="", file=sys.stderr, flush=True), status)
+        raise
 
 
 def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:

@@ -18,20 +18,25 @@ def train(settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSetting
     and writes the best model to --out: a model directory that the other commands
     and Hugging Face's transformers read. Ctrl-C saves and says how to resume.
     """
-    from tinygpt.cli.app import FAILED, INTERRUPTED, fail
+    from tinygpt.cli.app import FAILED, INTERRUPTED, fail, leave_job
     from tinygpt.cli.console import ConsoleReport
+    from tinygpt.distributed.launch import open_job
     from tinygpt.train.loop import Interrupted, TrainingFailed
     from tinygpt.train.loop import train as run
     from tinygpt.train.report import Report
 
-    report = Report() if settings.output.quiet else ConsoleReport()
+    comm = open_job()
+    report = ConsoleReport() if comm.first and not settings.output.quiet else Report()
     try:
-        run(settings, report)
+        with leave_job(comm, [settings], TrainingFailed):
+            run(settings, report, comm)
     except Interrupted as error:
-        again = shlex.join(["tinygpt", "train", "--resume", "--out", settings.output.out])
+        again = shlex.join([*comm.launcher, "tinygpt", "train", "--resume", "--out", settings.output.out])
         return fail(f"{error}; resume with: {again}", INTERRUPTED, "tinygpt: ")
     except TrainingFailed as error:
         return fail(in_flags(str(error), flag_names([settings])), FAILED)
+    if not comm.first:
+        return 0
     out = shlex.quote(settings.output.out)
     report.fact("next", f"tinygpt generate --model {out} --prompt 'def '")
     report.fact("", f"tinygpt metrics {out}")

@@ -35,11 +35,16 @@ _automatic = True
 _forked = False
 
 
+def processors() -> tuple[int, ...]:
+    """Return the numbers of the logical processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
 def affinity() -> int:
     """Count the logical processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(processors())
 
 
 def _physical_cores() -> int:

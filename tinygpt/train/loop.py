@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tinygpt import lora, optim
+from tinygpt.distributed.communicator import Communicator
 from tinygpt.evaluate import Score, evaluate
 from tinygpt.files import adapters, model_directory
 from tinygpt.generate import sample_text
@@ -25,9 +26,9 @@ from tinygpt.kernels import registry, threads
 from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.model import GPT
 from tinygpt.runs import checkpoint, directory, layout
-from tinygpt.runs.lock import RunLock
+from tinygpt.train import parallel
 from tinygpt.train.interrupt import Interrupt
-from tinygpt.train.outputs import Outputs
+from tinygpt.train.outputs import NoOutputs, Outputs
 from tinygpt.train.report import Report
 from tinygpt.train.settings import MachineSettings, TrainSettings
 from tinygpt.train.setup import Run, flops_per_token, prepare, schedule
@@ -44,14 +45,16 @@ class Interrupted(RuntimeError):
     """The user stopped the run; everything is saved."""
 
 
-def train(settings: TrainSettings, report: Report | None = None) -> Score:
+def train(settings: TrainSettings, report: Report | None = None, comm: Communicator | None = None) -> Score:
     """Train a model and write it to its run directory.
 
     Parameters
     ----------
     settings : TrainSettings
     report : Report, optional
-        Receives the progress of the run.
+        Receives the progress of the run; on rank 0 alone.
+    comm : Communicator, optional
+        Job of several processes that train together, see `tinygpt.distributed.launch`. Default: this process alone.
 
     Returns
     -------
@@ -67,22 +70,35 @@ def train(settings: TrainSettings, report: Report | None = None) -> Score:
     Interrupted
         The user pressed Ctrl-C. Everything is saved.
     """
-    report = report or Report()
-    settings.validate()
-    out, from_ = Path(settings.output.out), settings.model.from_
-    directory.check_writable(out, settings.output.resume)
-    if from_ is not None and Path(from_).expanduser().resolve() == out.resolve():
-        raise ValueError(f"[train] 'out' {out}: is also the model that 'from' names; choose another directory")
-    outputs = Outputs(settings.output, report)
-    with _compute(settings.machine, report):
-        resumed = _newest_checkpoint(out, outputs) if settings.output.resume else None
-        trainer = Trainer(prepare(settings, report, resumed), out, outputs)
-        with RunLock(out):
+    comm = comm or Communicator()
+    report, out = report if report and comm.first else Report(), Path(settings.output.out)
+    with comm.agreed():
+        settings.validate()
+        parallel.check_job(settings, comm)
+        _check_out(settings, out, comm)
+        outputs = (Outputs if comm.first else NoOutputs)(settings.output, report)
+    with _compute(settings.machine, report), parallel.compute_threads(settings, comm, report):
+        with comm.agreed():
+            resumed = _newest_checkpoint(out, outputs) if settings.output.resume else None
+            run = prepare(settings, report, resumed)
+        with comm.agreed():
+            parallel.check_same(run, comm)
+        trainer = Trainer(run, out, outputs, comm)
+        with parallel.lock(out, comm):
             try:
                 trainer.begin(resumed)
                 return trainer.run_to_end()
             finally:
                 outputs.close()
+
+
+def _check_out(settings: TrainSettings, out: Path, comm: Communicator) -> None:
+    """Raise ValueError, before any work is done, if the run directory cannot be written."""
+    from_ = settings.model.from_
+    if comm.first:
+        directory.check_writable(out, settings.output.resume)
+    if from_ is not None and Path(from_).expanduser().resolve() == out.resolve():
+        raise ValueError(f"[train] 'out' {out}: is also the model that 'from' names; choose another directory")
 
 
 @contextmanager
@@ -131,10 +147,14 @@ class Trainer:
         Run directory.
     outputs : Outputs
         Is told of every event.
+    comm : Communicator, optional
+        Job of several processes that train together. Default: this process alone.
     """
 
-    def __init__(self, run: Run, out: Path, outputs: Outputs):
+    def __init__(self, run: Run, out: Path, outputs: Outputs, comm: Communicator | None = None):
         self.run, self.out, self.outputs = run, out, outputs
+        self.comm = comm or Communicator()
+        self.team = parallel.team(run, self.comm)
         self.flops_per_token = flops_per_token(run.settings, run.model)
         self.step = 0  # steps done
         self.best = math.inf  # lowest validation loss so far
@@ -147,7 +167,8 @@ class Trainer:
         if resumed is not None:
             self._resume(resumed)
             return
-        moved = directory.begin(self.out, settings.table(), over=settings.output.resume)
+        over = settings.output.resume
+        moved = self.comm.from_first(lambda: directory.begin(self.out, settings.table(), over))
         if moved:
             self.outputs.note(f"the earlier run in {self.out} was moved to {moved}")
         self.outputs.open(self.run, self.out, self.step)
@@ -159,12 +180,14 @@ class Trainer:
     def _resume(self, resumed: Path) -> None:
         """Continue from the checkpoint `resumed`."""
         self._restore(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
-        checkpoint.remove_leftovers(self.out)
-        checkpoint.set_aside(self.out, resumed)
+        if self.comm.first:
+            checkpoint.remove_leftovers(self.out)
+            checkpoint.set_aside(self.out, resumed)
         self.outputs.open(self.run, self.out, self.step, self.seconds)
-        self._tell_jump(directory.read_table(self.out / layout.SETTINGS))
-        directory.write_settings(self.out, self.run.settings.table())
-        if math.isfinite(self.best) and (fault := self._fault_of_best()):
+        if self.comm.first:
+            self._tell_jump(directory.read_table(self.out / layout.SETTINGS))
+            directory.write_settings(self.out, self.run.settings.table())
+        if math.isfinite(self.best) and (fault := self.comm.from_first(self._fault_of_best)):
             self.outputs.note(f"the best model is lost ({fault}); the model of the checkpoint takes its place")
             self.best = math.inf
             self.evaluate()
@@ -222,9 +245,9 @@ class Trainer:
                     self.evaluate()
                 if self.step % settings.checkpoint_every == 0 or self.step == total:
                     self.save()
-                if interrupt.wanted and self.step < total:
+                if self.team.any(interrupt.wanted) and self.step < total:
                     self._stop()
-        return self.finish()
+        return self.comm.from_first(self.finish)
 
     @np.errstate(over="ignore", invalid="ignore")  # the loss and the gradient norm are checked here instead
     def one_step(self) -> Record:
@@ -236,21 +259,20 @@ class Trainer:
             The loss or the gradient norm is not finite. Nothing has been updated.
         """
         run, step, began = self.run, self.step, time.perf_counter()
-        settings, model, optimizer = run.settings.optimisation, run.model, run.optimizer
+        settings, model, optimizer, team = run.settings.optimisation, run.model, run.optimizer, self.team
         optimizer.lr = run.schedule(step)
         optimizer.zero_grad()
-        first = step * run.settings.sequences_per_step
         loss = 0.0
-        for i in range(settings.grad_accum):
-            x, y = run.windows.batch(first + i * settings.batch, settings.batch)
-            mean = model.loss(x, y, (settings.seed, step, i * settings.batch))
-            loss += mean.item() / settings.grad_accum  # a mean of means: every window has the same number of targets
-            mean.backward(1 / settings.grad_accum)
-        norm = optimizer.grad_norm()
+        for x, y, sequence in team.batches(step):
+            mean = model.loss(x, y, (settings.seed, step, sequence))
+            loss += mean.item() / team.parts  # a mean of means: every window has the same number of targets
+            mean.backward(1 / team.parts, team.complete)
+        loss = team.reduce(loss)
+        norm = team.grad_norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._fail(f"loss {loss:.3g}, gradient norm {norm:.3g}")
         watching = self.outputs.before_update(step, x)
-        optimizer.step(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
+        team.update(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
         watching += self.outputs.after_update(step)
         seconds = time.perf_counter() - began - watching
         self.seconds += seconds
@@ -277,14 +299,16 @@ class Trainer:
     def evaluate(self) -> None:
         """Score the validation split; save the model if it is the best so far."""
         self._check_weights()
-        score = self._score(self.run.model, self.run.settings.output.eval_tokens or None)
+        limit = self.run.settings.output.eval_tokens or None
+        score = self.comm.from_first(lambda: self._score(self.run.model, limit))
         if not math.isfinite(score.loss):
             self._fail(f"validation loss {score.loss:.3g}")
         record = {"step": self.step - 1, "val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
         better = score.loss < self.best
         if better:
             self.best = score.loss
-            model_directory.save(self.out, self.run.model, self.run.tokenizer)
+            if self.comm.first:
+                model_directory.save(self.out, self.run.model, self.run.tokenizer)
         self.outputs.evaluated(record, better)
 
     def _score(self, model: GPT, limit: int | None = None, progress: Any = None) -> Score:
@@ -294,8 +318,10 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the whole state, and remove the oldest checkpoints."""
-        run = self.run
+        run, self.saved_at = self.run, self.step
         self._check_weights()
+        if not self.comm.first:
+            return
         self.outputs.saved()
         state = {
             "step": self.step,
@@ -306,7 +332,6 @@ class Trainer:
         where = layout.checkpoint_directory(self.out, self.step)
         checkpoint.save_checkpoint(where, run.model, run.tokenizer, run.optimizer, state)
         checkpoint.prune_checkpoints(self.out, KEEP_CHECKPOINTS)
-        self.saved_at = self.step
 
     def finish(self) -> Score:
         """Score the best model on the whole validation split and sample from it."""
@@ -350,8 +375,9 @@ class Trainer:
         """Save everything and leave."""
         if self.saved_at != self.step:
             self.save()
-        if math.isinf(self.best):
+        if math.isinf(self.best) and self.comm.first:
             model_directory.save(self.out, self.run.model, self.run.tokenizer)
+        self.comm.settled = True
         raise Interrupted(f"stopped after step {self.step} of {self.run.total_steps}; everything is saved")
 
 

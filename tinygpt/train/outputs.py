@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -219,6 +220,23 @@ class Outputs:
     def _describe(self) -> RunData:
         """Return the run as its page shows it, without its records."""
         return run_data(self.run, self.out, [] if self.watch is None else self.watch.records, self.score)
+
+
+class NoOutputs(Outputs):
+    """Outputs of a rank other than 0: it writes no file and prints nothing."""
+
+    def __init__(self, settings: OutputSettings, report: Report):
+        super().__init__(replace(settings, metrics=None, tensorboard=None, watch=None, profile=False), report)
+
+    def open(self, run: Run, out: Path, step: int, seconds: float = 0.0) -> None:
+        """Note the run; no file is opened."""
+        self._seconds, self.run, self.out, self.step = seconds, run, out, step
+
+    def saved(self) -> None:
+        """Do nothing: there are no records."""
+
+    def _write(self, record: Record) -> None:
+        """Do nothing: rank 0 writes the records."""
 
 
 def live_page(path: Path) -> LivePage:

@@ -1,0 +1,1 @@
+"""Data parallel training on MPI: launch detection, communicator, reduction of gradients."""
