@@ -34,7 +34,7 @@ FAILURES = (
     *(one for one in vars(exceptions).values() if isinstance(one, type)),
 )
 # The same as TeX draws, in the words that the converter knows.
-SYNONYMS = {r"\begin{aligned}": r"\begin{align*}", r"\end{aligned}": r"\end{align*}"}
+SYNONYMS = {r"\begin{aligned}": r"\begin{align*}", r"\end{aligned}": r"\end{align*}", r"\mathbb{1}": "𝟙"}
 
 
 def mathml(tex: str, display: str, where: str = "") -> str:

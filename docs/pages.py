@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -261,15 +262,21 @@ def constants(op: str) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"^    ([A-Z]+) = (\d+)$", text, re.MULTILINE)}
 
 
-def chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str = "step", y: str = "loss") -> HTML:
-    """Draw lines, given as name -> (x values, y values), in a small picture with the colours of the theme."""
+def chart(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x: str = "step",
+    y: str = "loss",
+    log_x: bool = False,
+) -> HTML:
+    """Draw up to six lines, given as name -> (x values, y values), in a small picture with the colours of the theme."""
     xs = [value for along, _ in lines.values() for value in along]
     ys = [value for _, up in lines.values() for value in up]
     (x0, x1), (y0, y1) = (min(xs), max(xs)), (min(ys), max(ys))
     width, height, left, bottom = 560, 240, 44, 30
 
     def place(a: float, b: float) -> str:
-        across = left + (width - left - 8) * (a - x0) / ((x1 - x0) or 1)
+        part = math.log(a / x0) / (math.log(x1 / x0) or 1) if log_x else (a - x0) / ((x1 - x0) or 1)
+        across = left + (width - left - 8) * part
         return f"{across:.1f},{8 + (height - bottom - 8) * (y1 - b) / ((y1 - y0) or 1):.1f}"
 
     marks = "".join(
