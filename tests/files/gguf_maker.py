@@ -1,4 +1,4 @@
-"""GGUF files for tests, byte by byte from llama.cpp's description of the format, and so of any damage."""
+"""GGUF files for tests, packed byte by byte from llama.cpp's description of the format, damaged ones too."""
 
 import struct
 
@@ -15,7 +15,7 @@ def string(text):
 
 
 def value(kind, content):
-    """Type and content of a field; a list is given as (type, [content, ...])."""
+    """Pack the type and the content of a field; a list is given as (type, [content, ...])."""
     if kind == STRING:
         return struct.pack("<I", STRING) + string(content)
     if kind == LIST:
@@ -26,7 +26,7 @@ def value(kind, content):
 
 
 def typed(content):
-    """The usual type for a value of Python."""
+    """Choose the usual GGUF type for a Python value."""
     if isinstance(content, tuple):
         return content
     if isinstance(content, list):
@@ -35,10 +35,10 @@ def typed(content):
 
 
 def pack(fields, tensors, alignment=32, version=3, shift=None):
-    """A whole file.
+    """Pack a whole file.
 
-    `fields` are values of Python or (type, value); `tensors` are float32 arrays, or (type, shape, bytes). `shift` maps
-    a name to an offset in place of the right one.
+    `fields` are Python values or (type, value). `tensors` are float32 arrays or (type, shape, bytes). `shift` maps a
+    tensor name to a wrong offset.
     """
     head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(fields))
     head += b"".join(string(name) + value(*typed(content)) for name, content in fields.items())
@@ -54,14 +54,14 @@ def pack(fields, tensors, alignment=32, version=3, shift=None):
 
 
 def neighbours(rows, n_head):
-    """The rows of heads in the order of a file, whose rotation turns neighbours: 0, D/2, 1, D/2 + 1, ..."""
+    """Reorder the rows of each head for llama.cpp's rotation, which pairs neighbours: 0, D/2, 1, D/2 + 1, ..."""
     D = len(rows) // n_head
     order = [h * D + place for h in range(n_head) for j in range(D // 2) for place in (j, j + D // 2)]
     return rows[order]
 
 
 def of(model):
-    """Fields and tensors of a model, without a tokenizer."""
+    """The fields and tensors of a model, without a tokenizer."""
     return _llama(model) if model.config.position == "rope" else _gpt2(model)
 
 

@@ -1,4 +1,4 @@
-"""Files of adapters: what comes back, what `peft` reads, and what a damaged file leaves."""
+"""Adapter files: they read back unchanged, mean the same to `peft`, and damaged ones change nothing."""
 
 import json
 import tracemalloc
@@ -17,7 +17,7 @@ from tinygpt.files import adapters
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("targets", [None, ["down", "qkv"]])
 def test_adapters_come_back(tmp_path, family, targets):
-    """Catches a part of a fused layer that is lost, and rank, alpha or targets that a reader must guess."""
+    """Catches a lost part of a fused layer, and rank, alpha or targets that a reader would have to guess."""
     model = adapted(targets=targets, **FAMILIES[family])
     adapters.save(tmp_path / "adapter", model)
     again = base(**FAMILIES[family])
@@ -30,11 +30,11 @@ def test_adapters_come_back(tmp_path, family, targets):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_the_file_means_what_it_means_to_peft(tmp_path, family):
-    """Catches names, rows or a factor with which another library would make another model of the file.
+def test_the_file_means_the_same_to_peft(tmp_path, family):
+    """Catches names, row orders or a scale from which peft would build a different model.
 
-    Its rule: the weight of module M is that of the base plus lora_alpha / r times lora_B lora_A, transposed where
-    fan_in_fan_out says that the base is; M is adapted if its name ends in a name of target_modules.
+    The rule of peft: the weight of module M is the base weight plus lora_alpha / r times lora_B lora_A, transposed
+    where fan_in_fan_out says that the base weight is. M is adapted if its name ends in a name of target_modules.
     """
     model = adapted(**FAMILIES[family])
     tinygpt.save(tmp_path / "base", base(**FAMILIES[family]))
@@ -57,8 +57,8 @@ def test_the_file_means_what_it_means_to_peft(tmp_path, family):
         np.testing.assert_allclose(values, want[name], rtol=0, atol=8 * U * abs(want[name]).max(), err_msg=name)
 
 
-def test_saving_leaves_the_model_as_it_is(tmp_path):
-    """Catches merged weights that stay in memory, where the adapters would count twice, also after a failure."""
+def test_saving_does_not_change_the_model(tmp_path):
+    """Catches merged weights left in memory, where the adapters would count twice, also after a failure."""
     model = adapted()
     before, weight = logits(model), model.blocks[0].attn.qkv.weight.data.tobytes()
     tinygpt.save(tmp_path, model)
@@ -70,7 +70,7 @@ def test_saving_leaves_the_model_as_it_is(tmp_path):
 
 
 def changed(folder, **changes):
-    """Change tensors of an adapter file; None removes one."""
+    """Change tensors of an adapter file; a change that returns None removes the tensor."""
     path = folder / adapters.WEIGHTS
     with safe_open(path, "numpy") as file:
         held, metadata = {name: file.get_tensor(name) for name in file.offset_keys()}, file.metadata()
@@ -126,8 +126,8 @@ BREAKS = {
 
 
 @pytest.mark.parametrize(("damage", "message"), BREAKS.values(), ids=BREAKS)
-def test_bad_files_leave_the_model_as_it_was(tmp_path, damage, message):
-    """Catches adapters that are half read, and an error that does not name the file."""
+def test_bad_files_do_not_change_the_model(tmp_path, damage, message):
+    """Catches adapters that are partly read, and an error that does not name the file."""
     adapters.save(tmp_path / "adapter", adapted(**LLAMA))
     damage(tmp_path / "adapter")
     model = base(**LLAMA)
@@ -142,7 +142,7 @@ def test_bad_files_leave_the_model_as_it_was(tmp_path, damage, message):
 
 
 def test_another_base_is_refused(tmp_path):
-    """Catches adapters on weights that they were not trained with: the result would be noise."""
+    """Catches adapters on weights that they were not trained with, which gives noise."""
     adapters.save(tmp_path / "adapter", adapted())
     other = base()
     other.wte.weight.data[0, 0] += 1e-3
@@ -150,8 +150,8 @@ def test_another_base_is_refused(tmp_path):
         adapters.load(tmp_path / "adapter", other)
 
 
-def test_a_directory_of_something_else_is_left_alone(tmp_path):
-    """Catches a replaced directory that held more than adapters."""
+def test_a_directory_with_other_files_is_left_alone(tmp_path):
+    """Catches a replaced directory that contained more than adapters."""
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else than adapters"):
         adapters.save(tmp_path, adapted())
@@ -162,7 +162,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_of_some_layers(tmp_path, family):
-    """Catches adapters that only some blocks have, refused or read into all of them."""
+    """Catches adapters of some blocks only that are refused, or read into all blocks."""
     model = base(**FAMILIES[family])
     names = ["blocks.0.mlp.down", "blocks.1.attn.qkv"]
     for parameter in lora.add(model, 2, 3.0, layers=names):
@@ -177,8 +177,8 @@ def test_adapters_of_some_layers(tmp_path, family):
         lora.add(base(), 2, layers=["blocks.9.mlp.down"])
 
 
-def test_a_huge_rank_costs_nothing(tmp_path):
-    """Catches matrices of the size that a file asks for, made before its tensors are looked at."""
+def test_a_huge_rank_allocates_nothing(tmp_path):
+    """Catches matrices allocated by the rank in a file before its tensors are checked."""
     adapters.save(tmp_path / "adapter", adapted())
     config(tmp_path / "adapter", r=10**8)
     model = base()

@@ -1,4 +1,4 @@
-"""GGUF files: what llama.cpp writes is read, and what is written here comes back bit for bit."""
+"""GGUF files: files of llama.cpp's format are read, and written files read back bit for bit."""
 
 import struct
 import sys
@@ -26,7 +26,7 @@ MODELS = {
 
 
 def filled(options):
-    """A model in which no two values are alike."""
+    """A model with all values distinct."""
     model, rng = GPT(GPTConfig(**options)), np.random.default_rng(5)
     for parameter in model.parameters():
         parameter.data = rng.standard_normal(parameter.shape, np.float32)
@@ -48,7 +48,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_a_file_of_the_format_is_read(tmp_path, options):
-    """Catches rows of heads left in the order of the file, a name or an axis that is another, and a field misread."""
+    """Catches rows of heads left in the file's order, a wrong name or axis, and a misread field."""
     model = filled(options)
     (tmp_path / "x.gguf").write_bytes(gguf_maker.pack(*gguf_maker.of(model)))
     source = gguf.GGUFModel(tmp_path / "x.gguf")
@@ -58,7 +58,7 @@ def test_a_file_of_the_format_is_read(tmp_path, options):
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_round_trip(tmp_path, tokenizer, options):
-    """Catches a part of a model or a token that is lost on the way out or in."""
+    """Catches a part of a model or a token lost in writing or reading."""
     model = filled(options)
     assert gguf.write(tmp_path / "x.gguf", model, tokenizer) == []
     source = gguf.GGUFModel(tmp_path / "x.gguf")
@@ -69,8 +69,8 @@ def test_round_trip(tmp_path, tokenizer, options):
     assert found.encode(text).tolist() == tokenizer.encode(text).tolist()
 
 
-def test_no_bias_comes_back(tmp_path, tokenizer):
-    """Catches a GPT-2 without biases whose zeros become parameters, and one that llama.cpp would miss tensors in."""
+def test_a_model_without_biases_comes_back(tmp_path, tokenizer):
+    """Catches zero biases that become parameters, and biases missing from the file, which llama.cpp requires."""
     model = filled({**GPT2, "bias": False})
     gguf.write(tmp_path / "x.gguf", model, tokenizer)
     source = gguf.GGUFModel(tmp_path / "x.gguf")
@@ -80,7 +80,7 @@ def test_no_bias_comes_back(tmp_path, tokenizer):
 
 @pytest.mark.parametrize(("dtype", "word"), [("float16", "F16"), ("bfloat16", "BF16"), ("q8_0", "Q8_0")])
 def test_shorter_types(tmp_path, tokenizer, dtype, word):
-    """Catches norms or positions that are shortened, and a type that is another than was asked for."""
+    """Catches norms or positions stored in a shorter type, and a type other than requested."""
     model = filled({**GPT2, "n_embd": 64, "ffn_dim": 40})
     notes = gguf.write(tmp_path / "x.gguf", model, tokenizer, dtype)
     entries = gguf.GGUFModel(tmp_path / "x.gguf").file.entries
@@ -91,14 +91,15 @@ def test_shorter_types(tmp_path, tokenizer, dtype, word):
         assert kind == ("F32" if full else "F16" if name in odd else word), name
     short = dict(hf.build(gguf.GGUFModel(tmp_path / "x.gguf")).named_parameters())
     for name, parameter in model.named_parameters():
-        # Half a step: 2^-11 and 2^-8 of a value, 1/254 of the largest of a block, itself rounded to float16.
+        # Half a unit in the last place: 2^-11 and 2^-8 of a value, or 1/254 of the largest value of a block, plus the
+        # rounding of the block's scale to float16.
         step = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "q8_0": 1 / 250}[dtype]
         assert np.abs(short[name].data - parameter.data).max() <= step * np.abs(parameter.data).max()
 
 
 @pytest.mark.parametrize("kind", [kind.name for kind in gguf_file.KINDS.values()])
 def test_values_are_those_of_the_package(tmp_path, monkeypatch, kind):
-    """Catches blocks that are cut at a wrong byte, a tensor read from another's place, and a chunk that is left out."""
+    """Catches blocks split at the wrong byte, a tensor read from the wrong offset, and a skipped chunk."""
     monkeypatch.setattr(gguf_file, "CHUNK", 512)
     number = peer.GGMLQuantizationType[kind]
     block, size = peer.GGML_QUANT_SIZES[number]
@@ -106,22 +107,22 @@ def test_values_are_those_of_the_package(tmp_path, monkeypatch, kind):
     tensors = {}
     for name, shape in {"a": (3, 768), "b": (7, 256), "c": (256,)}.items():
         data = rng.integers(0, 256, (int(np.prod(shape)) // block, size), np.uint8)
-        data[:, 1::2] &= 0x3B  # no scale and no float is NaN or infinite: the highest bits of the exponent are clear
+        data[:, 1::2] &= 0x3B  # clears high exponent bits, so that no scale or float is NaN or infinite
         tensors[name] = kind, shape, data.tobytes()
     (tmp_path / "x.gguf").write_bytes(gguf_maker.pack({}, tensors))
     found = gguf_file.GGUFFile(tmp_path / "x.gguf")
     reader = peer.GGUFReader(tmp_path / "x.gguf")
     assert [tensor.name for tensor in reader.tensors] == list(tensors)
     for tensor in reader.tensors:
-        # The package reads F64 and has no arithmetic for it.
+        # The package reads F64 but cannot dequantise it.
         made = tensor.data.astype(np.float32) if kind == "F64" else peer.dequantize(tensor.data, tensor.tensor_type)
         wanted = made.reshape(tensors[tensor.name][1])
         assert np.array_equal(found.read(tensor.name), wanted)
         assert np.ptp(wanted) > 0
 
 
-def test_a_block_of_q8_0_by_hand(tmp_path):
-    """Catches a scale at the wrong end, and unsigned values: 0.5 times -16 ... 15."""
+def test_a_q8_0_block_by_hand(tmp_path):
+    """Catches a scale at the wrong end of a block, and unsigned values: 0.5 times -16 ... 15."""
     data = np.float16(0.5).tobytes() + np.arange(-16, 16, dtype=np.int8).tobytes()
     (tmp_path / "x.gguf").write_bytes(gguf_maker.pack({}, {"x": ("Q8_0", (1, 32), data)}))
     assert gguf_file.GGUFFile(tmp_path / "x.gguf").read("x").tolist() == [[i / 2 for i in range(-16, 16)]]
@@ -129,7 +130,7 @@ def test_a_block_of_q8_0_by_hand(tmp_path):
 
 @pytest.mark.parametrize(("version", "alignment"), [(2, 32), (3, 8), (3, 64)])
 def test_versions_and_alignments(tmp_path, version, alignment):
-    """Catches data that is looked for at multiples of 32 alone."""
+    """Catches data expected at multiples of 32 only."""
     model = filled(LLAMA)
     fields, tensors = gguf_maker.of(model)
     content = gguf_maker.pack({**fields, "general.alignment": alignment}, tensors, alignment, version)
@@ -138,7 +139,7 @@ def test_versions_and_alignments(tmp_path, version, alignment):
 
 
 def test_every_type_of_field(tmp_path):
-    """Catches a number of another size or sign, and a list of the wrong things."""
+    """Catches a number of the wrong size or sign, and a list of the wrong type."""
     numbers = {0: ("B", 255), 1: ("b", -1), 2: ("H", 65535), 3: ("h", -1), 4: ("I", 2**32 - 1), 5: ("i", -1)}
     numbers |= {10: ("Q", 2**64 - 1), 11: ("q", -1), 12: ("d", 0.1), 6: ("f", 1e-5), 7: ("?", True)}
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, 2 * len(numbers) + 2)
@@ -158,7 +159,7 @@ def test_every_type_of_field(tmp_path):
 
 
 def test_rows_beyond_the_tokens(tmp_path, tokenizer):
-    """Catches a file whose tokens are fewer than the rows of the embedding, which llama.cpp refuses."""
+    """Catches a file with fewer tokens than embedding rows, which llama.cpp refuses."""
     gguf.write(tmp_path / "x.gguf", filled(LLAMA), tokenizer)
     source = gguf.GGUFModel(tmp_path / "x.gguf")
     tokens = source.file.fields["tokenizer.ggml.tokens"]
@@ -167,8 +168,8 @@ def test_rows_beyond_the_tokens(tmp_path, tokenizer):
     assert source.tokenizer().vocab_size == tokenizer.vocab_size < 300
 
 
-def test_what_has_no_form_in_gguf(tmp_path, tokenizer):
-    """Catches a file that nobody can read, and a reason that does not help."""
+def test_models_that_gguf_cannot_hold(tmp_path, tokenizer):
+    """Catches a file that no program can read, and an error that does not say why."""
     cases = [
         (LLAMA, CharTokenizer.train("abc"), "GGUF has no form for a character"),
         (LLAMA, None, "there is no tokenizer.json"),
@@ -185,7 +186,7 @@ def test_what_has_no_form_in_gguf(tmp_path, tokenizer):
     ("dtype", "value"), [("float16", 70000.0), ("q8_0", 70000.0 * 127), ("bfloat16", 3.4e38), ("float32", np.nan)]
 )
 def test_values_that_do_not_fit(tmp_path, tokenizer, dtype, value):
-    """Catches infinities that are written and then refused by whoever reads them."""
+    """Catches infinities that are written, and then refused by every reader."""
     model = filled({**LLAMA, "n_embd": 64})
     model.blocks[1].mlp.down.weight.data[3, 5] = value
     (tmp_path / "x.gguf").write_bytes(b"old")
@@ -195,8 +196,8 @@ def test_values_that_do_not_fit(tmp_path, tokenizer, dtype, value):
     assert (tmp_path / "x.gguf").read_bytes() == b"old"
 
 
-def test_the_package_is_needed_for_blocks_alone(tmp_path, monkeypatch):
-    """Catches an error that does not name the extra, comes late, or comes where there is nothing to unpack."""
+def test_only_quantised_blocks_need_the_package(tmp_path, monkeypatch):
+    """Catches an error that does not name the extra, and an error where nothing needs unpacking."""
     monkeypatch.setitem(sys.modules, "gguf", None)
     (tmp_path / "x.gguf").write_bytes(gguf_maker.pack({}, {"x": ("Q8_0", (1, 32), bytes(34))}))
     with pytest.raises(ImportError, match=r"pip install 'tinygpt\[gguf\]'"):

@@ -1,4 +1,4 @@
-"""GGUF files that lie: each is refused in one line that names the file and what is wrong with it, or is a model."""
+"""Hostile GGUF files: each gives a model, or a one-line error that names the file and the fault."""
 
 import os
 import re
@@ -32,14 +32,14 @@ def file(tmp_path):
 
 
 def read(path):
-    """A model and its tokenizer, as `tinygpt import` reads them."""
+    """Read a model and its tokenizer, as `tinygpt import` does."""
     source = gguf.GGUFModel(path)
     source.tokenizer()
     return hf.build(source)
 
 
 def refused(path, message=""):
-    """Reading must give one line: the file's name, then what is wrong."""
+    """Assert that reading fails with one line: the file's name, then the fault."""
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: ") as caught:
         read(path)
     line = str(caught.value)
@@ -49,15 +49,15 @@ def refused(path, message=""):
 
 
 def build(kind="llama", fields=None, tensors=None, drop=(), **options):
-    """A file with other fields or tensors."""
+    """Pack a file with some fields or tensors changed or dropped."""
     held, arrays = PARTS[kind]
     kept = {name: content for name, content in held.items() if name not in drop}
     parts = {name: content for name, content in arrays.items() if name not in drop}
     return gguf_maker.pack({**kept, **(fields or {})}, {**parts, **(tensors or {})}, **options)
 
 
-def test_the_files_that_are_damaged_here_are_good(file):
-    """Catches a test below that passes because the file was never a model."""
+def test_undamaged_files_are_read(file):
+    """Catches a test below that passes only because its file was never a valid model."""
     for kind, config in MODELS.items():
         file.write_bytes(build(kind))
         assert read(file).config.n_embd == config.n_embd
@@ -89,8 +89,8 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize(("content", "message"), CONTENTS.values(), ids=CONTENTS)
-def test_no_gguf_file(file, content, message):
-    """Catches a length that is believed, and a traceback of the parser."""
+def test_invalid_headers(file, content, message):
+    """Catches a length that is used unchecked, and a traceback of the parser."""
     file.write_bytes(content)
     refused(file, message)
 
@@ -135,8 +135,8 @@ TENSORS = {
 
 
 @pytest.mark.parametrize(("content", "message"), TENSORS.values(), ids=TENSORS)
-def test_tensors_that_lie(file, content, message):
-    """Catches a tensor that is read from where it does not lie, or passed over though the model needs it."""
+def test_invalid_tensors(file, content, message):
+    """Catches a tensor read from outside its bytes, and a required tensor that is ignored."""
     file.write_bytes(content)
     refused(file, message)
 
@@ -188,8 +188,8 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "message"), FIELDS)
-def test_fields_that_lie(file, kind, fields, message):
-    """Catches a field that is passed over though it changes the logits, and one whose error has another type."""
+def test_invalid_fields(file, kind, fields, message):
+    """Catches a field that changes the logits but is ignored, and an error of the wrong type."""
     file.write_bytes(build(kind, fields))
     refused(file, message)
 
@@ -197,14 +197,14 @@ def test_fields_that_lie(file, kind, fields, message):
 @pytest.mark.parametrize(
     "name", ["general.architecture", "llama.block_count", "llama.attention.layer_norm_rms_epsilon"]
 )
-def test_without_a_field(file, name):
-    """Catches a size that is made up where the file does not give it."""
+def test_missing_fields(file, name):
+    """Catches a size that is guessed because the file does not state it."""
     file.write_bytes(build(drop=[name]))
     refused(file, f"'{name}' is missing$")
 
 
-def test_what_is_no_file(tmp_path):
-    """Catches a bare errno, and an open that waits for ever."""
+def test_missing_and_special_files(tmp_path):
+    """Catches a bare errno, and an open that blocks for ever."""
     with pytest.raises(FileNotFoundError, match="nowhere: no such file"):
         gguf_file.GGUFFile(tmp_path / "nowhere")
     if hasattr(os, "mkfifo"):
@@ -212,15 +212,15 @@ def test_what_is_no_file(tmp_path):
         refused(tmp_path / "pipe", "must be a regular file")
 
 
-def test_metadata_without_end(file, monkeypatch):
-    """Catches a list of tokens that fills the memory many times over."""
+def test_oversized_metadata(file, monkeypatch):
+    """Catches a list of tokens that takes unbounded memory."""
     monkeypatch.setattr(gguf_file, "MAX_METADATA", 1000)
     file.write_bytes(build(fields={"a": "x" * 2000}))
     refused(file, "must have at most 1000 bytes of metadata")
 
 
-def test_memory_goes_with_the_file(file):
-    """Catches memory taken for what a file promises: here some 2^60 bytes in each of the lengths."""
+def test_memory_is_bounded_by_the_file(file):
+    """Catches memory allocated by stated lengths: here about 2^60 bytes in each."""
     tracemalloc.start()
     for content, _ in [*CONTENTS.values(), *TENSORS.values()]:
         file.write_bytes(content)
@@ -232,7 +232,7 @@ def test_memory_goes_with_the_file(file):
 
 
 def tokenized():
-    """A file with a tokenizer, and a tensor in blocks."""
+    """A file with a tokenizer and a quantised tensor."""
     rng = np.random.default_rng(1)
     tokens = [*map(chr, [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324)]), "ab", "<|endoftext|>"]
     fields = {
@@ -253,7 +253,7 @@ def tokenized():
 
 
 def model_or_line(path):
-    """Either a model or a ValueError of one line; anything else fails the test."""
+    """Return whether reading gives a model; fail on anything but a model or a ValueError of one line."""
     try:
         model = read(path)
     except ValueError as error:
@@ -266,19 +266,19 @@ def model_or_line(path):
 
 
 def test_truncated_anywhere(file):
-    """Catches a cut that is taken for a model, or that ends in another error than one line."""
+    """Catches a truncated file read as a model, or an error other than one line."""
     content = tokenized()
     file.write_bytes(content)
     assert model_or_line(file)
-    # The last tensor ends the file, so every cut loses something.
+    # The last tensor ends with the file, so that every cut loses data.
     for length in {*range(0, len(content), 211), *range(600, 900), len(content) - 1}:
         file.write_bytes(content[:length])
         assert not model_or_line(file), length
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_bytes_turned_over(file, seed):
-    """Catches any other error, and any crash, that a damaged file leads to: one to four bytes, mostly of the header."""
+def test_random_bytes(file, seed):
+    """Catches any other error or crash of a file with one to four random bytes, mostly in its header."""
     rng = np.random.default_rng(seed)
     content = tokenized()
     models = 0
@@ -292,7 +292,7 @@ def test_bytes_turned_over(file, seed):
 
 
 def test_harmless_values_are_read(tmp_path):
-    """Catches a file that is refused for values that change nothing: equal counts per block, a factor of 1."""
+    """Catches a file refused for values that change nothing: equal counts per block, a factor of 1."""
     config = GPTConfig(**{**vars(MODELS["llama"]), "n_layer": 2})
     fields, tensors = gguf_maker.of(GPT(config))
     changes = {

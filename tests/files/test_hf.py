@@ -1,4 +1,4 @@
-"""Model directories: what is written comes back bit for bit, and what real files carry is read."""
+"""Model directories: they read back bit for bit, and variants found in real files are read."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ LLAMA = GPTConfig(**SMALL, position="rope", norm="rmsnorm", activation="swiglu",
 
 
 def filled(config):
-    """A model in which no two values are alike: fresh biases are all 0 and norms all 1, in whatever order."""
+    """A model with all values distinct, because fresh biases are all 0 and norms all 1 and would hide a swap."""
     model, rng = GPT(config), np.random.default_rng(5)
     for parameter in model.parameters():
         parameter.data = rng.standard_normal(parameter.shape, np.float32)
@@ -50,7 +50,7 @@ def logits(model):
 
 
 def rewrite(folder, change):
-    """Pass the tensors of a directory through `change`, and write them with the safetensors library."""
+    """Change the tensors of a directory, and write them with the safetensors library."""
     tensors = peer.load_file(folder / "model.safetensors")
     peer.save_file(change(tensors), folder / "model.safetensors")
 
@@ -62,7 +62,7 @@ def set_fields(folder, remove=(), **fields):
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(map(str, mix.values())))
 def test_round_trip(tmp_path, mix):
-    """Catches an option that config.json loses, and a part of a parameter that is lost, swapped or transposed once."""
+    """Catches an option missing from config.json, and a parameter lost, swapped or transposed once."""
     model = filled(GPTConfig(**SMALL, **mix, dropout=0.25, norm_eps=3e-4))
     tinygpt.save(tmp_path, model)
     found, tokenizer = tinygpt.load(tmp_path)
@@ -81,7 +81,7 @@ def test_round_trip(tmp_path, mix):
     ],
 )
 def test_round_trip_of_sizes_and_bases(tmp_path, options):
-    """Catches a width or base that is read as the default."""
+    """Catches a width or RoPE base replaced by its default."""
     model = filled(GPTConfig(**{**SMALL, **options}))
     tinygpt.save(tmp_path, model)
     assert_same(tinygpt.load(tmp_path)[0], model)
@@ -89,21 +89,21 @@ def test_round_trip_of_sizes_and_bases(tmp_path, options):
 
 @pytest.mark.parametrize("config", [GPT2, GPTConfig(vocab_size=5), GPTConfig(vocab_size=5, position="rope")])
 def test_defaults_come_back_as_defaults(tmp_path, config):
-    """Catches None in a GPTConfig that comes back as a number, so that equal models have unequal configs."""
+    """Catches None in a GPTConfig read back as a number, which makes equal models have unequal configs."""
     tinygpt.save(tmp_path, GPT(config))
     assert tinygpt.load(tmp_path)[0].config == config
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(map(str, mix.values())))
 def test_names_and_shapes_are_those_of_the_model(mix):
-    """Catches a parameter that GPT has and the table of shapes has not: it would be left out of every file."""
+    """Catches a parameter missing from the table of shapes, which would be left out of every file."""
     config = GPTConfig(**SMALL, **mix)
     assert list(names.parameters(config)) == [(name, p.shape) for name, p in GPT(config).named_parameters()]
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(map(str, mix.values())))
 def test_family(mix):
-    """Catches a mix that is written as a family which would compute something else from it."""
+    """Catches a combination of options saved as a family that would compute something else."""
     config = GPTConfig(**SMALL, **mix)
     kind = tuple(mix[name] for name in ("position", "norm", "activation"))
     gpt2 = kind == ("learned", "layernorm", "gelu") and mix["n_kv_head"] is None
@@ -112,7 +112,7 @@ def test_family(mix):
 
 
 def test_the_safetensors_library_reads_what_is_written(tmp_path):
-    """Catches a transposed view whose memory is written as it lies, and a weight of GPT-2 that is not (in, out)."""
+    """Catches a transposed view written in memory order, and a GPT-2 weight that is not (in, out)."""
     model = filled(GPT2)
     tinygpt.save(tmp_path, model)
     found = peer.load_file(tmp_path / "model.safetensors")
@@ -123,27 +123,27 @@ def test_the_safetensors_library_reads_what_is_written(tmp_path):
     assert "lm_head.weight" not in found
 
 
-def test_no_bias_is_zeros_in_a_gpt2(tmp_path):
-    """Catches a GPT-2 without biases that its own readers would fill at random, or whose zeros become parameters."""
+def test_a_gpt2_without_biases_has_zero_biases_on_disk(tmp_path):
+    """Catches missing biases, which other readers would fill at random, and zeros that become parameters."""
     model = filled(GPTConfig(**SMALL, bias=False))
     tinygpt.save(tmp_path, model)
     biases = {k: v for k, v in peer.load_file(tmp_path / "model.safetensors").items() if k.endswith("bias")}
-    assert len(biases) == 6 * 2 + 1  # two norms and four products a block, and the last norm
+    assert len(biases) == 6 * 2 + 1  # two norms and four projections per block, and the final norm
     assert not any(bias.any() for bias in biases.values())
     assert json.loads((tmp_path / "config.json").read_text())["tinygpt"] == {"bias": False}
 
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA, GPTConfig(**SMALL, position="rope")], ids=config_file.family)
 def test_token_ids_are_always_written(config):
-    """Catches the key left out, for which transformers takes 50256 or 1 whatever the vocabulary."""
+    """Catches a missing key, for which transformers uses 50256 or 1 whatever the vocabulary."""
     for start_id, end_ids, written in ((None, (), None), (10, [10], 10), (3, {9, 5}, [5, 9])):
         content = json.loads(config_file.to_bytes(config, start_id, end_ids))
         assert (content["bos_token_id"], content["eos_token_id"]) == (start_id, written)
 
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=config_file.family)
-def test_names_without_prefix(tmp_path, config):
-    """Catches a bare model, as the first GPT-2 on the hub is, that is not read."""
+def test_tensor_names_without_prefix(tmp_path, config):
+    """Catches a bare model that is refused, such as the first GPT-2 on the hub."""
     model = filled(config)
     tinygpt.save(tmp_path, model)
     prefix = names.PREFIX[config_file.family(config)]
@@ -152,8 +152,8 @@ def test_names_without_prefix(tmp_path, config):
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_masks_of_gpt2_are_passed_over(tmp_path, prefix):
-    """Catches real files refused, or their mask read as a bias; a mask is no weight, so any type will do."""
+def test_masks_of_gpt2_are_ignored(tmp_path, prefix):
+    """Catches real files that are refused, or their mask read as a bias. A mask may have any type."""
     model = filled(GPT2)
     tinygpt.save(tmp_path, model)
 
@@ -168,8 +168,8 @@ def test_masks_of_gpt2_are_passed_over(tmp_path, prefix):
     assert_same(tinygpt.load(tmp_path)[0], model)
 
 
-def test_rotary_frequencies_of_llama_are_passed_over(tmp_path):
-    """Catches files of older versions refused: they hold the frequencies, which follow from the base."""
+def test_rotary_frequencies_of_llama_are_ignored(tmp_path):
+    """Catches older files that are refused for storing the rotary frequencies, which follow from the base."""
     model = filled(LLAMA)
     tinygpt.save(tmp_path, model)
     extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32) for i in range(2)}
@@ -179,7 +179,7 @@ def test_rotary_frequencies_of_llama_are_passed_over(tmp_path):
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=config_file.family)
 def test_a_tied_head_may_be_repeated(tmp_path, config):
-    """Catches a file with both names of a tied weight refused, as some writers make it."""
+    """Catches a refused file that has a tied weight under both names, as some writers make it."""
     model = filled(config)
     tinygpt.save(tmp_path, model)
     rewrite(tmp_path, lambda tensors: {**tensors, "lm_head.weight": model.wte.weight.data})
@@ -197,15 +197,15 @@ def test_a_tied_head_may_be_repeated(tmp_path, config):
         ({"rope_theta": 77.5, "rope_scaling": {"type": "default"}}, 77.5),
     ],
 )
-def test_rotary_base_wherever_it_stands(tmp_path, fields, base):
-    """Catches a base that is overlooked: every logit is then wrong, more so far into the context."""
+def test_every_field_for_the_rotary_base(tmp_path, fields, base):
+    """Catches an ignored RoPE base, which makes every logit wrong."""
     tinygpt.save(tmp_path, filled(LLAMA))
     set_fields(tmp_path, remove={"rope_theta"} - fields.keys(), **fields)
     assert tinygpt.load(tmp_path)[0].config.rope_theta == base
 
 
 def test_defaults_of_transformers_for_fields_left_out(tmp_path):
-    """Catches our own defaults in the place of theirs, which are not the same: untied and 1e-6 in a Llama."""
+    """Catches our own defaults in place of transformers', such as untied embeddings and 1e-6 in a Llama."""
     tinygpt.save(tmp_path / "llama", filled(GPTConfig(**{**vars(LLAMA), "n_kv_head": None, "tie_embeddings": False})))
     optional = {"head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias", "tie_word_embeddings"}
     set_fields(tmp_path / "llama", remove={*optional, "num_key_value_heads"})
@@ -219,7 +219,7 @@ def test_defaults_of_transformers_for_fields_left_out(tmp_path):
 
 
 def test_float16_weights(tmp_path):
-    """Catches float16 refused or misread; NumPy's own conversion is exact."""
+    """Catches float16 refused or misread. NumPy's own conversion is exact."""
     model = filled(GPT2)
     tinygpt.save(tmp_path, model)
     rewrite(tmp_path, lambda tensors: {name: array.astype(np.float16) for name, array in tensors.items()})
@@ -229,9 +229,10 @@ def test_float16_weights(tmp_path):
 
 
 def test_every_finite_bfloat16(tmp_path):
-    """Catches a sign, an exponent or a subnormal that is lost: each pattern is held against the definition.
+    """Catches a lost sign, exponent or subnormal: every bit pattern is compared with the definition.
 
-    Sign s, exponent e of 8 bits, fraction f of 7: (-1)^s 2^(e-127) (1 + f/128), or (-1)^s 2^-126 f/128 for e = 0.
+    With sign s, 8-bit exponent e and 7-bit fraction f, the value is (-1)^s 2^(e-127) (1 + f/128), or (-1)^s 2^-126
+    f/128 for e = 0.
     """
     bits = np.arange(2**16, dtype=np.uint32)
     sign, exponent, fraction = bits >> 15, (bits >> 7) & 255, bits & 127
@@ -246,8 +247,8 @@ def test_every_finite_bfloat16(tmp_path):
     assert np.array_equal(np.signbit(found), np.signbit(wanted))
 
 
-def test_data_at_an_odd_place(tmp_path):
-    """Catches a reader that needs the header to end at a multiple of four, which no rule promises."""
+def test_data_at_an_unaligned_offset(tmp_path):
+    """Catches a reader that needs the header to end at a multiple of four, which the format does not require."""
     values = np.arange(3, dtype="<f4")
     for padding in range(4):
         header = json.dumps({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode() + b" " * padding
@@ -256,7 +257,7 @@ def test_data_at_an_odd_place(tmp_path):
 
 
 def test_any_strides_are_written(tmp_path):
-    """Catches memory that is written from an array's first value on, without a look at its strides."""
+    """Catches memory written in storage order, ignoring the strides of a view."""
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
     views = {"t": base.T, "rows": base[1:3], "columns": base[:, 2:4], "back": base[::-1], "none": base[:0]}
     weights.write(tmp_path / "x", views.items(), {})
@@ -264,16 +265,16 @@ def test_any_strides_are_written(tmp_path):
     assert all(np.array_equal(found[name], view) for name, view in views.items())
 
 
-def test_weights_are_for_whom_any_new_file_is(tmp_path):
-    """Catches the 0600 that the library gives its files: a model that others cannot read."""
+def test_weights_have_the_permissions_of_any_new_file(tmp_path):
+    """Catches the mode 0600 that the library sets, which makes a model unreadable for others."""
     (tmp_path / "plain").write_text("x")
     weights.write(tmp_path / "x", [("x", np.ones(3, np.float32))], {})
     modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "x")}
     assert modes["x"] == modes["plain"]
 
 
-def test_the_file_that_stays_is_synced(tmp_path, monkeypatch):
-    """Catches no sync, and one of a file that the library then replaces."""
+def test_the_final_file_is_synced(tmp_path, monkeypatch):
+    """Catches a missing sync, and a sync of a file that the library then replaces."""
     synced = set()
     monkeypatch.setattr(os, "fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
     weights.write(tmp_path / "x", [("x", np.ones(3, np.float32))], {})
@@ -281,7 +282,7 @@ def test_the_file_that_stays_is_synced(tmp_path, monkeypatch):
 
 
 def test_weights_that_cannot_be_written(tmp_path):
-    """Catches an error of the library's own class, which no caller expects, and one without the file's name."""
+    """Catches the library's own exception class, which no caller expects, and an error without the file name."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))

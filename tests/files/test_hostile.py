@@ -1,4 +1,4 @@
-"""Model directories that lie: each is refused in one line that names the file and what is wrong with it."""
+"""Hostile model directories: each is refused in one line that names the file and the fault."""
 
 import json
 import math
@@ -26,7 +26,7 @@ QKV = "transformer.h.0.attn.c_attn.weight"
 
 @pytest.fixture
 def make(tmp_path):
-    """A function from a family to a good model directory."""
+    """A function that saves a valid model directory of a family."""
 
     def made(family="gpt2", **options):
         folder = tmp_path / "tiny"
@@ -37,20 +37,20 @@ def make(tmp_path):
 
 
 def unpack(file):
-    """Header and data of a safetensors file."""
+    """Read the header and the data of a safetensors file."""
     content = file.read_bytes()
     (length,) = struct.unpack_from("<Q", content)
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def pack(file, header, data):
-    """A safetensors file from its parts; the header may be bytes."""
+    """Write a safetensors file from its parts; the header may be bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
 def refused(folder, file, message, kind=ValueError):
-    """`tinygpt.load` must give one line: the file's name, then what is wrong."""
+    """Assert that `tinygpt.load` fails with one line: the file's name, then the fault."""
     with pytest.raises(kind) as caught:
         tinygpt.load(folder)
     line = str(caught.value)
@@ -62,25 +62,25 @@ def refused(folder, file, message, kind=ValueError):
 
 
 def never(*args, **kwargs):
-    raise AssertionError("a model was made before the file was known to be good")
+    raise AssertionError("a model was built before its files were checked")
 
 
-# Directories that are not model directories
+# Paths that are not model directories
 
 
-def test_no_directory(tmp_path):
+def test_a_missing_directory(tmp_path):
     """Catches a bare errno, or a traceback from the first file that is opened."""
     refused(tmp_path / "nowhere", "", "no such directory", FileNotFoundError)
 
 
 def test_a_file_in_place_of_a_directory(tmp_path):
-    """Catches a path below a file being opened."""
+    """Catches a path below a file that is opened."""
     (tmp_path / "file").write_text("x")
     refused(tmp_path / "file", "", "must be a model directory")
 
 
-def test_a_directory_of_something_else(tmp_path):
-    """Catches the message of a missing file where the user chose the wrong directory."""
+def test_a_directory_of_other_files(tmp_path):
+    """Catches an error about a missing file when the user chose the wrong directory."""
     (tmp_path / "notes.txt").write_text("x")
     refused(tmp_path, "", "not a model directory, there is no config.json", FileNotFoundError)
 
@@ -92,8 +92,8 @@ def test_a_directory_of_something_else(tmp_path):
         ("pytorch_model.bin", r"pickle.*save_pretrained\(dir, safe_serialization=True\)"),
     ],
 )
-def test_no_weights(make, beside, message):
-    """Catches a pickle that is opened, and a message that does not say what to do about it."""
+def test_missing_weights(make, beside, message):
+    """Catches a pickle that is opened, and an error that does not say how to convert it."""
     folder = make()
     (folder / "model.safetensors").rename(folder / beside)
     refused(folder, "model.safetensors", message, FileNotFoundError)
@@ -102,7 +102,7 @@ def test_no_weights(make, beside, message):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on Windows")
 def test_a_pipe_in_place_of_a_file(make, name):
-    """Catches an open that waits for ever."""
+    """Catches an open that blocks for ever."""
     folder = make()
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -129,8 +129,8 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(("text", "message"), TEXTS.values(), ids=TEXTS)
-def test_config_that_is_no_config(make, text, message):
-    """Catches a traceback of the JSON parser, a recursion error, and a file that is read without a limit."""
+def test_invalid_config_files(make, text, message):
+    """Catches a traceback of the JSON parser, a RecursionError, and a file read without a size limit."""
     folder = make()
     (folder / "config.json").write_bytes(text)
     refused(folder, "config.json", message)
@@ -190,8 +190,8 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("family", "name", "value", "message"), FIELDS)
-def test_config_with_a_wrong_value(make, monkeypatch, family, name, value, message):
-    """Catches a value that is taken for another, passed over though it changes the logits, or found out too late."""
+def test_invalid_config_values(make, monkeypatch, family, name, value, message):
+    """Catches a value that is misread, ignored although it changes the logits, or checked too late."""
     folder = make(family)
     monkeypatch.setattr(hf, "GPT", never)
     content = json.loads((folder / "config.json").read_text())
@@ -203,8 +203,8 @@ def test_config_with_a_wrong_value(make, monkeypatch, family, name, value, messa
     ("family", "name"),
     [("gpt2", "n_positions"), ("gpt2", "n_embd"), ("llama", "intermediate_size"), ("tinygpt", "norm_eps")],
 )
-def test_config_without_a_field(make, family, name):
-    """Catches a size that is made up where the file does not give it."""
+def test_missing_config_fields(make, family, name):
+    """Catches a size that is guessed because the file does not state it."""
     folder = make(family)
     content = json.loads((folder / "config.json").read_text())
     del content[name]
@@ -214,8 +214,8 @@ def test_config_without_a_field(make, family, name):
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("name", ["n_layer", "n_embd", "vocab_size", "ffn_dim"])
-def test_config_of_absurd_size(make, monkeypatch, family, name):
-    """Catches memory or time spent on what config.json promises before the weights are known to be there."""
+def test_oversized_configs(make, monkeypatch, family, name):
+    """Catches memory or time spent by config.json before the weights are known to exist."""
     folder = make(family)
     llama = {"n_layer": "num_hidden_layers", "n_embd": "hidden_size", "ffn_dim": "intermediate_size"}
     names = {"gpt2": {"ffn_dim": "n_inner"}, "llama": llama, "tinygpt": {}}[family]
@@ -230,7 +230,7 @@ def test_config_of_absurd_size(make, monkeypatch, family, name):
 
 
 def record(header, name=WTE, **fields):
-    """The header with other fields in one record."""
+    """The header with some fields of one tensor changed."""
     return {**header, name: {**header[name], **fields}}
 
 
@@ -240,7 +240,7 @@ def rename(header, old, new):
 
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 DAMAGED = "is damaged or no safetensors file: "
-# The library's own words: it must be the right check that refuses.
+# The messages are the library's own, so that the test knows which check refused the file.
 HEADERS = {
     "not JSON": (lambda h: b"{xxxx", DAMAGED + "invalid JSON in header: key must be a string"),
     "nothing": (lambda h: b"", DAMAGED + "invalid JSON in header: EOF"),
@@ -299,8 +299,8 @@ HEADERS = {
 
 
 @pytest.mark.parametrize(("change", "message"), HEADERS.values(), ids=HEADERS)
-def test_header_that_lies(make, monkeypatch, change, message):
-    """Catches a field of the header that is believed, and values that are read from where no tensor lies."""
+def test_invalid_headers(make, monkeypatch, change, message):
+    """Catches a header field that is used unchecked, and values read from outside a tensor."""
     folder = make()
     monkeypatch.setattr(hf, "GPT", never)
     header, data = unpack(folder / "model.safetensors")
@@ -322,15 +322,15 @@ def test_header_that_lies(make, monkeypatch, change, message):
         (b"PK\x03\x04" + b"\0" * 60, DAMAGED + "invalid header length"),
     ],
 )
-def test_file_that_is_no_safetensors(make, content, message):
-    """Catches a length that is believed, and a file of another kind under this name."""
+def test_files_of_another_format(make, content, message):
+    """Catches a length that is used unchecked, and a file of another format under this name."""
     folder = make()
     (folder / "model.safetensors").write_bytes(content)
     refused(folder, "model.safetensors", message)
 
 
 def test_truncated_at_any_byte(make):
-    """Catches a cut that falls on the end of a tensor, and one within the header."""
+    """Catches a file cut at the end of a tensor, and one cut within the header."""
     folder = make()
     content = (folder / "model.safetensors").read_bytes()
     for length in {*range(0, len(content), 97), len(content) - 1, len(content) - 4}:
@@ -339,7 +339,7 @@ def test_truncated_at_any_byte(make):
 
 
 def test_trailing_bytes(make):
-    """Catches content that no tensor names."""
+    """Catches data that belongs to no tensor."""
     folder = make()
     with open(folder / "model.safetensors", "ab") as file:
         file.write(b"hidden")
@@ -363,7 +363,7 @@ def test_overlap_and_gap(make):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("dtype", "name"), [("<f4", "F32"), ("<f2", "F16"), ("<u2", "BF16")])
 def test_values_that_are_not_finite(make, value, dtype, name):
-    """Catches a NaN that goes on to every logit, in each type that weights may have."""
+    """Catches a NaN that reaches every logit, in each type of weights."""
     folder = make()
     header, data = unpack(folder / "model.safetensors")
     values = np.frombuffer(data, "<f4", 88, header[WTE]["data_offsets"][0]).copy()
@@ -381,7 +381,7 @@ def test_values_that_are_not_finite(make, value, dtype, name):
 
 
 def test_biases_in_a_model_without_biases(make):
-    """Catches a bias that is dropped in silence because the config says that there is none."""
+    """Catches a bias dropped silently because the config says that there is none."""
     folder = make(bias=False)
     header, data = unpack(folder / "model.safetensors")
     name = "transformer.h.1.mlp.c_fc.bias"
@@ -392,7 +392,7 @@ def test_biases_in_a_model_without_biases(make):
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_tied_head_that_differs(make, family):
-    """Catches a head that is dropped in silence because the config says that it is the embedding."""
+    """Catches a head dropped silently because the config says that it is the embedding."""
     folder = make(family)
     header, data = unpack(folder / "model.safetensors")
     wte = WTE if family == "gpt2" else "model.embed_tokens.weight"
@@ -404,8 +404,8 @@ def test_a_tied_head_that_differs(make, family):
     refused(folder, "model.safetensors", f"tensor 'lm_head.weight' must equal '{wte}', config.json says .* tied")
 
 
-def test_a_head_that_is_missing(make):
-    """Catches an untied head that stays at its random initial values."""
+def test_a_missing_head(make):
+    """Catches an untied head that keeps its random initial values."""
     folder = make("llama")
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**content, "tie_word_embeddings": False}))
@@ -413,7 +413,7 @@ def test_a_head_that_is_missing(make):
 
 
 def test_one_layer_too_many(make):
-    """Catches weights that are left over because config.json asks for fewer."""
+    """Catches weights ignored because config.json has fewer layers."""
     folder = make()
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**content, "n_layer": 1}))
@@ -423,15 +423,15 @@ def test_one_layer_too_many(make):
 # tokenizer.json
 
 
-def test_a_tokenizer_that_is_none(make):
-    """Catches a broken tokenizer taken for a missing one."""
+def test_a_broken_tokenizer(make):
+    """Catches a broken tokenizer treated as a missing one."""
     folder = make()
     (folder / "tokenizer.json").write_text("{")
     refused(folder, "tokenizer.json", "must be JSON")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(make, tmp_path):
-    """Catches ids that the model has no row for, found only when the first of them turns up."""
+    """Catches ids without an embedding row that are found only when they occur."""
     folder = make()
     tinygpt.tokenizers.CharTokenizer.train("abc").save(folder)
     refused(folder, "tokenizer.json", "must have at most the model's 11 tokens, got 260")

@@ -1,4 +1,4 @@
-"""Model directories: nothing is lost, and a kill or a bad file at any point leaves what was there."""
+"""Model directories: they restore the exact model, and a kill or a damaged file leaves what was there."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tinygpt.tokenizers import CharTokenizer
 
 
 def test_model_and_tokenizer_come_back(tmp_path):
-    """Catches a tokenizer that is not written, and logits that differ in a bit."""
+    """Catches a tokenizer that is not saved, and logits that differ by one bit."""
     model = filled()
     tinygpt.save(tmp_path / "new" / "tiny", model, TOKENIZER)
     found, tokenizer = tinygpt.load(tmp_path / "new" / "tiny")
@@ -34,7 +34,7 @@ def test_model_and_tokenizer_come_back(tmp_path):
 
 
 def test_values_at_the_edges_of_float32_come_back(tmp_path):
-    """Catches a sign of zero or a subnormal that is lost on the way."""
+    """Catches a lost sign of zero, and a lost subnormal."""
     model = filled()
     tiny = np.finfo(np.float32).smallest_subnormal
     model.wte.weight.data[:5, 0] = [-0.0, tiny, -tiny, np.finfo(np.float32).max, np.finfo(np.float32).min]
@@ -42,8 +42,8 @@ def test_values_at_the_edges_of_float32_come_back(tmp_path):
     assert bits(tinygpt.load(tmp_path)[0]) == bits(model)
 
 
-def test_a_loaded_model_stands_on_its_own(tmp_path):
-    """Catches parameters that are views of the file: read-only, or gone with it."""
+def test_a_loaded_model_does_not_need_its_file(tmp_path):
+    """Catches parameters that are views of the file: read-only, or lost with it."""
     model = filled()
     tinygpt.save(tmp_path, model)
     found, _ = tinygpt.load(tmp_path)
@@ -71,8 +71,8 @@ def test_other_files_stay(tmp_path):
     ]
 
 
-def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
-    """Catches the last good model replaced by one that has gone to NaN."""
+def test_a_model_with_nan_is_not_saved(tmp_path):
+    """Catches the last good model replaced by one with NaN."""
     tinygpt.save(tmp_path, filled(1), TOKENIZER)
     broken = filled(2)
     broken.norm.weight.data[3] = np.nan
@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_loaded_is_not_saved(tmp_path):
 
 
 def test_a_tokenizer_must_fit_the_model(tmp_path):
-    """Catches a pair that fails at the first rare character, and an old tokenizer that a new model is loaded with."""
+    """Catches a tokenizer with more tokens than the model, and an old tokenizer loaded with a new model."""
     with pytest.raises(ValueError, match=r"\[save\] 'tokenizer' must have at most the model's 260 tokens, got 261"):
         tinygpt.save(tmp_path / "more", filled(), CharTokenizer.train("abcd"))
     assert not (tmp_path / "more").exists()
@@ -94,7 +94,7 @@ def test_a_tokenizer_must_fit_the_model(tmp_path):
 
 
 def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path):
-    """Catches a file written in place, and a rename before all files are finished."""
+    """Catches a file written in place, and a rename before all files are complete."""
     old, new = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL), seed=2)
     tinygpt.save(tmp_path, old, TOKENIZER)
     calls, seen = 0, []
@@ -108,13 +108,13 @@ def test_a_kill_leaves_the_old_model_or_the_new_one(tmp_path):
             tinygpt.save(tmp_path, old, TOKENIZER)
     assert not seen[0]
     assert seen[-1]
-    assert len(listing(tmp_path)) > 4  # the killed ones have left something
+    assert len(listing(tmp_path)) > 4  # the killed processes have left temporary files
     atomic.remove_leftovers(tmp_path, model_directory.TEMPORARY)
     assert listing(tmp_path) == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
-def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
-    """Catches a reader that makes a second model, changes the first before all is checked, or takes another shape."""
+def test_weights_are_loaded_into_an_existing_model(tmp_path):
+    """Catches a second model, weights changed before all checks passed, and a different shape accepted."""
     tinygpt.save(tmp_path / "one", filled(1))
     model = filled(2)
     parameters = model.parameters()
@@ -133,8 +133,8 @@ def test_weights_are_loaded_into_a_model_that_is_there(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path, dtype, weights):
-    """Catches a weight that a disk has changed, or its name in the header, which no other check can tell."""
+def test_a_flipped_bit_of_a_weight_is_detected(tmp_path, dtype, weights):
+    """Catches a weight or its stated checksum changed on disk, which no other check can detect."""
     tinygpt.save(tmp_path, filled(), TOKENIZER, dtype)
     file = tmp_path / "model.safetensors"
     whole = file.read_bytes()

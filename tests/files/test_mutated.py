@@ -1,4 +1,4 @@
-"""Mutated files of a model directory: each is read, or refused with a documented error, in bounded time and memory."""
+"""Mutated files of a model directory: each is read or refused with a documented error, in bounded memory."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from tinygpt.tokenizers import BPETokenizer
 from tinygpt.tokenizers.special import Roles
 
 MUTANTS = 60
-MOST_MEMORY = 24e6  # bytes; the model and its files take less than 1 MB
+MOST_MEMORY = 24e6  # bytes; the model and its files together take less than 1 MB
 VALUES = [None, True, -1, 0, 1, 2, 3, 10**9, 2**31 - 1, 2**63, 10**100, 0.5, 1e300, "", "x", [], {}, [[[]]], {"a": {}}]
 FILES = {
     "config.json": None,
@@ -51,7 +51,7 @@ def folder(request, tmp_path_factory):
 
 
 def changed(value, rng):
-    """A value of JSON with one thing in it replaced, removed or doubled."""
+    """A JSON value with one random part replaced, renamed or repeated."""
     if isinstance(value, dict) and value and rng.random() < 0.8:
         made, key = dict(value), rng.choice(list(value))
         if rng.random() < 0.2:
@@ -69,7 +69,7 @@ def changed(value, rng):
 
 
 def mutant(data, name, rng):
-    """Bytes of a file that is wrong somewhere: in its structure, or in a few of its bytes."""
+    """The bytes of a file with a random fault in its structure or in a few bytes."""
     if name.endswith(".json") and rng.random() < 0.7:
         return json.dumps(changed(json.loads(data), rng)).encode()
     made = bytearray(data)
@@ -81,7 +81,7 @@ def mutant(data, name, rng):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_mutant_is_read_or_refused(folder, name):
-    """Catches an undocumented error, and a size in a file that memory is taken for before the file is long enough."""
+    """Catches an undocumented error, and memory allocated by a stated size before the file's length is checked."""
     file, rng, before = folder / name, random.Random(name), (folder / name).read_bytes()
     read, messages = 0, []
     tracemalloc.start()
@@ -102,6 +102,6 @@ def test_a_mutant_is_read_or_refused(folder, name):
         tracemalloc.stop()
         file.write_bytes(before)
     assert not any("\n" in message for message in messages)
-    # Files of tensors have checksums, so no mutant of theirs is read to the end.
+    # Tensor files have checksums, so that none of their mutants is read completely.
     assert read > 0 or name.endswith(".safetensors")
     assert read < MUTANTS or name == "generation_config.json"

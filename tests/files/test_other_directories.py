@@ -1,4 +1,4 @@
-"""Model directories of other programs: what their files state is kept, and does not outlive the model."""
+"""Model directories of other programs: their special tokens and fields are kept, and not mixed with a later save."""
 
 import json
 import tracemalloc
@@ -37,7 +37,7 @@ def change(folder, **fields):
 
 
 def test_several_end_tokens_are_kept(folder, tmp_path):
-    """Catches a second end token that is read and lost when the model is saved again."""
+    """Catches a second end token that is lost when the model is saved again."""
     change(folder, eos_token_id=[97, 98])
     (folder / "generation_config.json").write_text('{"eos_token_id": [97, 99]}')
     model, tokenizer = tinygpt.load(folder)
@@ -49,7 +49,7 @@ def test_several_end_tokens_are_kept(folder, tmp_path):
 
 
 def test_generation_stops_at_every_end_token(folder):
-    """Catches generation that runs on past the second of two end tokens."""
+    """Catches generation that continues past the second of two end tokens."""
     model, tokenizer = tinygpt.load(folder)
     drawn = model.generate(tokenizer.encode("ab"), 3, temperature=0)[2:].tolist()
     end = drawn[-1]
@@ -60,8 +60,8 @@ def test_generation_stops_at_every_end_token(folder):
     assert len(sample_text(*tinygpt.load(folder), "ab", 3, temperature=0)) > len(text)
 
 
-def test_a_save_does_not_leave_the_words_of_the_model_before(folder):
-    """Catches special tokens, a template or ends of a replaced model that are read into the new one."""
+def test_a_save_removes_the_tokenizer_files_of_the_old_model(folder):
+    """Catches special tokens, a template or end ids of a replaced model read into the new one."""
     (folder / "special_tokens_map.json").write_text('{"bos_token": "<x>"}')
     (folder / "added_tokens.json").write_text('{"<y>": 260}')
     (folder / "chat_template.jinja").write_text("old")
@@ -74,8 +74,8 @@ def test_a_save_does_not_leave_the_words_of_the_model_before(folder):
     assert tokenizer.chat_template is None
 
 
-def test_a_tied_model_with_one_of_the_two_matrices(folder):
-    """Catches a tied model that is refused because its one matrix has the name of the head."""
+def test_a_tied_model_that_stores_the_head_alone(folder):
+    """Catches a tied model refused because its one matrix is stored under the name of the head."""
     wanted = logits(folder)
     tensors = load_file(folder / "model.safetensors")
     (name,) = [name for name in tensors if name.endswith(("wte.weight", "embed_tokens.weight"))]
@@ -89,7 +89,7 @@ def test_a_tied_model_with_one_of_the_two_matrices(folder):
 
 
 def test_float64_weights(folder):
-    """Catches weights that are refused for their type, and one that becomes infinite on the way to float32."""
+    """Catches weights refused for their type, and a value that becomes infinite in float32."""
     wanted = logits(folder)
     tensors = {name: values.astype(np.float64) for name, values in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -100,16 +100,16 @@ def test_float64_weights(folder):
         logits(folder)
 
 
-def test_rows_without_a_token_are_never_drawn(folder):
-    """Catches an IndexError in the middle of a text, where a model has more rows than its tokenizer has tokens."""
+def test_rows_without_a_token_are_never_sampled(folder):
+    """Catches an IndexError within a text when a model has more rows than its tokenizer has tokens."""
     model, tokenizer = tinygpt.load(folder)
     assert model.config.vocab_size > tokenizer.vocab_size
-    for seed in range(4):  # at this temperature, every row is drawn as often as the others
+    for seed in range(4):  # at this temperature all rows are almost equally likely
         sample_text(model, tokenizer, "ab", 200, temperature=1e3, seed=seed)
 
 
-def test_a_long_context_costs_nothing_before_it_is_used(tmp_path):
-    """Catches rotary tables of the length that a config asks for, where a file of some kilobytes does."""
+def test_a_long_context_allocates_nothing_until_it_is_used(tmp_path):
+    """Catches rotary tables allocated for the whole context that a config of a few kilobytes states."""
     config = GPTConfig(vocab_size=264, **SIZES, **FAMILIES["llama"])
     tinygpt.save(tmp_path, GPT(config), BPETokenizer.train("ab ab", 258))
     wanted = logits(tmp_path)
@@ -123,8 +123,8 @@ def test_a_long_context_costs_nothing_before_it_is_used(tmp_path):
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_rotary_tables_grow_as_they_would_be_at_once(tmp_path):
-    """Catches a table that is too short for a position, and rows that change when it grows."""
+def test_grown_rotary_tables_equal_whole_ones(tmp_path):
+    """Catches a table too short for a position, and rows that change when it grows."""
     model = GPT(GPTConfig(vocab_size=264, **{**SIZES, "block_size": 5000}, **FAMILIES["llama"]))
     for start, count in ((0, 3), (2040, 20), (4990, 10)):
         cos, sin = model._rotation(start, count)
@@ -134,7 +134,7 @@ def test_rotary_tables_grow_as_they_would_be_at_once(tmp_path):
 
 
 def test_fields_of_models_on_the_hub(folder):
-    """Catches a real model that is refused for a field without effect: of GPT-2 medium, DistilGPT-2 and SmolLM2."""
+    """Catches real models refused for fields without effect: GPT-2 medium, DistilGPT-2 and SmolLM2."""
     wanted = logits(folder)
     former = {"_num_labels": 1, "xla_device": None, "eos_token_ids": 0, "torchscript": False, "output_past": True}
     if json.loads((folder / "config.json").read_text())["model_type"] == "gpt2":

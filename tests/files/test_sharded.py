@@ -24,7 +24,7 @@ def model():
 
 @pytest.fixture
 def folder(tmp_path, model):
-    """A directory of two files, every second tensor in each."""
+    """A directory of two shards, with tensors alternating between them."""
     tinygpt.save(tmp_path, model)
     tensors = peer.load_file(tmp_path / "model.safetensors")
     places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(tensors)}
@@ -40,12 +40,12 @@ def places(folder):
 
 
 def test_all_files_are_read(folder, model):
-    """Catches tensors that are looked for in one of the files alone."""
+    """Catches tensors searched for in one shard only."""
     found = dict(tinygpt.load(folder)[0].named_parameters())
     assert all(np.array_equal(found[name].data, wanted.data) for name, wanted in model.named_parameters())
 
 
-def test_one_file_comes_before_several(folder, model):
+def test_a_single_file_takes_precedence(folder, model):
     """Catches an old index that hides the weights of a later save."""
     model.wte.weight.data[...] = 1
     tinygpt.save(folder, model)
@@ -79,15 +79,15 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
-def test_an_index_that_lies(folder, change, message):
-    """Catches a file outside the directory that is opened, and a tensor that is taken from where none is named."""
+def test_invalid_indexes(folder, change, message):
+    """Catches a file outside the directory that is opened, and a tensor in a file other than the index states."""
     (folder / INDEX).write_text(json.dumps(change(places(folder))))
     with pytest.raises(ValueError, match=rf"index\.json: .*{message}"):
         tinygpt.load(folder)
 
 
 def test_a_missing_or_damaged_file(folder):
-    """Catches an error that does not name the one of many files."""
+    """Catches an error that does not name the shard."""
     file = folder / places(folder)[WTE]
     content = file.read_bytes()
     file.write_bytes(content[:-1])
@@ -99,7 +99,7 @@ def test_a_missing_or_damaged_file(folder):
 
 
 def test_a_tensor_in_two_files(folder):
-    """Catches one of two values that is taken because it came last."""
+    """Catches a tensor stored twice, of which the last would be used."""
     one, two = sorted(set(places(folder).values()))
     tensors = peer.load_file(folder / one)
     peer.save_file({**tensors, **peer.load_file(folder / two)}, folder / two)
@@ -109,7 +109,7 @@ def test_a_tensor_in_two_files(folder):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_shorter_types_are_written(tmp_path, model, dtype):
-    """Catches a header and data that disagree, rounding that is no rounding, and a config that says float32."""
+    """Catches a header that contradicts the data, truncation instead of rounding, and a config that says float32."""
     tinygpt.save(tmp_path, model, dtype=dtype)
     kind = weights.DTYPES[dtype][1]
     found = peer.load_file(tmp_path / "model.safetensors")
@@ -121,7 +121,7 @@ def test_shorter_types_are_written(tmp_path, model, dtype):
 
 
 def test_values_too_large_for_a_type(tmp_path):
-    """Catches infinities in the file; 65504 is the largest float16, and 65520 is the first that rounds to infinity."""
+    """Catches infinities in the file. The largest float16 is 65504, and 65520 is the first to round to infinity."""
     weights.write(tmp_path / "x", [("x", np.array([-65519.0], np.float32))], {}, "float16")
     assert weights.TensorFile(tmp_path / "x").read("x") == -65504
     with pytest.raises(ValueError, match=r"'x' must fit float16, got values up to 6\.55e\+04"):
@@ -129,8 +129,8 @@ def test_values_too_large_for_a_type(tmp_path):
     assert not (tmp_path / "y").exists()
 
 
-def test_tensors_of_any_length_lie_end_to_end(tmp_path):
-    """Catches a file that only reads where all sizes are multiples of four: the library refuses holes."""
+def test_tensors_of_any_length_are_contiguous(tmp_path):
+    """Catches padding for sizes that are not multiples of four: the library refuses gaps."""
     arrays = {f"x{n}": np.arange(n, dtype=np.float32) for n in range(5)}
     weights.write(tmp_path / "x", arrays.items(), {"a": "größer"}, "bfloat16")
     found = weights.TensorFile(tmp_path / "x")

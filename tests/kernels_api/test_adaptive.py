@@ -1,4 +1,4 @@
-"""The number of threads follows what other programs leave free, at little cost, on simulated machines and this one."""
+"""Adaptive threads: the number follows the load of other programs, at little cost, on simulated machines and here."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ CORES = 2
 
 
 class Machine:
-    """A processor with two cores: a step takes 1 ms on one thread, and `slow` ms if its threads lack a core."""
+    """A simulated processor with two cores. A step takes 1 ms on one thread, and `slow` ms if a thread lacks a core."""
 
     def __init__(self, accounts=True, two=0.6, slow=5.0):
         self.now, self.busy, self.own, self.neighbours = 0.0, 0.0, 0.0, 0.0
@@ -45,7 +45,7 @@ class Machine:
 
 
 def interrupted(machine, loop):
-    """A step of 100 s that Ctrl-C ends."""
+    """Run a step of 100 s that Ctrl-C ends."""
     with loop.step():
         machine.now += 100
         raise KeyboardInterrupt
@@ -68,7 +68,7 @@ def control(machine, **options):
 
 
 def test_quiet_machine_keeps_all_threads():
-    """Catches trials on a machine where nothing is wrong."""
+    """Catches trials of fewer threads on an undisturbed machine."""
     machine = Machine()
     with control(machine) as loop:
         machine.run(loop, 60)
@@ -77,13 +77,13 @@ def test_quiet_machine_keeps_all_threads():
 
 @pytest.mark.parametrize("accounts", [True, False], ids=["accounts", "step times alone"])
 def test_neighbour_arrives_and_leaves(accounts):
-    """Catches a number of threads that stays high beside another program, or low after it has gone."""
+    """Catches too many threads beside another program, and too few after it has ended."""
     machine, lines = Machine(accounts), []
     with control(machine, tell=lines.append) as loop:
         machine.run(loop, 5)
         machine.neighbours = 1.0
         steps = machine.run(loop, 30)
-        assert steps / 30_000 > 0.95  # of what one thread alone would do
+        assert steps / 30_000 > 0.95  # of the steps of a fixed single thread
         machine.neighbours = 0.0
         machine.run(loop, 90)
     assert machine.counts[-1000:] == [CORES] * 1000
@@ -93,8 +93,8 @@ def test_neighbour_arrives_and_leaves(accounts):
 
 
 @pytest.mark.parametrize("accounts", [True, False], ids=["accounts", "step times alone"])
-def test_lines_are_said_once(accounts):
-    """Catches a log that fills while a neighbour comes and goes."""
+def test_changes_are_reported_once(accounts):
+    """Catches a log that fills up while another program comes and goes."""
     machine, lines = Machine(accounts), []
     with control(machine, tell=lines.append) as loop:
         for _ in range(5):
@@ -107,9 +107,9 @@ def test_lines_are_said_once(accounts):
 
 @pytest.mark.parametrize("slow", [5.0, 3000.0], ids=["short steps", "steps of 3 s"])
 def test_failed_trials_cost_at_most_two_percent(slow):
-    """Catches trials that are repeated too soon: without accounts every one beside a neighbour fails.
+    """Catches trials repeated too soon: without accounts, every trial beside another program fails.
 
-    The last trial has had no time yet to be outweighed, so it is allowed for.
+    The bound allows for the last trial, because no time has passed since to make up for it.
     """
     machine = Machine(accounts=False, slow=slow)
     with control(machine) as loop:
@@ -121,7 +121,7 @@ def test_failed_trials_cost_at_most_two_percent(slow):
 
 
 def test_small_neighbour_changes_nothing():
-    """Catches a number of threads that falls for a program which takes a tenth of a core."""
+    """Catches fewer threads because of a program that takes a tenth of a core."""
     machine = Machine()
     machine.neighbours = 0.1
     machine.slow = machine.two
@@ -130,8 +130,8 @@ def test_small_neighbour_changes_nothing():
     assert set(machine.counts) == {CORES}
 
 
-def test_next_loop_starts_with_what_the_last_one_found():
-    """Catches one-reply loops, as in chat, that each pay for learning that the machine is busy."""
+def test_next_loop_starts_with_the_last_number():
+    """Catches short loops, such as one reply of a chat, that each learn again that the machine is busy."""
     machine = Machine()
     machine.neighbours = 1.0
     with control(machine) as loop:
@@ -146,7 +146,7 @@ def test_next_loop_starts_with_what_the_last_one_found():
 
 
 def test_loops_inside_loops_restore_once():
-    """Catches an evaluation inside training that gives all threads back while training goes on."""
+    """Catches an evaluation within training that restores all threads for the rest of the training."""
     machine = Machine()
     machine.neighbours = 1.0
     with control(machine) as outer:
@@ -157,8 +157,8 @@ def test_loops_inside_loops_restore_once():
     assert threads.get_num_threads() == CORES
 
 
-def test_an_inner_loop_that_falls_leaves_the_outer_one_there():
-    """Catches an inner loop that gives all threads back although the loop around it still has the same neighbour."""
+def test_a_reduction_in_an_inner_loop_stays_for_the_outer_one():
+    """Catches an inner loop that restores all threads although the other program still runs."""
     machine = Machine()
     with control(machine) as outer:
         machine.run(outer, 1)
@@ -170,7 +170,7 @@ def test_an_inner_loop_that_falls_leaves_the_outer_one_there():
 
 
 def test_step_that_raises_is_not_counted():
-    """Catches an interrupted step that is taken for a slow one."""
+    """Catches an interrupted step counted as a slow one."""
     machine = Machine(accounts=False)
     with control(machine) as loop:
         machine.run(loop, 1)
@@ -180,8 +180,8 @@ def test_step_that_raises_is_not_counted():
     assert set(machine.counts) == {CORES}
 
 
-def test_fixed_number_stays():
-    """Catches a number that the user chose and the loop changes."""
+def test_fixed_number_is_kept():
+    """Catches a number that the user fixed and the loop changes."""
     machine = Machine()
     machine.neighbours = 1.0
     threads.set_num_threads(2)
@@ -190,8 +190,8 @@ def test_fixed_number_stays():
     assert set(machine.counts) == {2}
 
 
-def test_rungs_whose_bits_depend_on_threads_keep_theirs():
-    """Catches a run on the numpy rung whose results would depend on what else the machine does."""
+def test_rungs_whose_bits_depend_on_threads_keep_their_number():
+    """Catches a run on the numpy rung whose results depend on the load of the machine."""
     machine = Machine()
     machine.neighbours = 1.0
     with kernels.use("simd", matmul="numpy"), control(machine) as loop:
@@ -199,8 +199,8 @@ def test_rungs_whose_bits_depend_on_threads_keep_theirs():
     assert set(machine.counts) == {CORES}
 
 
-def test_auto_can_be_asked_for_again():
-    """Catches `set_num_threads("auto")` that leaves the number fixed, and a variable that does not fix it."""
+def test_auto_can_be_restored():
+    """Catches set_num_threads("auto") that leaves the number fixed, and a variable that does not fix it."""
     threads.set_num_threads(1)
     assert not threads.is_automatic()
     code = "from tinygpt.kernels import threads; threads.set_num_threads('auto'); print(threads.is_automatic())"
@@ -211,7 +211,7 @@ def test_auto_can_be_asked_for_again():
 
 
 def test_accounts_of_others():
-    """Catches own time that is counted as others' time, a division by no time, and missing accounts."""
+    """Catches own time counted as others', a division by zero time, and a failure without accounts."""
     one, two = load.Reading(0.0, 10.0, 4.0), load.Reading(2.0, 13.0, 6.0)
     assert load.taken_by_others(one, two) == pytest.approx(0.5)
     assert load.taken_by_others(two, two) is None
@@ -220,7 +220,7 @@ def test_accounts_of_others():
 
 
 def test_accounts_are_read_for_the_allowed_processors(monkeypatch, tmp_path):
-    """Catches columns read wrongly: guest time counted twice, waiting for a disk counted as busy, another processor."""
+    """Catches guest time counted twice, disk waits counted as busy, and the wrong processor."""
     stat = tmp_path / "stat"
     stat.write_text("cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 1 2 4 800 16 32 64 128 256 512\ncpu1 7 7 7 7 7 7 7 7 7 7\nintr 5\n")
     monkeypatch.setattr(load, "ACCOUNTS", stat)
@@ -234,7 +234,7 @@ def test_accounts_are_read_for_the_allowed_processors(monkeypatch, tmp_path):
 
 
 def test_bits_do_not_depend_on_changes_between_steps():
-    """Catches a result that depends on how many threads served which step."""
+    """Catches a result that depends on the number of threads of each step."""
     from tinygpt import GPT, GPTConfig, optim
 
     tokens = np.random.default_rng(0).integers(0, 50, (2, 17))
@@ -253,10 +253,10 @@ def test_bits_do_not_depend_on_changes_between_steps():
 
 
 def undisturbed_with(shares, values):
-    """Run `undisturbed` with several tries, during which others take these shares of a processor."""
+    """Run `undisturbed` with several tries, during which others take the given shares of a processor."""
     readings, busy = [], 0.0
     for i, share in enumerate(shares):
-        # 100 s each, so that rounding to ticks is small on a machine with any number of processors.
+        # 100 s each, so that rounding to ticks is negligible on a machine with any number of processors.
         readings += [load.Reading(200.0 * i, busy, 0.0), load.Reading(200.0 * i + 100, busy + 100 * share, 0.0)]
         busy += 100 * share
     given, tries = iter(readings), iter(values)
@@ -265,7 +265,7 @@ def undisturbed_with(shares, values):
 
 @pytest.mark.skipif(load.read() is None, reason="this operating system keeps no accounts of its processors")
 def test_disturbed_measurements_are_repeated_then_marked():
-    """Catches a peak measured beside another program that passes for the machine's, and a try too many."""
+    """Catches a disturbed peak reported as the machine's, and one try too many."""
     quiet = undisturbed_with([0.1], [5.0])
     assert (quiet, quiet.disturbed) == (5.0, False)
     later = undisturbed_with([0.9, 0.0], [9.0, 4.0])
@@ -275,13 +275,13 @@ def test_disturbed_measurements_are_repeated_then_marked():
 
 
 def test_short_measurements_are_not_called_disturbed(monkeypatch):
-    """Catches a tick of rounding that is taken for another program."""
+    """Catches one tick of rounding taken for another program."""
     readings = iter([load.Reading(0.0, 0.0, 0.0), load.Reading(0.01, 0.01, 0.0)])
     assert not load.undisturbed(lambda: 1.0, accounts=lambda: next(readings)).disturbed
 
 
-def test_pauses_are_not_held_against_other_programs():
-    """Catches a loop that waits for its user while another program works, and then runs on fewer threads."""
+def test_load_during_pauses_is_ignored():
+    """Catches a loop with fewer threads because others worked while it waited for its user."""
     machine = Machine()
     with control(machine) as loop:
         for _ in range(20):

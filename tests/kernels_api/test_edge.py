@@ -1,4 +1,4 @@
-"""kernels.<op> on plain arrays: what is copied, what is refused, in one line, and that inputs stay as they are."""
+"""kernels.<op> on plain arrays: results, copies, one-line errors, and unchanged inputs."""
 
 import functools
 import math
@@ -31,7 +31,7 @@ def dropout(x, residual=None):
 TOKENS = np.array([[1, 0, 3], [3, 3, 2]], np.int32)
 ROTATION = {"cos": np.cos(draw(3, 2)), "sin": np.sin(draw(3, 2))}
 HALVES, BLOCKS = to_bfloat16(draw(4, 5)), to_int8(draw(4, 40))
-# Name -> (call of arrays, reference of the same arrays, arrays)
+# Name -> (call on arrays, reference on the same arrays, arrays)
 CALLS = {
     "matmul": (kernels.matmul, lambda a, b: reference.matmul(a, b)[0], {"a": draw(3, 5), "b": draw(5, 4)}),
     "matmul with all": (
@@ -111,31 +111,31 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_value(name):
-    """Catches arguments that reach the kernel in another order, and a result in another shape than promised."""
+    """Catches arguments passed to the kernel in the wrong order, and a result of the wrong shape."""
     call, formula, arrays = CALLS[name]
     got, want = call(**arrays), np.asarray(formula(**arrays))
     assert got.dtype == np.float32
     assert got.shape == want.shape
-    # Numbers of order 1 to 10, after some ten roundings.
+    # Values are of order 1 to 10, after about ten roundings.
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def strided(x):
-    """The values of x, not contiguous along any axis."""
+    """A copy of x that is not contiguous along any axis."""
     room = np.full([2 * n for n in x.shape], np.nan, x.dtype)
     room[tuple(slice(None, None, 2) for _ in x.shape)] = x
     return room[tuple(slice(None, None, 2) for _ in x.shape)]
 
 
 def flipped(x):
-    """The values of x, with negative strides."""
+    """A copy of x with negative strides."""
     return np.flip(np.flip(x).copy())
 
 
 @pytest.mark.parametrize("view", [strided, np.asfortranarray, flipped])
 @pytest.mark.parametrize("name", CALLS)
 def test_not_contiguous(name, view):
-    """Catches strides that a kernel does not know: the result must be that of a contiguous copy, to the bit."""
+    """Catches ignored strides: the result must equal that of a contiguous copy, bit for bit."""
     call, _, arrays = CALLS[name]
     want = call(**arrays)
     for one in arrays:
@@ -145,7 +145,7 @@ def test_not_contiguous(name, view):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_inputs_are_only_read(name):
-    """Catches a kernel that writes into an input, or that refuses one that is read-only."""
+    """Catches a kernel that writes into an input, or refuses a read-only one."""
     call, _, arrays = CALLS[name]
     copies = {key: value.copy() for key, value in arrays.items()}
     for value in copies.values():
@@ -159,7 +159,7 @@ def test_inputs_are_only_read(name):
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "cross_entropy"])
 def test_only_float32_arrays(name):
-    """Catches conversions that nobody asked for, and errors from inside that do not name op and argument."""
+    """Catches silent conversions, and errors that do not name the op and the argument."""
     call, _, arrays = CALLS[name]
     for one, x in arrays.items():
         wrong = {"float64": x.astype(np.float64), ">f4": x.astype(">f4"), "list": x.tolist(), "int": 3}
@@ -171,12 +171,12 @@ def test_only_float32_arrays(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in ("cross_entropy", "gelu")])
-def test_shapes_that_do_not_fit(name):
-    """Catches arrays that do not fit together and are read past their end, flattened, or broadcast."""
+def test_inconsistent_shapes(name):
+    """Catches arrays of inconsistent shapes that are read past their end, flattened or broadcast."""
     call, _, arrays = CALLS[name]
     for one, x in arrays.items():
         wrong = [np.ones((), np.float32)]
-        # One column more: it fits by itself where no other argument has that axis.
+        # One column more is valid where no other argument has that axis.
         if (name, one) not in {("column_sum", "x"), ("softmax", "x"), ("matmul", "b")}:
             wrong.append(np.concatenate([x, x[..., :1]], axis=-1))
         for value in wrong:
@@ -248,14 +248,14 @@ MESSAGES = [
 
 @pytest.mark.parametrize(("call", "text"), MESSAGES, ids=[text for _, text in MESSAGES])
 def test_messages_name_the_cause(call, text):
-    """Catches an error that leaves the reader guessing: each was caused by one argument, which it must name."""
+    """Catches an error that does not name the one argument that caused it."""
     got = message(call)
     assert got.startswith(text)
     assert "\n" not in got
 
 
 def test_out():
-    """Catches a result that is not written where it was asked for, and sums that are written instead of added."""
+    """Catches a result not written to `out`, and sums that overwrite instead of accumulate."""
     a, b = draw(3, 5), draw(5, 4)
     out = np.full((3, 4), np.nan, np.float32)
     assert kernels.matmul(a, b, out=out) is out
@@ -269,7 +269,7 @@ def test_out():
 
 
 def test_outs_that_cannot_be_written():
-    """Catches an `out` that is copied, so that the caller's stays as it was, or that is read while it is written."""
+    """Catches an `out` that is copied, so that the caller's array does not change, or that is also an input."""
     a, b = draw(4, 4), draw(4, 4, seed=1)
     frozen = np.empty((4, 4), np.float32)
     frozen.flags.writeable = False
@@ -305,7 +305,7 @@ def test_outs_that_cannot_be_written():
 
 
 def test_views_of_heads_are_not_copied(monkeypatch):
-    """Catches a copy of every key and value that was ever cached, for each token that is generated."""
+    """Catches a copy of the whole KV cache for every generated token."""
     cache, seen = draw(2, 9, 3, 8), []
     attention = edge.registry.active.attention
     monkeypatch.setattr(edge.registry.active, "attention", lambda q, k, v, *r: (seen.append(k), attention(q, k, v, *r)))
@@ -314,8 +314,8 @@ def test_views_of_heads_are_not_copied(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["softmax", "gelu", "swiglu", "layernorm", "rmsnorm", "column_sum", "matmul", "add"])
-def test_nothing_in_nothing_out(name):
-    """Catches a crash on zero rows, and a sum over nothing that is left as it was in memory."""
+def test_empty_arrays(name):
+    """Catches a crash on zero rows, and a sum over no rows that is not set to zero."""
     call, _, arrays = CALLS[name]
     rows = {"a", "x", "residual"} | ({"b"} if name == "add" else set())
     empty = {key: value[:0] if key in rows else value for key, value in arrays.items()}
@@ -327,8 +327,8 @@ def test_nothing_in_nothing_out(name):
         assert out.shape[0] == 0
 
 
-def test_dropout_of_numbers_that_do_not_fit():
-    """Catches a negative number that fails in the conversion to an unsigned one, and a key of NumPy's integers."""
+def test_dropout_of_numbers_out_of_range():
+    """Catches a negative number that fails in a conversion to unsigned, and a refused NumPy integer."""
     x = draw(1, 2, 3)
     text = "ValueError: [dropout] 'site' must be 0 or more, got -1"
     assert message(lambda: kernels.dropout(x, 0.5, 0, site=-1)) == text

@@ -1,4 +1,4 @@
-"""The gradients on plain arrays: each against the formula in float64, and every op is callable by its name."""
+"""Gradients on plain arrays: each equals its formula in float64, and every op can be called by name."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ def close(got, wanted):
 
 
 def test_every_op_is_callable():
-    """Catches an op that the registry serves and nobody can call on plain arrays."""
+    """Catches an op of the registry without a function for plain arrays."""
     assert {op for op in OPS if not callable(getattr(kernels, op, None))} == set()
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_norms(norm):
-    """Catches statistics that are not those of the forward pass, and gradients in another order."""
+    """Catches statistics that differ from the forward pass, and gradients returned in the wrong order."""
     dy, x, weight = draw(2, 3, 8), draw(2, 3, 8, seed=1), draw(8)
     got = getattr(kernels, f"{norm}_backward")(dy, x, weight, 1e-3)
 
@@ -45,13 +45,13 @@ def test_norms(norm):
 
 
 def test_swiglu():
-    """Catches halves that are mistaken for each other."""
+    """Catches gate and up exchanged."""
     dy, x = draw(2, 3, 4), draw(2, 3, 8)
     close(kernels.swiglu_backward(dy, x).reshape(6, 8), reference.swiglu_backward(dy.reshape(6, 4), x.reshape(6, 8)))
 
 
 def test_attention():
-    """Catches an lse or an output that is not that of the forward pass; key/value heads are shared."""
+    """Catches an lse or output that differs from the forward pass, with key/value heads shared by queries."""
     q, k, v, dout = draw(2, 5, 4, 6), draw(2, 7, 2, 6), draw(2, 7, 2, 6, seed=1), draw(2, 5, 4, 6, seed=2)
     scale = 1 / np.sqrt(6)
     out, lse, *_ = reference.attention(q, k, v, scale)
@@ -61,7 +61,7 @@ def test_attention():
 
 
 def test_cross_entropy():
-    """Catches a scale that is lost, and rows that should be ignored."""
+    """Catches an ignored scale, and a gradient in rows that should be ignored."""
     logits, targets = draw(3, 5), np.array([4, -1, 0], np.int32)
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(-1, keepdims=True)
@@ -72,7 +72,7 @@ def test_cross_entropy():
 
 
 def test_embedding():
-    """Catches rows that are overwritten instead of added, and ids outside the table."""
+    """Catches rows overwritten instead of accumulated, and ids outside the table."""
     dy, tokens = draw(2, 3, 4), np.array([[1, 1, 0], [4, 1, 0]], np.int32)
     wanted = np.zeros((6, 4))
     np.add.at(wanted, tokens.reshape(-1), dy.reshape(6, 4))
@@ -87,7 +87,7 @@ def test_adamw_and_squared_norm():
     before = param.copy()
     out = kernels.adamw(param, grad, m, v, step=1, lr=0.01, weight_decay=0.5)
     assert out is param
-    close(param, before - 0.01 * (np.sign(grad) + 0.5 * before))  # the first step of Adam is one of size lr
+    close(param, before - 0.01 * (np.sign(grad) + 0.5 * before))  # the first step of Adam has size lr
     assert kernels.squared_norm(grad) == pytest.approx(np.square(grad, dtype=np.float64).sum())
     with pytest.raises(ValueError, match=r"\[adamw\] 'm' must be C-contiguous and writable"):
         kernels.adamw(param, grad, np.zeros((4, 3), np.float32).T, v, step=1)

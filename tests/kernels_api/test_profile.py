@@ -1,4 +1,4 @@
-"""Time and rates per op: what is counted, at which rung, and that nothing stays behind."""
+"""Time and rates per op: calls, costs and rungs are counted correctly, and no wrapper stays behind."""
 
 import inspect
 
@@ -14,8 +14,8 @@ X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
 
 
 @pytest.fixture(autouse=True)
-def _go_back():
-    """Whatever a test chooses or registers is gone after it."""
+def _restore():
+    """Restore the chosen rungs and remove the registered ones after each test."""
     before = dict(registry._chosen)
     yield
     for rung in {rung for rung, _, _ in registry.functions()} - {*registry.LADDER, "numpy"}:
@@ -24,7 +24,7 @@ def _go_back():
 
 
 class Clock:
-    """A clock that stands still until something passes the time."""
+    """A clock that advances only when a test moves it."""
 
     def __init__(self):
         self.now = 100.0
@@ -40,11 +40,11 @@ def clock(monkeypatch):
     return clock
 
 
-PACKED = {"matmul_bfloat16", "matmul_int8"}  # of models that only run
+PACKED = {"matmul_bfloat16", "matmul_int8"}  # used for inference only
 
 
 def lasting(clock, seconds, inside=lambda: None):
-    """A kernel of so many seconds, besides those of what it calls."""
+    """A kernel that takes `seconds`, besides the time of `inside`."""
 
     def kernel(*args):
         clock.now += seconds
@@ -54,7 +54,7 @@ def lasting(clock, seconds, inside=lambda: None):
 
 
 def calls(profile):
-    """(op, rung) -> calls."""
+    """Map (op, rung) to the number of calls."""
     return {(line.op, line.rung): line.calls for line in profile.lines(1.0, 1.0) if line.op != REST}
 
 
@@ -63,7 +63,7 @@ def functions():
 
 
 def test_figures_by_hand(clock):
-    """Catches a figure in other units, of one step for all, and a share of something else than the steps."""
+    """Catches a wrong unit, a figure of one step reported for all, and a share of the wrong total."""
     kernels.register("mine", add=lasting(clock, 0.5), gelu=lasting(clock, 0.125))
     profile = Profile()
     with kernels.use("mine"):
@@ -73,10 +73,10 @@ def test_figures_by_hand(clock):
                 kernels.gelu(X)
                 kernels.gelu(X[:1])
                 clock.now += 0.25
-            clock.now += 7  # between two steps
+            clock.now += 7  # time between two steps
     add, gelu, rest = profile.lines(96.0, 1152.0)
     assert (add.op, add.rung, add.calls, add.ms, add.ms_per_step, add.share) == ("add", "mine", 2, 1000, 500, 0.5)
-    # 12 sums of three times 48 bytes in half a second.
+    # 12 additions on three arrays of 48 bytes, in half a second.
     assert (add.gflops, add.gbytes) == (24 / 1e9, 288 / 1e9)
     assert (add.peak_share, add.bandwidth_share) == (0.25, 0.25)
     assert (gelu.op, gelu.calls, gelu.ms, gelu.share) == ("gelu", 4, 500, 0.25)
@@ -88,7 +88,7 @@ def test_figures_by_hand(clock):
 
 
 def test_a_kernel_that_calls_kernels_counts_its_own_time(clock):
-    """Catches time that is counted twice: shares above one, and a rest below zero."""
+    """Catches time counted twice, which gives shares above one and a rest below zero."""
     kernels.register("mine", add=lasting(clock, 4, lambda: (kernels.gelu(X), kernels.gelu(X))), gelu=lasting(clock, 1))
     profile = Profile()
     with kernels.use("mine"), profile:
@@ -102,7 +102,7 @@ SIZES = {"B": 2, "T": 3, "H": 4, "G": 2, "S": 5, "D": 8, "E": 2, "R": 3, "C": 5,
 
 
 def case(op, **flags):
-    """A case of an op in which no two letters that could be mixed up have the same value."""
+    """A case of an op in which letters that could be confused have different values."""
     letters = inspect.signature(testing.FACTORIES[op]).parameters.keys() & SIZES.keys()
     return testing.make(op, **{letter: SIZES[letter] for letter in letters}, **flags)
 
@@ -120,7 +120,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op} {case.label}")
 def test_the_cost_of_a_call_is_that_of_its_record(case):
-    """Catches letters bound to other arguments, a missing one that is counted, and a transposed operand misread."""
+    """Catches letters bound to the wrong arguments, an absent array that is counted, and a misread transpose."""
     profile = Profile()
     with profile:
         testing.run(getattr(registry.active, case.op), case)
@@ -131,7 +131,7 @@ def test_the_cost_of_a_call_is_that_of_its_record(case):
 
 
 def test_shapes_are_kept_apart(clock):
-    """Catches the cost of the first shapes taken for that of all."""
+    """Catches the cost of the first shape used for all."""
     kernels.register("mine", matmul=lasting(clock, 1))
     profile = Profile()
     shapes = ((2, 3, 4), (4, 3, 2), (2, 3, 4), (50, 1, 1))
@@ -144,8 +144,8 @@ def test_shapes_are_kept_apart(clock):
     assert line.gbytes * 4 * 1e9 == pytest.approx(sum(4 * (M * K + K * N + M * N) for M, K, N in shapes))
 
 
-def test_a_change_of_rung_is_followed():
-    """Catches a rung that is not measured, or goes under the name of another, whichever way it was chosen."""
+def test_a_change_of_rung_is_measured():
+    """Catches a rung that is not measured or has the wrong name, however it was chosen."""
     kernels.use("naive")
     profile = Profile()
     with profile:
@@ -169,8 +169,8 @@ def test_a_change_of_rung_is_followed():
     assert registry.active.softmax is registry.function("softmax", "parallel")
 
 
-def test_a_block_around_the_measurement_goes_back():
-    """Catches a choice that ends inside or outside of the measurement and takes wrappers along."""
+def test_overlapping_blocks_restore_the_kernels():
+    """Catches a choice of rungs, made within a profile or around it, that keeps the wrappers."""
     kernels.use("parallel")
     profile, before = Profile(), functions()
     with profile:
@@ -187,8 +187,8 @@ def test_a_block_around_the_measurement_goes_back():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_nothing_stays_behind(error):
-    """Catches wrappers that go on measuring after an exception, and the time of the call that raised it lost."""
+def test_an_exception_removes_the_wrappers(error):
+    """Catches wrappers left after an exception, and the time of the failed call lost."""
     before, apply = functions(), registry._apply
 
     def failing(*args):
@@ -206,13 +206,13 @@ def test_nothing_stays_behind(error):
 
 
 def test_results_pass_through():
-    """Catches a wrapper that swallows what a kernel returns."""
+    """Catches a wrapper that drops the return value of a kernel."""
     with Profile():
         assert kernels.squared_norm(X) == pytest.approx((X.astype(float) ** 2).sum())
 
 
-def test_one_inside_another():
-    """Catches a measurement that is entered twice, and an outer one that a refused inner one switches off."""
+def test_nested_profiles_are_refused():
+    """Catches a profile that is entered twice, and an outer one ended by a refused inner one."""
     outer, before = Profile(), functions()
     with outer:
         kernels.add(X, X)
@@ -224,8 +224,8 @@ def test_one_inside_another():
     assert functions() == before
 
 
-def test_no_step_no_lines():
-    """Catches a division by no steps at the end of a run that was stopped early."""
+def test_a_profile_without_steps():
+    """Catches a division by zero steps after a run that was stopped early."""
     assert Profile().lines(1.0, 1.0) == []
     profile = Profile()
     with profile:
@@ -236,7 +236,7 @@ def test_no_step_no_lines():
 
 @pytest.mark.parametrize("rung", sorted({rung for rungs in kernels.available().values() for rung in rungs}))
 def test_a_training_step(rung):
-    """Catches ops that go around the wrappers, figures that a step cannot have, and results that measuring changes."""
+    """Catches ops that bypass the wrappers, impossible figures, and results changed by the profile."""
     shape = {"vocab_size": 7, "block_size": 5, "n_layer": 2, "n_head": 2, "n_embd": 8, "dropout": 0.1}
     llama = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": False}
     tokens = np.arange(10).reshape(2, 5) % 7
@@ -259,7 +259,7 @@ def test_a_training_step(rung):
             assert both[0] == both[1]
         served = kernels.selection()
     *lines, rest = profile.lines(1e12, 1e11)
-    # Excluded as in test_registry: parts of attention and of the product, and sums that a kernel takes along.
+    # Excluded as in test_registry.py: ops fused into attention, matmul or the norms.
     assert {line.op for line in lines} == set(spec.OPS) - {"softmax", "softmax_backward", "gelu", "add", *PACKED}
     assert all(line.rung == served[line.op] for line in lines)
     assert all(line.calls > 0 and line.ms > 0 and line.gflops > 0 and line.gbytes > 0 for line in lines)

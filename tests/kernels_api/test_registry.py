@@ -1,4 +1,4 @@
-"""Which function an op is: choosing, mixing, registering, and going back."""
+"""The registry of kernels: choosing, mixing, registering and restoring rungs."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ X = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
 
 
 @pytest.fixture(autouse=True)
-def _go_back():
-    """Whatever a test chooses or registers is gone after it."""
+def _restore():
+    """Restore the chosen rungs and remove the registered ones after each test."""
     before = dict(registry._chosen)
     yield
     for rung in {rung for rung, _, _ in registry.functions()} - {*registry.LADDER, "numpy"}:
@@ -23,11 +23,11 @@ def _go_back():
     registry._apply(before)
 
 
-PACKED = {"matmul_bfloat16", "matmul_int8"}  # of models that only run
+PACKED = {"matmul_bfloat16", "matmul_int8"}  # used for inference only
 
 
-def test_a_call_holds():
-    """Catches a choice that ends with the statement, or that reaches only some ops."""
+def test_a_choice_is_permanent():
+    """Catches a choice that ends with its statement, or that applies to some ops only."""
     kernels.use("naive")
     assert set(kernels.selection().values()) == {"naive"}
     assert registry.active.matmul is registry.function("matmul", "naive")
@@ -35,8 +35,8 @@ def test_a_call_holds():
     assert registry.active.matmul is numpy_rung.matmul
 
 
-def test_blocks_go_back():
-    """Catches a block that restores the default instead of what was chosen before it, also when they are nested."""
+def test_blocks_restore_the_choice_before():
+    """Catches a block that restores the default instead of the previous choice, also when nested."""
     kernels.use("parallel", softmax="numpy")
     before = kernels.selection()
     with kernels.use("naive") as inside:
@@ -50,8 +50,8 @@ def test_blocks_go_back():
     assert registry.active.softmax is numpy_rung.softmax
 
 
-def test_an_exception_goes_back_too():
-    """Catches a block that is left open by an error inside it."""
+def test_an_exception_restores_too():
+    """Catches a block that an exception leaves without restoring."""
     before = kernels.selection()
     with pytest.raises(KeyError), kernels.use("naive"), kernels.use("numpy"):
         raise KeyError
@@ -59,15 +59,15 @@ def test_an_exception_goes_back_too():
 
 
 def test_a_call_inside_a_block_ends_with_it():
-    """Catches a block that restores only what it changed itself."""
+    """Catches a block that restores only its own changes."""
     before = kernels.selection()
     with kernels.use(matmul="naive"):
         kernels.use("numpy")
     assert kernels.selection() == before
 
 
-def test_an_op_takes_its_gradient_along():
-    """Catches softmax="naive" that leaves the gradient of softmax behind, or overrides one that was named."""
+def test_the_gradient_follows_its_op():
+    """Catches softmax="naive" that ignores the gradient of softmax, or overrides one that was named."""
     with kernels.use("blocked", softmax="naive", attention="numpy", attention_backward="parallel"):
         chosen = kernels.selection()
         assert chosen["softmax"] == chosen["softmax_backward"] == "naive"
@@ -78,8 +78,8 @@ def test_an_op_takes_its_gradient_along():
         assert kernels.selection()["layernorm"] != "naive"
 
 
-def test_what_a_rung_lacks_comes_from_below():
-    """Catches a missing rung that is an error, or that is filled from the top or the bottom of the ladder."""
+def test_missing_ops_come_from_the_rung_below():
+    """Catches a missing rung that is an error, or is replaced from the top or bottom of the ladder."""
     with kernels.use("blocked"):
         assert kernels.selection()["matmul"] == "blocked"
         assert kernels.selection()["gelu"] == "parallel"  # there is no blocked gelu
@@ -91,7 +91,7 @@ def test_what_a_rung_lacks_comes_from_below():
 
 
 def test_default_is_the_highest_rung():
-    """Catches a fresh process that starts somewhere else than at the top of the ladder."""
+    """Catches a new process that does not start at the top of the ladder."""
     code = "from tinygpt import kernels; print(kernels.selection()['matmul'])"
     top = [rung for rung in registry.LADDER if rung in kernels.available()["matmul"]][-1]
     assert run(code) == (0, top, "")
@@ -132,7 +132,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("call", "text"), WRONG, ids=[text for _, text in WRONG])
 def test_unknown_names_change_nothing(call, text):
-    """Catches a choice that is half made when its error is raised, and an error that does not name the cause."""
+    """Catches a choice partly made when its error is raised, and an error that does not name the cause."""
     kernels.use("parallel")
     before, there = kernels.selection(), kernels.available()
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is compared
@@ -143,15 +143,15 @@ def test_unknown_names_change_nothing(call, text):
     assert kernels.available() == there
 
 
-def test_only_functions():
-    """Catches something registered that fails when it is called, long after."""
+def test_only_functions_can_be_registered():
+    """Catches a registered object that fails only when it is called."""
     with pytest.raises(TypeError, match=r"^\[kernels\] 'add' must be callable, got int$"):
         kernels.register("mine", gelu=len, add=3)
     assert "mine" not in kernels.available()["gelu"]
 
 
-def test_text():
-    """Catches text that is read differently from the arguments of `use`."""
+def test_choice_by_text():
+    """Catches text that is interpreted differently from the arguments of `use`."""
     with kernels.use("blocked", softmax="naive", gelu="numpy"):
         want = kernels.selection()
     with kernels.use_text(" softmax = naive, blocked ,gelu=numpy,"):
@@ -177,7 +177,7 @@ def test_plain_arrays_go_through_the_choice():
 
 
 def counting(calls):
-    """A rung of one's own in Python: every op as in the NumPy rung, counted."""
+    """A user's rung in Python: every op of the numpy rung, with its calls counted."""
 
     def wrapped(op, fn):
         def call(*args):
@@ -190,7 +190,7 @@ def counting(calls):
 
 
 def train(steps=2):
-    """The losses of a short training run with every kind of option."""
+    """The losses of short training runs of two model families."""
     config = GPTConfig(vocab_size=7, block_size=5, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
     llama = GPTConfig(vocab_size=7, block_size=5, n_layer=1, n_head=2, n_embd=8, position="rope", norm="rmsnorm",
                       activation="swiglu", bias=False)  # fmt: skip
@@ -209,21 +209,21 @@ def train(steps=2):
     return losses
 
 
-def test_a_training_run_uses_a_rung_of_ones_own():
-    """Catches an op that goes around the registry, and ops that a user's rung would never serve."""
+def test_a_training_run_uses_a_registered_rung():
+    """Catches an op that bypasses the registry, and ops that never reach a user's rung."""
     calls = {}
     kernels.register("mine", **counting(calls))
     with kernels.use("mine"):
         losses = train()
     with kernels.use("numpy"):
         assert losses == train()
-    # Part of attention and of the product; norms and products take up the sums that meet at a tensor.
+    # Softmax and GELU are fused into attention and matmul, sums of two tensors into matmul and the norms.
     assert set(spec.OPS) - set(calls) == {"softmax", "softmax_backward", "gelu", "add", *PACKED}
     assert calls["matmul"] > 20
 
 
-def test_a_rung_of_one_op_is_mixed_in():
-    """Catches a partial rung that takes the other ops down with it."""
+def test_a_rung_of_one_op_leaves_the_others():
+    """Catches a partial rung that changes the rungs of other ops."""
     calls = {}
     kernels.register("mine", matmul=counting(calls)["matmul"])
     plain = train()
@@ -235,7 +235,7 @@ def test_a_rung_of_one_op_is_mixed_in():
 
 
 def test_registering_again_replaces():
-    """Catches an old function that stays active after its rung was registered anew."""
+    """Catches an old function that stays active after its rung is registered again."""
     kernels.register("mine", add=lambda a, b, out, n_threads: out.fill(1))
     kernels.use("mine")
     assert (kernels.add(X, X) == 1).all()
@@ -246,8 +246,8 @@ def test_registering_again_replaces():
     assert (kernels.gelu(X) == 3).all()
 
 
-def test_unregistering_gives_the_ops_back():
-    """Catches an op that still calls a function that was taken out, now or when a block ends."""
+def test_unregistering_restores_the_ops():
+    """Catches an op that still calls an unregistered function, now or when a block ends."""
     kernels.register("mine", add=lambda a, b, out, n_threads: out.fill(1))
     kernels.use("mine")
     with kernels.use("naive"):
@@ -261,7 +261,7 @@ def test_unregistering_gives_the_ops_back():
 
 
 def run(code, **environment):
-    """Exit status, output and the last line of errors of a program of its own."""
+    """Run a program; return its exit status, its output and the last line of its errors."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith("TINYGPT_")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=plain | environment
@@ -270,7 +270,7 @@ def run(code, **environment):
 
 
 def test_environment():
-    """Catches a variable that is ignored, or that wins against a later choice in the program."""
+    """Catches a variable that is ignored, or that overrides a later choice in the program."""
     code = "from tinygpt import kernels; s = kernels.selection(); print(s['matmul'], s['softmax_backward'])"
     assert run(code, TINYGPT_KERNELS="naive,softmax=numpy") == (0, "naive numpy", "")
     code = "from tinygpt import kernels; kernels.use('parallel'); print(kernels.selection()['matmul'])"
@@ -281,15 +281,15 @@ def test_environment():
 
 @pytest.mark.parametrize("text", ["fast", "naive,conv=naive", "softmax=fast"])
 def test_environment_with_an_error(text):
-    """Catches a misspelt variable that is silently ignored: a user would time the wrong rung."""
+    """Catches a misspelt variable that is ignored, so that a user would time the wrong rung."""
     status, output, error = run("from tinygpt import kernels; print('went on')", TINYGPT_KERNELS=text)
     assert status == 1
     assert output == ""
     assert error.startswith(f"ValueError: TINYGPT_KERNELS={text}: unknown ")
 
 
-def test_the_name_numpy_belongs_to_the_package():
-    """Catches a rung that tests and readers compare with and that a user has replaced or taken out."""
+def test_the_name_numpy_is_reserved():
+    """Catches a user's replacement for the rung that tests and readers compare with."""
     with pytest.raises(ValueError, match=r"^\[kernels\] 'rung' must be a name of your own, got 'numpy'$"):
         kernels.register("numpy", softmax=numpy_rung.softmax)
     with pytest.raises(ValueError, match=r"^\[kernels\] 'rung' must be a registered name of your own, got 'numpy'$"):
@@ -297,7 +297,7 @@ def test_the_name_numpy_belongs_to_the_package():
     assert registry.function("softmax", "numpy") is numpy_rung.softmax
 
 
-def test_the_example_of_the_package_is_true():
+def test_the_example_in_the_docstring():
     """Catches an example in the docstring that prints something else."""
     import doctest
 

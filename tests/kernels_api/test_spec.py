@@ -1,4 +1,4 @@
-"""The records of the ops: reading the table, binding letters, and what a call costs."""
+"""The table of ops: reading its notation, binding letters, and the cost of a call."""
 
 import importlib
 from pathlib import Path
@@ -16,7 +16,7 @@ def zeros(*shape, dtype=np.float32):
 
 
 def test_every_op_has_a_module_that_registers_it():
-    """Catches an op without code, code without a record, and an op in another file than the record says."""
+    """Catches an op without code, code without a record, and an op in the wrong file."""
     for op in spec.OPS.values():
         assert (CSRC / f"{op.module}.pyx").exists(), op.name
         assert op.name in importlib.import_module(f"tinygpt.core.{op.module}").RUNGS["naive"]
@@ -27,14 +27,14 @@ def test_every_op_has_a_module_that_registers_it():
                 assert function.__name__ == f"{op}_{rung}"
 
 
-def test_gradients_know_what_their_op_knows():
+def test_gradients_belong_to_an_op():
     """Catches a gradient whose op does not exist."""
     for name in spec.OPS:
         assert name.removesuffix("_backward") in spec.OPS
 
 
 def test_reading_the_notation():
-    """Catches marks of the table that are lost: optional, strided, swapped, dtype."""
+    """Catches an ignored mark of the table: optional, strided, swapped, dtype."""
     args = {arg.name: arg for arg in spec.OPS["matmul"].args}
     assert args["a"].axes({"trans_a": True}) == ["K", "M"]
     assert args["a"].axes({"trans_a": False}) == args["a"].axes({}) == ["M", "K"]
@@ -51,7 +51,7 @@ def test_reading_the_notation():
 
 
 def test_activation_codes_are_those_of_csrc():
-    """Catches a code that means something else on the other side of the call."""
+    """Catches an activation code that means something else in the compiled code."""
     x, one = np.array([[1.5]], np.float32), np.ones((1, 1), np.float32)
     for name, code in products.ACTIVATIONS.items():
         want = {"none": 1.5, "gelu": 0.75 * (1 + np.tanh(np.sqrt(2 / np.pi) * (1.5 + 0.044715 * 1.5**3)))}[name]
@@ -63,7 +63,7 @@ def test_activation_codes_are_those_of_csrc():
 
 
 def test_letters_are_bound():
-    """Catches letters with a wrong value: of swapped axes, of products of letters, of optional arrays."""
+    """Catches letters with wrong values: from swapped axes, products of letters or optional arrays."""
     dims = spec.check("matmul", {"a": zeros(5, 2), "b": zeros(3, 5), "bias": None}, trans_a=True, trans_b=True)
     assert dims == {"M": 2, "K": 5, "N": 3}
     assert spec.check("swiglu", {"x": zeros(4, 10)}) == {"R": 4, "F": 5}
@@ -93,8 +93,8 @@ def test_letters_are_bound():
     ],
     ids=str,
 )
-def test_shapes_that_do_not_fit(op, arrays, text):
-    """Catches a shape that is taken as it comes, and an error that does not say what was expected."""
+def test_inconsistent_shapes(op, arrays, text):
+    """Catches a shape that is not checked, and an error that does not say what was expected."""
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
         spec.check(op, arrays)
     assert str(error.value) == f"[{op}] {text}"
@@ -110,15 +110,15 @@ def test_shapes_that_do_not_fit(op, arrays, text):
     ],
     ids=str,
 )
-def test_types_that_do_not_fit(arrays, text):
-    """Catches memory of another format given to a kernel."""
+def test_wrong_types(arrays, text):
+    """Catches memory of the wrong type passed to a kernel."""
     with pytest.raises(TypeError) as error:
         spec.check("gelu", arrays)
     assert str(error.value) == f"[gelu] {text}"
 
 
 def test_bytes():
-    """Catches arrays that are not counted, an int32 of another size, and updates that count once."""
+    """Catches arrays that are not counted, a wrong size of int32, and updated arrays counted once."""
     softmax, adamw, embedding = spec.OPS["softmax"], spec.OPS["adamw"], spec.OPS["embedding"]
     assert softmax.bytes({"R": 3, "C": 5}) == 2 * 3 * 5 * 4
     assert adamw.bytes({"N": 10}) == (2 + 1 + 2 + 2) * 10 * 4
@@ -128,8 +128,8 @@ def test_bytes():
 
 
 def test_flops():
-    """Catches a count that is off for the ops whose rate is printed: counted by hand for small shapes."""
+    """Catches a wrong count for ops whose rate is printed, against counts by hand for small shapes."""
     assert spec.OPS["matmul"].flops({"M": 2, "N": 3, "K": 5}) == 2 * 2 * 3 * 5
-    # Two queries after two cached keys see 3 and 4 keys: 7 pairs for each of 3 heads.
+    # Two queries after two cached keys attend to 3 and 4 keys: 7 pairs for each of 3 heads.
     dims = {"B": 1, "H": 3, "G": 1, "T": 2, "S": 4, "D": 8}
     assert spec.OPS["attention"].flops(dims) == 3 * 7 * (4 * 8 + 5)

@@ -17,14 +17,14 @@ from tinygpt.kernels import threads
 
 
 @pytest.fixture(autouse=True)
-def _go_back():
+def _restore():
     before = threads.get_num_threads()
     yield
     threads.set_num_threads(before)
 
 
 def run(code, **environment):
-    """Exit status, output and the last line of errors of a program of its own."""
+    """Run a program; return its exit status, its output and the last line of its errors."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("TINYGPT_", "OMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=plain | environment
@@ -33,7 +33,7 @@ def run(code, **environment):
 
 
 def test_set_and_get():
-    """Catches a setting that is not kept, or that exists twice under two names."""
+    """Catches a number that is not stored, or stored twice under two names."""
     for n in (1, 2, 5, 1024, np.int64(3), np.uint8(2)):
         tinygpt.set_num_threads(n)
         assert tinygpt.get_num_threads() == threads.get_num_threads() == n
@@ -52,8 +52,8 @@ def test_set_and_get():
         (None, TypeError, "'n' must be an int or 'auto', got NoneType"),
     ],
 )
-def test_numbers_that_mean_nothing(n, kind, text):
-    """Catches a number that would reach OpenMP and mean something else there."""
+def test_invalid_numbers(n, kind, text):
+    """Catches a number that OpenMP would interpret differently."""
     before = threads.get_num_threads()
     with pytest.raises(kind) as error:
         threads.set_num_threads(n)
@@ -62,13 +62,13 @@ def test_numbers_that_mean_nothing(n, kind, text):
 
 
 def test_small_work_stays_on_one_thread():
-    """Catches a threshold that is off by one call, or that is applied to large work too."""
+    """Catches a threshold that is off by one, or applied to large work."""
     threads.set_num_threads(3)
     assert [threads.for_work(n) for n in (0, threads.SMALL_WORK - 1, threads.SMALL_WORK, 10**12)] == [1, 1, 3, 3]
 
 
-def test_default_is_the_least_of_the_limits(monkeypatch):
-    """Catches a limit that is not looked at."""
+def test_default_is_the_lowest_limit(monkeypatch):
+    """Catches an ignored limit."""
     monkeypatch.delenv("TINYGPT_NUM_THREADS", raising=False)
     sources = {"OpenMP": (cpu, "max_threads"), "physical cores": (threads, "_physical_cores")}
     sources["affinity"] = (threads, "affinity")
@@ -91,7 +91,7 @@ def test_default_is_the_least_of_the_limits(monkeypatch):
 
 
 def test_limits_of_this_machine():
-    """Catches a limit that is no positive number here."""
+    """Catches a limit that is not a positive integer on this machine."""
     found = threads.limits()
     assert {"OpenMP", "physical cores", "affinity"} <= set(found)
     assert all(isinstance(n, int) and n >= 1 for n in found.values())
@@ -117,7 +117,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_cgroup_quota(monkeypatch, name):
-    """Catches a container's quota that is read wrongly: of either version, without a limit, or not there."""
+    """Catches a misread container quota: of either version, without a limit, or missing."""
     files, want = FILES[name]
 
     def read_text(path):
@@ -130,7 +130,7 @@ def test_cgroup_quota(monkeypatch, name):
 
 
 def test_environment():
-    """Catches a variable that is ignored, also one that asks for more than the limits."""
+    """Catches a variable that is ignored, also one above the limits."""
     code = "import tinygpt; print(tinygpt.get_num_threads())"
     assert run(code, TINYGPT_NUM_THREADS="1") == (0, "1", "")
     assert run(code, TINYGPT_NUM_THREADS="11") == (0, "11", "")
@@ -148,7 +148,7 @@ def test_environment_with_an_error(text):
 
 
 def test_environment_with_too_many():
-    """Catches a number for which no kernel could get its scratch memory."""
+    """Catches a number for which a kernel could not allocate its scratch memory."""
     status, output, error = run("import tinygpt; tinygpt.get_num_threads()", TINYGPT_NUM_THREADS="1025")
     assert (status, output) == (1, "")
     assert error == "ValueError: [threads] TINYGPT_NUM_THREADS must be at most 1024, got '1025'"
@@ -156,7 +156,7 @@ def test_environment_with_too_many():
 
 @pytest.mark.parametrize("before", [1, 2])
 def test_blas_keeps_its_own_threads(before):
-    """Catches the rung ``numpy`` leaving NumPy's BLAS at the kernels' number of threads, also after an error."""
+    """Catches a numpy rung that leaves BLAS at the kernels' number of threads, also after an error."""
     x = np.ones((64, 64), np.float32)
 
     def of_blas():
@@ -186,7 +186,7 @@ a = np.random.default_rng(0).standard_normal((200, 200)).astype(np.float32)
 results = {}
 for rung in ("blocked", "numpy"):
     with kernels.use(rung):
-        results[rung] = kernels.matmul(a, a)  # OpenMP's threads, and those of BLAS, exist from here on
+        results[rung] = kernels.matmul(a, a)  # from here on the threads of OpenMP and BLAS exist
 warnings.simplefilter("ignore")
 child = os.fork()
 if child == 0:
@@ -213,5 +213,5 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_runs_on_one_thread():
-    """Catches a child that waits for the threads of its parent forever, and a parent that loses its own."""
+    """Catches a child that waits for its parent's threads for ever, and a parent that loses its own."""
     assert run(FORK) == (0, "", "")

@@ -1,4 +1,4 @@
-"""Operations and plain kernels choose their threads from the same costs."""
+"""Costs: autograd ops and plain kernels choose their number of threads from the same table."""
 
 import sys
 
@@ -25,7 +25,7 @@ TARGETS, TOKENS = RNG.integers(0, V, R, np.int32), RNG.integers(0, V, (2, 3), np
 TABLE, QKV = normal(V, C), normal(2, 3, 3 * C)
 Q, K, VALUES = (part.reshape(2, 3, 2, C // 2) for part in np.split(QKV, 3, axis=-1))
 COS, SIN = rotation_tables(3, C // 2, 10000.0)
-# Name -> the operation of the tape, the plain kernel on the same arrays.
+# Name -> (autograd op, plain kernel on the same arrays).
 PAIRS = {
     "gelu": (lambda: ops.gelu(Tensor(X)), lambda: kernels.gelu(X)),
     "swiglu": (lambda: ops.swiglu(Tensor(WIDE)), lambda: kernels.swiglu(WIDE)),
@@ -47,7 +47,7 @@ PAIRS = {
 
 
 def threads_of(call, op):
-    """The number of threads that `call` gives to the kernel of `op`."""
+    """The number of threads that `call` passes to each call of the kernel of `op`."""
     given = []
 
     def wrap(name, _, function):
@@ -67,8 +67,8 @@ def threads_of(call, op):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_both_ways_count_the_same_work(name, monkeypatch):
-    """Catches a cost that is written down twice: the threshold is put just at and just above what the op counts."""
+def test_ops_and_kernels_count_the_same_work(name, monkeypatch):
+    """Catches a cost defined twice: the threshold is set exactly at the op's work, and one above it."""
     operation, plain = PAIRS[name]
     counted = []
     monkeypatch.setattr(threads, "for_work", lambda work: counted.append(work) or 1)
@@ -82,7 +82,7 @@ def test_both_ways_count_the_same_work(name, monkeypatch):
 
 
 def test_every_cost_belongs_to_an_op():
-    """Catches a cost under a name that no op has, and an op whose work cannot be computed."""
+    """Catches a cost under an unknown op name, and an op whose work cannot be computed."""
     assert set(kernels.spec.WORK) <= set(OPS)
     dims = dict.fromkeys("MNKRCNVFBTHDSGPE", 4)
     assert all(op.work(dims) > 0 for op in OPS.values())
@@ -93,9 +93,9 @@ LLAMA = {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Hold the work that callers count against the table; return the names of the kernels that were called.
+    """Compare the work that callers count with the table; return the names of the kernels that were called.
 
-    In place of a number of threads, every kernel is given the work that the caller counted.
+    Every kernel receives the counted work in place of a number of threads.
     """
     seen = set()
 
@@ -131,7 +131,7 @@ def training_step(model, parameters):
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, LLAMA], ids=["gpt2", "llama"])
 def test_a_training_step_counts_what_the_table_says(options, counted):
-    """Catches a cost of any kernel of a step, gradients and the update too, that differs from the one in spec."""
+    """Catches a cost of any kernel in a training step, gradients and update included, that differs from the table."""
     model = small_model(**options)
     training_step(model, model.parameters())
     assert {"matmul", "attention_backward", "embedding_backward", "cross_entropy_backward", "adamw"} <= counted
@@ -140,7 +140,7 @@ def test_a_training_step_counts_what_the_table_says(options, counted):
 
 
 def test_adapters_count_what_the_table_says(counted):
-    """Catches a cost of the low-rank products, in training and in merging, that differs from the one in spec."""
+    """Catches a cost of the low-rank matmuls, in training and merging, that differs from the table."""
     model = small_model()
     training_step(model, lora.add(model, rank=2))
     lora.merge(model)
@@ -149,7 +149,7 @@ def test_adapters_count_what_the_table_says(counted):
 
 @pytest.mark.parametrize(("kind", "op"), [("bfloat16", "matmul_bfloat16"), ("int8", "matmul_int8")])
 def test_packed_weights_count_what_the_table_says(kind, op, counted):
-    """Catches a cost of a product with packed weights that differs from the one in spec."""
+    """Catches a cost of a matmul with packed weights that differs from the table."""
     packed = PackedWeight.of(normal(V, 2 * C), kind)
     with no_grad():
         ops.linear(Tensor(WIDE), packed)

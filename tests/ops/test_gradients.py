@@ -1,6 +1,6 @@
 """Every op against central differences of its formula in float64 (`tinygpt.reference`).
 
-The objective is sum(seed * out) for a random seed, so that every element of every gradient is asked for.
+The objective is sum(seed * out) for a random seed, so that every element of every gradient is tested.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from tinygpt.ops.attention import rotation_tables
 from tinygpt.ops.elementwise import DropoutKey
 from tinygpt.tensor import Tensor, no_grad
 
-STEP = 1e-5  # the differences are off by STEP^2 f''' / 6 and 2^-53 f / STEP: about 1e-10 for numbers of order 1
+STEP = 1e-5  # error of a difference: STEP^2 f''' / 6 + 2^-53 f / STEP, about 1e-10 for values of order 1
 U = 2.0**-24
 
 
@@ -20,7 +20,7 @@ def draw(*shape, seed=0):
 
 
 def differences(f, inputs, name):
-    """The gradient of the number f(inputs) with respect to inputs[name], element by element."""
+    """The gradient of the scalar f(inputs) with respect to inputs[name], element by element."""
     inputs = {key: np.array(value, np.float64) for key, value in inputs.items()}
     x = inputs[name]
     grad = np.empty_like(x)
@@ -35,10 +35,10 @@ def differences(f, inputs, name):
 
 
 def close(got, want, terms):
-    """Within the rounding of chains of `terms` operations.
+    """Assert equality up to the rounding of chains of `terms` operations.
 
-    Every step is off by u of what it works on; sums here have terms of order 1 and so have the gradients, whose largest
-    element, at least 1, stands for the size of what was added up. The factor 8 covers exp and tanh (4 units each).
+    Every operation has a relative error of u. Terms and gradients are of order 1, so the largest element, or 1 if that
+    is larger, stands for the size of the summed terms. The factor 8 covers exp and tanh (4 units each).
     """
     assert got is not None
     assert got.dtype == np.float32
@@ -47,7 +47,7 @@ def close(got, want, terms):
 
 
 def check(op, formula, inputs, terms, wanted=None):
-    """Hold value and gradients of op(**tensors) against formula(**arrays)."""
+    """Compare value and gradients of op(**tensors) with formula(**arrays)."""
     wanted = list(inputs) if wanted is None else wanted
     tensors = {name: Tensor(value, requires_grad=name in wanted) for name, value in inputs.items()}
     out = op(**tensors)
@@ -70,7 +70,7 @@ def check(op, formula, inputs, terms, wanted=None):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 def test_linear(activation, bias, residual):
-    """Catches a gradient that forgets the activation, a transposed product, and a bias or residual left out."""
+    """Catches a gradient without the activation, a wrong transpose, and a missing bias or residual."""
     inputs = {"x": draw(2, 3, 5), "weight": draw(4, 5)}
     inputs |= {"bias": draw(4)} if bias else {}
     inputs |= {"residual": draw(2, 3, 4)} if residual else {}
@@ -84,7 +84,7 @@ def test_linear(activation, bias, residual):
 
 @pytest.mark.parametrize("wanted", [["x"], ["weight"], ["bias"], ["residual"]], ids=str)
 def test_linear_with_one_wanted_gradient(wanted):
-    """Catches a gradient that is only computed together with another one."""
+    """Catches a gradient that is computed only together with another one."""
     inputs = {"x": draw(3, 5), "weight": draw(4, 5), "bias": draw(4), "residual": draw(3, 4)}
     check(ops.linear, lambda x, weight, bias, residual: x @ weight.T + bias + residual, inputs, 6, wanted)
 
@@ -118,7 +118,7 @@ NORMS = {
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("eps", [1e-5, 0.5])
 def test_norms(name, eps):
-    """Catches a missing mean in dx, dweight without the scale of the row, and an eps that backward does not know."""
+    """Catches a missing mean in dx, a dweight without the row's scale, and an eps ignored in backward."""
     op, formula, parameters = NORMS[name]
     inputs = {"x": draw(2, 3, 7)} | {p: draw(7, seed=i) for i, p in enumerate(parameters)}
     check(lambda **t: op(**t, eps=eps), lambda **a: formula(**a, eps=eps), inputs, 28)
@@ -127,7 +127,7 @@ def test_norms(name, eps):
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("order", ["norm last", "norm first", "two norms"])
 def test_norm_of_a_tensor_used_twice(name, order):
-    """Catches a gradient that has already arrived at x and is dropped, or counted twice, by the norm that takes it."""
+    """Catches a gradient of x, accumulated before the norm's backward, that is lost or counted twice."""
     op, formula, parameters = NORMS[name]
     inputs = {"x": draw(3, 7)} | {p: draw(7, seed=i) for i, p in enumerate(parameters)}
 
@@ -149,7 +149,7 @@ def test_norm_of_a_tensor_used_twice(name, order):
 @pytest.mark.parametrize("frozen", ["weight", "bias", "both"])
 @pytest.mark.parametrize("uses", [1, 2])
 def test_layernorm_with_frozen_parameters(frozen, uses):
-    """Catches one flag for two sums: a stale dbias that is added to, or a dweight of two uses that is overwritten."""
+    """Catches one accumulate flag for two sums: a stale dbias that is added to, or a dweight that is overwritten."""
     inputs = {"x": draw(3, 7), "weight": draw(7), "bias": draw(7, seed=1)}
     wanted = [name for name in inputs if name not in (frozen, *(("weight", "bias") if frozen == "both" else ()))]
 
@@ -166,7 +166,7 @@ def test_layernorm_with_frozen_parameters(frozen, uses):
 
 @pytest.mark.parametrize("fresh", ["weight", "bias"])
 def test_layernorm_adds_to_one_gradient_only(fresh):
-    """Catches a kernel that adds to what is in a stale slot because the other sum has to be added to."""
+    """Catches a kernel that accumulates into a stale buffer because the other sum must be accumulated."""
     tensors = {"x": draw(3, 7), "weight": draw(7), "bias": draw(7, seed=1)}
     tensors = {name: Tensor(value, requires_grad=True) for name, value in tensors.items()}
     tensors[fresh].receive(np.full(7, 100, np.float32))
@@ -181,13 +181,13 @@ def test_layernorm_adds_to_one_gradient_only(fresh):
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)], ids=str)
 def test_gelu(shape):
-    """Catches a slope of another form of GELU."""
+    """Catches the derivative of a different form of GELU."""
     check(ops.gelu, lambda x: reference.gelu(x), {"x": 2 * draw(*shape)}, 8)
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3, 8)], ids=str)
 def test_swiglu(shape):
-    """Catches gate and up in the other order, in the value or in the gradient."""
+    """Catches gate and up exchanged, in the value or in the gradient."""
 
     def formula(x):
         gate, up = np.split(x, 2, axis=-1)
@@ -207,14 +207,14 @@ def test_softmax():
 
 
 def test_add():
-    """Catches a gradient that reaches only one side."""
+    """Catches a gradient that reaches one side only."""
     check(ops.add, lambda a, b: a + b, {"a": draw(2, 3), "b": draw(2, 3, seed=1)}, 1)
 
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("key", [DropoutKey(1, 2), DropoutKey(2**32 - 1, 7, 5)], ids=str)
 def test_dropout(residual, key):
-    """Catches a mask that backward draws anew, from another place, or for another sequence than forward."""
+    """Catches a backward mask that is drawn again, for another site or another sequence."""
     rate, site, (B, T, C) = 0.4, 3, (2, 3, 5)
     mask = reference.dropout_mask((B * T, C), rate, key.bits, site, key.sequence, T).reshape(B, T, C)
     assert 0 < mask.sum() < mask.size
@@ -228,7 +228,7 @@ def test_dropout(residual, key):
 
 
 def test_dropout_keys_differ():
-    """Catches keys of which a part is ignored: every seed, step, sequence and site has its own mask."""
+    """Catches a part of the key that is ignored: every seed, step, sequence and site has its own mask."""
     x = Tensor(np.ones((1, 1, 512), np.float32))
     keys = [(DropoutKey(0, 0), 0), (DropoutKey(1, 0), 0), (DropoutKey(0, 1), 0), (DropoutKey(0, 0, 1), 0)]
     masks = [ops.dropout(x, 0.5, key, site).data.tobytes() for key, site in [*keys, (DropoutKey(0, 0), 1)]]
@@ -241,7 +241,7 @@ TOKENS = np.array([[1, 4, 1], [0, 4, 4]], np.int32)
 @pytest.mark.parametrize("wanted", [["table", "positions"], ["table"], ["positions"]], ids=str)
 @pytest.mark.parametrize("start", [0, 2])
 def test_embedding_with_positions(wanted, start):
-    """Catches a repeated token that counts once, rows off by `start`, and a gradient that needs the other's slot."""
+    """Catches a repeated token counted once, rows off by `start`, and a gradient that needs the other one."""
     inputs = {"table": draw(6, 4), "positions": draw(5, 4)}
     check(
         lambda table, positions: ops.embedding(TOKENS, table, positions, start),
@@ -253,12 +253,12 @@ def test_embedding_with_positions(wanted, start):
 
 
 def test_embedding_without_positions():
-    """Catches rows of the table that no token used and that keep what was in memory."""
+    """Catches uninitialised gradient rows of tokens that do not occur."""
     check(lambda table: ops.embedding(TOKENS, table), lambda table: table[TOKENS], {"table": draw(6, 4)}, 3)
 
 
 def test_embedding_added_to_the_gradient_of_the_head():
-    """Catches a tied table whose first gradient, from the head, is overwritten by the second, from the tokens."""
+    """Catches a tied table whose gradient from the head is overwritten by that from the tokens."""
     check(
         lambda table: ops.linear(ops.embedding(TOKENS, table), table),
         lambda table: table[TOKENS] @ table.T,
@@ -268,7 +268,7 @@ def test_embedding_added_to_the_gradient_of_the_head():
 
 
 def attend(qkv, H, G, rotation):
-    """The formula, from the fused projection on."""
+    """The attention formula, starting from the fused projection."""
     B, T, width = qkv.shape
     D = width // (H + 2 * G)
     heads = qkv.reshape(B, T, H + 2 * G, D)
@@ -281,7 +281,7 @@ def attend(qkv, H, G, rotation):
 @pytest.mark.parametrize(("H", "G"), [(1, 1), (3, 3), (4, 2), (3, 1)])
 @pytest.mark.parametrize("rotated", [False, True])
 def test_attention(H, G, rotated):
-    """Catches swapped parts of qkv, a group of queries that reads the wrong head, and a rotation left in dq or dk."""
+    """Catches swapped parts of qkv, queries that read the wrong key/value head, and dq or dk left rotated."""
     B, T, D = 2, 4, 4
     rotation = rotation_tables(9, D, 100.0) if rotated else None
     rotation = rotation and tuple(table[2 : 2 + T] for table in rotation)
@@ -297,7 +297,7 @@ def test_attention(H, G, rotated):
 
 
 def test_rotation_tables():
-    """Catches frequencies in the wrong order, of the wrong base, or angles computed in float32."""
+    """Catches frequencies in the wrong order or of the wrong base, and angles computed in float32."""
     cos, sin = rotation_tables(3000, 6, 10000.0)
     angle = 2999 * 10000.0 ** (-np.array([0, 2, 4]) / 6)
     np.testing.assert_allclose(cos[-1], np.cos(angle), atol=U)
@@ -315,7 +315,7 @@ def mean_loss(logits, targets):
 
 
 def test_cross_entropy():
-    """Catches ignored targets that count in the mean, that receive gradient, or that are taken for the last class."""
+    """Catches ignored targets that count in the mean, receive a gradient, or index the last class."""
     inputs = {"logits": draw(2, 3, 5)}
     check(lambda logits: ops.cross_entropy(logits, TARGETS), lambda logits: mean_loss(logits, TARGETS), inputs, 16)
 
@@ -323,7 +323,7 @@ def test_cross_entropy():
 @pytest.mark.parametrize("keep_bytes", [2**20, 2 * 5 * 4, 0], ids=["kept", "two rows at a time", "row by row"])
 @pytest.mark.parametrize("wanted", [["x", "weight"], ["x"], ["weight"]], ids=str)
 def test_head_loss(keep_bytes, wanted):
-    """Catches a chunk that is left out, counted by its own mean, or whose part of dweight overwrites the others'."""
+    """Catches a chunk that is skipped, averaged separately, or overwrites the dweight of the others."""
     check(
         lambda x, weight: ops.head_loss(x, weight, TARGETS, keep_bytes),
         lambda x, weight: mean_loss(x @ weight.T, TARGETS),
@@ -335,7 +335,7 @@ def test_head_loss(keep_bytes, wanted):
 
 @pytest.mark.parametrize("keep_bytes", [2**20, 3 * 11 * 4])
 def test_head_loss_scales_with_its_seed(keep_bytes):
-    """Catches a gradient that ignores what arrives at the loss, as accumulation over parts of a batch needs it."""
+    """Catches a gradient that ignores the incoming gradient of the loss, which gradient accumulation needs."""
     x, weight, targets = draw(7, 4), draw(11, 4), np.arange(7)
     grads = []
     for seed in (1.0, 0.25):
@@ -347,7 +347,7 @@ def test_head_loss_scales_with_its_seed(keep_bytes):
 
 
 def test_head_loss_kept_and_chunked_agree():
-    """Catches chunks that give another loss than all rows together, at sizes where the blocked product has edges."""
+    """Catches chunks whose loss differs from that of all rows, at sizes with edge tiles."""
     x, weight = draw(65, 24, seed=1), draw(131, 24, seed=2)
     targets = np.random.default_rng(3).integers(-20, 131, 65)
     found = []
@@ -377,7 +377,7 @@ def test_all_targets_ignored(keep_bytes):
 
 
 def test_targets_far_below_zero_are_ignored():
-    """Catches a marker such as the smallest int64 that wraps around to a token of 32 bits."""
+    """Catches a marker such as the smallest int64 that wraps around to a valid 32-bit token."""
     logits = Tensor(draw(2, 5), requires_grad=True)
     far = ops.cross_entropy(logits, np.array([-(2**40), 3]))
     assert far.item() == ops.cross_entropy(logits, np.array([-1, 3])).item()
@@ -388,8 +388,8 @@ def test_targets_far_below_zero_are_ignored():
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3)], ids=str)
-def test_no_rows(shape):
-    """Catches a crash on, or a weight's gradient left unwritten by, a batch without rows."""
+def test_a_batch_without_rows(shape):
+    """Catches a crash, and a weight gradient left uninitialised."""
     x, weight, bias = Tensor(draw(*shape), requires_grad=True), leaf(4, 3), leaf(4)
     scale = leaf(3)
     out = ops.linear(ops.layernorm(x, scale), weight, bias, activation="gelu")

@@ -1,4 +1,4 @@
-"""Arguments that ops refuse in one line, because kernels trust what they are given."""
+"""Arguments that ops refuse in one line, because kernels do not check theirs."""
 
 import numpy as np
 import pytest
@@ -75,27 +75,27 @@ CASES = {
 
 @pytest.mark.parametrize("message", CASES)
 def test_shapes_and_ranges(message):
-    """Catches arguments that do not fit and reach a kernel, which would read or write outside its arrays."""
+    """Catches inconsistent arguments that reach a kernel, which would access memory outside its arrays."""
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
         CASES[message]()
     assert str(error.value) == message
 
 
 def test_targets_of_another_type():
-    """Catches floats that are cut to class numbers."""
+    """Catches floats truncated to class numbers."""
     with pytest.raises(TypeError, match=r"^\[cross_entropy\] 'targets' must be integers, got float64$"):
         ops.cross_entropy(zeros(2, 5), np.zeros(2))
 
 
 @pytest.mark.parametrize("target", [5, 2**32 + 1, 2**40])
 def test_targets_past_the_classes(target):
-    """Catches a class that does not exist, also one that would be a class again in 32 bits."""
+    """Catches a class that does not exist, also one that wraps around to a valid class in 32 bits."""
     with pytest.raises(IndexError, match=rf"^\[head_loss\] 'targets' must be below 5, got {target}$"):
         ops.head_loss(zeros(2, 3), zeros(5, 3), np.array([target, 0]))
 
 
 def test_tokens_of_any_integer_type():
-    """Catches int64, NumPy's default, failing in the kernel, in forward or in backward."""
+    """Catches int64, NumPy's default, failing in the kernel, forward or backward."""
     table = Tensor(np.arange(15.0).reshape(5, 3), requires_grad=True)
     tokens = np.array([[4, 0], [4, 2]])
     for given in (tokens, tokens.astype(np.uint8), np.asfortranarray(tokens), tokens.tolist()):
@@ -111,15 +111,15 @@ def test_tokens_of_any_integer_type():
 
 
 def test_targets_in_a_list():
-    """Catches a list that fails at an attribute of arrays."""
+    """Catches a list that fails at an array attribute."""
     logits, x, weight = zeros(2, 5), zeros(2, 3), zeros(5, 3)
     assert ops.cross_entropy(logits, [1, 4]).item() == ops.cross_entropy(logits, np.array([1, 4])).item()
     assert ops.head_loss(x, weight, [1, 4]).item() == ops.head_loss(x, weight, np.array([1, 4])).item()
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dropout"])
-def test_backward_asks_for_threads_again(monkeypatch, name):
-    """Catches a number of threads that is kept from the forward pass: a fork in between would hang."""
+def test_backward_chooses_threads_again(monkeypatch, name):
+    """Catches a number of threads kept from the forward pass: a fork in between would hang."""
     before, seen = threads.get_num_threads(), []
     x = Tensor(np.zeros((1, 40, 1000)), requires_grad=True)
     op = {"cross_entropy": "cross_entropy_backward"}.get(name, name)

@@ -16,7 +16,7 @@ from tinygpt.tokenizers.patterns import PATTERNS
 
 EDGES = "\0\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(EDGES + "ab ab_(.'s1\n\t\r\x00é日😀"))
-# Few letters, so that pairs come again and ties are common.
+# A few letters, so that repeated pairs and ties are common.
 FEW = st.lists(st.text("abc ", max_size=30), max_size=6)
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CODE = (
@@ -25,19 +25,19 @@ CODE = (
 
 
 def words(text, pattern):
-    """The words of a text."""
+    """Split a text into pre-tokens."""
     data = text.encode()
     ends = bpe_encode.word_ends(data, pattern)
     return [data[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def learnt(texts, n, pattern):
-    """The merges that the plain form in `tinygpt.reference` learns."""
+    """Learn merges with the plain form in `tinygpt.reference`."""
     return plain.train([word for text in texts for word in words(text, pattern)], n)
 
 
 def encoded(text, merges, pattern):
-    """The tokens of a text by the plain form, as bytes."""
+    """Encode a text with the plain form; return the tokens as bytes."""
     table = plain.vocabulary(merges)
     return [table[number] for word in words(text, pattern) for number in plain.encode(merges, word)]
 
@@ -56,7 +56,7 @@ def trained(request):
 
 
 def test_the_example_by_hand():
-    """Catches a wrong count of a pair that overlaps itself, a tie broken the other way, and a merge too many."""
+    """Catches a wrong count of a self-overlapping pair, a tie broken the wrong way, and one merge too many."""
     tokenizer = BPETokenizer.train("aaabdaaabac", 300)
     assert merges_of(tokenizer) == [(b"a", b"a"), (b"a", b"b"), (b"aa", b"ab")]
     assert bytes_of(tokenizer, tokenizer.encode("aaabdaaabac")) == [b"aaab", b"d", b"aaab", b"a", b"c"]
@@ -66,7 +66,7 @@ def test_the_example_by_hand():
 
 
 def test_a_pair_that_overlaps_itself_is_merged_from_the_left():
-    """Catches a merge that uses a token twice, or that leaves the first of three alone."""
+    """Catches a merge that uses a token twice, or that skips the first of three equal tokens."""
     merge_aa = BPETokenizer({bytes([i]): i for i in range(256)} | {b"aa": 256}, [(b"a", b"a")])
     assert bytes_of(merge_aa, merge_aa.encode("aaaaa")) == [b"aa", b"aa", b"a"]
     assert merges_of(BPETokenizer.train("aaaaa", 258)) == [(b"a", b"a")]
@@ -77,12 +77,12 @@ def test_a_pair_that_overlaps_itself_is_merged_from_the_left():
     [
         (["ba ba", "ab ab"], (b"a", b"b")),
         (["éé ab"], (b"\xc3", b"\xa9")),
-        (["zaza"], (b"z", b"a")),  # twice, and az once
+        (["zaza"], (b"z", b"a")),  # za occurs twice, az once
         (["xbxb xaxa"], (b"x", b"a")),
     ],
 )
 def test_ties_go_to_the_first_in_byte_order(texts, first):
-    """Catches a tie that goes to the pair seen first, or to the one with the smaller right token."""
+    """Catches a tie won by the pair seen first, or by the one with the smaller right token."""
     assert merges_of(BPETokenizer.train(texts, 258))[0] == first
 
 
@@ -91,7 +91,7 @@ def test_ties_go_to_the_first_in_byte_order(texts, first):
 @example(["abab", "bcbc", "cbcb"], "gpt2", 20)
 @example(["aaaaaaaa aaaa aaa"], "code", 20)
 def test_merges_are_those_of_the_definition(texts, pattern, n):
-    """Catches a count that is not kept up: a neighbour forgotten, a weight lost, an entry of the heap that is stale."""
+    """Catches counts not updated: a missed neighbour, a wrong word count, or a stale heap entry."""
     assert merges_of(BPETokenizer.train(texts, 257 + n, pattern)) == learnt(texts, n, pattern)
 
 
@@ -100,7 +100,7 @@ def test_merges_are_those_of_the_definition(texts, pattern, n):
 @example("abcd" * 40, "gpt2")
 @example("a" * 150, "code")
 def test_ids_are_those_of_the_definition(text, pattern):
-    """Catches a merge out of order: by place instead of by rank, in words below and above the length for the heap."""
+    """Catches merges by position instead of rank, in words short enough for the loop and long enough for the heap."""
     tokenizer = BPETokenizer.train(
         ["ab abc abcd cdcd dcba aaaa", "aaab bcd éé éé abab cdab abcdabcd"] * 2, 290, pattern
     )
@@ -111,7 +111,7 @@ def test_ids_are_those_of_the_definition(text, pattern):
 
 @given(st.integers(0, 5), st.integers(1, 30))
 def test_the_heap_and_the_short_loop_agree(seed, period):
-    """Catches a fault in one of the two ways to merge: a long word has the tokens of its parts where they are apart."""
+    """Catches a fault in one of the two merge algorithms, for words around the length at which they switch."""
     rng = np.random.default_rng(seed)
     part = "".join(rng.choice(list("abc"), period))
     tokenizer = BPETokenizer.train("".join(rng.choice(list("abc"), 2000)), 300)
@@ -127,7 +127,7 @@ def test_the_heap_and_the_short_loop_agree(seed, period):
 @example(text="")
 @example(text="<|endoftext|>")
 def test_decode_is_the_inverse_of_encode(trained, text):
-    """Catches a code point that no word holds, bytes in another order, and a special token made of text."""
+    """Catches a code point outside every pre-token, bytes out of order, and a special token made from text."""
     ids = trained.encode(text)
     assert ids.dtype == np.int32
     assert ids.ndim == 1
@@ -137,14 +137,14 @@ def test_decode_is_the_inverse_of_encode(trained, text):
 
 
 def test_every_code_point_comes_back(trained):
-    """Catches a row of the class table that is read out of its range."""
+    """Catches a class table read out of range."""
     text = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     assert trained.decode(trained.encode(text)) == text
 
 
 @pytest.mark.parametrize("text", ["a" * 300_000, "ab" * 150_000, " " * 300_000, "é" * 150_000, "\n" * 300_000])
 def test_a_long_word(trained, text):
-    """Catches an encoder that is quadratic in a word (minutes here), and a heap that outgrows its room."""
+    """Catches an encoder quadratic in the word length (minutes here), and a heap that overflows."""
     assert trained.decode(trained.encode(text)) == text
     learnt_from_it = BPETokenizer.train([text, text], 290, trained.pattern)
     assert learnt_from_it.decode(learnt_from_it.encode(text)) == text
@@ -152,7 +152,7 @@ def test_a_long_word(trained, text):
 
 
 def test_the_order_of_texts_does_not_matter():
-    """Catches merges that depend on which word came first, or on memory."""
+    """Catches merges that depend on the order of words or on memory addresses."""
     texts = CODE.split("\n")
     first = BPETokenizer.train(texts, 400, "code")
     assert merges_of(first) == merges_of(BPETokenizer.train(texts[::-1], 400, "code"))
@@ -160,22 +160,22 @@ def test_the_order_of_texts_does_not_matter():
 
 
 def test_more_merges_keep_the_first_ones():
-    """Catches a vocabulary size that changes what is learnt first."""
+    """Catches a vocabulary size that changes the first merges."""
     few, many = (merges_of(BPETokenizer.train(CODE, size, "gpt4")) for size in (280, 300))
     assert many[: len(few)] == few
     assert len(few) == 280 - 257
 
 
 def mixed(x):
-    """`mix` of csrc/bpe/tables.h."""
+    """The function `mix` of csrc/bpe/tables.h."""
     x = (x ^ x >> 33) * 0xFF51AFD7ED558CCD % 2**64
     x = (x ^ x >> 33) * 0xC4CEB9FE1A85EC53 % 2**64
     return x ^ x >> 33
 
 
 def test_two_words_with_the_same_hash():
-    """Catches a word that is counted as another one because all 64 bits of their hashes are equal."""
-    # hash_bytes takes 8 bytes at a time: the second 8 are chosen so that they undo what the first 8 have changed.
+    """Catches a word counted as another one because their 64-bit hashes are equal."""
+    # hash_bytes reads 8 bytes at a time. The second 8 bytes are chosen to cancel the difference of the first 8.
     first, second = b"!" * 8, b"#" * 8
     marks = {byte for byte in range(256) if bpe_encode.classes(byte, byte + 1) == b"\0" and byte < 0xC0}
     number = [int.from_bytes(part, "little") for part in (first, second)]
@@ -194,8 +194,8 @@ def test_two_words_with_the_same_hash():
     assert {first + second, word} <= set(tokens)
 
 
-def test_words_that_share_a_place_in_the_cache():
-    """Catches ids of another word: the second pass finds each of 100,000 words, or another one, in 2^15 places."""
+def test_words_that_share_a_cache_slot():
+    """Catches the ids of another word: 100,000 words share 2^15 cache slots."""
     tokenizer = BPETokenizer.train("10 20 30 11 12 13" * 20, 270)
     text = " ".join(map(str, range(100_000)))
     first = tokenizer.encode(text)
@@ -205,7 +205,7 @@ def test_words_that_share_a_place_in_the_cache():
 
 
 def test_threads_share_a_tokenizer(trained):
-    """Catches a cache that two threads write to at a time: encoding lets other threads run."""
+    """Catches a cache written by two threads at once: encoding releases the GIL."""
     texts = [f"{CODE}{i} {'x' * i}" * 50 for i in range(8)]
     alone = [trained.encode(text) for text in texts]
     found = [[] for _ in texts]
@@ -224,8 +224,8 @@ def test_threads_share_a_tokenizer(trained):
         assert all(np.array_equal(expected, one) for one in several)
 
 
-def test_progress_is_told():
-    """Catches a callback that is never called, counts beyond the end, or is not called at the end."""
+def test_progress_is_reported():
+    """Catches a callback that is never called, counts beyond the total, or is not called at the end."""
     calls = []
     text = " ".join(f"{a}{b}{a}{b}" for a in "abcdefghijklmnopqrst" for b in "uvwxyzABCDEFGHIJKLMN")
     text = f"{text} {text}"
@@ -233,12 +233,12 @@ def test_progress_is_told():
     assert calls == [(256, 600), (512, 600), (600, 600)]
     assert tokenizer.vocab_size == 857
     BPETokenizer.train("aa aa", 300, progress=lambda *call: calls.append(call))
-    assert calls[-1] == (1, 43)  # a a; the space before it stands once
+    assert calls[-1] == (1, 43)  # only the pair a a occurs twice
 
 
 @pytest.mark.parametrize("texts", ["", [], ["", ""], "a", ["a", "b"]])
 def test_texts_without_a_pair(texts):
-    """Catches a heap or a list of nodes that must not be empty."""
+    """Catches a failure on an empty heap or list of nodes."""
     tokenizer = BPETokenizer.train(texts, 300)
     assert tokenizer.vocab_size == 257
     assert tokenizer.encode("").tolist() == []
@@ -246,8 +246,8 @@ def test_texts_without_a_pair(texts):
     assert tokenizer.decode([]) == ""
 
 
-def test_special_tokens_are_text_unless_asked_for():
-    """Catches a special token that any text can smuggle in, and one that cannot be asked for."""
+def test_special_tokens_are_text_by_default():
+    """Catches a special token that ordinary text can inject, and one that cannot be requested."""
     tokenizer = BPETokenizer.train("ab ab", 300, special_tokens=["<a>", "<a><b>"])
     assert tokenizer.special_tokens == {"<a>": 257, "<a><b>": 258, "<|endoftext|>": 259}
     text = "x<a><b><a>y<|endoftext|>"
@@ -261,7 +261,7 @@ def test_special_tokens_are_text_unless_asked_for():
 
 
 def test_the_separator_can_be_given_a_place():
-    """Catches a second separator beside one that was asked for."""
+    """Catches a second separator beside the requested one."""
     tokenizer = BPETokenizer.train("ab ab", 300, special_tokens=("<|endoftext|>", "<pad>"))
     assert tokenizer.special_tokens == {"<|endoftext|>": 257, "<pad>": 258}
     assert tokenizer.eot_id == 257
@@ -270,7 +270,7 @@ def test_the_separator_can_be_given_a_place():
 @patient
 @given(data=st.data())
 def test_pieces_of_a_stream_make_the_whole_text(trained, data):
-    """Catches a piece that is given out too early, held too long at the end, or twice."""
+    """Catches a piece emitted too early, held back at the end, or emitted twice."""
     ids = st.integers(0, trained.vocab_size - 1) | st.sampled_from([*"日é😀".encode(), 0xED, 0xA0, 0xF5])
     chunks = data.draw(st.lists(st.lists(ids, max_size=5)))
     decoder = trained.decoder()
@@ -279,7 +279,7 @@ def test_pieces_of_a_stream_make_the_whole_text(trained, data):
     assert decoder.flush() == ""
 
 
-def test_a_stream_gives_a_character_when_its_last_byte_is_there():
+def test_a_stream_emits_a_character_with_its_last_byte():
     """Catches a decoder that keeps everything until flush, which would pass the test above."""
     tokenizer = BPETokenizer.train("", 257)
     decoder = tokenizer.decoder()
@@ -290,7 +290,7 @@ def test_a_stream_gives_a_character_when_its_last_byte_is_there():
 
 
 def test_tokens_for_display_and_as_bytes():
-    """Catches invisible characters in a picture, half a character that is lost, and a separator that counts as text."""
+    """Catches invisible characters on display, a lost part of a character, and a separator counted as text."""
     tokenizer = BPETokenizer(
         {bytes([i]): i for i in range(256)} | {b"\xe6\x97": 256, b"a\xe6\x97": 257, b" a": 258},
         [(b"\xe6", b"\x97"), (b"a", b"\xe6\x97"), (b" ", b"a")],
@@ -306,7 +306,7 @@ def test_tokens_for_display_and_as_bytes():
 
 
 def test_lone_surrogates_are_refused(trained):
-    """Catches a UnicodeEncodeError, a question mark in their place, and a place within a part of the text."""
+    """Catches a UnicodeEncodeError, a question mark instead, and a position relative to a part of the text."""
     message = r"^\[encode\] 'text' must not hold a lone surrogate, got U\+D800 at 14$"
     with pytest.raises(ValueError, match=message):
         trained.encode("<|endoftext|>é\ud800")
@@ -339,8 +339,8 @@ WRONG_ARGUMENTS = {
 
 
 @pytest.mark.parametrize("case", WRONG_ARGUMENTS)
-def test_wrong_arguments_are_one_clear_error(case):
-    """Catches an argument that is taken for something else, and an error that does not say what is wrong."""
+def test_invalid_arguments_are_one_line(case):
+    """Catches a misinterpreted argument, and an error that does not say what is wrong."""
     call, kind, message = WRONG_ARGUMENTS[case]
     with pytest.raises(kind) as caught:
         call()
@@ -348,12 +348,12 @@ def test_wrong_arguments_are_one_clear_error(case):
     assert "\n" not in str(caught.value)
 
 
-def test_the_compiled_parts_check_what_could_harm():
-    """Catches a write beyond the end of an array, and a trainer whose words move under its nodes."""
+def test_compiled_code_checks_its_arguments():
+    """Catches a write past the end of an array, and words added to a trainer that has started."""
     trainer = bpe.Trainer("gpt2")
     trainer.add(b"ab ab")
     trainer.start()
-    trainer.start()  # the second changes nothing
+    trainer.start()  # a second start changes nothing
     with pytest.raises(ValueError, match="before the start"):
         trainer.add(b"c")
     rows = np.full((3, 2), -1, np.int32)
@@ -372,8 +372,8 @@ def test_the_compiled_parts_check_what_could_harm():
 
 
 @given(st.binary(max_size=12), st.sampled_from(sorted(PATTERNS)))
-def test_bytes_that_are_no_text_are_split_within_their_length(data, pattern):
-    """Catches a scanner that reads past the end after a cut-off character, or that stands still."""
+def test_invalid_utf8_is_split_within_its_length(data, pattern):
+    """Catches a scanner that reads past a truncated character at the end, or that does not advance."""
     ends = bpe_encode.word_ends(data, pattern)
     assert all(a < b for a, b in zip([0, *ends], ends, strict=False))
     assert (ends[-1] if ends else 0) == len(data)

@@ -1,4 +1,4 @@
-"""Files beside tokenizer.json, and the parts of tokenizer.json that other programs write."""
+"""Files beside tokenizer.json, and parts of tokenizer.json that other programs write."""
 
 import json
 
@@ -31,7 +31,7 @@ def changed(folder, change):
 
 
 def refused(folder, file, message, call):
-    """It must fail with one line that begins with the file's name."""
+    """Assert that the call fails with one line that begins with the file's name."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         call()
     line = str(caught.value)
@@ -40,8 +40,8 @@ def refused(folder, file, message, call):
     assert "\n" not in line
 
 
-def test_what_the_config_says(folder):
-    """Catches a role that is not read, in either way to write it, and a template that is not the default one."""
+def test_roles_and_template_of_the_config(folder):
+    """Catches a role that is ignored in either notation, and a template other than the default one."""
     plain = tinygpt.tokenizers.load(folder)
     assert plain.end_ids == {plain.eot_id}
     token = {"__type": "AddedToken", "content": "<|im_end|>", "special": True}
@@ -57,7 +57,7 @@ def test_what_the_config_says(folder):
 
 
 def test_the_config_of_characters_has_no_roles(tmp_path):
-    """Catches a separator of characters that transformers would be told to cut out of texts."""
+    """Catches a separator in a character tokenizer's config, which transformers would cut out of texts."""
     CharTokenizer("ab").save(tmp_path)
     assert with_config(tmp_path, eos_token="<e>", chat_template="x").chat_template is None
 
@@ -82,13 +82,13 @@ def test_the_config_of_characters_has_no_roles(tmp_path):
         ({"added_tokens_decoder": {"400": {"content": "<x>", "lstrip": True}}}, "lstrip' must be false, got true"),
     ],
 )
-def test_a_wrong_config(folder, content, message):
-    """Catches a traceback, and a field that changes ids and is passed over."""
+def test_invalid_configs(folder, content, message):
+    """Catches a traceback, and a field that changes ids but is ignored."""
     refused(folder, "tokenizer_config.json", message, lambda: with_config(folder, **content))
 
 
-def test_a_config_that_names_what_is_not_there(folder):
-    """Catches a KeyError, a token without an id of its own, and a padding token that makes a model too small."""
+def test_a_config_with_unknown_tokens(folder):
+    """Catches a KeyError, an end token without its own id, and a padding token that enlarges the vocabulary."""
     plain = tinygpt.tokenizers.load(folder)
     tokenizer = with_config(folder, eos_token="<e>")
     assert tokenizer.special_tokens["<e>"] == plain.vocab_size == tokenizer.vocab_size - 1
@@ -101,7 +101,7 @@ def test_a_config_that_names_what_is_not_there(folder):
 
 
 def test_a_separator_with_another_name(folder):
-    """Catches a file without <|endoftext|> that is refused although its end is named, or read although it is not."""
+    """Catches a file without <|endoftext|> refused although it names its end token, or accepted although not."""
 
     def rename(content):
         content["added_tokens"][-1]["content"] = "</s>"
@@ -128,7 +128,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": Fal
 
 
 def test_post_processors(folder):
-    """Catches a first token that is passed over, or that is taken out of a Sequence without one."""
+    """Catches an ignored begin token, and one taken from a sequence that has none."""
     s = tinygpt.tokenizers.load(folder).special_tokens["<s>"]
     in_sequence = {"type": "Sequence", "processors": [BYTE_LEVEL, template(ids=[s])]}
     nothing = template(ids=[s], single=[{"Sequence": {"id": "A", "type_id": 0}}])
@@ -155,7 +155,7 @@ def test_post_processors(folder):
     ],
 )
 def test_other_post_processors_are_refused(folder, processor):
-    """Catches a token at the end of a text, and a wrong id, that would be passed over."""
+    """Catches a token at the end of a text, or a wrong id, that is ignored."""
     refused(
         folder,
         "tokenizer.json",
@@ -165,8 +165,8 @@ def test_other_post_processors_are_refused(folder, processor):
 
 
 @pytest.mark.parametrize("pattern", ["smollm", "qwen2", "gpt4"])
-def test_pre_tokenizers_as_models_have_them(tmp_path, pattern):
-    """Catches a file of a real model that is refused for what makes no difference."""
+def test_pre_tokenizers_of_real_models(tmp_path, pattern):
+    """Catches a real file refused for a field that makes no difference."""
     ours = BPETokenizer.train(TEXT * 4, 300, pattern)
     ours.save(tmp_path)
 
@@ -187,7 +187,7 @@ def test_pre_tokenizers_as_models_have_them(tmp_path, pattern):
     ],
 )
 def test_other_pre_tokenizers_are_refused(folder, before):
-    """Catches words that are split otherwise than the file says."""
+    """Catches words split differently from what the file states."""
 
     def change(content):
         content["pre_tokenizer"]["pretokenizers"][0] = before
@@ -197,7 +197,7 @@ def test_other_pre_tokenizers_are_refused(folder, before):
 
 
 def test_files_that_give_a_token_two_ids(folder):
-    """Catches a token that has one id in tokenizer.json and another beside it, of which one would be wrong."""
+    """Catches a token with different ids in tokenizer.json and in a file beside it."""
     i = tinygpt.tokenizers.load(folder).special_tokens["<s>"]
     message = f"'added_tokens_decoder' of tokenizer_config.json has '<s>' as id 0, 'added_tokens' as {i}"
     call = lambda: with_config(folder, added_tokens_decoder={"0": {"content": "<s>"}})  # noqa: E731
@@ -208,7 +208,7 @@ def test_files_that_give_a_token_two_ids(folder):
 
 
 def test_several_end_tokens(folder):
-    """Catches generation that never stops at the second end token, and an id beyond the vocabulary that is kept."""
+    """Catches generation that does not stop at the second end token, and an id beyond the vocabulary."""
     plain = tinygpt.tokenizers.load(folder)
     (folder / "config.json").write_text('{"eos_token_id": [5, 70000]}')
     assert tinygpt.tokenizers.load(folder).end_ids == {plain.eot_id, 5}

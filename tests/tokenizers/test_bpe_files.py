@@ -1,4 +1,4 @@
-"""Byte-level BPE on disk: what is written is read back and read by Hugging Face, and files that lie are refused."""
+"""Byte-level BPE on disk: files read back, mean the same to Hugging Face, and invalid ones are refused."""
 
 import json
 
@@ -24,7 +24,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 @pytest.fixture(scope="module", params=PATTERNS)
 def pair(request, tmp_path_factory):
-    """A tokenizer, what Hugging Face makes of its file, and the folder of the file."""
+    """A tokenizer, Hugging Face's tokenizer from its file, and the folder of the file."""
     folder = tmp_path_factory.mktemp("bpe")
     ours = BPETokenizer.train(CODE, 330, request.param, special_tokens=["<é a>"])
     ours.save(folder)
@@ -38,7 +38,7 @@ def pair(request, tmp_path_factory):
 @example(text=" " * 3 + "'\u017fx 'LLx\u00a0\u00a0x \u2028\n")
 @example(text="x" * 100_000 + " \n" * 1000)
 def test_ids_and_text_are_those_of_hugging_face(pair, text):
-    """Catches a file that means something else there, or a scanner that splits otherwise than its pattern."""
+    """Catches a file that means something else there, or a scanner that splits differently from its pattern."""
     ours, theirs, _ = pair
     theirs.encode_special_tokens = True
     ids = ours.encode(text).tolist()
@@ -51,20 +51,20 @@ def test_ids_and_text_are_those_of_hugging_face(pair, text):
 @patient
 @given(data=st.data())
 def test_any_ids_decode_as_in_hugging_face(pair, data):
-    """Catches another number of U+FFFD for bytes that are not UTF-8, and special tokens that break up a character."""
+    """Catches a different number of U+FFFD for invalid bytes, and special tokens within a character."""
     ours, theirs, _ = pair
     ids = data.draw(st.lists(st.integers(0, 255) | st.sampled_from([*"日é😀".encode(), 0xED, 0xF5, ours.eot_id])))
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
 
 
 def test_hugging_face_writes_the_same_fields(pair):
-    """Catches a field that the library would add or drop on its own."""
+    """Catches a field that the library would add or drop."""
     written = json.loads((pair[2] / "tokenizer.json").read_text("utf-8"))
     assert json.loads(pair[1].to_str()) == written
 
 
 def test_saving_and_loading_keeps_everything(pair):
-    """Catches a token that JSON or another encoding changes on the way."""
+    """Catches a token changed by JSON or by an encoding."""
     ours, _, folder = pair
     for path in (folder, str(folder / "tokenizer.json")):
         again = tinygpt.tokenizers.load(path)
@@ -82,8 +82,8 @@ def test_saving_is_in_one_step(tmp_path):
     assert tinygpt.tokenizers.load(tmp_path).encode("cd").tolist() == [256]
 
 
-def test_what_other_programs_leave_out_or_write_otherwise(tmp_path):
-    """Catches a reader of its own files alone: this is how GPT-2's file is written."""
+def test_variants_of_other_programs(tmp_path):
+    """Catches a reader that accepts only its own files: GPT-2's file is written like this."""
     ours = BPETokenizer.train(CODE, 330)
     content = content_of(ours, tmp_path)
     content["model"] = {
@@ -107,7 +107,7 @@ def test_what_other_programs_leave_out_or_write_otherwise(tmp_path):
 
 
 def test_ids_in_any_order(tmp_path):
-    """Catches an id that is taken for a rank: the ids of a file are turned around."""
+    """Catches ids used as ranks: the ids of this file are reversed."""
     ours = BPETokenizer.train(CODE, 330, "code")
     content = content_of(ours, tmp_path)
     last = ours.vocab_size - 1
@@ -123,7 +123,7 @@ def test_ids_in_any_order(tmp_path):
 
 
 def test_the_letters_of_bytes():
-    """Catches a letter that two bytes share, one that does not print, and GPT-2's letter for a space put elsewhere."""
+    """Catches a letter used for two bytes, one that is not printable, and a wrong letter for the space."""
     assert sorted(LETTERS) == list(range(256))
     assert len(set(LETTERS.values())) == 256
     assert all(letter.isprintable() and not letter.isspace() for letter in LETTERS.values())
@@ -138,7 +138,7 @@ def content_of(tokenizer, folder):
 
 
 def refused(call, file, message):
-    """It must fail with one line that begins with the file's name."""
+    """Assert that the call fails with one line that begins with the file's name."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         call()
     line = str(caught.value)
@@ -235,8 +235,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_content_is_one_clear_error(tmp_path, case):
-    """Catches a field that is passed over although it changes the ids, and an id that would be read out of range."""
+def test_invalid_content_is_one_line(tmp_path, case):
+    """Catches a field that changes ids but is ignored, and an id that would be read out of range."""
     content = content_of(BPETokenizer.train("ab\nab\ncd\ncd", 300), tmp_path)
     assert content["model"]["vocab"]["<|endoftext|>"] == 258
     change, message = WRONG[case]
@@ -245,8 +245,8 @@ def test_wrong_content_is_one_clear_error(tmp_path, case):
     refused(lambda: tinygpt.tokenizers.load(tmp_path), tmp_path / "tokenizer.json", message)
 
 
-def test_a_pattern_that_is_not_known(tmp_path):
-    """Catches a file whose words would be split by another expression than it says."""
+def test_an_unknown_pattern(tmp_path):
+    """Catches a file whose words would be split by a different expression than it states."""
     content = content_of(BPETokenizer.train("ab ab", 300, "gpt4"), tmp_path)
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] += "|x"
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
@@ -256,8 +256,8 @@ def test_a_pattern_that_is_not_known(tmp_path):
 
 @patient
 @given(st.integers(0, 10_000))
-def test_a_file_that_was_cut_off(tmp_path_factory, length):
-    """Catches a traceback, and half a vocabulary that passes for a whole one."""
+def test_a_truncated_file(tmp_path_factory, length):
+    """Catches a traceback, and half a vocabulary accepted as a whole one."""
     file = tmp_path_factory.getbasetemp() / "cut.json"
     BPETokenizer.train("ab ab", 258).save(file)
     data = file.read_bytes()
@@ -265,8 +265,8 @@ def test_a_file_that_was_cut_off(tmp_path_factory, length):
     refused(lambda: tinygpt.tokenizers.load(file), file, "must be ")
 
 
-def test_each_kind_of_file_is_read_as_what_it_is(tmp_path):
-    """Catches a character tokenizer that is taken for BPE, or the other way round."""
+def test_the_kind_of_a_tokenizer_is_recognised(tmp_path):
+    """Catches a character tokenizer read as BPE, or the other way round."""
     for made in (CharTokenizer("ab"), BPETokenizer.train("", 300), BPETokenizer.train("", 300, "code")):
         made.save(tmp_path)
         assert type(tinygpt.tokenizers.load(tmp_path)) is type(made)
@@ -277,7 +277,7 @@ def test_each_kind_of_file_is_read_as_what_it_is(tmp_path):
 
 @pytest.fixture
 def gpt2_files(tmp_path):
-    """The two files of a small vocabulary with the ids in GPT-2's order, and the tokenizer that they are made from."""
+    """The two files of a small vocabulary with ids in GPT-2's order, and the tokenizer they come from."""
     ours = BPETokenizer.train(CODE, 300)
     merges = ours.__reduce__()[1][1]
     ids = {letter: i for i, letter in enumerate(sorted(LETTERS.values()))}
@@ -290,7 +290,7 @@ def gpt2_files(tmp_path):
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_gpt2_files(gpt2_files, ending):
-    """Catches ids that are those of training and not those of the file, and a version that is taken for a merge."""
+    """Catches ids in training order instead of the file's, and a version line read as a merge."""
     encoder, merges, ours = gpt2_files
     merges.write_bytes(merges.read_bytes().replace(b"\n", ending.encode()))
     theirs = BPETokenizer.from_gpt2(encoder, str(merges))
@@ -329,8 +329,8 @@ WRONG_MERGES = {
 
 
 @pytest.mark.parametrize("case", WRONG_MERGES)
-def test_wrong_merges_are_one_clear_error(gpt2_files, case):
-    """Catches a list of merges that was cut off, and a line that is passed over: all later ranks would move."""
+def test_invalid_merges_are_one_line(gpt2_files, case):
+    """Catches a truncated list of merges, and an ignored line, which would shift all later ranks."""
     encoder, merges, _ = gpt2_files
     change, message = WRONG_MERGES[case]
     lines = merges.read_text("utf-8").rstrip("\n").split("\n")
@@ -350,8 +350,8 @@ WRONG_ENCODER = {
 
 
 @pytest.mark.parametrize("case", WRONG_ENCODER)
-def test_a_wrong_encoder_is_one_clear_error(gpt2_files, case):
-    """Catches an error that names the wrong one of the two files, and ids that are not looked at."""
+def test_an_invalid_encoder_is_one_line(gpt2_files, case):
+    """Catches an error that names the wrong file, and ids that are not checked."""
     encoder, merges, _ = gpt2_files
     change, message = WRONG_ENCODER[case]
     ids = json.loads(encoder.read_text())
@@ -361,7 +361,7 @@ def test_a_wrong_encoder_is_one_clear_error(gpt2_files, case):
 
 
 def test_missing_files(gpt2_files, tmp_path):
-    """Catches an error that names the file that is there, and a folder that is read as a file."""
+    """Catches an error that names the existing file, and a folder read as a file."""
     encoder, merges, _ = gpt2_files
     for arguments in ((encoder, tmp_path / "no"), (tmp_path / "no", merges)):
         with pytest.raises(FileNotFoundError, match="no: no such file"):

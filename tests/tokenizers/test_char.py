@@ -1,4 +1,4 @@
-"""The character tokenizer: against its own inverse, against Hugging Face tokenizers, and against files that lie."""
+"""The character tokenizer: against its own inverse, against Hugging Face, and with invalid files."""
 
 import json
 import subprocess
@@ -14,14 +14,14 @@ import tinygpt.tokenizers
 from tinygpt.tokenizers import CharTokenizer, json_file
 from tinygpt.tokenizers.base import visible
 
-# Every code point but the surrogates, with the shortest and longest of each UTF-8 length within easy reach.
+# All code points except surrogates; the smallest and largest of each UTF-8 length are drawn often.
 EDGES = "\0\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(EDGES + "<|>0xEabc \n\ufeff\ufffd"))
 # Characters of each UTF-8 length, some in the vocabulary and some not.
 SOME = '\n aé日😀<|>0x\u2028"\\\x1f'
 
 
-# Any id of a tokenizer trained on SOME, and often the bytes of a character, or bytes that are in none.
+# Any id of a tokenizer trained on SOME; bytes of characters and invalid bytes are drawn often.
 MANY_BYTES = st.sampled_from([*"日é😀aX".encode(), 0x80, 0xC0, 0xED, 0xA0, 0xF5, 0xFF]) | st.integers(
     0, CharTokenizer.train(SOME).eot_id
 )
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(folder):
-    """A tokenizer, and what Hugging Face makes of its file."""
+    """A tokenizer, and Hugging Face's tokenizer from its file."""
     ours = CharTokenizer.train(SOME)
     ours.save(folder)
     return ours, peer.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -46,7 +46,7 @@ def pair(folder):
 @example("", EDGES)
 @example(EDGES, EDGES[::-1])
 def test_decode_is_the_inverse_of_encode(vocabulary, text):
-    """Catches a code point at a border of UTF-8 lengths, bytes put beside the wrong character, and a lost character."""
+    """Catches a lost character, bytes next to the wrong character, and faults where the UTF-8 length changes."""
     tokenizer = CharTokenizer.train(vocabulary)
     ids = tokenizer.encode(text)
     assert ids.dtype == np.int32
@@ -60,7 +60,7 @@ def test_decode_is_the_inverse_of_encode(vocabulary, text):
 @given(text=TEXTS)
 @example(text="<|endoftext|><0x41>日x語")
 def test_ids_and_text_are_those_of_hugging_face(pair, text):
-    """Catches a file that means something else there: a special token cut out of text, another order, another byte."""
+    """Catches a file that means something else there: special tokens cut out of text, another order or byte."""
     ours, theirs = pair
     ids = ours.encode(text).tolist()
     assert ids == theirs.encode(text).ids
@@ -70,7 +70,7 @@ def test_ids_and_text_are_those_of_hugging_face(pair, text):
 @patient
 @given(ids=st.lists(MANY_BYTES))
 def test_any_ids_decode_as_in_hugging_face(pair, ids):
-    """Catches one U+FFFD for a whole run, a part of an invalid run that is kept, and a run that crosses a character."""
+    """Catches one U+FFFD for a whole run, a valid part of an invalid run, and a run across a character."""
     ours, theirs = pair
     assert ours.decode(ids) == theirs.decode(ids)
 
@@ -78,7 +78,7 @@ def test_any_ids_decode_as_in_hugging_face(pair, ids):
 @patient
 @given(chunks=st.lists(st.lists(MANY_BYTES, max_size=5)))
 def test_pieces_of_a_stream_make_the_whole_text(pair, chunks):
-    """Catches a piece that is given out too early, held too long at the end, or twice."""
+    """Catches a piece emitted too early, held back at the end, or emitted twice."""
     ours, _ = pair
     decoder = ours.decoder()
     pieces = [decoder.feed(chunk) for chunk in chunks]
@@ -86,7 +86,7 @@ def test_pieces_of_a_stream_make_the_whole_text(pair, chunks):
     assert decoder.flush() == ""
 
 
-def test_a_stream_gives_characters_at_once_and_bytes_when_their_run_ends():
+def test_a_stream_emits_characters_at_once_and_bytes_after_their_run():
     """Catches a decoder that keeps everything until flush, which would pass the test above."""
     tokenizer = CharTokenizer("ab")
     decoder = tokenizer.decoder()
@@ -101,7 +101,7 @@ def test_a_stream_gives_characters_at_once_and_bytes_when_their_run_ends():
     assert decoder.feed([tokenizer.eot_id]) == "<|endoftext|>"
 
 
-def test_a_wrong_id_leaves_the_stream_as_it_was():
+def test_an_invalid_id_does_not_change_the_stream():
     """Catches ids that are stored before they are checked."""
     decoder = CharTokenizer("a").decoder()
     assert decoder.feed([0xC3]) == ""
@@ -111,7 +111,7 @@ def test_a_wrong_id_leaves_the_stream_as_it_was():
 
 
 def test_layout_of_the_vocabulary():
-    """Catches another order than bytes, characters by code point, separator."""
+    """Catches any order other than bytes, characters by code point, separator."""
     tokenizer = CharTokenizer.train("bca" * 2)
     assert tokenizer.characters == "abc"
     assert tokenizer.vocab_size == 260
@@ -122,7 +122,7 @@ def test_layout_of_the_vocabulary():
 
 
 def test_training_keeps_the_most_frequent_characters():
-    """Catches the first ones instead of the most frequent ones, another order, and ties left to chance."""
+    """Catches the first characters instead of the most frequent, a wrong order, and arbitrary ties."""
     assert CharTokenizer.train("zzzyyx", max_chars=2).characters == "yz"
     assert CharTokenizer.train("zzyyxxxw", max_chars=2).characters == "xy"
     assert CharTokenizer.train("ba", max_chars=1).characters == "a"
@@ -131,13 +131,13 @@ def test_training_keeps_the_most_frequent_characters():
 
 
 def test_training_on_several_texts_adds_their_counts():
-    """Catches counts of the last text alone, and of texts with different largest code points."""
+    """Catches counts of the last text only, and texts with different largest code points."""
     assert CharTokenizer.train(iter(["aa😀", "bb", "bc"]), max_chars=1).characters == "b"
 
 
 @pytest.mark.parametrize("text", ["\ud800", "ok \udfff", "\udc80a"])
 def test_lone_surrogates_are_refused(text):
-    """Catches a UnicodeEncodeError, or a question mark in their place."""
+    """Catches a UnicodeEncodeError, or a question mark instead."""
     with pytest.raises(ValueError, match=r"^\[encode\] 'text' must not hold a lone surrogate, got U\+D") as caught:
         CharTokenizer("a").encode(text)
     assert not isinstance(caught.value, UnicodeError)
@@ -145,8 +145,8 @@ def test_lone_surrogates_are_refused(text):
         CharTokenizer.train(text)
 
 
-def test_arguments_of_a_wrong_kind():
-    """Catches bytes that are read as text, characters that stand twice, and a size that counts from the end."""
+def test_invalid_arguments():
+    """Catches bytes read as text, a repeated character, and a negative size."""
     with pytest.raises(TypeError, match=r"^\[encode\] 'text' must be a str, got bytes"):
         CharTokenizer("a").encode(b"a")
     with pytest.raises(ValueError, match=r"^\[CharTokenizer\] 'characters' must each occur once, got 'a' twice"):
@@ -157,7 +157,7 @@ def test_arguments_of_a_wrong_kind():
 
 @pytest.mark.parametrize("wrong", [-1, 258, 2**40, -(2**40)])
 def test_ids_out_of_range_are_an_index_error(wrong):
-    """Catches negative ids that count from the end, and large ones that wrap around in int32."""
+    """Catches negative ids counted from the end, and large ones that wrap around in int32."""
     tokenizer = CharTokenizer("a")
     with pytest.raises(IndexError, match=r"^\[decode\] 'ids' must be in 0 \.\.\. 257, got " + str(wrong)):
         tokenizer.decode([256, wrong])
@@ -168,7 +168,7 @@ def test_ids_out_of_range_are_an_index_error(wrong):
 
 
 def test_ids_of_another_type_or_shape():
-    """Catches floats that are cut to integers, booleans that pass as ids, and rows that run into each other."""
+    """Catches floats truncated to integers, booleans accepted as ids, and rows joined together."""
     tokenizer = CharTokenizer("a")
     with pytest.raises(TypeError, match=r"^\[decode\] 'ids' must be integers, got float64"):
         tokenizer.decode([1.0])
@@ -182,7 +182,7 @@ def test_ids_of_another_type_or_shape():
 
 
 def test_tokens_for_display_and_as_bytes():
-    """Catches invisible characters in a picture, and a separator that counts as text in bits per byte."""
+    """Catches invisible characters on display, and a separator counted as text in bits per byte."""
     tokenizer = CharTokenizer.train("a \n\té\u200b")
     shown = {tokenizer.token_text(i) for i in range(256, tokenizer.vocab_size)}
     assert shown == {"a", "\u2423", "\\n", "\\t", "é", "\\u200b", "<|endoftext|>"}
@@ -193,7 +193,7 @@ def test_tokens_for_display_and_as_bytes():
 
 
 def test_saving_and_loading_keeps_everything(folder, pair):
-    """Catches a character that JSON or another encoding changes on the way, and a load that only takes folders."""
+    """Catches a character changed by JSON or an encoding, and a load that accepts folders only."""
     ours, _ = pair
     for path in (folder, str(folder / "tokenizer.json")):
         again = tinygpt.tokenizers.load(path)
@@ -203,7 +203,7 @@ def test_saving_and_loading_keeps_everything(folder, pair):
 
 
 def test_the_order_of_keys_in_the_file_does_not_matter(tmp_path, pair, folder):
-    """Catches ids that are taken from the order in the file instead of the file's numbers."""
+    """Catches ids taken from the order in the file instead of its numbers."""
     content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     content["model"]["vocab"] = dict(reversed(content["model"]["vocab"].items()))
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
@@ -211,7 +211,7 @@ def test_the_order_of_keys_in_the_file_does_not_matter(tmp_path, pair, folder):
 
 
 def test_hugging_face_writes_the_same_fields(folder, pair):
-    """Catches a field that the library would add or drop on its own."""
+    """Catches a field that the library would add or drop."""
     assert json.loads(pair[1].to_str()) == json.loads((folder / "tokenizer.json").read_text("utf-8"))
 
 
@@ -256,8 +256,8 @@ WRONG_CONTENT = {
 
 
 @pytest.mark.parametrize("case", WRONG_CONTENT)
-def test_wrong_content_is_one_clear_error(tmp_path, case):
-    """Catches a field that is passed over although it changes the ids, and an error that does not name the file."""
+def test_invalid_content_is_one_line(tmp_path, case):
+    """Catches a field that changes ids but is ignored, and an error that does not name the file."""
     content = content_of(CharTokenizer("ab"), tmp_path)
     change, message = WRONG_CONTENT[case]
     change(content)
@@ -283,8 +283,8 @@ WRONG_VOCAB = {
 
 
 @pytest.mark.parametrize("case", WRONG_VOCAB)
-def test_a_wrong_vocabulary_is_one_clear_error(tmp_path, case):
-    """Catches an id that would be read out of range, or a token that could never be given back."""
+def test_an_invalid_vocabulary_is_one_line(tmp_path, case):
+    """Catches an id that would be read out of range, and a token that could never be decoded."""
     content = content_of(CharTokenizer("ab"), tmp_path)
     changes, without, message = WRONG_VOCAB[case]
     content["model"]["vocab"] = vocab_with(content["model"]["vocab"], changes, without)
@@ -293,7 +293,7 @@ def test_a_wrong_vocabulary_is_one_clear_error(tmp_path, case):
 
 
 def test_only_bytes_and_an_empty_vocabulary(tmp_path):
-    """Catches an index error at a vocabulary that is too short to have a last token."""
+    """Catches an IndexError for a vocabulary without a last token."""
     content = content_of(CharTokenizer(""), tmp_path)
     del content["model"]["vocab"]["<|endoftext|>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
@@ -317,21 +317,21 @@ def test_only_bytes_and_an_empty_vocabulary(tmp_path):
         (b'{"model": {"type": "' + b"x" * 10_000 + b'"}}', "xxx..."),
     ],
 )
-def test_files_that_are_no_tokenizer(tmp_path, data, message):
-    """Catches a traceback from the parser, a key that silently wins over its twin, and a page-long message."""
+def test_invalid_files(tmp_path, data, message):
+    """Catches a traceback of the parser, a duplicate key that silently overrides the first, and a very long error."""
     (tmp_path / "tokenizer.json").write_bytes(data)
     refused(tmp_path, message)
 
 
 def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
-    """Catches a reader that takes whatever the disk holds into memory."""
+    """Catches a reader that loads a file of any size into memory."""
     monkeypatch.setattr(json_file, "MAX_BYTES", 1000)
     CharTokenizer("ab").save(tmp_path)
     refused(tmp_path, "must be at most 1000 bytes long, got ")
 
 
 def test_missing_files(tmp_path):
-    """Catches an error that names the folder when it was a file in it that was missing."""
+    """Catches an error that names the folder when a file in it is missing."""
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: no such file"):
         tinygpt.tokenizers.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: no such file"):
@@ -339,7 +339,7 @@ def test_missing_files(tmp_path):
 
 
 def refused(folder, message):
-    """Loading must fail with one line that begins with the file's name."""
+    """Assert that loading fails with one line that begins with the file's name."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         tinygpt.tokenizers.load(folder)
     line = str(caught.value)
@@ -350,7 +350,7 @@ def refused(folder, message):
 
 
 def test_the_package_loads_on_first_use():
-    """Catches an import at the top that makes `import tinygpt.tokenizers` pay for NumPy."""
+    """Catches a top-level import that makes `import tinygpt.tokenizers` load NumPy."""
     code = "import sys, tinygpt.tokenizers as t; assert 'numpy' not in sys.modules; t.CharTokenizer.train('a')"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -1,4 +1,4 @@
-"""Tokenizers as the metadata of a GGUF file: what comes back is what went in, and metadata that lies is refused."""
+"""Tokenizers as GGUF metadata: they read back unchanged, and invalid metadata is refused."""
 
 import inspect
 import json.encoder
@@ -27,30 +27,30 @@ def trained(pattern="gpt2", **changes):
         {"first": "<s>", "roles": Roles(bos_token="<s>")},
     ],
 )
-def test_there_and_back(pre, changes):
-    """Catches a key that is not written or not read, and a pre-tokenizer that stands for another pattern."""
+def test_round_trip(pre, changes):
+    """Catches a key that is not written or not read, and a pre-tokenizer name for the wrong pattern."""
     ours = trained(PATTERN_OF[pre], ignore_merges=pre == "llama-bpe", **changes)
     fields = to_metadata(ours, rows=ours.vocab_size + 3)
     assert fields[f"{PREFIX}pre"] == pre
     assert len(fields[f"{PREFIX}tokens"]) == len(fields[f"{PREFIX}token_type"]) == ours.vocab_size + 3
     again = from_metadata({"general.architecture": "llama", **fields})
-    # A file always names a beginning.
+    # A file always names a begin token.
     bos = ours.roles.bos_token or "<|endoftext|>"
     assert again.roles == Roles(ours.roles.eos_token, bos, ours.roles.pad_token, ours.roles.chat_template)
     assert again.__reduce__()[1][:-1] == ours.__reduce__()[1][:-1]
     assert again.encode(TEXT).tolist() == ours.encode(TEXT).tolist()
 
 
-def test_the_values_are_plain():
-    """Catches NumPy's numbers, which a writer of files may not know."""
+def test_values_are_plain_python():
+    """Catches NumPy numbers, which a writer of GGUF files may not accept."""
     for name, value in to_metadata(trained(first="<s>", roles=Roles(chat_template="x"))).items():
         for one in value if isinstance(value, list) else [value]:
             assert type(one) in (bool, int, str), name
     assert to_metadata(trained())[f"{PREFIX}add_bos_token"] is False
 
 
-def test_what_a_name_implies():
-    """Catches a text of Llama 3 without its first token, or with merges that Llama 3 does not follow."""
+def test_defaults_implied_by_the_pre_tokenizer():
+    """Catches a Llama 3 text without its begin token, or with merges that Llama 3 ignores."""
     fields = to_metadata(trained("gpt4", first="<s>", ignore_merges=True))
     del fields[f"{PREFIX}add_bos_token"]
     llama = from_metadata(fields)
@@ -61,8 +61,8 @@ def test_what_a_name_implies():
     assert not other.parts.ignore_merges
 
 
-def test_what_cannot_be_written():
-    """Catches a file whose readers would make other ids of a text."""
+def test_tokenizers_that_gguf_cannot_hold():
+    """Catches a file from which readers would make other ids."""
     vocab = {bytes([i]): i for i in range(256)} | {b"bc": 256, b"ab": 257, b"abc": 258}
     merges = [(b"b", b"c"), (b"a", b"b")]
     reachable = {token: i for token, i in vocab.items() if i < 258}
@@ -144,8 +144,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_metadata_is_one_clear_error(case):
-    """Catches an id that is read out of range, and metadata that another tokenizer is made of than it says."""
+def test_invalid_metadata_is_one_line(case):
+    """Catches an id read out of range, and a tokenizer that differs from the metadata."""
     fields = to_metadata(trained())
     change, message = WRONG[case]
     change(fields)
@@ -158,14 +158,14 @@ def test_wrong_metadata_is_one_clear_error(case):
 
 
 @pytest.mark.parametrize("template", [7, ["x"], True])
-def test_a_template_that_is_no_text(template):
-    """Catches a template that fails when the first message is written."""
+def test_a_template_that_is_not_text(template):
+    """Catches a template that fails only when the first message is rendered."""
     with pytest.raises(ValueError, match=r"^'tokenizer\.chat_template' must be a string, got"):
         from_metadata({**to_metadata(trained()), "tokenizer.chat_template": template})
 
 
 def test_unused_tokens_in_the_middle_keep_their_ids():
-    """Catches ids that move up where a token is unused."""
+    """Catches ids that shift where a token is unused."""
     ours = trained()
     fields = to_metadata(ours)
     fields[f"{PREFIX}token_type"][287] = 5
@@ -175,7 +175,7 @@ def test_unused_tokens_in_the_middle_keep_their_ids():
 
 
 def test_several_end_tokens():
-    """Catches an end of a turn or of a message that is lost on the way into a file or out of it."""
+    """Catches an end-of-turn or end-of-message token lost in writing or reading."""
     ours = trained(roles=Roles("<a>", end_ids=frozenset([65, 66])))
     fields = to_metadata(ours)
     assert (fields[f"{PREFIX}eot_token_id"], fields[f"{PREFIX}eom_token_id"]) == (65, 66)
@@ -188,8 +188,8 @@ def test_several_end_tokens():
         to_metadata(trained(roles=Roles("<a>", end_ids=frozenset([65, 66, 67]))))
 
 
-def test_an_added_token_that_merges_make_too():
-    """Catches a vocabulary that falls apart because one of its tokens is a token that is found in any text."""
+def test_an_added_token_that_is_also_a_merge():
+    """Catches merges lost because one of their tokens is an added token."""
     plain = BPETokenizer.train(inspect.getsource(json.encoder), 290, "gpt2")
     special = {"se": plain.parts.vocab[b"se"], **plain.special_tokens}
     ours = BPETokenizer(plain.parts.vocab, plain.parts.merges, "gpt2", special, plain={"se"})

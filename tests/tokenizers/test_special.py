@@ -1,4 +1,4 @@
-"""Special tokens: found in a text as Hugging Face finds them, kept with their roles, and named where they are wrong."""
+"""Special tokens: found where Hugging Face finds them, saved with their roles, and checked."""
 
 import inspect
 import json
@@ -18,20 +18,20 @@ from tinygpt.tokenizers.special import Roles
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CODE = "def add(self, other):\n    return self.value + other.value  # 日本\n" * 3
 FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
-# Names that begin, end and overlap like each other.
+# Names that share beginnings and ends, and that overlap.
 SPECIAL = {"<a>": 300, "<a><b>": 301, "<b>": 302, "b><a": 303, "<|end|>": 304}
 VOCAB_300 = BPETokenizer.train(inspect.getsource(json.encoder), 301)
 
 
 def tokenizer_with(**changes):
-    """300 tokens that were learnt, all of them below the special ones."""
+    """A tokenizer with 300 trained tokens below its special tokens."""
     vocab, merges = VOCAB_300.parts.vocab, VOCAB_300.parts.merges
     changes = {"special_tokens": SPECIAL, "roles": Roles(eos_token="<|end|>"), **changes}
     return BPETokenizer(vocab, merges, "gpt4", **changes)
 
 
 def saved(tokenizer, folder):
-    """The tokenizer, what Hugging Face makes of its file, and what is read back."""
+    """Save a tokenizer; return it, Hugging Face's tokenizer from the file, and the one read back."""
     tokenizer.save(folder)
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer.config_fields()))
     theirs = peer.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -58,7 +58,7 @@ def trio(request, tmp_path_factory):
 @example(text="<a><b><a><|end|>b><a>")
 @example(text="")
 def test_special_tokens_are_found_as_in_hugging_face(trio, text):
-    """Catches a shorter name that wins, a name that hides another one only when it counts, and a round left out."""
+    """Catches a shorter name preferred to a longer one, a disabled name that hides another, and a skipped round."""
     ours, theirs, again = trio
     for special in (False, True):
         theirs.encode_special_tokens = not special
@@ -69,7 +69,7 @@ def test_special_tokens_are_found_as_in_hugging_face(trio, text):
 
 
 def test_everything_is_kept(trio):
-    """Catches a flag that the file, a pickle or a reader drops."""
+    """Catches a flag dropped by the file, a pickle or a reader."""
     ours, theirs, again = trio
     assert again.__reduce__() == ours.__reduce__() == pickle.loads(pickle.dumps(ours)).__reduce__()
     assert json.loads(theirs.to_str())["added_tokens"] == [
@@ -80,7 +80,7 @@ def test_everything_is_kept(trio):
 
 
 def test_plain_tokens_are_text():
-    """Catches bytes that are lost to bits per byte where a token that is text counts as a special one."""
+    """Catches an added token of plain text counted as special, which makes bits per byte wrong."""
     tokenizer = tokenizer_with(plain={"<a>"})
     assert tokenizer.encode("x<a>").tolist() == [ord("x"), 300]
     assert tokenizer.token_bytes(300) == b"<a>"
@@ -88,7 +88,7 @@ def test_plain_tokens_are_text():
 
 
 def test_roles():
-    """Catches a separator or an end that is looked for by name alone, and a first token that nobody asked for."""
+    """Catches a separator or end token searched for by name only, and a begin token that was not requested."""
     assert (VOCAB_300.eot_id, VOCAB_300.end_ids, VOCAB_300.bos_id) == (300, {300}, None)
     assert VOCAB_300.config_fields() == {"eos_token": "<|endoftext|>"}
     other = tokenizer_with()
@@ -98,7 +98,7 @@ def test_roles():
     assert (chat.eot_id, chat.end_ids, chat.bos_id, chat.chat_template) == (300, {300, 301}, None, "{{ x }}")
     assert (VOCAB_300.start_id, other.start_id, chat.start_id) == (300, 304, 300)
     assert tokenizer_with(roles=Roles("<b>", "<a>")).start_id == 300
-    assert tokenizer_with(first="<b>", roles=Roles("<b>", "<a>")).start_id == 302  # what texts do begin with
+    assert tokenizer_with(first="<b>", roles=Roles("<b>", "<a>")).start_id == 302  # the actual begin token
     assert CharTokenizer("ab").start_id == 258
     assert chat.config_fields() == {
         "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>", "chat_template": "{{ x }}",
@@ -107,8 +107,8 @@ def test_roles():
     assert CharTokenizer("ab").config_fields() == {}
 
 
-def test_what_generation_begins_with():
-    """Catches a prompt without its first token, an empty one, and a first token in the middle of a text."""
+def test_prompts_begin_with_the_begin_token():
+    """Catches a prompt without its begin token, an empty prompt, and a begin token within a text."""
     for tokenizer in (CharTokenizer("ab", FIM), VOCAB_300):
         assert tokenizer.prompt("ab").tolist() == tokenizer.encode("ab").tolist()
         assert tokenizer.prompt("").tolist() == [tokenizer.eot_id]
@@ -122,7 +122,7 @@ def test_what_generation_begins_with():
 
 
 def test_a_first_token_is_added_by_hugging_face_too(tmp_path):
-    """Catches a template that is not written, or that is written with another id."""
+    """Catches a post-processor that is not written, or that has a wrong id."""
     ours, theirs, again = saved(tokenizer_with(first="<b>"), tmp_path)
     assert again.bos_id == 302
     assert theirs.encode(CODE).ids == ours.prompt(CODE).tolist()
@@ -130,7 +130,7 @@ def test_a_first_token_is_added_by_hugging_face_too(tmp_path):
 
 
 def test_special_tokens_of_characters(tmp_path):
-    """Catches ids that move, names that text can reach, and names that a file turns into characters."""
+    """Catches shifted ids, names that text can produce, and names that a file turns into characters."""
     ours = CharTokenizer.train("aab", special_tokens=FIM)
     assert ours.special_tokens == {FIM[0]: 258, FIM[1]: 259, FIM[2]: 260, "<|endoftext|>": 261}
     assert (ours.vocab_size, ours.eot_id) == (262, 261)
@@ -176,16 +176,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_names_that_are_not_there(case):
-    """Catches a role of a token that does not exist, which a KeyError would tell later or never."""
+def test_unknown_names_are_refused(case):
+    """Catches a role of a token that does not exist, which would fail later or never."""
     changes, message = WRONG[case]
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         tokenizer_with(**changes)
     assert str(caught.value) == f"[BPETokenizer] 'special_tokens' {message}"
 
 
-def test_words_that_are_tokens(tmp_path):
-    """Catches merges that are followed where a word is a token: here none of them leads to it."""
+def test_whole_words_that_are_tokens(tmp_path):
+    """Catches merges applied to a word that is itself a token. Here no merges lead to it."""
     vocab = {bytes([i]): i for i in range(256)} | {b"ab": 256, b"bc": 257, b"abc": 258, b"c\xc3": 259}
     merges = [(b"b", b"c"), (b"a", b"b")]
     by_merges = BPETokenizer(vocab, merges, "gpt4")
@@ -193,12 +193,12 @@ def test_words_that_are_tokens(tmp_path):
     assert by_merges.encode("abc abcabc").tolist() == [97, 257, 32, 97, 257, 97, 257]
     assert whole.encode("abc\nabcabc").tolist() == [258, 10, 97, 257, 97, 257]
     for text in ("abc", "abc\nabcabc", "ab", "\nbc", "x" * 100 + "abc", "abc" * 30):
-        for _ in range(2):  # the second time out of the cache
+        for _ in range(2):  # the second time from the cache
             assert whole.encode(text).tolist() == theirs.encode(text).ids == again.encode(text).tolist()
 
 
 def test_bytes_without_a_token(tmp_path):
-    """Catches a byte that becomes another token, a hole that keeps its neighbours from merging, and a write past it."""
+    """Catches a byte encoded as another token, a gap that prevents merges beside it, and a write past the end."""
     missing = [0x01, 0x7F, 0xC3, 0xF1]
     tokens = [bytes([i]) for i in range(256) if i not in missing] + [b"ab"]
     vocab = {token: i for i, token in enumerate(tokens)}
