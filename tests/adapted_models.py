@@ -1,4 +1,4 @@
-"""Small models with adapters, whose every value matters."""
+"""Small models with adapters, with values large enough that every part affects the logits."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def draw(*shape, seed=0):
 
 
 def base(seed=1, **options):
-    """A model whose every value matters."""
+    """A model with values large enough that every part affects its logits."""
     model = GPT(GPTConfig(**SMALL | options), seed)
     for parameter in model.parameters():
         parameter.data = parameter.data + 0.1 * draw(*parameter.shape, seed=parameter.start)
@@ -25,7 +25,7 @@ def base(seed=1, **options):
 
 
 def adapted(rank=3, targets=None, **options):
-    """Add adapters that have learned something."""
+    """A model with adapters whose B is not zero."""
     model = base(**options)
     lora.add(model, rank, 5.0, targets, seed=2)
     for i, parameter in enumerate(lora.parameters(model)):

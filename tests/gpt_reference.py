@@ -1,4 +1,4 @@
-"""The whole model as formulas in float64: what logits, losses and gradients of `tinygpt.GPT` are held against."""
+"""The whole model as float64 formulas: reference logits and losses for tests of `tinygpt.GPT`."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ CONFIGS = {
 
 
 def spread(name, seed=1):
-    """A model of CONFIGS[name] whose numbers are all of order 1, so that no part of it hides behind small weights."""
+    """A model of CONFIGS[name] with all values of order 1, so that a fault in any part changes the logits."""
     model = GPT(GPTConfig(**CONFIGS[name]), seed)
     rng = np.random.default_rng(seed)
     for parameter in model.parameters():
@@ -28,7 +28,7 @@ def spread(name, seed=1):
 
 
 def weights(model):
-    """Every parameter by name, in float64."""
+    """All parameters by name, in float64."""
     return {name: parameter.data.astype(np.float64) for name, parameter in model.named_parameters()}
 
 

@@ -1,4 +1,4 @@
-"""Every intermediate value of a forward pass as a formula in float64: what a trace is held against."""
+"""Every intermediate value of a forward pass as a float64 formula: the reference for traces."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tinygpt import reference
 
 
 def norm_steps(config, p, name, x):
-    """Every value inside a norm, by name."""
+    """Every intermediate value of a norm, by name."""
     found = {}
     centred = x
     if config.norm == "layernorm":
@@ -22,7 +22,7 @@ def norm_steps(config, p, name, x):
 
 
 def linear_steps(p, name, x):
-    """A product, and its bias if there is one."""
+    """A linear layer's matmul, and the sum with its bias if there is one."""
     y = x @ p[f"{name}.weight"].T
     bias = p.get(f"{name}.bias")
     return {name: y} if bias is None else {f"{name}.product": y, name: y + bias}

@@ -1,4 +1,4 @@
-"""Runs that were made by hand, and how to read a page's data."""
+"""Hand-made runs for tests, and directories with their files."""
 
 import json
 import math
@@ -12,14 +12,14 @@ SETTINGS = {"data": ["src", "lib"], "batch": 4, "grad-accum": 2, "seq": 16, "lr"
 
 
 def step(i, **changes):
-    """A line of metrics.jsonl whose figures are easy to find again."""
+    """A line of metrics.jsonl with values that are easy to recognise."""
     record = {"step": i, "epoch": i / 100, "loss": 5 - i / 64, "lr": 0.001 + i / 1024, "grad_norm": 1 + i / 32,
               "tokens_per_s": 1000.0 + i, "gflops": 2.0, "peak_share": 0.25, "seconds": (i + 1) / 2}  # fmt: skip
     return record | changes
 
 
 def records(steps=60, every=20):
-    """The lines of a run."""
+    """The lines of a run: a record per step, and an evaluation every `every` steps."""
     found = []
     for i in range(steps):
         found.append(step(i))
@@ -29,7 +29,7 @@ def records(steps=60, every=20):
 
 
 def watch(steps=60, every=10):
-    """Lines of watch.jsonl of a model of two blocks."""
+    """Lines of watch.jsonl for a model of two blocks."""
     found = []
     for i in range(0, steps, every):
         quantiles = [q - 0.5 + i / 128 for q in QUANTILES]
@@ -42,7 +42,7 @@ def watch(steps=60, every=10):
 
 
 def run(name="runs/one", steps=60, state="", settings=None, **changes):
-    """A run of so many steps."""
+    """A run of `steps` steps."""
     made = RunData(name, records(steps), SETTINGS if settings is None else settings, 100, 12345, 60, state=state)
     for key, value in changes.items():
         setattr(made, key, value)
@@ -50,7 +50,7 @@ def run(name="runs/one", steps=60, state="", settings=None, **changes):
 
 
 def write_run(folder, settings="", lines=None, config=True):
-    """A run directory with what a page reads."""
+    """Write a run directory with the files that a page reads."""
     folder.mkdir(parents=True)
     lines = records() if lines is None else lines
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

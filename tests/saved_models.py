@@ -1,4 +1,4 @@
-"""Small models with other values in every place, and saves that are killed."""
+"""Small models with all values distinct, and saves that are killed at a chosen system call."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ OPTIMIZERS = {
 
 
 def filled(seed=1, **options):
-    """A model with other values in every place."""
+    """A model with all values distinct."""
     model, rng = GPT(GPTConfig(**{**SMALL, **options})), np.random.default_rng(seed)
     for parameter in model.parameters():
         parameter.data = rng.standard_normal(parameter.shape, np.float32)
@@ -29,7 +29,7 @@ def filled(seed=1, **options):
 
 
 def train(model, optimizer, steps):
-    """A few steps, each on a batch that follows from the count of steps alone."""
+    """Train a few steps; each batch depends only on the number of steps so far."""
     for _ in range(steps):
         tokens = np.random.default_rng(optimizer.steps).integers(0, model.config.vocab_size, (2, 7))
         optimizer.zero_grad()
@@ -38,7 +38,7 @@ def train(model, optimizer, steps):
 
 
 def bits(model, optimizer=None):
-    """All values and the count of steps, comparable."""
+    """All values and the step count in a form that compares bit for bit."""
     state = {name: p.data.tobytes() for name, p in model.named_parameters()}
     if optimizer is not None:
         state["steps"] = optimizer.steps
@@ -52,14 +52,14 @@ def listing(folder):
 
 
 def not_finite(file, name):
-    """Make the last value of a tensor infinite."""
+    """Set the last value of a tensor in a file to infinity."""
     with safe_open(file, framework="numpy") as source:
         tensors, metadata = {key: source.get_tensor(key) for key in source.offset_keys()}, source.metadata()
     tensors[name][-1] = np.inf
     peer.save_file(tensors, file, metadata)
 
 
-# Killed at the n-th of these calls, for every n, and without the clean-up of an exception.
+# A program that is killed at its n-th file system call, without the clean-up of an exception.
 KILLED = """
 import os, sys, numpy as np, tinygpt
 from tinygpt import GPT, GPTConfig, optim
@@ -89,7 +89,7 @@ else:
 
 
 def killed(what, folder, calls):
-    """Whether a save was killed after so many calls of the system; False if it came to its end before."""
+    """Return whether a save was killed at its `calls`-th file system call; False if it completed before."""
     script = KILLED.format(small=SMALL)
     done = subprocess.run([sys.executable, "-c", script, what, str(folder), str(calls)], capture_output=True, text=True)
     assert done.returncode in (0, 9), done.stderr

@@ -1,4 +1,4 @@
-"""The race of contenders: jobs, turns, agreement, statistics, and the processes behind them."""
+"""The contest of benchmarks/: jobs, alternation, agreement, statistics, and the worker processes."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ PROGRAMS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def program(name):
-    """A module of benchmarks/, whose programs import each other by name."""
+    """Import a module of benchmarks/, whose programs import each other by name."""
     sys.path.insert(0, str(PROGRAMS))
     try:
         return importlib.import_module(name)
@@ -28,8 +28,8 @@ jobs, worker, contest, inputs = map(program, ("jobs", "worker", "contest", "inpu
 TINY = jobs.Model(11, 12, 2, 2, 8, 2, 12)
 
 
-def test_a_model_has_the_parameters_of_ours():
-    """Catches a peer that starts from other weights because a name or a shape is not that of tinygpt."""
+def test_a_job_has_the_parameters_of_tinygpt():
+    """Catches a contender that starts from other weights because of a different name or shape."""
     gpt = GPT(GPTConfig(11, 12, 2, 2, 8))
     assert dict(TINY.shapes()) == {name: p.shape for name, p in gpt.named_parameters()}
     assert TINY.parameters() == gpt.num_parameters()
@@ -40,13 +40,13 @@ def test_a_model_has_the_parameters_of_ours():
 
 
 def test_operations_are_those_of_the_model():
-    """Catches a bound that leaves out the head, the backward pass or the causal half."""
+    """Catches a flop count without the head, the backward pass or the causal half."""
     assert TINY.step_flops() == TINY.tokens * GPTConfig(11, 12, 2, 2, 8).flops_per_token()
     assert TINY.forward_flops(head_rows=1) == TINY.forward_flops() - 2 * 11 * 8 * (TINY.tokens - 1)
 
 
 def test_costs_of_a_job():
-    """Catches the tokens of a prompt counted as decoded ones, and weights that are read once for a whole sequence."""
+    """Catches prompt tokens counted as decoded ones, and weights counted once for a whole sequence."""
     train = jobs.Job("a", "train", TINY, ("tinygpt",))
     decode = jobs.Job("b", "decode", TINY, ("tinygpt",), 5)
     assert (train.tokens(), train.bytes()) == (24, 28 * TINY.parameters())
@@ -55,7 +55,7 @@ def test_costs_of_a_job():
 
 
 def test_products_cover_forward_and_both_gradients():
-    """Catches a product with the wrong operand transposed, a shape twice, and one that takes minutes."""
+    """Catches a wrong transpose, a repeated shape, and a shape that takes minutes."""
     found = jobs.products()
     keys = [(task["case"], task["M"], task["K"], task["N"]) for task in found]
     assert len(keys) == len(set(keys))
@@ -70,7 +70,7 @@ def test_products_cover_forward_and_both_gradients():
 
 
 def test_attention_stays_bounded():
-    """Catches a shape whose work grows with the square of the length, or that leaves a thread without a head."""
+    """Catches a shape with unbounded quadratic work, or with fewer heads than threads."""
     for task in jobs.attentions():
         assert task["B"] * task["H"] >= jobs.FEWEST_HEADS
         assert task["flops"] < 1e11
@@ -78,7 +78,7 @@ def test_attention_stays_bounded():
 
 
 def test_environment_is_the_same_for_all():
-    """Catches a variable that slows one library down, and a library that takes more threads than the others."""
+    """Catches a variable that slows one library, and a library with more threads than the others."""
     base = {"PATH": "p", "OPENBLAS_CORETYPE": "x", "OPENBLAS_L2_SIZE": "1", "TINYGPT_KERNELS": "naive"}
     found = contest.environment(3, base | {"OMP_NUM_THREADS": "7"})
     assert found["PATH"] == "p"
@@ -87,7 +87,7 @@ def test_environment_is_the_same_for_all():
 
 
 class Played:
-    """A contender that notes when it has its turn."""
+    """A contender that records its turns."""
 
     def __init__(self, name, log):
         self.name, self.log = name, log
@@ -98,7 +98,7 @@ class Played:
 
 
 def test_contenders_take_turns():
-    """Catches all repetitions of one in a row, one that always comes first, and times that go to another."""
+    """Catches all repetitions of one in a row, one that is always first, and times assigned to the wrong one."""
     log = []
     found = contest.alternate({name: Played(name, log) for name in "abc"}, 4, pause=0)
     assert "".join(log) == "abc" + "bca" + "cab" + "abc"
@@ -107,14 +107,14 @@ def test_contenders_take_turns():
 
 
 def test_summary_is_median_and_quartiles():
-    """Catches a mean, the order lost, and a failure on a single repetition."""
+    """Catches a mean, a lost order, and a failure on a single repetition."""
     found = contest.summary([5.0, 1.0, 2.0, 3.0, 100.0])
     assert found == {"median": 3.0, "low": 2.0, "high": 5.0, "seconds": [5.0, 1.0, 2.0, 3.0, 100.0]}
     assert contest.summary([2.0]) == {"median": 2.0, "low": 2.0, "high": 2.0, "seconds": [2.0]}
 
 
 def test_ratio_is_taken_within_a_round():
-    """Catches a ratio of medians, where a slow round of one meets a fast one of the other, and one upside down."""
+    """Catches a ratio of medians from different rounds, and an inverted ratio."""
     assert contest.median_ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]) == 2.0
     assert contest.median_ratio([3.0, 1.0, 8.0], [1.0, 1.0, 2.0]) == 3.0
     with pytest.raises(ValueError, match="zip"):
@@ -122,7 +122,7 @@ def test_ratio_is_taken_within_a_round():
 
 
 def test_geometric_mean():
-    """Catches the arithmetic mean, and a logarithm of nothing."""
+    """Catches the arithmetic mean, and the logarithm of zero."""
     assert contest.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
     assert contest.geometric_mean([1.0, 10.0, 100.0]) == pytest.approx(10.0)
     for wrong in ([], [1.0, 0.0]):
@@ -135,8 +135,8 @@ def test_geometric_mean():
     [[1.0, 2.02], [0.998, 2.0], [math.nan, 2.0], [1.0, math.inf], [1.0]],
     ids=["second", "first", "nan", "inf", "few"],
 )
-def test_who_computes_something_else_is_named(got):
-    """Catches a peer that is timed although it has another loss, NaN, or less to show."""
+def test_a_contender_with_other_results_is_named(got):
+    """Catches a contender that is timed although its loss differs, is NaN or is missing."""
     tolerance = {"a": [1e-3, 1e-2], "b": [1e-3, 1e-2]}
     contest.agree({"a": [1.0, 2.0], "b": [1.0009, 1.991]}, tolerance)
     with pytest.raises(contest.ContenderError, match=r"^b "):
@@ -157,7 +157,10 @@ def test_calls_fill_the_time():
 
 
 def test_repetition_times_calls_alone(monkeypatch):
-    """Catches a first call that counts, a preparation that counts, and a sum for one call. The clock is played."""
+    """Catches a timed warm-up call, timed preparation, and a sum in place of a mean.
+
+    The clock is simulated.
+    """
     now = [0.0]
     monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
     log = []
@@ -168,7 +171,7 @@ def test_repetition_times_calls_alone(monkeypatch):
 
     built = worker.Built(lambda: spend("call", 2.0), [])
     assert worker.repetition(built, 3) == 2.0
-    assert log == ["call"] * 4  # one of them to warm up
+    assert log == ["call"] * 4  # including one to warm up
     log.clear()
     prepared = worker.Built(lambda: spend("call", 2.0), [], lambda: spend("prepare", 50.0))
     assert worker.repetition(prepared, 2) == 2.0
@@ -188,14 +191,14 @@ for line, answer in zip(sys.stdin, answers):
 
 
 def fake(tmp_path, *answers):
-    """A worker that gives these answers one after the other, then ends."""
+    """A worker that gives the answers one after the other, and then ends."""
     file = tmp_path / "fake.py"
     file.write_text(FAKE)
     return contest.Worker(json.dumps(answers), 1, file)
 
 
 def test_a_worker_answers(tmp_path):
-    """Catches an answer that is lost, an error that is taken for a time, and a process that stays."""
+    """Catches a lost answer, an error reported as a time, and a process left running."""
     one = fake(tmp_path, {"ready": True}, {"seconds": 0.5}, {"error": "ValueError: no"})
     assert one.run() == 0.5
     with pytest.raises(contest.ContenderError, match="ValueError: no"):
@@ -205,15 +208,15 @@ def test_a_worker_answers(tmp_path):
 
 
 def test_a_worker_that_ends_is_an_error(tmp_path):
-    """Catches waiting for ever for a process that was killed."""
+    """Catches an endless wait for a process that was killed."""
     one = fake(tmp_path, {"ready": True})
     with pytest.raises(contest.ContenderError, match="ended with status 0"):
         one.run()
     one.close()
 
 
-def test_a_missing_library_is_told(tmp_path, monkeypatch):
-    """Catches a contender that is left out without a word, and our own broken import taken for one."""
+def test_a_missing_library_is_reported(tmp_path, monkeypatch):
+    """Catches a contender left out silently, and our own broken import reported as a missing library."""
     with pytest.raises(contest.MissingError, match="nothing is not installed"):
         fake(tmp_path, {"missing": "nothing is not installed"})
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -226,8 +229,8 @@ def test_a_missing_library_is_told(tmp_path, monkeypatch):
         worker.load("lacks_own")
 
 
-def test_the_rungs_race_each_other():
-    """Catches a job that does not run, a check that is empty, and memory that is that of the imports."""
+def test_a_contest_of_rungs():
+    """Catches a job that does not run, an empty check, and memory that includes the imports only."""
     compare = program("compare")
     race = jobs.Job("tiny", "train", TINY, ("tinygpt", "tinygpt numpy"))
     found = compare.run(race, 1, 2, 0.001)
@@ -242,8 +245,8 @@ def test_the_rungs_race_each_other():
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill"])
-def test_generation_races(kind):
-    """Catches logits that are not compared, and a prompt without room for what follows."""
+def test_a_contest_of_generation(kind):
+    """Catches logits that are not compared, and a prompt without room for new tokens."""
     compare = program("compare")
     model = jobs.Model(**asdict(TINY) | {"length": 5})
     found = compare.run(jobs.Job("tiny", kind, model, ("tinygpt", "tinygpt numpy"), 6), 1, 1, 0.001)
@@ -251,7 +254,7 @@ def test_generation_races(kind):
 
 
 def test_shapes_are_measured():
-    """Catches a grid whose contenders get another product, and a rowwise op without its bytes."""
+    """Catches a grid whose contenders compute different matmuls, and a row-wise op without its bytes."""
     products = program("products")
     workers, _ = contest.open_workers(("tinygpt", "numpy"), 1)
     try:
@@ -267,8 +270,8 @@ def test_shapes_are_measured():
         contest.close_workers(workers)
 
 
-def test_the_higher_ceiling_counts():
-    """Catches shares of more than everything because a neighbour was at work when the ceilings were measured."""
+def test_the_higher_peak_counts():
+    """Catches shares above 100 % because a peak was measured while another program ran."""
     roof = {"peak_flops": 2.0, "read_bandwidth": 5.0, "copy_bandwidth": 1.0}
     facts = {"ceilings": {"1": dict(roof)}}
     contest.raise_ceilings(facts, {"ceilings": {"1": roof | {"peak_flops": 3.0, "read_bandwidth": 4.0}}})
@@ -276,7 +279,7 @@ def test_the_higher_ceiling_counts():
 
 
 def test_a_result_file_is_whole(tmp_path):
-    """Catches a half-written file after an interruption, and a temporary one that stays."""
+    """Catches a partial file after an interruption, and a temporary file left behind."""
     file = tmp_path / "out.json"
     contest.save({"a": 1}, file)
     contest.save({"a": [2.5]}, file)

@@ -1,4 +1,4 @@
-"""Python started in a source tree that has no kernels: an installed tinygpt of the same version lends its own."""
+"""Running from a source tree without kernels: an installed tinygpt of the same version provides them."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from tinygpt.core import matmul
 PACKAGE = Path(tinygpt.__file__).parent
 BUILT = Path(matmul.__file__)
 
-# Without site and environment, so that no other tinygpt is found than those on the given path.
+# Started without site-packages and environment, so that only the given paths can provide a tinygpt.
 PROGRAM = """
 import sys
 sys.path[:0] = sys.argv[1:]
@@ -28,7 +28,7 @@ else:
 
 @pytest.fixture
 def tree(tmp_path):
-    """A source tree as far as it matters here: the package's start and the folder for kernels, without any."""
+    """A source tree with the package's start-up code and an empty folder for kernels."""
     core = tmp_path / "tree" / "tinygpt" / "core"
     core.mkdir(parents=True)
     shutil.copy(PACKAGE / "__init__.py", core.parent)
@@ -38,7 +38,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def install(tmp_path):
-    """A function that makes a folder like site-packages, with a tinygpt of a version or a part of one."""
+    """A function that makes a folder like site-packages, with a tinygpt of some version or a part of one."""
 
     def make(name="site", version=tinygpt.__version__, kernels=True, metadata=True):
         core = tmp_path / name / "tinygpt" / "core"
@@ -57,7 +57,7 @@ def install(tmp_path):
 
 
 def said(folder, *path):
-    """Return the output of a process that starts in a folder with these entries at the front of its path."""
+    """Return the output of a process started in a folder with the given entries first on its path."""
     command = [sys.executable, "-I", "-S", "-c", PROGRAM, *map(str, path)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -71,8 +71,8 @@ def is_one_clear_line(lines):
 
 
 @pytest.mark.parametrize("entry", ["", "the folder"])
-def test_an_installed_package_lends_its_kernels(tree, install, entry):
-    """Catches a tree that hides the installed package and has nothing to offer instead."""
+def test_an_installed_package_provides_its_kernels(tree, install, entry):
+    """Catches a tree that hides the installed package but has no kernels of its own."""
     site = install()
     package, *kernels = said(tree, entry and tree, site)
     assert Path(package).resolve() == tree / "tinygpt" / "__init__.py"
@@ -80,7 +80,7 @@ def test_an_installed_package_lends_its_kernels(tree, install, entry):
 
 
 def test_kernels_of_the_tree_come_first(tree, install):
-    """Catches an installed package that stands in for kernels which are built in place."""
+    """Catches kernels of an installed package used in place of those built in the tree."""
     site = install()
     for library in (site / "tinygpt" / "core").glob(f"*{''.join(BUILT.suffixes)}"):
         (tree / "tinygpt" / "core" / library.name).symlink_to(library.resolve())
@@ -89,14 +89,14 @@ def test_kernels_of_the_tree_come_first(tree, install):
 
 
 def test_without_kernels_there_is_one_clear_line(tree):
-    """Catches 'No module named tinygpt.core.matmul', which tells nobody what to do."""
+    """Catches 'No module named tinygpt.core.matmul', which does not say what to do."""
     assert is_one_clear_line(said(tree, tree))
 
 
 @pytest.mark.parametrize(
     "wrong", [{"version": "0.0.1"}, {"kernels": False}, {"metadata": False}], ids=["version", "kernels", "metadata"]
 )
-def test_another_package_lends_nothing(tree, install, wrong):
+def test_an_unsuitable_package_provides_nothing(tree, install, wrong):
     """Catches kernels of another version, whose arguments may differ, and a folder that only looks installed."""
     assert is_one_clear_line(said(tree, tree, install(**wrong)))
 

@@ -1,4 +1,4 @@
-"""The loop that draws tokens, and `GPT.generate`. Seeds are fixed, so that a test gives the same every time."""
+"""The decoding loop and `GPT.generate`. Seeds are fixed, so that results are reproducible."""
 
 import math
 
@@ -14,7 +14,7 @@ CONFIG = GPTConfig(vocab_size=23, block_size=6, n_layer=1, n_head=2, n_embd=8)
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose logits are far apart: 50 times the usual initial weights."""
+    """A model whose logits differ widely: 50 times the usual initial weights."""
     model = GPT(CONFIG, seed=1)
     for parameter in model.parameters():
         if parameter.decay:
@@ -23,10 +23,10 @@ def model():
 
 
 def test_rows_do_not_depend_on_the_batch(model):
-    """Catches one generator for all rows, or one per step: row i would change with what it is batched with."""
+    """Catches one generator for all rows or one per step, which makes a row depend on its batch."""
     tokens = np.array([[1, 2, 3], [4, 5, 6], [1, 2, 3]])
     together = model.generate(tokens, 9, seed=7)
-    assert (together[0] != together[2]).any()  # the same prompt, other numbers
+    assert (together[0] != together[2]).any()  # the same prompt, different random draws
     np.testing.assert_array_equal(model.generate(tokens[:2], 9, seed=7), together[:2])
     np.testing.assert_array_equal(model.generate(tokens[:1], 9, seed=7), together[:1])
     np.testing.assert_array_equal(model.generate(tokens[0], 9, seed=7), together[0])
@@ -34,14 +34,14 @@ def test_rows_do_not_depend_on_the_batch(model):
 
 
 def test_without_a_seed_runs_differ(model):
-    """Catches a default seed: generation is random unless a seed is given."""
+    """Catches a constant default seed: generation is random unless a seed is given."""
     runs = {model.generate(np.array([[1]]), 30, temperature=5.0).tobytes() for _ in range(3)}
     assert len(runs) == 3
 
 
 @pytest.mark.parametrize("prompt", [1, 3, 6, 9])
 def test_overflow_keeps_the_newest_half(model, prompt):
-    """Catches a context that stops, forgets too much or too little, or mixes old positions with new ones."""
+    """Catches generation that stops at the context length, keeps the wrong tokens, or mixes old positions."""
     tokens = np.arange(prompt) % CONFIG.vocab_size
     seen = list(tokens[-6:])
     want = list(tokens)
@@ -58,22 +58,22 @@ def test_overflow_keeps_the_newest_half(model, prompt):
 
 
 def test_context_of_one():
-    """Catches half of one: an empty context."""
+    """Catches an empty context, which is half of one."""
     model = GPT(GPTConfig(vocab_size=5, block_size=1, n_layer=1, n_head=1, n_embd=4))
     assert model.generate(np.array([[1, 2]]), 4, seed=0).shape == (1, 6)
 
 
 def test_stream_gives_a_token_at_a_time(model):
-    """Catches a stream that computes everything before its first token, or that records a tape for its consumer."""
+    """Catches a stream that computes everything before its first token, or records a tape for its consumer."""
     steps = stream(model, np.array([[1], [2]]), 10**9, Sampler(temperature=0))
     first = next(steps)
     assert first.shape == (2,)
     assert first.dtype == np.int32
-    assert model(np.array([[1]])).requires_grad  # recording goes on between two tokens
+    assert model(np.array([[1]])).requires_grad  # recording is on between two tokens
 
 
 def test_result_holds_the_prompt(model):
-    """Catches prompts that are cut, changed, or given another type than the new tokens need."""
+    """Catches prompts that are truncated, changed, or kept in a type too small for new tokens."""
     for tokens in (np.array([[1, 2]]), np.array([[1, 2]], np.int32), np.array([1, 2], np.uint16), [[1, 2]], [1, 2]):
         out = model.generate(tokens, 3, seed=0)
         assert out.ndim == np.ndim(tokens)
@@ -83,7 +83,7 @@ def test_result_holds_the_prompt(model):
 
 
 def test_prompt_of_bytes_in_a_larger_vocabulary():
-    """Catches new tokens above 255 that wrap around in a prompt of uint8."""
+    """Catches new tokens above 255 that wrap around in a uint8 prompt."""
     model = GPT(GPTConfig(vocab_size=1000, block_size=8, n_layer=1, n_head=1, n_embd=4))
     prompt = np.frombuffer(b"def ", np.uint8)
     out = model.generate(prompt, 8, seed=0)
@@ -116,15 +116,15 @@ def test_prompt_of_bytes_in_a_larger_vocabulary():
     ],
     ids=str,
 )
-def test_settings_that_mean_nothing(model, settings, text):
-    """Catches settings that would give NaN, an empty set, or an error from deep inside."""
+def test_invalid_settings(model, settings, text):
+    """Catches settings that would give NaN, an empty set of tokens, or an error from deep inside."""
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is compared
         model.generate(**{"tokens": np.array([[1]]), "max_new_tokens": 1, **settings})
     assert str(error.value) == text
 
 
-def test_tokens_that_are_none(model):
-    """Catches floats that are cut to ids, ids past the vocabulary, and a sampler for another number of rows."""
+def test_invalid_tokens(model):
+    """Catches floats truncated to ids, ids past the vocabulary, and a sampler for a different number of rows."""
     with pytest.raises(TypeError, match=r"^\[generate\] 'tokens' must be integers, got float64$"):
         model.generate(np.array([[1.5]]), 1)
     with pytest.raises(IndexError, match=r"^\[GPT\] 'tokens' must be in 0..22, got 23$"):
@@ -134,7 +134,7 @@ def test_tokens_that_are_none(model):
 
 
 def test_a_cache_may_hold_the_beginning(model):
-    """Catches tokens that are read twice, at a wrong place, or not at all, and penalties that forget them."""
+    """Catches tokens read twice, at the wrong position or never, and penalties that ignore them."""
     tokens = np.array([[1, 2, 3, 4]])
     for penalty in (0.0, 3.0):
         want = list(stream(model, tokens, 2, Sampler(0, frequency_penalty=penalty)))
@@ -143,7 +143,7 @@ def test_a_cache_may_hold_the_beginning(model):
         assert cache.length == 2
         got = list(steps(model, tokens, 2, Sampler(0, frequency_penalty=penalty), cache))
         assert [step.tokens.tolist() for step in got] == [one.tolist() for one in want]
-        assert cache.length == 5  # the last token was drawn and not read
+        assert cache.length == 5  # the last token was sampled but not read
     for wrong in (tokens[:, :2], np.arange(7)[None]):
         cache.length = 2
         with pytest.raises(
@@ -153,7 +153,7 @@ def test_a_cache_may_hold_the_beginning(model):
 
 
 def test_logits_come_with_the_tokens(model):
-    """Catches logits of another step, or after the penalties."""
+    """Catches logits of the wrong step, and logits after the penalties."""
     seen = [1, 2]
     for step in steps(model, np.array([seen]), 4, Sampler(0, presence_penalty=5.0)):
         np.testing.assert_allclose(step.logits[0], model(np.array([seen])).data[0, -1], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Former places of public names still lead to them, and say so."""
+"""Former places of public names: they still work, with a deprecation warning."""
 
 import importlib
 import warnings
@@ -35,7 +35,7 @@ def found(path):
 
 @pytest.mark.parametrize("old", MOVED)
 def test_a_former_name_leads_to_the_new_one(old):
-    """Catches a former name that is gone, leads elsewhere, or says nothing; and a warning at a line of the library."""
+    """Catches a former name that is missing, wrong or silent, and a warning attributed to the library."""
     with pytest.warns(DeprecationWarning, match=rf"^{old} has moved to {MOVED[old]}$") as told:
         one = found(old)
     assert told[0].filename == __file__
@@ -46,6 +46,6 @@ def test_a_former_name_leads_to_the_new_one(old):
 
 @pytest.mark.parametrize("module", sorted({old.rpartition(".")[0] for old in MOVED}))
 def test_other_names_are_unknown(module):
-    """Catches a module that has every attribute, or says that another module lacks it."""
+    """Catches a module with every attribute, and an error that names the wrong module."""
     with pytest.raises(AttributeError, match=rf"^module '{module}' has no attribute 'nothing'$"):
         found(f"{module}.nothing")

@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte against sums that are written out here."""
+"""Loss, perplexity and bits per byte, against sums written out in this file."""
 
 import math
 
@@ -17,7 +17,7 @@ CONTEXT, VOCABULARY = 5, 11
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose predictions differ much: weights ten times the usual."""
+    """A model whose predictions differ widely: ten times the usual weights."""
     model = GPT(GPTConfig(VOCABULARY, CONTEXT, 1, 2, 8), seed=1)
     for parameter in model.parameters():
         parameter.data *= 10
@@ -29,7 +29,7 @@ def text(n, seed=0):
 
 
 def losses(model, tokens, window=CONTEXT, stride=None):
-    """The loss of every token but the first, by the formula: each seen from the first window that it is a target of."""
+    """The loss of every token but the first, by the formula: each in the first window that predicts it."""
     found, stride = [], stride or window
     for place in range(1, len(tokens)):
         start = 0
@@ -44,7 +44,7 @@ def losses(model, tokens, window=CONTEXT, stride=None):
 @pytest.mark.parametrize("n", [2, CONTEXT, CONTEXT + 1, CONTEXT + 2, 3 * CONTEXT, 3 * CONTEXT + 1, 101])
 @pytest.mark.parametrize("batch_tokens", [1, 2 * CONTEXT, 8192])
 def test_every_token_counts_once(model, monkeypatch, n, batch_tokens):
-    """Catches a last context that is dropped, or weighs as a whole one, and a mean of means over batches."""
+    """Catches a last window that is dropped or overweighted, and a mean of batch means."""
     monkeypatch.setattr(module, "BATCH_TOKENS", batch_tokens)
     tokens = text(n)
     score = evaluate(model, tokens, n)
@@ -53,7 +53,10 @@ def test_every_token_counts_once(model, monkeypatch, n, batch_tokens):
 
 
 def test_perplexity_and_bits_are_the_formulas():
-    """Catches another logarithm, and bytes for tokens. 2 nats per token at 4 bytes per token: 0.5 / ln 2 bits."""
+    """Catches the wrong logarithm, and bytes counted as tokens.
+
+    2 nats per token at 4 bytes per token are 0.5 / ln 2 bits per byte.
+    """
     score = Score(loss=2.0, tokens=10, bytes_per_token=4.0)
     assert score.perplexity == pytest.approx(math.e**2)
     assert score.bits_per_byte == pytest.approx(0.5 / math.log(2))
@@ -68,8 +71,8 @@ def test_bytes_per_token_are_those_of_the_text(model):
     assert score.bits_per_byte == pytest.approx(score.loss / math.log(2) / 1.5)
 
 
-def test_guessing_has_the_loss_of_guessing():
-    """Catches a loss in other units: equal logits give ln V for any text."""
+def test_equal_logits_have_the_loss_of_guessing():
+    """Catches a loss in the wrong unit: equal logits give ln V for any text."""
     model = GPT(GPTConfig(VOCABULARY, CONTEXT, 1, 2, 8))
     for parameter in model.parameters():
         parameter.data[...] = 0
@@ -79,28 +82,28 @@ def test_guessing_has_the_loss_of_guessing():
 
 
 @pytest.mark.parametrize("limit", [1, CONTEXT, 3 * CONTEXT, 3 * CONTEXT + 1, 20 * CONTEXT - 1])
-def test_a_part_is_always_the_same_one(model, limit):
-    """Catches a part that is drawn anew each time, one from the beginning alone, and one of another size."""
+def test_a_limit_selects_the_same_windows(model, limit):
+    """Catches random windows, windows from the beginning only, and a wrong number of tokens."""
     tokens = text(20 * CONTEXT + 1)
     part = evaluate(model, tokens, len(tokens), limit)
     assert part == evaluate(model, tokens, len(tokens), limit)
     contexts = max(1, limit // CONTEXT)
     assert part.tokens == contexts * CONTEXT
-    chosen = [round(i * 19 / max(1, contexts - 1) - 0.5 + 1e-9) for i in range(contexts)]  # evenly, rounded down
+    chosen = [round(i * 19 / max(1, contexts - 1) - 0.5 + 1e-9) for i in range(contexts)]  # evenly spaced, rounded down
     wanted = losses(model, tokens).reshape(20, CONTEXT)[chosen].mean()
     assert part.loss == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_limit_above_the_text_takes_all(model):
-    """Catches a part where there is room for all."""
+    """Catches a limit that leaves tokens out although all would fit."""
     tokens = text(4 * CONTEXT + 1)
     whole = evaluate(model, tokens, 21)
     assert evaluate(model, tokens, 21, 4 * CONTEXT) == evaluate(model, tokens, 21, 10**6) == whole
     assert evaluate(model, tokens, 21, 4 * CONTEXT - 1) != whole
 
 
-def test_progress_goes_from_batch_to_batch_to_the_end(model, monkeypatch):
-    """Catches a bar that never arrives, and one that goes past its end."""
+def test_progress_counts_up_to_its_total(model, monkeypatch):
+    """Catches progress that never reaches its total, or exceeds it."""
     monkeypatch.setattr(module, "BATCH_TOKENS", 3 * CONTEXT)
     told = []
     evaluate(model, text(7 * CONTEXT + 1), 1, progress=lambda done, total: told.append((done, total)))
@@ -108,7 +111,7 @@ def test_progress_goes_from_batch_to_batch_to_the_end(model, monkeypatch):
 
 
 def test_nothing_is_recorded_or_changed(model):
-    """Catches a tape that grows, a gradient that is left, dropout that acts, and a weight that moves."""
+    """Catches a recorded tape, a gradient left behind, active dropout, and a changed weight."""
     dropping = GPT(GPTConfig(VOCABULARY, CONTEXT, 1, 2, 8, dropout=0.5), seed=1)
     before = dropping.parameters()[0].arena.data.copy()
     assert evaluate(dropping, text(40), 40) == evaluate(dropping, text(40), 40)
@@ -117,7 +120,7 @@ def test_nothing_is_recorded_or_changed(model):
 
 
 def test_one_token_predicts_nothing(model):
-    """Catches a division by zero where a line should say what is missing."""
+    """Catches a division by zero where an error should say what is missing."""
     with pytest.raises(ValueError, match="at least 2 long"):
         evaluate(model, text(1), 1)
 
@@ -125,7 +128,7 @@ def test_one_token_predicts_nothing(model):
 @pytest.mark.parametrize(("window", "stride"), [(5, 5), (5, 2), (5, 1), (4, 3), (3, None), (1, 1)])
 @pytest.mark.parametrize("n", [2, 5, 6, 7, 40])
 def test_windows_may_overlap(model, monkeypatch, window, stride, n):
-    """Catches a token that two windows count, one that sees too little or too much, and losses out of order."""
+    """Catches a token counted twice, one with the wrong context, and losses out of order."""
     monkeypatch.setattr(module, "BATCH_TOKENS", 3 * window)
     tokens = text(n)
     wanted = losses(model, tokens, window, stride)
@@ -135,15 +138,15 @@ def test_windows_may_overlap(model, monkeypatch, window, stride, n):
     assert score.loss == pytest.approx(wanted.mean(), rel=1e-5)
 
 
-def test_a_part_of_overlapping_windows_is_about_as_large_as_asked(model):
-    """Catches a limit that counts what every window sees instead of what it predicts."""
-    tokens = text(102)  # 5 targets, and 48 times 2
+def test_a_limit_with_overlapping_windows(model):
+    """Catches a limit that counts the tokens in windows instead of those predicted."""
+    tokens = text(102)  # 5 targets in the first window, 2 in each of 48 more
     part = evaluate(model, tokens, len(tokens), 30, window=5, stride=2)
-    assert part.tokens == 15 * 2 + 3  # 15 windows of 2, and 3 more in the very first
+    assert part.tokens == 15 * 2 + 3  # 15 windows of 2 targets, and 3 more in the first
 
 
 def test_few_logits_exist_at_a_time(model, monkeypatch):
-    """Catches logits of a whole batch at once, which for 50 thousand tokens are gigabytes, and a row lost at a cut."""
+    """Catches logits of a whole batch at once, which take gigabytes for 50,000 tokens, and a lost row."""
     whole, seen, plain = score_tokens(model, text(64)), [], module.head_logits
     monkeypatch.setattr(module, "LOGIT_BYTES", 4 * VOCABULARY * 7)
     monkeypatch.setattr(module, "head_logits", lambda model, x: seen.append(len(x)) or plain(model, x))
@@ -161,14 +164,14 @@ def test_few_logits_exist_at_a_time(model, monkeypatch):
     ],
 )
 def test_windows_out_of_range_are_refused(model, options, words):
-    """Catches positions that the model does not have, and windows that leave tokens out."""
+    """Catches positions beyond the model's context, and windows that leave tokens out."""
     with pytest.raises(ValueError, match=r"^\[evaluate\] ") as caught:
         score_tokens(model, text(9), **options)
     assert words in str(caught.value)
 
 
-def test_the_usual_window_is_the_context_unless_that_is_huge():
-    """Catches another evaluation for models of ordinary size, and hours for one that could read a book."""
+def test_the_default_window_is_the_context_up_to_a_limit():
+    """Catches a window shorter than an ordinary context, and an unlimited one for a huge context."""
     for context, window in ((5, 5), (2048, 2048), (8192, 2048)):
         config = GPTConfig(VOCABULARY, context, 1, 2, 8, position="rope")
         assert usual_window(GPT(config)) == window
@@ -179,7 +182,7 @@ DOCUMENTS = [Document("a.py", "abcabcabd"), Document("b.py", "d"), Document("c.p
 
 @pytest.mark.parametrize("bos", [None, "separator", "its own"])
 def test_files_make_up_the_total(bos):
-    """Catches a token that is counted for no file or two, one seen from another file, and an order by name."""
+    """Catches a token counted for no file or two, one predicted from another file, and files sorted by name."""
     tokenizer = CharTokenizer.train("".join(document.text for document in DOCUMENTS))
     tokenizer.bos_id = {None: None, "separator": tokenizer.eot_id, "its own": 3}[bos]
     model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)
@@ -187,7 +190,7 @@ def test_files_make_up_the_total(bos):
         parameter.data *= 20
     text = TokenText.encode(DOCUMENTS, tokenizer)
     total, files = evaluate_files(model, text, window=4, stride=2)
-    # Laid out by hand: the token that a document follows or begins with, its text, and the separator to the next.
+    # By hand, the tokens of each document: its separator or begin token, its text, and the separator after it.
     first = {None: [], "separator": [tokenizer.eot_id], "its own": [3]}[bos]
     wanted = {}
     for i, document in enumerate(DOCUMENTS):
@@ -206,8 +209,8 @@ def test_files_make_up_the_total(bos):
     assert sorted(name for name, _ in files) == ["a.py", "b.py", "c.py"]
 
 
-def test_a_file_is_scored_alike_whatever_comes_before_it():
-    """Catches a row that has seen the end of the file before."""
+def test_the_score_of_a_file_does_not_depend_on_the_one_before():
+    """Catches a row of --per-file predicted from the end of the file before."""
     tokenizer = CharTokenizer.train("abcd")
     model = GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 8), seed=2)
     for parameter in model.parameters():
@@ -220,7 +223,7 @@ def test_a_file_is_scored_alike_whatever_comes_before_it():
 
 
 def test_a_document_begins_as_the_tokenizer_says():
-    """Catches a text without its first token, bytes per token that count it, and one that own models do not know."""
+    """Catches a missing begin token, bytes per token that count it, and one added for our own models."""
     tokenizer = CharTokenizer.train("ab")
     a, b = tokenizer.encode("ab").tolist()
     documents = [Document("1", "ab"), Document("2", "b")]
@@ -232,14 +235,14 @@ def test_a_document_begins_as_the_tokenizer_says():
     one = TokenText.encode(documents[:1], tokenizer)
     model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)
     for score in (evaluate_files(model, one)[0], evaluate_files(model, one)[1][0][1]):
-        # Both bytes are predicted: bits per byte are the sum over the two by 2.
+        # Both bytes are predicted, so bits per byte are the mean over the two.
         assert score.bits_per_byte == pytest.approx(score_tokens(model, one.tokens).sum() / math.log(2) / 2)
     tokenizer.bos_id = tokenizer.eot_id
     assert TokenText.encode(documents, tokenizer).tokens.tolist() == [tokenizer.eot_id, a, b, tokenizer.eot_id, b]
 
 
-def test_a_file_of_which_nothing_was_predicted_is_left_out():
-    """Catches a line of NaN where --max-tokens has passed over a file."""
+def test_a_file_without_predictions_is_left_out():
+    """Catches a row of NaN for a file skipped by --max-tokens."""
     tokenizer = CharTokenizer.train("ab")
     text = TokenText.encode([Document(str(i), "ab" * 20) for i in range(5)], tokenizer)
     model = GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 8), seed=2)

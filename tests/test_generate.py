@@ -1,4 +1,4 @@
-"""From a prompt to text: what the model is given, and what comes out piece by piece."""
+"""From a prompt to text: the model's input, and the pieces of its output."""
 
 import math
 from itertools import pairwise
@@ -19,7 +19,7 @@ CONTEXT = 8
 
 
 class Written:
-    """A model that says what it is told, in each row of a batch, and remembers what it was given."""
+    """A model that generates prescribed ids in each row of a batch and records its inputs."""
 
     def __init__(self, *ids):
         self.ids = [list(row) for row in ids]
@@ -41,20 +41,20 @@ class Written:
 
 
 def said(ids, prompt="", length=None):
-    """The pieces that a model which says `ids` gives, and what it was given first."""
+    """The pieces of a model that generates `ids`, and the model's inputs."""
     model = Written(ids)
     pieces = list(stream_text(model, TOKENIZER, prompt, len(ids) if length is None else length, Sampler(0)))
     return pieces, model.given
 
 
 def test_one_piece_per_token():
-    """Catches text that is held back, and pieces that are not those of the tokens."""
+    """Catches text that is held back, and pieces that do not match their tokens."""
     pieces, _ = said(TOKENIZER.encode("abc"))
     assert pieces == ["a", "b", "c", ""]
 
 
 def test_bytes_wait_for_their_character():
-    """Catches half a character on the screen, and the end of one that is lost."""
+    """Catches half a character in a piece, and a lost incomplete character at the end."""
     ids = TOKENIZER.encode("a日b")
     assert len(ids) == 5
     pieces, _ = said(ids)
@@ -66,26 +66,26 @@ def test_bytes_wait_for_their_character():
 
 
 def test_a_separator_ends_the_text():
-    """Catches the name of the separator in a text, and a second document behind the first."""
+    """Catches the separator's name in a text, and a second document after the first."""
     pieces, _ = said([*TOKENIZER.encode("ab"), TOKENIZER.eot_id, *TOKENIZER.encode("c")])
     assert "".join(pieces) == "ab"
 
 
 def test_the_prompt_is_given_and_not_repeated():
-    """Catches a prompt that the model does not see, and one that is part of the continuation."""
+    """Catches a prompt that the model does not see, and one repeated in the continuation."""
     pieces, given = said(TOKENIZER.encode("c"), "ab")
     assert given == [[TOKENIZER.encode("ab").tolist()]]
     assert "".join(pieces) == "c"
 
 
 def test_no_prompt_is_the_beginning_of_a_document():
-    """Catches a model that is given nothing, or something that no document begins with."""
+    """Catches an empty input, and an input with which no document begins."""
     _, given = said(TOKENIZER.encode("c"))
     assert given == [[[TOKENIZER.eot_id]]]
 
 
 def test_a_special_token_in_the_prompt_is_text():
-    """Catches a prompt that can end the document that it is part of."""
+    """Catches a prompt that can end its own document."""
     _, given = said(TOKENIZER.encode("c"), "<|endoftext|>")
     assert TOKENIZER.eot_id not in given[0][0]
 
@@ -103,8 +103,8 @@ def model():
     return GPT(GPTConfig(TOKENIZER.vocab_size, CONTEXT, 1, 2, 16), seed=1)
 
 
-def test_it_is_what_the_model_generates(model):
-    """Catches a sampler, a cache or a context that differs from `GPT.generate`, also beyond the context."""
+def test_text_is_that_of_model_generate(model):
+    """Catches a sampler, cache or context that differs from `GPT.generate`, also beyond the context."""
     prompt = "abcabc"
     wanted = model.generate(TOKENIZER.encode(prompt), 30, 1.0, 200, 0.9, 5)[len(prompt) :]
     assert TOKENIZER.eot_id not in wanted
@@ -113,7 +113,7 @@ def test_it_is_what_the_model_generates(model):
 
 
 def test_a_sample_is_the_whole_text(model):
-    """Catches a sample that leaves out its end, or ignores temperature, seed or length."""
+    """Catches a sample without its end, and an ignored temperature, seed or length."""
     text = sample_text(model, TOKENIZER, "ab", 20, 0.8, seed=3)
     assert text == "".join(stream_text(model, TOKENIZER, "ab", 20, Sampler(0.8, seed=3)))
     others = {sample_text(model, TOKENIZER, "ab", 20, 0.8, seed=4), sample_text(model, TOKENIZER, "ab", 20, 0.0)}
@@ -136,7 +136,7 @@ END = TOKENIZER.eot_id
     ids=str,
 )
 def test_texts_come_in_order(rows, want):
-    """Catches a piece out of its turn, text behind a separator (here |), and a text that ends with another."""
+    """Catches a piece out of order, text after a separator (| here), and a text that ends with another."""
     ids = [[END if c == "|" else int(TOKENIZER.encode(c)[0]) for c in row] for row in rows]
     model = Written(*ids)
     got = list(stream_texts(model, TOKENIZER, "ab", len(ids[0]), Sampler(0), len(rows)))
@@ -144,8 +144,8 @@ def test_texts_come_in_order(rows, want):
     assert model.given[0] == [TOKENIZER.encode("ab").tolist()] * len(rows)
 
 
-def test_it_stops_when_all_have_ended():
-    """Catches a model that goes on for nobody."""
+def test_generation_stops_when_all_texts_have_ended():
+    """Catches forward passes after the last text has ended."""
     model = Written([END, 0, 0], [0, END, 0])
     assert len(list(stream_texts(model, TOKENIZER, "a", 3, Sampler(0), 2))) == 3
     assert len(model.given) == 2
@@ -168,8 +168,8 @@ class Letters(Written):
         return type("Logits", (), {"data": logits})
 
 
-def test_a_text_does_not_depend_on_how_many_there_are():
-    """Catches one generator for all, and texts that are mixed up."""
+def test_a_text_does_not_depend_on_the_number_of_texts():
+    """Catches one generator for all texts, and texts that are mixed up."""
     texts = {}
     for count in (1, 2, 5):
         sampler = Sampler(1.0, seed=5, batch=count)
@@ -181,7 +181,7 @@ def test_a_text_does_not_depend_on_how_many_there_are():
 
 
 def up_to_stop(text, strings):
-    """The formula: character by character, until the text ends with a stop string; the longest of them is cut off."""
+    """The definition: cut the text, character by character, at the longest stop string that it first ends with."""
     for n in range(len(text) + 1):
         found = [one for one in strings if text[:n].endswith(one)]
         if found:
@@ -198,7 +198,7 @@ ab = st.text("ab", max_size=12)
 @example("abbb", ["abbbb", "bb"], [1, 2, 3])
 @example("abab", ["abb", "ba"], [])
 def test_stop_strings_do_not_depend_on_tokens(text, strings, cuts):
-    """Catches a stop string across tokens, a beginning of one that is lost, and an end that pieces decide on."""
+    """Catches a missed stop string across tokens, a lost beginning of one, and an end that depends on pieces."""
     stop = StopStrings(strings)
     borders = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     passed = "".join(stop.feed(text[a:b]) for a, b in pairwise(borders))
@@ -206,19 +206,19 @@ def test_stop_strings_do_not_depend_on_tokens(text, strings, cuts):
     assert stop.stopped == stopped
     assert want.startswith(passed)
     held = want[len(passed) :]
-    assert held == "" or any(one.startswith(held) for one in strings)  # no more is held back than must be
+    assert held == "" or any(one.startswith(held) for one in strings)  # nothing is held back without need
     assert passed + stop.flush() == want
 
 
 @pytest.mark.parametrize("stop", ["ab", [""], ["a", ""]])
-def test_stop_strings_that_cannot_be(stop):
-    """Catches a str that is taken for its letters, and a text that ends before it begins."""
+def test_invalid_stop_strings(stop):
+    """Catches a str used as a list of letters, and an empty stop string."""
     with pytest.raises((TypeError, ValueError), match="'stop' must"):
         StopStrings(stop)
 
 
 def test_a_text_ends_before_a_stop_string():
-    """Catches a stop string that is shown, looked for in the prompt, or that ends other texts too."""
+    """Catches a stop string that is shown, searched for in the prompt, or ends other texts too."""
     ids = TOKENIZER.encode("abcabc")
     assert "".join(stream_text(Written(ids), TOKENIZER, "ca", 6, Sampler(0), stop=["ca"])) == "ab"
     assert "".join(stream_text(Written(ids), TOKENIZER, "", 6, Sampler(0), stop=["é", "cb"])) == "abcabc"
@@ -228,17 +228,17 @@ def test_a_text_ends_before_a_stop_string():
     assert texts == ["ab", "bbbbb"]
     model = Written(ids)
     list(stream_text(model, TOKENIZER, "", 6, Sampler(0), stop=["bc"]))
-    assert len(model.given) == 3  # and the model stops
+    assert len(model.given) == 3  # and no further forward pass
 
 
-def test_what_may_become_a_stop_string_waits():
-    """Catches text that cannot be taken back, and text that is held back without need."""
+def test_the_beginning_of_a_stop_string_is_held_back():
+    """Catches emitted text that belongs to a stop string, and text held back without need."""
     pieces = list(stream_text(Written(TOKENIZER.encode("abcab")), TOKENIZER, "", 5, Sampler(0), stop=["bcc", "x"]))
     assert pieces == ["a", "", "", "bca", "", "b"]
 
 
 def test_logprobs_are_those_of_the_model():
-    """Catches probabilities after temperature, cuts or penalties, of another token, or in another order."""
+    """Catches log-probabilities after temperature, filters or penalties, of the wrong token, or out of order."""
     model = GPT(GPTConfig(TOKENIZER.vocab_size, CONTEXT, 1, 2, 16), seed=2)
     for sampler in (Sampler(0.7, top_k=50, seed=1), Sampler(0, presence_penalty=2.0)):
         ids = TOKENIZER.prompt("ab")
@@ -260,7 +260,7 @@ def test_logprobs_are_those_of_the_model():
 
 
 class Chatty(CharTokenizer):
-    """A tokenizer whose texts also end with "c", and begin with "b"."""
+    """A tokenizer with "c" as a second end token and "b" as begin token."""
 
     def __init__(self):
         super().__init__("abc")
@@ -268,15 +268,18 @@ class Chatty(CharTokenizer):
         self.bos_id = int(self.encode("b")[0])
 
 
-def test_any_end_ends_a_text():
-    """Catches a text that ends at the separator alone, and a prompt without what documents begin with."""
+def test_any_end_token_ends_a_text():
+    """Catches a text that ends only at the separator, and a prompt without its begin token."""
     tokenizer, model = Chatty(), Written(TOKENIZER.encode("abcab"))
     assert "".join(stream_text(model, tokenizer, "a", 5, Sampler(0))) == "ab"
     assert model.given[0] == [tokenizer.encode("ba").tolist()]
 
 
-def test_forgetting_is_told():
-    """Catches a context that shrinks in silence: 8 positions, the ninth token keeps four and adds itself."""
+def test_dropped_context_is_reported():
+    """Catches a context that shrinks silently.
+
+    It has 8 positions; for the ninth token it keeps the newest four.
+    """
     model = Written(TOKENIZER.encode("abc" * 7))
     pieces = list(stream_pieces(model, TOKENIZER, TOKENIZER.encode("ab")[None], 17, Sampler(0)))
     assert [piece.forgot for piece in pieces] == [0] * 7 + [5] + [0] * 4 + [5] + [0] * 4 + [0]
@@ -287,8 +290,8 @@ PRE, SUF, MID = (FILLING.special_tokens[name] for name in NAMES)
 
 
 @pytest.mark.parametrize("names", [NAMES, ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")])
-def test_a_gap_is_written_as_in_training(names):
-    """Catches parts in another order, markers that are text, and names of other models that are not known."""
+def test_a_gap_has_the_format_of_training(names):
+    """Catches parts in the wrong order, markers encoded as text, and unknown names of other models."""
     tokenizer = CharTokenizer("abcdefgh", names)
     asked = gap(tokenizer, "ab", "cd", 5, 20)
     pre, suf, mid = (tokenizer.special_tokens[name] for name in names)
@@ -298,21 +301,23 @@ def test_a_gap_is_written_as_in_training(names):
     assert gap(tokenizer, names[0], "", 5, 99).ids.tolist().count(pre) == 1
 
 
-def test_what_is_near_the_gap_stays():
-    """Catches a long prefix that pushes the suffix or the markers out, and the wrong end that is cut."""
+def test_text_near_the_gap_is_kept():
+    """Catches a long prefix that displaces the suffix or the markers, and text cut at the wrong end."""
     encode = FILLING.encode
-    asked = gap(FILLING, "abcdefgh", "hgfedcba", 4, 16)  # three markers, and three tokens that are read again
+    asked = gap(FILLING, "abcdefgh", "hgfedcba", 4, 16)  # three markers, and three generated tokens that are read back
     assert asked.ids.tolist() == [PRE, *encode("defgh"), SUF, *encode("hgfed"), MID]
     assert (asked.room, asked.cut) == (4, 6)
     assert gap(FILLING, "ab", "hgfedcba", 4, 16).ids.tolist() == [PRE, *encode("ab"), SUF, *encode("hgfedcba"), MID]
     assert gap(FILLING, "abcdefgh", "h", 4, 16).ids.tolist() == [PRE, *encode("abcdefgh"), SUF, *encode("h"), MID]
-    assert len(gap(FILLING, "abcdefgh" * 9, "hgfedcba" * 9, 999, 16).ids) == 9  # half is left to the middle
+    assert (
+        len(gap(FILLING, "abcdefgh" * 9, "hgfedcba" * 9, 999, 16).ids) == 9
+    )  # half of the context is left for the middle
     with pytest.raises(ValueError, match="a context of 2 has no room for the three markers"):
         gap(FILLING, "a", "b", 4, 2)
 
 
-def test_markers_are_never_drawn():
-    """Catches names of markers in a text, and a token that was drawn another way where they are likely."""
+def test_markers_are_never_sampled():
+    """Catches names of markers in a text, and log-probabilities changed by excluding them."""
 
     class Marked(Written):
         def __call__(self, tokens, cache, last):
@@ -324,10 +329,10 @@ def test_markers_are_never_drawn():
     model.config = GPTConfig(FILLING.vocab_size, CONTEXT, 1, 1, 8)
     pieces = list(stream_pieces(model, FILLING, FILLING.encode("a")[None], 3, Sampler(0), top=1))
     assert "".join(piece.piece for piece in pieces) == "abc"
-    assert pieces[0].top[0][0] == PRE  # what the model says stays what it says
+    assert pieces[0].top[0][0] == PRE  # log-probabilities are those of the model
 
 
 def test_without_markers_the_flag_is_named():
-    """Catches a model that is asked for what it never learnt."""
+    """Catches a gap given to a model that was not trained with fill-in-the-middle."""
     with pytest.raises(ValueError, match=r"no tokens for fill-in-the-middle .*--fim-rate 0\.5"):
         gap(TOKENIZER, "a", "b", 4, 16)

@@ -1,4 +1,4 @@
-"""The shape of the house: imports go down only, files and functions stay small, and importing stays cheap."""
+"""Structure of the package: imports go down only, files and functions are short, and importing is cheap."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinygpt"
-# The house, from the bottom up. A module may import its own layer and those below.
+# The layers, from the bottom up. A module may import its own layer and those below.
 LAYERS = [
     {"deprecated", "io"},
     {"core"},
@@ -29,9 +29,9 @@ LAYERS = [
     {"gym", "serve", "train", "viz"},
     {"cli", "__main__"},
 ]
-# Beside the house: they import kernels and what is below, and each other; only layers above the tape import them.
+# Beside the layers: they import kernels, the layers below and each other. Only layers above `tensor` import them.
 BESIDE = {"distributed", "reference", "testing"}
-# The imports that go up, each with its reason. None makes a circle.
+# Upward imports, each with its reason. None makes a cycle.
 UPWARD = {
     ("tinygpt.model", "tinygpt.decoding"): "GPT.generate is a method of the public API, and runs the decoding loop",
 }
@@ -49,7 +49,7 @@ def layer(part):
 
 
 def part_of(module):
-    """The top-level part that a dotted name lies in; None for what belongs to no part: the package, its version."""
+    """The top-level part that a dotted name belongs to; None for the package itself and its version."""
     head, _, rest = module.partition(".")
     part = rest.partition(".")[0]
     there = (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").exists()
@@ -57,14 +57,14 @@ def part_of(module):
 
 
 def public_names():
-    """Return the modules that `tinygpt.<name>` is loaded from."""
+    """Map every public name to the module that `tinygpt.<name>` is loaded from."""
     import tinygpt
 
     return tinygpt._PARTS
 
 
 def imported(tree, package):
-    """Every module of tinygpt that a file imports, wherever the statement stands: also inside functions."""
+    """Every module of tinygpt that a file imports, also inside functions."""
     names = public_names()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -78,7 +78,7 @@ def imported(tree, package):
 
 
 def name_of(path):
-    """The dotted name of a file, and of the package that its relative imports start from."""
+    """The dotted name of a file, and the package that its relative imports start from."""
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     package = name.rpartition(".")[0]
     return name.removesuffix(".__init__"), package
@@ -92,7 +92,7 @@ def arrows(source, path):
 
 
 def goes_up(own, part):
-    """Whether an import from part `own` to `part` goes up."""
+    """Return whether an import from part `own` to `part` goes up."""
     if own in BESIDE:
         return part not in BESIDE and layer(part) > layer("kernels")
     if part in BESIDE:
@@ -101,7 +101,7 @@ def goes_up(own, part):
 
 
 def violations(source, path):
-    """Imports that go up without a reason, as text."""
+    """Upward imports without a reason, as text."""
     module, _ = name_of(path)
     own = part_of(module)
     up = {name for name in arrows(source, path) if goes_up(own, part_of(name))}
@@ -109,7 +109,7 @@ def violations(source, path):
 
 
 def module_of(name):
-    """The module that a dotted name lies in: the name itself, or without the names defined in it."""
+    """The module of a dotted name: the name itself, or without the names defined in the module."""
     while name and not (ROOT / f"{name.replace('.', '/')}.py").exists():
         if (ROOT / name.replace(".", "/") / "__init__.py").exists():
             return name
@@ -117,7 +117,7 @@ def module_of(name):
     return name
 
 
-def circles(graph):
+def cycles(graph):
     """Groups of nodes that reach each other, in a graph given as node -> set of nodes."""
 
     def reach(start):
@@ -148,31 +148,31 @@ def module_graph():
 
 
 def test_every_part_has_a_layer():
-    """Catches a new module whose place nobody has decided."""
+    """Catches a new module that has no layer."""
     parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert parts - {"__init__"} <= set().union(*LAYERS, BESIDE)
 
 
-def test_no_circles():
-    """Catches two modules, or two parts of the package, that cannot be understood without each other."""
+def test_no_cycles():
+    """Catches two modules, or two parts of the package, that import each other, directly or not."""
     graph = module_graph()
     assert len(graph) > 100
-    assert circles(graph) == []
+    assert cycles(graph) == []
     parts = {}
     for module, names in graph.items():
         parts.setdefault(part_of(module), set()).update(part_of(name) for name in names)
-    assert circles({part: names - {part} for part, names in parts.items()}) == []
+    assert cycles({part: names - {part} for part, names in parts.items()}) == []
 
 
-def test_circles_are_found():
-    """Catches a search that passes whatever it is given."""
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
-    assert circles({"a": {"b", "c"}, "b": {"c"}}) == []
+def test_cycles_are_found():
+    """Catches a search that accepts any graph."""
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert cycles({"a": {"b", "c"}, "b": {"c"}}) == []
 
 
 def test_few_imports_go_up():
-    """Catches an exception to the layers that is no longer needed, and exceptions that become the rule."""
+    """Catches an exception that is no longer needed, and too many exceptions."""
     graph = module_graph()
     assert len(UPWARD) <= MOST_UPWARD
     for module, name in UPWARD:
@@ -181,8 +181,8 @@ def test_few_imports_go_up():
 
 
 @pytest.mark.parametrize("part", ["io", "reference"])
-def test_what_stands_by_itself(part):
-    """Catches an import that makes a part that everyone may use depend on the rest of the package."""
+def test_independent_parts(part):
+    """Catches an import that makes an independent part depend on the rest of the package."""
     others = {name for path in (PACKAGE / part).glob("*.py") for name in arrows(path.read_text(), path)}
     assert others == set()
 
@@ -191,12 +191,12 @@ def test_what_stands_by_itself(part):
     "path", [p for p in PYTHON if p != PACKAGE / "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_imports_go_down(path):
-    """Catches an import from a layer above, also inside a function or under TYPE_CHECKING."""
+    """Catches an import from a higher layer, also inside a function or under TYPE_CHECKING."""
     assert violations(path.read_text(), path) == []
 
 
-def test_the_checker_sees_what_it_must():
-    """Catches a test of imports that passes whatever is imported, in any of the forms that Python has."""
+def test_the_checker_finds_every_form_of_import():
+    """Catches a checker that misses one of Python's forms of import."""
     path = PACKAGE / "ops" / "linear.py"
     wrong = [
         "import tinygpt.model",
@@ -228,7 +228,7 @@ def test_the_checker_sees_what_it_must():
     assert violations("from tinygpt.decoding import stream", PACKAGE / "nn.py")
 
 
-def test_nothing_compiled_knows_the_package():
+def test_csrc_does_not_import_the_package():
     """Catches a csrc file that imports from the Python package, or from another csrc file."""
     assert CYTHON
     known = {"cython", "libc", "cpython"}
@@ -241,7 +241,7 @@ def test_nothing_compiled_knows_the_package():
 
 @pytest.mark.parametrize("folder", ["tinygpt", "csrc", "docs", "setup.py"])
 def test_peers_stay_in_tests_and_benchmarks(folder):
-    """Catches a dependency on PyTorch and the like anywhere but where tinygpt is compared with them."""
+    """Catches a dependency on PyTorch or similar libraries outside tests and benchmarks."""
     files = [ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py"))
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -251,7 +251,7 @@ def test_peers_stay_in_tests_and_benchmarks(folder):
 
 
 def sources():
-    """Every file of code that is kept in the repository."""
+    """Every code file of the repository."""
     folders = ("tinygpt", "csrc", "tests", "benchmarks", "docs")
     kinds = {".py", ".pyx", ".pxd", ".h", ".pyi"}
     return sorted(
@@ -264,26 +264,26 @@ def sources():
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_small(path):
-    """Catches a file that has grown past the length that is read in one go."""
+    """Catches a file of 500 lines or more."""
     assert len(path.read_text().splitlines()) < MOST_LINES
 
 
 def lengths_of_python(source):
-    """Name and length of every function, decorators not counted."""
+    """Name and length of every function, without decorators."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node.name, node.end_lineno - node.lineno + 1
 
 
 def lengths_of_cython(source):
-    """Name and length of every top-level def and cdef function: to the last line that is indented or in a string."""
+    """Name and length of every top-level def and cdef function, up to its last indented line."""
     lines = source.splitlines()
     starts = [
         i for i, line in enumerate(lines) if re.match(r"(cp?def|def)\b.*\(", line) and not line.endswith((":  #",))
     ]
     for i in starts:
         header = i
-        while not re.search(r":\s*(#.*)?$", lines[header]):  # the signature may go on for some lines
+        while not re.search(r":\s*(#.*)?$", lines[header]):  # the signature may span several lines
             header += 1
         end = header
         for j in range(header + 1, len(lines)):
@@ -299,13 +299,13 @@ def code(suffixes):
 
 @pytest.mark.parametrize("path", code({".py", ".pyx"}), ids=lambda p: str(p.relative_to(ROOT)))
 def test_functions_are_short(path):
-    """Catches a function that has grown past the length of a screen."""
+    """Catches a function of 60 lines or more."""
     lengths = lengths_of_python if path.suffix == ".py" else lengths_of_cython
     assert {name: n for name, n in lengths(path.read_text()) if n >= MOST_LINES_OF_A_FUNCTION} == {}
 
 
 def test_lengths_are_counted():
-    """Catches a count that misses functions, or that stops early."""
+    """Catches a count that misses functions or stops early."""
     body = "    x = 1\n\n" * 40
     assert dict(lengths_of_python(f"def f():\n{body}\nclass A:\n    def g(self):\n        pass\n")) == {"f": 80, "g": 2}
     text = (
@@ -317,7 +317,7 @@ def test_lengths_are_counted():
 
 
 def loaded_by(statement):
-    """The modules that a program has loaded after one statement."""
+    """The modules loaded in a new process after one statement."""
     program = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
     plain = {k: v for k, v in os.environ.items() if not k.startswith("TINYGPT_")}
     done = subprocess.run(
@@ -327,7 +327,7 @@ def loaded_by(statement):
 
 
 def test_import_is_lazy():
-    """Catches an import at the top that makes `import tinygpt` pay for what a program may never use."""
+    """Catches a top-level import that makes `import tinygpt` load what a program may never use."""
     loaded = loaded_by("import tinygpt")
     mine = {name for name in loaded if name.split(".")[0] == "tinygpt"}
     assert mine == {"tinygpt"}
@@ -335,7 +335,7 @@ def test_import_is_lazy():
 
 
 def test_a_model_needs_no_command_line():
-    """Catches a library that pulls in the command line, viewers or files."""
+    """Catches a library that loads the command line, viewers or file formats."""
     loaded = loaded_by("import tinygpt; tinygpt.GPT; tinygpt.optim; tinygpt.kernels")
     assert "tinygpt.model" in loaded
     assert not {name for name in loaded if re.match(r"tinygpt\.(cli|train|viz|files|runs|data)\b", name)}
@@ -343,7 +343,7 @@ def test_a_model_needs_no_command_line():
 
 
 def test_public_names():
-    """Catches a public name that leads nowhere, and one that is loaded but not listed."""
+    """Catches a public name without an object, and one that is loaded but not listed."""
     import tinygpt
 
     for name, module in tinygpt._PARTS.items():

@@ -1,4 +1,4 @@
-"""Short training runs: all rungs learn the same, any number of threads gives the same bits, batches do not matter."""
+"""Short training runs: equal curves on all rungs, equal bits for any number of threads, equal gradient accumulation."""
 
 import math
 
@@ -19,7 +19,7 @@ STEPS = 40
 
 @pytest.fixture
 def many_threads(monkeypatch):
-    """Threads for the smallest of calls, and the number as it was at the end."""
+    """Use threads for the smallest calls, and restore the number afterwards."""
     before = tinygpt.get_num_threads()
     monkeypatch.setattr(threads, "SMALL_WORK", 0)
     yield
@@ -27,7 +27,7 @@ def many_threads(monkeypatch):
 
 
 def windows(step, batch=4, length=12):
-    """Tokens and targets: pieces of a text that repeats itself."""
+    """Tokens and targets: pieces of a periodic text."""
     starts = np.random.default_rng(step).integers(0, len(PERIOD), batch)
     text = np.tile(PERIOD, 3)
     tokens = np.stack([text[start : start + length + 1] for start in starts])
@@ -35,7 +35,7 @@ def windows(step, batch=4, length=12):
 
 
 def curve(settings):
-    """The losses of a short run of AdamW with clipping, by the rungs that are chosen now."""
+    """The losses of a short run of AdamW with clipping, on the rungs chosen now."""
     model = GPT(GPTConfig(**settings), seed=2)
     optimizer = optim.AdamW(model.parameters(), 1e-2)
     losses = []
@@ -50,13 +50,13 @@ def curve(settings):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
-    """Settings of a family, and the curve of the default rung."""
+    """The settings of a family, and its curve on the default rung."""
     with kernels.use(registry.default_rung()):
         return FAMILIES[request.param], curve(FAMILIES[request.param])
 
 
 def test_it_learns(family):
-    """Catches a model that does not train: it starts at the entropy of guessing and ends far below."""
+    """Catches a model that does not train: the loss starts at ln 11 and must fall far below."""
     _, losses = family
     assert losses[0] == pytest.approx(math.log(11), abs=0.1)
     assert np.mean(losses[-5:]) < 0.25 * math.log(11)
@@ -64,10 +64,10 @@ def test_it_learns(family):
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_every_rung_learns_the_same(family, rung):
-    """Catches a rung whose gradient is wrong somewhere: its curve would leave the others'.
+    """Catches a rung with a wrong gradient, whose curve would leave the others'.
 
-    Rounding, some 1e-7 of a loss, grows on the way by a factor of less than 100 in a run as short as this; 1e-4 leaves
-    room, and a wrong gradient is off by far more.
+    Rounding starts at about 1e-7 of a loss and grows less than a hundredfold in a run this short. The bound of 1e-4
+    leaves room, and a wrong gradient differs by far more.
     """
     settings, losses = family
     with kernels.use(rung):
@@ -106,7 +106,7 @@ def run_of_5_steps(rung, n_threads, settings):
 @pytest.mark.parametrize("rung", [rung for rung in registry.LADDER if rung in RUNGS])
 @pytest.mark.parametrize("family_name", FAMILIES)
 def test_same_bits_for_any_number_of_threads(many_threads, rung, family_name):
-    """Catches any sum whose order depends on the threads, anywhere in a training run with dropout and clipping."""
+    """Catches any sum whose order depends on the threads, in training with dropout and clipping."""
     odd = {"vocab_size": 131, "block_size": 37, "n_head": 3, "n_embd": 60, "dropout": 0.1}
     settings = FAMILIES[family_name] | odd
     one = run_of_5_steps(rung, 1, settings)
@@ -120,9 +120,9 @@ def gradients(model):
 
 @pytest.mark.parametrize("family_name", FAMILIES)
 def test_accumulation_equals_one_batch(family_name):
-    """Catches masks that depend on the place within a batch, and gradients of parts that are not added up.
+    """Catches dropout masks that depend on the position in a batch, and gradients that are not accumulated.
 
-    A batch of 4 is the same as 2 and 2 and as 1 and 3, when the second part says which sequence it begins with.
+    A batch of 4 must equal 2 and 2 as well as 1 and 3, if the second part states the number of its first sequence.
     """
     model = GPT(GPTConfig(**FAMILIES[family_name], dropout=0.3), seed=1)
     tokens, targets = windows(0)
@@ -141,8 +141,8 @@ def test_accumulation_equals_one_batch(family_name):
     assert abs(gradients(model)["wte.weight"] - whole["wte.weight"]).max() > 1e-3 * abs(whole["wte.weight"]).max()
 
 
-def test_frozen_parts_stay_while_the_rest_learns():
-    """Catches an update of frozen weights, and a rest that does not learn without them."""
+def test_frozen_parts_do_not_change():
+    """Catches an update of frozen weights, and other weights that do not learn without them."""
     model = GPT(GPTConfig(**GPT2), seed=2)
     frozen = model.blocks[0].parameters()
     for parameter in frozen:

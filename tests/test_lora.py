@@ -1,4 +1,4 @@
-"""Adapters: their gradients, what is frozen and costs nothing, and what merging leaves."""
+"""LoRA adapters: their gradients, frozen weights, memory, and merging."""
 
 import copy
 
@@ -19,7 +19,7 @@ def formula(x, weight, a, b, bias=0.0, residual=0.0, scale=0.7):
 @pytest.mark.parametrize("wanted", [("a", "b"), ("x", "a", "b"), ("x", "weight", "a", "b", "bias", "residual"), ("x",)])
 @pytest.mark.parametrize("rung", ["naive", "blocked", "simd", "numpy"])
 def test_gradients(rung, wanted):
-    """Catches a scale that is left out of one gradient, a transposed product, and a frozen matrix that gets one."""
+    """Catches a missing scale in a gradient, a wrong transpose, and a gradient of a frozen matrix."""
     shapes = {"x": (2, 3, 5), "weight": (4, 5), "a": (2, 5), "b": (4, 2), "bias": (4,), "residual": (2, 3, 4)}
     inputs = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
     tensors = {name: Tensor(value, requires_grad=name in wanted) for name, value in inputs.items()}
@@ -28,7 +28,7 @@ def test_gradients(rung, wanted):
     with kernels.use(rung):
         out = ops.low_rank(scale=0.7, **tensors)
         out.backward(seed)
-    # Chains of at most eleven roundings, of sums of terms of order 1; a factor 8 for their size.
+    # Chains of at most eleven roundings in sums of terms of order 1, with a factor of 8 for their size.
     np.testing.assert_allclose(out.data, formula(**exact), rtol=0, atol=8 * 11 * U)
     for name, tensor in tensors.items():
         if name not in wanted:
@@ -47,7 +47,7 @@ def test_gradients(rung, wanted):
 
 @pytest.mark.parametrize(("name", "shape"), [("a", (2, 4)), ("b", (3, 2)), ("weight", (5, 4)), ("bias", (5,))])
 def test_shapes_are_checked(name, shape):
-    """Catches a kernel that reads beyond a matrix which does not fit the others."""
+    """Catches a kernel that reads past the end of a matrix of the wrong shape."""
     shapes = {"x": (6, 5), "weight": (4, 5), "a": (2, 5), "b": (4, 2), "bias": (4,)}
     tensors = {key: Tensor(draw(*value)) for key, value in (shapes | {name: shape}).items()}
     with pytest.raises(ValueError, match=r"^\[low_rank\] '\w+' must have shape"):
@@ -57,9 +57,9 @@ def test_shapes_are_checked(name, shape):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_of_the_adapters_are_those_through_the_merged_weight(family, recompute):
-    """Catches a gradient that does not reach an adapter of an early layer, or reaches it through the wrong branch.
+    """Catches a gradient that does not reach an early layer's adapter, or takes the wrong path.
 
-    With W' = W + s B A, dA = s B^T dW' and dB = s dW' A^T, and W' is the weight of an ordinary model.
+    With W' = W + s B A, dA = s B^T dW' and dB = s dW' A^T, where W' is the weight of an ordinary model.
     """
     model = adapted(**FAMILIES[family])
     model.recompute = recompute
@@ -81,8 +81,8 @@ def test_gradients_of_the_adapters_are_those_through_the_merged_weight(family, r
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_new_adapters_change_nothing_and_merged_ones_stay(family):
-    """Catches B that does not begin at zero, a layer without its adapter, and a merge in other proportions."""
+def test_new_adapters_change_nothing_and_merging_keeps_the_logits(family):
+    """Catches B not initialised to 0, a layer without an adapter, and a wrong scale in merging."""
     model = base(**FAMILIES[family])
     before = logits(model)
     lora.add(model, 3)
@@ -99,7 +99,7 @@ def test_new_adapters_change_nothing_and_merged_ones_stay(family):
 
 @pytest.mark.parametrize("target", lora.TARGETS)
 def test_every_target_is_a_layer_of_its_own(target):
-    """Catches a name that leads to another layer, or to none."""
+    """Catches a target name for the wrong layer, or for none."""
     one = adapted(targets=[target])
     place = {"qkv": "attn.qkv", "out": "attn.out", "up": "mlp.up", "down": "mlp.down"}[target]
     assert [name for name, _ in lora.layers(one)] == [f"blocks.{i}.{place}" for i in range(2)]
@@ -107,7 +107,7 @@ def test_every_target_is_a_layer_of_its_own(target):
 
 
 def test_a_is_drawn_and_b_is_zero():
-    """Catches A at zero too, from where nothing is learnt, equal layers, and a seed without effect."""
+    """Catches A initialised to 0, with which nothing is learned, equal layers, and an ignored seed."""
     made = {}
     for seed in (0, 0, 1):
         model = base()
@@ -122,8 +122,8 @@ def test_a_is_drawn_and_b_is_zero():
     assert abs(values.std() - 1) < 5 / np.sqrt(2 * values.size)
 
 
-def test_training_moves_the_adapters_alone_and_costs_as_little():
-    """Catches a frozen weight that moves, or that has a gradient or a moment: the memory that adapters are to save."""
+def test_training_changes_the_adapters_alone_and_saves_memory():
+    """Catches a frozen weight that changes, or that has a gradient or moments in memory."""
     model = base()
     parameters = lora.add(model, 2)
     frozen = {name: p for name, p in model.named_parameters() if "lora" not in name}
@@ -134,14 +134,14 @@ def test_training_moves_the_adapters_alone_and_costs_as_little():
     assert {name: p.data.tobytes() for name, p in frozen.items()} == before
     assert all(p.grad is None and not p.requires_grad for p in frozen.values())
     (arena,) = {id(p.arena): p.arena for p in frozen.values()}.values()
-    assert arena._grad is None  # never made
+    assert arena._grad is None  # never allocated
     assert optimizer.arena is not arena
     lines = sum(-(-p.data.size // 16) * 16 for p in parameters)
     assert {len(x) for x in (optimizer.arena.grad, *optimizer.state.values())} == {lines}
 
 
-def test_no_product_for_a_frozen_weight(monkeypatch):
-    """Catches a gradient that is computed and thrown away: a third of the work of a step."""
+def test_no_gradient_is_computed_for_a_frozen_weight(monkeypatch):
+    """Catches a gradient that is computed and discarded, a third of the work of a step."""
     model = base()
     lora.add(model, 2)
     seen = []
@@ -152,14 +152,14 @@ def test_no_product_for_a_frozen_weight(monkeypatch):
         return real(a, b, out, *rest)
 
     monkeypatch.setattr(kernels.registry.active, "matmul", counting)
-    model.loss(TOKENS[:2, 1:-1], TOKENS[:2, 2:]).backward()  # 14 rows: no weight has as many
+    model.loss(TOKENS[:2, 1:-1], TOKENS[:2, 2:]).backward()  # 14 rows, which no weight has
     shapes = {p.shape for name, p in model.named_parameters() if "lora" not in name and len(p.shape) == 2}
     assert (2, 24) in seen
     assert not shapes & set(seen)
 
 
 def test_a_copy_has_adapters_of_its_own():
-    """Catches a copy that shares them, or whose layers are no views of one arena."""
+    """Catches a copy with shared adapters, or layers that are not views of one arena."""
     model = adapted()
     twin = copy.deepcopy(model)
     np.testing.assert_array_equal(logits(twin), logits(model))
@@ -182,8 +182,8 @@ def test_a_copy_has_adapters_of_its_own():
         ({"rank": 2, "seed": -1}, "'seed' must be 0 or more, got -1"),
     ],
 )
-def test_what_cannot_be_added_is_refused(arguments, message):
-    """Catches a model that is half changed by the time of the error."""
+def test_invalid_adapters_are_refused(arguments, message):
+    """Catches a model that is partly changed when the error is raised."""
     model = base()
     with pytest.raises(ValueError, match=rf"^\[lora\] {message}$"):
         lora.add(model, **arguments)

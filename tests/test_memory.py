@@ -1,4 +1,4 @@
-"""Reused buffers: whose memory it is, and for how long."""
+"""Reused buffers: how they are allocated, shared and freed."""
 
 import gc
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tinygpt import memory
 
-LARGE = memory.SMALLEST // 4 + 1000  # floats: just above what the free list takes
+LARGE = memory.SMALLEST // 4 + 1000  # floats: just above the smallest size of the free list
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +24,8 @@ def address(array):
 
 
 @pytest.mark.parametrize("shape", [(LARGE,), (3, LARGE), (2, 3, 5, LARGE // 7), (0, 4), (), (7,)], ids=str)
-def test_what_is_handed_out(shape):
-    """Catches wrong shapes or types, large arrays off a cache line, and blocks that are too small for their array."""
+def test_allocated_arrays(shape):
+    """Catches wrong shapes or types, unaligned large arrays, and blocks too small for their array."""
     array = memory.empty(shape)
     assert type(array) is np.ndarray
     assert array.shape == shape
@@ -34,11 +34,11 @@ def test_what_is_handed_out(shape):
     assert array.flags.writeable
     if array.nbytes >= memory.SMALLEST:
         assert address(array) % memory.ALIGNMENT == 0
-    array[...] = 1  # a block that is too short would be a buffer error above, or a crash here
+    array[...] = 1  # too short a block would raise a buffer error above or crash here
 
 
 def test_reused_after_death():
-    """Catches memory that never comes back: every step would take fresh pages."""
+    """Catches memory that is never reused, so that every step would allocate new pages."""
     array = memory.empty((LARGE,))
     where = address(array)
     assert memory.held() == 0
@@ -62,7 +62,7 @@ def test_reused_after_death():
     ],
 )
 def test_not_reused_while_a_view_lives(view):
-    """Catches a block that goes back with its first array while a view, of whatever kind, still reads it."""
+    """Catches a block freed with its first array while a view of any kind still reads it."""
     array = memory.empty((LARGE + LARGE % 2,))
     where = address(array)
     held = view(array)
@@ -76,8 +76,8 @@ def test_not_reused_while_a_view_lives(view):
     assert address(memory.empty((LARGE,))) == where
 
 
-def test_a_part_of_a_block_is_no_block():
-    """Catches a view of the block itself, as `array.base` gives it, that goes to the free list when it dies."""
+def test_a_view_of_a_block_is_not_freed_as_a_block():
+    """Catches a view of the block itself, from `array.base`, put on the free list when it dies."""
     array = memory.empty((LARGE,))
     part = array.base[8:]
     del part
@@ -90,7 +90,7 @@ def test_a_part_of_a_block_is_no_block():
 
 
 def test_two_arrays_never_share():
-    """Catches a block that is handed out twice."""
+    """Catches a block allocated twice."""
     arrays = [memory.empty((LARGE,)) for _ in range(4)]
     del arrays[1]
     arrays += [memory.empty((LARGE,)) for _ in range(3)]
@@ -100,8 +100,8 @@ def test_two_arrays_never_share():
         assert (array == i).all()
 
 
-def test_only_counts_are_needed():
-    """Catches a cycle between array and block: blocks would wait for the garbage collector."""
+def test_reference_counts_free_blocks():
+    """Catches a reference cycle of array and block, which would wait for the garbage collector."""
     gc.disable()
     try:
         array = memory.empty((LARGE,))
@@ -112,14 +112,14 @@ def test_only_counts_are_needed():
 
 
 def test_small_arrays_are_left_to_numpy():
-    """Catches a free list that fills with crumbs."""
+    """Catches a free list that fills with tiny blocks."""
     memory.empty((memory.SMALLEST // 4 - 1,))
     assert memory.held() == 0
 
 
 @pytest.mark.parametrize("n", [2**17, 2**17 + 1, 200_000, 2**20 - 1, 2**20, 10**7 + 3, 2**31 + 5])
 def test_buckets(n):
-    """Catches buckets that are too small, waste more than they promise, or differ for sizes that are one bucket."""
+    """Catches buckets that are too small, waste more than an eighth, or are not stable."""
     size = memory.bucket(n)
     assert n <= size <= n * 1.125
     assert size % memory.ALIGNMENT == 0
@@ -127,7 +127,7 @@ def test_buckets(n):
 
 
 def test_clear():
-    """Catches blocks that stay in the list."""
+    """Catches blocks that stay on the free list."""
     memory.empty((LARGE,))
     assert memory.held() > 0
     memory.clear()
@@ -135,14 +135,14 @@ def test_clear():
 
 
 def test_arrays_that_outlive_the_program():
-    """Catches an exception in the finaliser while the interpreter shuts down."""
+    """Catches an exception in the finaliser at interpreter shutdown."""
     code = f"from tinygpt import memory\nkept = memory.empty(({LARGE},))\nview = [kept[3:]]\nview.append(view)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_list_is_bounded(monkeypatch):
-    """Catches a list that keeps one block of every size there ever was."""
+    """Catches a free list that keeps one block of every size ever used."""
     monkeypatch.setattr(memory, "SMALL", 0)
     for n in range(1, 20):
         memory.empty((n * LARGE,))
@@ -155,11 +155,11 @@ def test_the_list_is_bounded(monkeypatch):
     where = {address(array) for array in again}
     del again
     once_more = [memory.empty((n * LARGE,)) for n in (20, 24)]
-    assert {address(array) for array in once_more} == where  # old sizes go, not those in use
+    assert {address(array) for array in once_more} == where  # old sizes are dropped, not those in use
 
 
 def test_clear_forgets_the_most(monkeypatch):
-    """Catches a mark that stays up after one large evaluation, so that small steps may hold as much for ever."""
+    """Catches a high-water mark kept after one large evaluation, so that small steps may hold as much for ever."""
     monkeypatch.setattr(memory, "SMALL", 0)
     memory.empty((50 * LARGE,))
     memory.clear()
@@ -168,8 +168,8 @@ def test_clear_forgets_the_most(monkeypatch):
     assert memory.held() <= 1.125 * memory.bucket(12 * LARGE)
 
 
-def test_what_is_small_in_all_is_kept(monkeypatch):
-    """Catches small models whose blocks go and come in every step, as turns of different sizes drive each other out."""
+def test_small_totals_are_kept(monkeypatch):
+    """Catches small models whose blocks are dropped and allocated again in every step."""
     monkeypatch.setattr(memory, "SMALL", 20 * 4 * LARGE)
     memory.clear()
     for n in (1, 2, 3):
@@ -177,8 +177,8 @@ def test_what_is_small_in_all_is_kept(monkeypatch):
     assert memory.held() == sum(memory.bucket(4 * n * LARGE) for n in (1, 2, 3))
 
 
-def test_a_second_try(monkeypatch):
-    """Catches memory that is refused while the free list has plenty, and a try without end."""
+def test_a_failed_allocation_is_retried(monkeypatch):
+    """Catches a MemoryError while the free list has memory, and an endless retry."""
     memory.empty((LARGE,))
     assert memory.held() > 0
     calls = []

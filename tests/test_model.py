@@ -1,4 +1,4 @@
-"""The model: every option, its gradients, its cache, and what it refuses."""
+"""The model: every option, its gradients, its KV cache, and invalid arguments."""
 
 import math
 
@@ -9,7 +9,7 @@ from gpt_reference import BASE, CONFIGS, LLAMA, TARGETS, TOKENS, logits, loss, s
 from tinygpt import GPT, GPTConfig, kernels, no_grad
 from tinygpt.kernels import registry
 
-# Logits and gradients here are of order 1 to 10 after some hundred roundings each; 2^-24 of that is 1e-6 at most.
+# Logits and gradients are of order 1 to 10 after about a hundred roundings of at most 10 x 2^-24 = 6e-7 each.
 ROUNDING = 2e-5
 RUNGS = sorted({rung for rungs in kernels.available().values() for rung in rungs})
 
@@ -21,7 +21,7 @@ def model(request):
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_logits_and_loss(model, rung):
-    """Catches a part of the forward pass that is left out, doubled, or put in another place."""
+    """Catches a part of the forward pass that is missing, repeated or misplaced."""
     want = logits(model.config, weights(model), TOKENS)
     with kernels.use(rung):
         got = model(TOKENS)
@@ -33,7 +33,7 @@ def test_logits_and_loss(model, rung):
 
 
 def coordinates(parameter):
-    """Three places at random, and the one with the largest gradient."""
+    """Three random places, and the place with the largest gradient."""
     rng = np.random.default_rng(parameter.data.size)
     flat = {int(abs(parameter.grad).argmax()), *rng.integers(0, parameter.data.size, 3).tolist()}
     return [np.unravel_index(i, parameter.shape) for i in flat]
@@ -41,9 +41,9 @@ def coordinates(parameter):
 
 @pytest.mark.parametrize("rung", [registry.default_rung(), "numpy"])
 def test_gradients(model, rung):
-    """Catches a wrong, missing or doubled gradient of any parameter: against central differences in float64.
+    """Catches a wrong, missing or doubled gradient of any parameter, by central differences in float64.
 
-    Besides single places one random direction through all parameters at once, in which no element is left out.
+    Single places are tested, and one random direction through all parameters at once, so that no element is left out.
     """
     config, p, step = model.config, weights(model), 1e-5
     model.zero_grad()
@@ -67,7 +67,7 @@ def test_gradients(model, rung):
 
 
 def test_every_parameter_receives_gradient(model):
-    """Catches a part that is cut off from the loss, down to one row of a weight: queries, keys, values, gates."""
+    """Catches a part without a path to the loss, down to one row of a weight: queries, keys, values, gates."""
     model.zero_grad()
     model.loss(TOKENS, TARGETS).backward()
     for name, parameter in model.named_parameters():
@@ -106,7 +106,7 @@ def test_every_option_changes_the_logits():
     assert {name for change in changes for name in change} == fields
 
     def filled(settings):
-        """Logits of weights that depend on their name and place alone: what differs is the option, not a seed."""
+        """Logits from weights that depend only on name and place, so that a difference comes from the option."""
         model = GPT(GPTConfig(**settings))
         for name, parameter in model.named_parameters():
             place = np.arange(parameter.data.size).reshape(parameter.shape)
@@ -118,7 +118,7 @@ def test_every_option_changes_the_logits():
 
 
 def test_dropout_changes_the_loss():
-    """Catches dropout that is ignored in training, or active where no key is given."""
+    """Catches dropout that is ignored in training, or active without a key."""
     plain, dropping = GPT(GPTConfig(**BASE)), GPT(GPTConfig(**BASE, dropout=0.5))
     value = plain.loss(TOKENS, TARGETS).item()
     assert plain.loss(TOKENS, TARGETS, (0, 0, 0)).item() == value
@@ -130,7 +130,7 @@ def test_dropout_changes_the_loss():
 
 
 def test_dropout_sites(monkeypatch):
-    """Catches two places that share a mask, and a place that DESIGN names and that does not drop."""
+    """Catches two sites that share a mask, and a missing site."""
     sites = []
     dropout = registry.active.dropout
     monkeypatch.setattr(registry.active, "dropout", lambda *a: (sites.append(a[5]), dropout(*a)))
@@ -141,7 +141,7 @@ def test_dropout_sites(monkeypatch):
 
 @pytest.mark.parametrize("splits", [*((t,) for t in range(1, 8)), (2, 5), (1, 2, 3), tuple(range(1, 8))], ids=str)
 def test_logits_with_the_cache(model, splits):
-    """Catches rotations, positions and masks that do not count earlier tokens, at every split of a full context."""
+    """Catches rotations, positions and masks that ignore earlier tokens, at every split of a full context."""
     tokens = np.concatenate([TOKENS, TOKENS[:, :1]], axis=1)
     assert tokens.shape[1] == model.config.block_size
     with no_grad():
@@ -152,7 +152,7 @@ def test_logits_with_the_cache(model, splits):
 
 
 def test_last_position_alone(model):
-    """Catches `last` that gives another position, or leaves the tape without saying so."""
+    """Catches `last` that returns the wrong position, or silently records no tape."""
     with no_grad():
         np.testing.assert_allclose(model(TOKENS, last=True).data, model(TOKENS).data[:, -1:], rtol=0, atol=ROUNDING)
     with pytest.raises(RuntimeError, match=r"^\[GPT\] 'last' must be used under no_grad\(\): it leaves the tape$"):
@@ -161,7 +161,7 @@ def test_last_position_alone(model):
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_later_tokens_change_nothing_before_them(model, rung):
-    """Catches a mask that lets a query see ahead, also at the last position before the change."""
+    """Catches a mask that lets a query attend to later keys, also just before the change."""
     with kernels.use(rung), no_grad():
         before = model(TOKENS).data
         for t in range(1, TOKENS.shape[1]):
@@ -173,7 +173,7 @@ def test_later_tokens_change_nothing_before_them(model, rung):
 
 
 def test_earlier_tokens_reach_every_later_position(model):
-    """Catches attention to the own position alone."""
+    """Catches attention to the query's own position only."""
     changed = TOKENS.copy()
     changed[:, 0] = (changed[:, 0] + 1) % 13
     difference = abs(model(changed).data - model(TOKENS).data).max(-1)
@@ -181,14 +181,14 @@ def test_earlier_tokens_reach_every_later_position(model):
 
 
 def test_sequences_do_not_see_each_other(model):
-    """Catches a batch that is treated as one long sequence."""
+    """Catches a batch computed as one long sequence."""
     for row in range(2):
         alone = model(TOKENS[row : row + 1]).data
         np.testing.assert_allclose(alone, model(TOKENS).data[row : row + 1], rtol=0, atol=ROUNDING)
 
 
 def test_attention_weights(model):
-    """Catches weights of another layer, not causal, or that do not add up to one."""
+    """Catches weights of the wrong layer, weights that are not causal, and rows that do not sum to 1."""
     config, (B, T) = model.config, TOKENS.shape
     given = [np.full((B, config.n_head, T, T), np.nan, np.float32) for _ in range(config.n_layer)]
     with no_grad():
@@ -202,7 +202,7 @@ def test_attention_weights(model):
 
 
 def test_defaults_of_the_config():
-    """Catches a default that differs from what the design fixes."""
+    """Catches a default that differs from the design."""
     config = GPTConfig(vocab_size=259)
     assert (config.block_size, config.n_layer, config.n_head, config.n_embd) == (64, 2, 2, 64)
     assert (config.kv_heads, config.head_dim, config.ffn_width) == (2, 32, 256)
@@ -213,7 +213,7 @@ def test_defaults_of_the_config():
 
 
 def test_count_of_parameters():
-    """Catches layers of the wrong width: counted by hand for both families."""
+    """Catches layers of the wrong width, by counts by hand for both families."""
     C, F, V = 12, 48, 13
     block = 2 * 2 * C + (3 * C * C + 3 * C) + (C * C + C) + (C * F + F) + (F * C + C)
     assert GPT(GPTConfig(**BASE)).num_parameters() == V * C + 8 * C + 2 * block + 2 * C
@@ -223,10 +223,10 @@ def test_count_of_parameters():
 
 
 def test_flops_per_token():
-    """Catches a product that is not counted, counted by hand for one block."""
+    """Catches a matmul that is not counted, by a count by hand for one block."""
     config = GPTConfig(vocab_size=10, block_size=3, n_layer=1, n_head=2, n_embd=4, n_kv_head=1, ffn_dim=5)
     products = (4 + 2 * 2) * 4 + 4 * 4 + 2 * 4 * 5 + 10 * 4
-    scores = 2 * 2 * 2 * (1 + 2 + 3) / 3  # two products, two heads of width 2, the mean number of keys
+    scores = 2 * 2 * 2 * (1 + 2 + 3) / 3  # two matmuls, two heads of width 2, the mean number of keys
     assert config.flops_per_token(backward=False) == 2 * (products + scores)
     assert config.flops_per_token() == 3 * config.flops_per_token(backward=False)
 
@@ -257,15 +257,15 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "text"), WRONG, ids=str)
-def test_configs_that_mean_nothing(change, text):
-    """Catches a config that would fail later, deep inside, or train something else than was asked for."""
+def test_invalid_configs(change, text):
+    """Catches a config that would fail later, deep inside, or train something other than requested."""
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
         GPTConfig(**(BASE | change))
     assert str(error.value) == f"[GPTConfig] {text}"
 
 
-def test_tokens_that_do_not_fit():
-    """Catches ids that would read outside the table, positions past the context, and floats."""
+def test_invalid_tokens():
+    """Catches ids outside the table, positions past the context, and floats."""
     model = GPT(GPTConfig(**BASE))
     cases = [
         (TypeError, np.ones((1, 2)), "[GPT] 'tokens' must be integers, got float64"),
@@ -286,8 +286,8 @@ def test_tokens_that_do_not_fit():
         model.loss(TOKENS, TARGETS + 1)
 
 
-def test_caches_that_do_not_fit():
-    """Catches a cache that overflows, is broadcast to other rows, or is extended while gradients are recorded."""
+def test_invalid_caches():
+    """Catches a cache that overflows, is broadcast to other rows, or is extended while recording."""
     model = GPT(GPTConfig(**BASE))
     with no_grad():
         cache = model.new_cache(2)
@@ -303,7 +303,7 @@ def test_caches_that_do_not_fit():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
 def test_any_integers(dtype):
-    """Catches token types that reach the kernels as they are."""
+    """Catches token types that reach the kernels unconverted."""
     model = GPT(GPTConfig(**BASE))
     np.testing.assert_array_equal(model(TOKENS.astype(dtype)).data, model(TOKENS).data)
     np.testing.assert_array_equal(model(TOKENS.astype(dtype)[:, ::-1]).data, model(TOKENS[:, ::-1].copy()).data)
@@ -317,8 +317,8 @@ def test_no_sequences():
     assert model.loss(np.empty((0, 3), int), np.empty((0, 3), int)).item() == 0
 
 
-def test_a_call_that_failed_can_be_made_again(monkeypatch):
-    """Catches a cache that counts positions of a call that raised: the next call would read what is not there."""
+def test_a_failed_call_can_be_repeated(monkeypatch):
+    """Catches a cache that counts the positions of a failed call, which were never written."""
     model = GPT(GPTConfig(**BASE))
     with no_grad():
         cache = model.new_cache(2)
@@ -332,7 +332,7 @@ def test_a_call_that_failed_can_be_made_again(monkeypatch):
 
 
 def test_integers_of_numpy():
-    """Catches a size from an array that is refused, or kept as a type that JSON has not."""
+    """Catches a NumPy integer as size that is refused, or kept in a type that JSON does not have."""
     sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
     config = GPTConfig(**BASE)
     other = GPTConfig(**(BASE | {name: np.int64(getattr(config, name)) for name in sizes}))
@@ -343,15 +343,15 @@ def test_integers_of_numpy():
 
 
 def test_dropout_keys_in_an_array():
-    """Catches a key of NumPy's integers that overflows, or that means another mask."""
+    """Catches a key of NumPy integers that overflows or gives a different mask."""
     model = GPT(GPTConfig(**(BASE | {"dropout": 0.5})))
     want = model.loss(TOKENS, TARGETS, dropout_key=(7, 3, 2)).item()
     assert model.loss(TOKENS, TARGETS, dropout_key=np.array([7, 3, 2])).item() == want
     assert model.loss(TOKENS.tolist(), TARGETS.tolist(), dropout_key=(7, 3, 2)).item() == want
 
 
-def test_stream_between_the_blocks(model):
-    """Catches a stream that is not what the next block is given, or that lacks the embeddings or the last block."""
+def test_residual_stream_between_the_blocks(model):
+    """Catches a residual stream that differs from a block's input, or lacks the embeddings or the last block."""
     stream = []
     with no_grad():
         out = model.hidden(TOKENS, stream=stream)
@@ -362,7 +362,7 @@ def test_stream_between_the_blocks(model):
             np.testing.assert_array_equal(block(before, rotation).data, after.data)
 
 
-def test_a_model_for_a_reader_of_files():
-    """Catches initial weights where none were asked for: norms of 1, or draws that take time and memory."""
+def test_a_model_without_a_seed_is_zero():
+    """Catches initial weights that were not requested: norms of 1, or random draws that take time."""
     model = GPT(GPTConfig(vocab_size=11), seed=None)
     assert not any(parameter.data.any() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""The arena: where parameters and gradients live, when a gradient is stale, and what a model starts from."""
+"""The arena of parameters and gradients: its layout, stale gradients, copies, and initial weights."""
 
 import copy
 import dataclasses
@@ -13,7 +13,7 @@ from tinygpt import GPT, GPTConfig, nn, ops, optim
 from tinygpt.tensor import Tensor
 
 ODD = GPTConfig(vocab_size=37, block_size=5, n_layer=3, n_head=3, n_embd=15, n_kv_head=1, ffn_dim=7)
-LINE = 64  # bytes of a cache line
+LINE = 64  # bytes in a cache line
 
 
 def address(array):
@@ -25,7 +25,7 @@ def place(parameter):
 
 
 def test_every_parameter_has_lines_of_its_own():
-    """Catches parameters that overlap, share a cache line, or are no views of the arena, and gradients alike."""
+    """Catches parameters or gradients that overlap, share a cache line, or are not views of the arena."""
     model = GPT(ODD)
     parameters = sorted(model.parameters(), key=lambda p: p.start)
     arena = parameters[0].arena
@@ -49,7 +49,7 @@ def test_every_parameter_has_lines_of_its_own():
 
 
 def test_decayed_parameters_come_first():
-    """Catches a mixed order: weight decay would no longer be one run of the arena."""
+    """Catches a mixed order, with which weight decay would not be one range of the arena."""
     model = GPT(ODD)
     decays = [p.decay for p in sorted(model.parameters(), key=lambda p: p.start)]
     assert decays == sorted(decays, reverse=True)
@@ -60,7 +60,7 @@ def test_decayed_parameters_come_first():
 
 
 def test_gaps_stay_zero():
-    """Catches anything written between parameters: optimizers treat neighbours and the gap between as one array."""
+    """Catches writes between parameters: optimizers update neighbours and the gap between them as one array."""
     model = GPT(ODD, seed=1)
     model.loss(np.ones((2, 4), int), np.ones((2, 4), int)).backward()
     arena = model.parameters()[0].arena
@@ -73,7 +73,7 @@ def test_gaps_stay_zero():
 
 
 def test_assigning_data_copies_in():
-    """Catches an assignment that replaces the view: the optimizer would go on with the old values."""
+    """Catches an assignment that replaces the view, so that the optimizer would keep the old values."""
     linear = nn.Linear(3, 2).initialise()
     view, value = linear.weight.data, np.arange(6.0).reshape(2, 3)
     linear.weight.data = value
@@ -87,7 +87,7 @@ def test_assigning_data_copies_in():
 
 
 def test_stale_gradients():
-    """Catches a stale gradient that is shown, or added to, and a fresh one that is overwritten."""
+    """Catches a stale gradient that is visible or accumulated, and a fresh one that is overwritten."""
     linear = nn.Linear(3, 2).initialise()
     x = Tensor(np.ones((1, 3)))
     assert linear.weight.grad is None
@@ -99,14 +99,14 @@ def test_stale_gradients():
     linear.zero_grad()
     assert linear.weight.grad is None
     assert linear.bias.grad is None
-    np.testing.assert_array_equal(slot, np.full((2, 3), 2))  # nothing was written
+    np.testing.assert_array_equal(slot, np.full((2, 3), 2))  # zero_grad() writes nothing
     linear(x).backward(np.ones((1, 2)))
     np.testing.assert_array_equal(linear.weight.grad, np.ones((2, 3)))
     np.testing.assert_array_equal(linear.bias.grad, np.ones(2))
 
 
 def test_receive():
-    """Catches a parameter that keeps an array of someone else instead of copying it into the arena."""
+    """Catches a parameter that keeps a reference to the caller's array instead of copying it."""
     bias = nn.Linear(3, 2).initialise().bias
     given = np.array([1, 2], np.float32)
     bias.receive(given)
@@ -119,7 +119,7 @@ def test_receive():
 
 
 def test_frozen_parameter_gets_nothing():
-    """Catches a gradient computed into, or a slot marked fresh for, a parameter that is not trained."""
+    """Catches a gradient computed for a frozen parameter, or its buffer marked as fresh."""
     model = GPT(ODD)
     frozen = model.wte.weight, model.blocks[0].norm1.weight, model.blocks[1].mlp.up.bias
     for parameter in frozen:
@@ -130,7 +130,7 @@ def test_frozen_parameter_gets_nothing():
 
 
 def test_tied_weight_is_one_tensor():
-    """Catches a head with weights of its own, a tied weight that counts twice, or a gradient of only one use."""
+    """Catches a head with its own weights, a tied weight counted twice, and the gradient of one use only."""
     tied, untied = GPT(ODD, seed=3), GPT(GPTConfig(**{**vars(ODD), "tie_embeddings": False}), seed=3)
     assert tied.head.weight is tied.wte.weight
     assert untied.head.weight is not untied.wte.weight
@@ -148,7 +148,7 @@ def test_tied_weight_is_one_tensor():
 
 
 def test_names():
-    """Catches names that change: checkpoints and converters depend on them."""
+    """Catches changed parameter names, which checkpoints and converters depend on."""
     names = [name for name, _ in GPT(ODD).named_parameters()]
     assert names[:2] == ["wte.weight", "wpe.weight"]
     assert names[-2:] == ["norm.weight", "norm.bias"]
@@ -159,7 +159,7 @@ def test_names():
 
 
 def test_initial_statistics():
-    """Catches a wrong scale, residual projections that are not divided, and biases or norms that are drawn."""
+    """Catches a wrong scale, residual projections that are not scaled down, and random biases or norms."""
     config = GPTConfig(vocab_size=211, block_size=64, n_layer=4, n_head=2, n_embd=64)
     for name, parameter in GPT(config, seed=5).named_parameters():
         values = parameter.data.astype(float)
@@ -167,13 +167,13 @@ def test_initial_statistics():
             assert (values == float("norm" in name and name.endswith("weight"))).all(), name
             continue
         std = 0.02 / math.sqrt(2 * 4) if name.endswith(("out.weight", "down.weight")) else 0.02
-        # Mean and standard deviation of n normal values scatter by std / sqrt(n) and std / sqrt(2 n); 5 of these.
+        # Allow 5 standard errors, which are std / sqrt(n) for the mean and std / sqrt(2 n) for the standard deviation.
         assert abs(values.mean()) < 5 * std / math.sqrt(values.size), name
         assert abs(values.std() - std) < 5 * std / math.sqrt(2 * values.size), name
 
 
-def test_initial_values_depend_on_the_seed_and_the_place():
-    """Catches one generator for all, equal layers, and a seed that is not used."""
+def test_initial_values_depend_on_the_seed_and_the_parameter():
+    """Catches equal layers, and an ignored seed."""
     one, same, other = GPT(ODD, seed=1), GPT(ODD, seed=1), GPT(ODD, seed=2)
     for a, b, c in zip(one.parameters(), same.parameters(), other.parameters(), strict=True):
         assert (a.data == b.data).all()
@@ -182,7 +182,7 @@ def test_initial_values_depend_on_the_seed_and_the_place():
 
 
 def test_a_module_on_its_own():
-    """Catches parts that only work inside a GPT."""
+    """Catches modules that work only inside a GPT."""
     linear, norm, rms = (
         nn.Linear(4, 3, bias=False).initialise(1),
         nn.LayerNorm(3).initialise(),
@@ -215,7 +215,7 @@ def test_modules_in_lists_and_shared_modules():
 
 
 def test_before_initialise():
-    """Catches a module that computes with numbers it does not have yet, in whatever rung."""
+    """Catches a module that computes with uninitialised values."""
     linear = nn.Linear(3, 2)
     assert linear.num_parameters() == 8
     uses = [
@@ -249,7 +249,7 @@ def copies():
 @pytest.mark.parametrize("how", copies())
 @pytest.mark.parametrize("tied", [True, False])
 def test_copies_train_by_themselves(how, tied):
-    """Catches a copy whose parameters are no views of its arena: it would not learn, or change the original."""
+    """Catches a copy whose parameters are not views of its arena: it would not learn, or change the original."""
     model = GPT(dataclasses.replace(ODD, tie_embeddings=tied), seed=1)
     tokens = np.arange(10).reshape(2, 5)
     model.loss(tokens, tokens).backward()
@@ -282,7 +282,7 @@ def test_copies_train_by_themselves(how, tied):
 
 @pytest.mark.parametrize("how", copies())
 def test_copies_before_initialise(how):
-    """Catches a module without memory that cannot be copied, or whose copy is initialised otherwise."""
+    """Catches an uninitialised module that cannot be copied, or whose copy is initialised differently."""
     twin = copies()[how](nn.Linear(3, 2))
     twin.weight.requires_grad = False
     twin = copies()[how](twin).initialise(5)

@@ -1,4 +1,4 @@
-"""Optimizers against their formulas in float64, clipping, schedules, and which parameters a step touches."""
+"""Optimizers against their float64 formulas, clipping, schedules, and parameters without a gradient."""
 
 import math
 
@@ -12,7 +12,7 @@ U = 2.0**-24
 
 
 class Two(nn.Module):
-    """A matrix with decay and a bias without: 15 and 5 numbers, so that runs have gaps."""
+    """Two parameters with weight decay and one without; 15, 4 and 5 numbers, so that the arena has gaps."""
 
     def __init__(self):
         self.weight = nn.Parameter((5, 3), std=1.0)
@@ -21,7 +21,7 @@ class Two(nn.Module):
 
 
 def gradients(module, step, size=1.0):
-    """Give every parameter a gradient of its own; returns them by name, in float64."""
+    """Give every parameter its own random gradient; return them by name, in float64."""
     module.zero_grad()
     given = {}
     for i, (name, parameter) in enumerate(module.named_parameters()):
@@ -32,7 +32,7 @@ def gradients(module, step, size=1.0):
 
 
 def follow(optimizer, module, update, steps=6, scale=1.0):
-    """Hold `steps` steps against update(name, p, g, step) -> p; the learning rate changes on the way."""
+    """Compare `steps` steps with update(name, p, g, step) -> p; the learning rate changes at every step."""
     values = {name: p.data.astype(float) for name, p in module.named_parameters()}
     for step in range(1, steps + 1):
         optimizer.lr = 0.1 / step
@@ -40,14 +40,14 @@ def follow(optimizer, module, update, steps=6, scale=1.0):
         optimizer.step(scale)
         for name, parameter in module.named_parameters():
             values[name] = update(name, values[name], scale * grads[name], step)
-            # A step rounds about ten times; its result is of order 1.
+            # A step has about ten roundings, and its result is of order 1.
             np.testing.assert_allclose(parameter.data, values[name], rtol=0, atol=16 * U * step * 4)
 
 
 @pytest.mark.parametrize("rung", registry.rungs("adamw"))
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_adamw(rung, scale):
-    """Catches missing bias correction, decay of biases or within the moments, eps under the root, a forgotten scale."""
+    """Catches missing bias correction, decay of biases or in the moments, eps under the root, an ignored scale."""
     module = Two().initialise(1)
     betas, eps, decay = (0.8, 0.9), 1e-3, 0.3
     state = {name: [0.0, 0.0] for name, _ in module.named_parameters()}
@@ -66,7 +66,7 @@ def test_adamw(rung, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_adam(scale):
-    """Catches weight decay where there is none, and moments that differ from those of AdamW."""
+    """Catches weight decay, which Adam does not have, and moments that differ from AdamW's."""
     module = Two().initialise(1)
     betas, eps = (0.8, 0.9), 1e-3
     state = {name: [0.0, 0.0] for name, _ in module.named_parameters()}
@@ -83,7 +83,7 @@ def test_adam(scale):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_sgd(momentum, scale):
-    """Catches momentum that is damped, forgotten, or multiplied by an old learning rate."""
+    """Catches momentum that is damped, lost, or multiplied by an old learning rate."""
     module = Two().initialise(1)
     held = dict.fromkeys(["weight", "scale", "bias"], 0.0)
 
@@ -105,8 +105,8 @@ def make(kind, module):
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("skipped", ["weight", "scale", "bias"])
 @pytest.mark.parametrize("why", ["stale", "frozen"])
-def test_parameters_without_gradient_are_left_alone(kind, skipped, why):
-    """Catches decay, momentum or an old gradient that moves a parameter whose gradient is stale or not wanted."""
+def test_parameters_without_a_gradient_do_not_change(kind, skipped, why):
+    """Catches decay, momentum or an old gradient that changes a parameter with a stale or no gradient."""
     module = Two().initialise(1)
     optimizer = make(kind, module)
     gradients(module, 1)
@@ -128,7 +128,7 @@ def test_parameters_without_gradient_are_left_alone(kind, skipped, why):
 
 
 def test_gaps_stay_zero():
-    """Catches an update that writes between the parameters, where neighbours are treated as one array."""
+    """Catches an update that writes between parameters, where neighbours are updated as one array."""
     model = GPT(GPTConfig(vocab_size=13, block_size=5, n_layer=1, n_head=1, n_embd=7))
     used = np.zeros(len(model.parameters()[0].arena.data), bool)
     for parameter in model.parameters():
@@ -144,7 +144,7 @@ def test_gaps_stay_zero():
 
 
 def test_neighbours_are_one_call(monkeypatch):
-    """Catches a call for every parameter where one for each setting of the decay would do."""
+    """Catches one call per parameter where one per weight decay setting is enough."""
     calls = []
     adamw = registry.active.adamw
     monkeypatch.setattr(registry.active, "adamw", lambda param, *rest: (calls.append(len(param)), adamw(param, *rest)))
@@ -155,7 +155,7 @@ def test_neighbours_are_one_call(monkeypatch):
 
 
 def test_state_of():
-    """Catches state of the wrong parameter, or a copy of it, given to a checkpoint."""
+    """Catches the state of the wrong parameter, or a copy of it, given to a checkpoint."""
     module = Two().initialise()
     optimizer = optim.AdamW(module.parameters(), betas=(0.5, 0.5))
     grads = gradients(module, 1)
@@ -170,7 +170,7 @@ def test_state_of():
 
 
 def test_grad_norm():
-    """Catches a norm over one parameter, over stale or frozen gradients, or without the root."""
+    """Catches a norm over one parameter, over stale or frozen gradients, or without the square root."""
     module = Two().initialise()
     grads = gradients(module, 1)
     want = math.sqrt(sum((g**2).sum() for g in grads.values()))
@@ -184,7 +184,7 @@ def test_grad_norm():
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 100.0])
 def test_clipping(size):
-    """Catches small gradients that are blown up, large ones left long, and a returned norm of after the clipping."""
+    """Catches small gradients scaled up, large ones not clipped, and a returned norm after clipping."""
     module = Two().initialise()
     grads = gradients(module, 1, size)
     before = math.sqrt(sum((g**2).sum() for g in grads.values()))
@@ -200,7 +200,7 @@ def test_clipping(size):
 
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 def test_clipping_equals_a_scaled_step(kind):
-    """Catches a step that scales its gradient elsewhere than clipping would have: before the moments, not after."""
+    """Catches a step that applies the clipping scale after the moments instead of before."""
     modules = [Two().initialise(1), Two().initialise(1)]
     optimizers = [make(kind, module) for module in modules]
     for step in range(4):
@@ -214,15 +214,15 @@ def test_clipping_equals_a_scaled_step(kind):
 
 
 def test_constant():
-    """Catches a schedule that moves."""
+    """Catches a constant schedule that changes."""
     schedule = optim.constant(0.3)
     assert {schedule(step) for step in (0, 1, 10**6)} == {0.3}
 
 
 @pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
 @pytest.mark.filterwarnings("error")
-def test_clipping_leaves_what_is_not_finite(wrong):
-    """Catches a scale of 0 or NaN that spreads one overflow over all gradients."""
+def test_clipping_keeps_infinite_gradients(wrong):
+    """Catches a scale of 0 or NaN that spreads one overflow to all gradients."""
     module = Two().initialise()
     gradients(module, 1)
     module.weight.grad[0, 0] = wrong
@@ -234,11 +234,11 @@ def test_clipping_leaves_what_is_not_finite(wrong):
 
 @pytest.mark.parametrize("kind", [optim.linear, optim.cosine])
 def test_schedules_at_their_corners(kind):
-    """Catches warm-up from zero or past the peak, a jump after it, and an end off the last step."""
+    """Catches a warm-up from zero or past the peak, a jump after it, and an end before or after the last step."""
     schedule = kind(1.0, steps=21, warmup=4, final=0.1)
     np.testing.assert_allclose([schedule(step) for step in range(4)], [0.2, 0.4, 0.6, 0.8])
     assert schedule(4) == pytest.approx(1.0)
-    assert schedule(12) == pytest.approx(0.55)  # half way down, the mean of both ends for either form
+    assert schedule(12) == pytest.approx(0.55)  # half-way down, both schedules have the mean of both ends
     assert schedule(20) == pytest.approx(0.1)
     assert schedule(1000) == pytest.approx(0.1)
     falling = [schedule(step) for step in range(4, 21)]
@@ -249,7 +249,7 @@ def test_schedules_at_their_corners(kind):
 
 @pytest.mark.parametrize("kind", [optim.linear, optim.cosine])
 def test_schedules_of_short_runs(kind):
-    """Catches a division by zero where nothing is left between warm-up and end, and an end above `final`."""
+    """Catches a division by zero when warm-up takes the whole run, and an end above `final`."""
     assert kind(1.0, steps=1)(0) == 1.0
     assert kind(1.0, steps=1, warmup=1)(0) == 0.5
     for warmup in (4, 5, 9):
@@ -259,8 +259,8 @@ def test_schedules_of_short_runs(kind):
     assert kind(1.0, steps=2, final=0.5)(1) == pytest.approx(0.5)
 
 
-def test_arguments_that_do_not_fit():
-    """Catches settings that would train nothing, or diverge, without a word."""
+def test_invalid_arguments():
+    """Catches settings that would silently train nothing, or diverge."""
     module, other = Two().initialise(), Two().initialise()
     parameters = module.parameters()
     cases = [
@@ -287,7 +287,7 @@ def test_arguments_that_do_not_fit():
 
 
 def test_module_that_was_initialised_again():
-    """Catches steps that go on updating the old arena, which no module reads any more."""
+    """Catches steps that update the old arena, which no module reads any more."""
     module = Two().initialise(1)
     optimizer = optim.AdamW(module.parameters())
     module.initialise(2)
@@ -296,8 +296,8 @@ def test_module_that_was_initialised_again():
         optimizer.step()
 
 
-def test_optimizer_itself_is_none():
-    """Catches the base class silently doing nothing."""
+def test_the_base_class_cannot_step():
+    """Catches a base class that silently does nothing."""
     module = Two().initialise()
     gradients(module, 1)
     with pytest.raises(TypeError, match=r"^\[Optimizer\] is a base class; use SGD, Adam or AdamW$"):

@@ -1,4 +1,4 @@
-"""tinygpt.packed, and models whose weights are packed: tinygpt.load(directory, weights=...)."""
+"""Packed weights: tinygpt.packed, and models from tinygpt.load(directory, weights=...)."""
 
 import copy
 import subprocess
@@ -35,7 +35,7 @@ TOKENS = np.random.default_rng(0).integers(0, 300, (2, 20))
 
 
 def test_bfloat16_is_the_nearest():
-    """Catches truncation and ties away from even, with another implementation of the rounding."""
+    """Catches truncation and ties not rounded to even, against ml_dtypes."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x = draw(1000)
     x[::2] = (x[::2].view(np.uint32) & np.uint32(0xFFFF0000) | np.uint32(0x8000)).view(np.float32)
@@ -45,7 +45,7 @@ def test_bfloat16_is_the_nearest():
 @pytest.mark.parametrize("size", [1.0, 1e-4, 1e-7, 1e5])
 @pytest.mark.parametrize("K", [1, 31, 32, 33, 100])
 def test_int8_is_within_half_a_step(size, K):
-    """Catches a scale that is rounded down, by which the largest weight would be cut, and a block with another's."""
+    """Catches a scale rounded down, which would clip the largest weight, and the scale of the wrong block."""
     x = np.float32(size) * draw(7, K)
     values, scales = to_int8(x)
     step = np.repeat(scales.view(np.float16).astype(np.float64), BLOCK, axis=1)[:, :K]
@@ -55,18 +55,18 @@ def test_int8_is_within_half_a_step(size, K):
     assert (step <= largest / 127 * (1 + 2**-10) + 2**-24).all()
 
 
-def test_int8_blocks_stay_what_they_are():
-    """Catches a second rounding: what a Q8_0 file holds, half precision times int8, must come out to the bit."""
+def test_int8_blocks_are_not_rounded_again():
+    """Catches a second rounding: the values of a Q8_0 file must come out bit for bit."""
     scales = np.abs(draw(5, 3) / 100).astype(np.float16)
     values = np.random.default_rng(1).integers(-127, 128, (5, 96)).astype(np.int8)
-    values[:, ::BLOCK] = 127  # as in every such block, one number has the largest size
+    values[:, ::BLOCK] = 127  # as in every Q8_0 block, one value has the largest magnitude
     again = to_int8(from_int8(values, scales.view(np.uint16)))
     np.testing.assert_array_equal(again[0], values)
     np.testing.assert_array_equal(again[1], scales.view(np.uint16))
 
 
 def test_zero_and_empty_blocks():
-    """Catches a division by the scale of a block of zeros, and an array without elements."""
+    """Catches a division by the scale of a block of zeros, and a failure on an empty array."""
     values, scales = to_int8(np.zeros((3, 40), np.float32))
     assert not values.any()
     assert not scales.any()
@@ -76,7 +76,7 @@ def test_zero_and_empty_blocks():
 
 @kinds
 def test_rows_are_packed_one_by_one(kind):
-    """Catches a range of rows that lands elsewhere, as when queries, keys and values come from three tensors."""
+    """Catches a range of rows stored at the wrong place, as when q, k and v come from three tensors."""
     weight = draw(10, 70)
     whole, parts = PackedWeight.of(weight, kind), PackedWeight(weight.shape, kind)
     for rows in (slice(4, 10), slice(0, 3), slice(3, 4)):
@@ -86,8 +86,8 @@ def test_rows_are_packed_one_by_one(kind):
     np.testing.assert_array_equal(whole.rows(ids), whole.rows()[ids])
 
 
-def test_what_is_refused():
-    """Catches an unknown kind, a weight of another shape, and numbers that no scale can reach."""
+def test_invalid_weights_are_refused():
+    """Catches an unknown kind, a weight of the wrong shape, and values beyond any scale."""
     with pytest.raises(ValueError, match=r"\[PackedWeight\] 'kind' must be one of bfloat16, int8, got 'int4'"):
         PackedWeight((2, 3), "int4")
     with pytest.raises(ValueError, match=r"\[PackedWeight\] 'weight' must have shape \(2, 3\), got \(3, 2\)"):
@@ -98,8 +98,8 @@ def test_what_is_refused():
 
 @kinds
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_packed_model_is_that_of_its_rounded_weights(tmp_path, family, kind):
-    """Catches a weight that is left out, packed twice or of another name, and a table read with another's rows."""
+def test_a_packed_model_equals_one_with_rounded_weights(tmp_path, family, kind):
+    """Catches a weight that is skipped, packed twice or misnamed, and the wrong rows of the embedding."""
     model = small(family)
     model_directory.save(tmp_path, model)
     packed, _ = tinygpt.load(tmp_path, weights=kind)
@@ -118,7 +118,7 @@ def test_a_packed_model_is_that_of_its_rounded_weights(tmp_path, family, kind):
 
 @kinds
 def test_packing_in_place_is_loading(tmp_path, kind):
-    """Catches values that are lost when a model in memory is packed: norms and positions move to another arena."""
+    """Catches norms and positions lost when a model in memory is packed, because they move to a new arena."""
     model = small()
     model_directory.save(tmp_path, model)
     loaded, _ = tinygpt.load(tmp_path, weights=kind)
@@ -128,7 +128,7 @@ def test_packing_in_place_is_loading(tmp_path, kind):
 
 @kinds
 def test_training_and_saving_are_refused(tmp_path, kind):
-    """Catches a model that seems to train while only its norms do, and a file that would hold half of it."""
+    """Catches training that would update the norms only, and a saved file without the packed weights."""
     model = small()
     model.pack(kind)
     with pytest.raises(RuntimeError, match="no tensor of this graph has requires_grad"):
@@ -144,7 +144,7 @@ def test_training_and_saving_are_refused(tmp_path, kind):
 
 
 def test_unknown_weights_are_refused(tmp_path):
-    """Catches a misspelt kind that falls back on float32."""
+    """Catches a misspelt kind that falls back to float32."""
     model_directory.save(tmp_path, small())
     with pytest.raises(ValueError, match=r"\[load\] 'weights' must be one of float32, bfloat16, int8, got 'int4'"):
         tinygpt.load(tmp_path, weights="int4")
@@ -161,10 +161,10 @@ print(high_water() - before, sum(weight.nbytes for _, weight in model.named_pack
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not report peak memory")
 @pytest.mark.parametrize(("kind", "share"), [("bfloat16", 2 / 4), ("int8", 1.0625 / 4)])
 def test_loading_never_holds_the_float32_model(tmp_path, kind, share):
-    """Catches all weights in float32 on the way: at most the packed ones and a few copies of one tensor."""
+    """Catches all weights in float32 at once: only the packed ones and a few copies of one tensor may exist."""
     model = GPT(GPTConfig(2000, 32, 24, 4, 256), seed=0)
     model_directory.save(tmp_path, model)
     full = 4 * model.num_parameters()
@@ -172,6 +172,6 @@ def test_loading_never_holds_the_float32_model(tmp_path, kind, share):
     command = [sys.executable, "-c", MEASURE, str(tmp_path), kind]
     peak, stored = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert stored == pytest.approx(share * full, rel=0.05)
-    # The peak counts the pages of the file too, which is mapped while it is read.
+    # The peak includes the pages of the file, which is memory-mapped while it is read.
     mapped = (tmp_path / "model.safetensors").stat().st_size
     assert peak - mapped < stored + 8 * largest < 0.8 * full

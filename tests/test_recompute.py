@@ -1,4 +1,4 @@
-"""Blocks that are computed again in backward: the same numbers for less memory."""
+"""Recomputed blocks in backward: the same gradients with less memory."""
 
 import copy
 import pickle
@@ -12,11 +12,11 @@ from tinygpt.kernels import registry
 from tinygpt.model import Block
 from tinygpt.tensor import is_recording
 
-KEYS = ((7, 3, 0), (7, 3, 2))  # of two forward passes of one step
+KEYS = ((7, 3, 0), (7, 3, 2))  # dropout keys of two forward passes of one step
 
 
 def gradients(model, recompute, passes=1, key=KEYS):
-    """Losses of some forward passes, and the bits of every gradient that they add up to."""
+    """Losses of some forward passes, and the bits of every accumulated gradient."""
     model.recompute = recompute
     model.zero_grad()
     losses = []
@@ -54,7 +54,7 @@ def test_the_same_bits(name, rung, passes):
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("family", [BASE, LLAMA], ids=["gpt2", "llama"])
 def test_the_same_bits_with_dropout(family, passes):
-    """Catches masks that are drawn anew, or with the key of another pass, when a block runs again."""
+    """Catches masks drawn again differently, or with another pass's key, when a block is recomputed."""
     model = GPT(GPTConfig(**family | {"n_layer": 3, "dropout": 0.3}), seed=1)
     plain = gradients(model, False, passes)
     assert gradients(model, True, passes) == plain
@@ -62,7 +62,7 @@ def test_the_same_bits_with_dropout(family, passes):
 
 
 def test_blocks_run_again_from_the_last_to_the_first(blocks):
-    """Catches a comparison of a thing with itself: blocks that are recorded in forward, or do not run again."""
+    """Catches a test without effect: blocks recorded in forward, or never recomputed."""
     model = GPT(GPTConfig(**BASE | {"n_layer": 3}))
     model.recompute = True
     loss = model.loss(TOKENS, TARGETS)
@@ -72,7 +72,7 @@ def test_blocks_run_again_from_the_last_to_the_first(blocks):
 
 
 def test_only_gradients_make_blocks_run_again(blocks):
-    """Catches a cost where nothing is gained, and a cache or weights that are forgotten or filled twice."""
+    """Catches recomputation where no gradient needs it, and a cache or weights filled twice or never."""
     model = GPT(GPTConfig(**BASE))
     want = model(TOKENS).data
     given = [np.full((2, 2, 7, 7), np.nan, np.float32) for _ in range(2)]
@@ -90,7 +90,7 @@ def test_only_gradients_make_blocks_run_again(blocks):
 
 
 def test_backward_under_no_grad():
-    """Catches a block that runs again without being recorded because its caller does not record."""
+    """Catches a recomputed block that is not recorded because its caller does not record."""
     model = spread("gpt2")
     want = gradients(model, False)[1]
     model.recompute = True
@@ -105,7 +105,7 @@ def test_backward_under_no_grad():
 
 @pytest.mark.parametrize("frozen", ["below", "inside"])
 def test_frozen_parameters(frozen):
-    """Catches blocks without gradients where nothing below them wants one, and gradients that nobody asked for."""
+    """Catches blocks without gradients because those below are frozen, and gradients of frozen parameters."""
     both = []
     for recompute in (False, True):
         model = spread("gpt2")
@@ -122,16 +122,16 @@ def test_frozen_parameters(frozen):
 
 @pytest.mark.parametrize("op", ["attention", "attention_backward"])
 def test_an_error_in_a_block_that_runs_again_leaves_no_gradient(monkeypatch, op):
-    """Catches gradients of later blocks, or of the pass before, that look whole after Ctrl-C or a lack of memory."""
+    """Catches partial gradients that look complete after Ctrl-C or a MemoryError."""
     model = spread("gpt2")
     want = gradients(model, False)
-    model.recompute = True  # the gradients of that pass are still there: they would be added to
+    model.recompute = True  # the gradients of the first pass still exist, and would be added to
     loss = model.loss(TOKENS, TARGETS)
     calls, plain = [], getattr(registry.active, op)
 
     def failing(*args):
         calls.append(op)
-        if len(calls) == 2:  # block 1 has its gradients, block 0 is on its way
+        if len(calls) == 2:  # block 1 has its gradients, block 0 is being recomputed
             raise KeyboardInterrupt
         plain(*args)
 
@@ -148,7 +148,7 @@ def test_an_error_in_a_block_that_runs_again_leaves_no_gradient(monkeypatch, op)
 
 
 def peak(model, tokens):
-    """The most bytes in activations at one time during a step; gradients of parameters have their own memory."""
+    """Peak bytes of activations during a training step, without the arena of parameters and gradients."""
     model.zero_grad()
     memory.clear()
     before = memory._live
@@ -157,12 +157,12 @@ def peak(model, tokens):
 
 
 def test_memory():
-    """Catches blocks whose inside stays alive until backward: in forward, or once they have run again.
+    """Catches activations of a block kept until backward, or kept after its recomputation.
 
-    The unit is one activation (B, T, C), here just large enough to be counted. A block keeps 16 of them: the two
-    norms, qkv (3), attention, its sum with x, the MLP before and after GELU (4 each), and its result. Computed again,
-    each keeps 1, and one at a time has its 16 with the gradients on their way: no more than 4 that arrive, 4 that go
-    on, dy and its copy.
+    The unit is one activation (B, T, C), just large enough to be counted. A block keeps 16 units: the two norms, qkv
+    (3), attention, its sum with x, the MLP before and after GELU (4 each), and its result. With recomputing, each block
+    keeps 1 unit, and one block at a time has its 16 and its gradients: at most 4 units of incoming gradients, 4 of
+    outgoing ones, dy and a copy of it.
     """
     layers, unit = 8, memory.SMALLEST
     B, T, C = 4, 64, 128
@@ -174,12 +174,12 @@ def test_memory():
     again = peak(model, tokens)
     memory.clear()
     assert plain >= 16 * layers * unit
-    assert again <= (layers + 16 + 4 + 4 + 2 + 2) * unit  # and the embedding, and the last norm
+    assert again <= (layers + 16 + 4 + 4 + 2 + 2) * unit  # 2 for the embedding and the final norm
     assert plain > 3 * again
 
 
-def test_it_is_no_part_of_the_model():
-    """Catches a config, and so a file, that says how a model was trained, and a copy that loses the setting."""
+def test_the_setting_is_not_part_of_the_config():
+    """Catches a config, and so a saved file, that contains the setting, and a copy that loses it."""
     model = GPT(GPTConfig(**BASE))
     assert model.recompute is False
     model.recompute = True

@@ -1,4 +1,4 @@
-"""The files that a beginner reads first: a whole GPT, its training, and byte-pair encoding in their plainest form."""
+"""The lessons for beginners: a whole GPT, its training, and byte-pair encoding in their plainest form."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ def weights_of(model):
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_the_plain_forward_pass_is_that_of_the_model(row):
-    """Catches a formula in the file that teaches which the model does not compute."""
+    """Catches a formula in the lesson that differs from the model."""
     model = spread("gpt2")
     expected = model(TOKENS[row : row + 1]).data[0]
     logits = gpt.forward(weights_of(model), TOKENS[row], model.config.n_head)
@@ -38,7 +38,7 @@ def test_no_token_sees_a_later_one():
 
 
 def test_generated_text_follows_the_probabilities():
-    """Catches a draw from another position than the last, and a context that is exceeded."""
+    """Catches sampling from a position other than the last, and a context that is exceeded."""
     weights = weights_of(spread("gpt2"))
     tokens = gpt.generate(weights, [1], 2, 30, np.random.default_rng(0))
     assert tokens[0] == 1
@@ -49,7 +49,7 @@ def test_generated_text_follows_the_probabilities():
 
 
 def test_the_plain_bpe_by_hand():
-    """Catches an example in the file that is not what the code does."""
+    """Catches an example in the lesson that the code does not reproduce."""
     merges = bpe.train(["low", "lower", "lowest"], 2)
     assert merges == [(b"l", b"o"), (b"lo", b"w")]
     assert bpe.encode(merges, "slow") == [115, 257]
@@ -63,13 +63,13 @@ def test_decoding_gives_the_text_back(words, text, n):
     assert bpe.decode(merges, bpe.encode(merges, text)) == text
 
 
-def test_bytes_that_are_no_text_are_shown_as_such():
-    """Catches a sampled byte that ends decoding with an error."""
+def test_invalid_utf8_is_decoded_with_a_replacement_character():
+    """Catches a sampled byte with which decoding fails."""
     assert bpe.decode([], [0xC3]) == "\ufffd"
 
 
 def test_one_file_has_the_loss_and_the_gradients_of_the_model():
-    """Catches a hand-written gradient that is off, such as a tied table that counts once in place of twice."""
+    """Catches a wrong hand-written gradient, such as a tied table counted once instead of twice."""
     model = spread("gpt2")
     targets = np.roll(TOKENS, -1, axis=1)
     loss = model.loss(TOKENS, targets)
@@ -79,12 +79,12 @@ def test_one_file_has_the_loss_and_the_gradients_of_the_model():
     wanted = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert set(gradients) == set(wanted)
     for name, gradient in gradients.items():
-        # Rounding of a sum is measured against the largest element: small ones come from large terms that cancel.
+        # The tolerance is relative to the largest element, because small elements come from large terms that cancel.
         np.testing.assert_allclose(gradient, wanted[name], rtol=0, atol=2e-5 * np.abs(gradient).max(), err_msg=name)
 
 
 def test_one_file_trains_to_the_weights_of_the_framework():
-    """Catches a bias correction that counts from 0, a moment that is not kept, and an update with the wrong sign."""
+    """Catches a bias correction counted from 0, a moment that is lost, and an update with the wrong sign."""
     model = spread("gpt2")
     weights, targets = weights_of(model), np.roll(TOKENS, -1, axis=1)
     optimizer = tinygpt.optim.Adam(model.parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
@@ -97,7 +97,7 @@ def test_one_file_trains_to_the_weights_of_the_framework():
         plain, gradients = one_file.loss_and_gradients(weights, TOKENS, targets, model.config.n_head)
         one_file.adam(weights, gradients, m, v, step, lr=1e-2)
         assert plain == pytest.approx(float(loss.data), rel=1e-4)
-    # A gradient of 0 but for rounding makes a step of lr in either direction: keys' biases, which no loss depends on.
+    # Biases of keys are left out: the loss does not depend on them, so that Adam follows the sign of rounding errors.
     for name, parameter in model.named_parameters():
         width = model.config.n_embd
         rows = np.r_[:width, 2 * width : 3 * width] if name.endswith("qkv.bias") else slice(None)
@@ -105,11 +105,11 @@ def test_one_file_trains_to_the_weights_of_the_framework():
 
 
 def test_one_file_learns_and_writes(tmp_path, capsys, monkeypatch):
-    """Catches a program that runs but does not learn: the loss starts near ln V and ends far below."""
+    """Catches a program that does not learn: the loss must start near ln V and end far below."""
     (tmp_path / "text.txt").write_text("abcdefgh" * 50)
     monkeypatch.setattr(sys, "argv", ["one_file.py", str(tmp_path / "text.txt")])
     monkeypatch.setattr(one_file, "STEPS", 40)
-    with threadpool_limits(1):  # two threads on products this small only wait for each other
+    with threadpool_limits(1):  # with two threads, matmuls this small spend their time waiting
         one_file.main()
     lines = capsys.readouterr().out.splitlines()
     first, last = (float(line.split()[-1]) for line in (lines[0], lines[9]))
@@ -118,8 +118,8 @@ def test_one_file_learns_and_writes(tmp_path, capsys, monkeypatch):
     assert lines[-1].startswith("abcdefghabcdefgh")
 
 
-def test_one_file_draws_the_weights_that_the_model_has():
-    """Catches a missing weight and residual projections that are not scaled down."""
+def test_one_file_has_the_weights_of_the_model():
+    """Catches a missing weight, and residual projections that are not scaled down."""
     weights = one_file.new_weights(np.random.default_rng(0), 13, context=8, layers=2, width=12)
     model = spread("gpt2")
     assert {name: x.shape for name, x in weights.items()} == {
@@ -132,7 +132,7 @@ def test_one_file_draws_the_weights_that_the_model_has():
 
 @pytest.mark.parametrize(("module", "lines"), [(gpt, 120), (bpe, 120), (one_file, 250)])
 def test_lessons_stand_alone_and_are_short(module, lines):
-    """Catches a beginner's file that needs the package, or that has grown."""
+    """Catches a lesson that imports the package, or that has become too long."""
     source = inspect.getsource(module)
     imported = {
         alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names

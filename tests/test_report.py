@@ -1,4 +1,4 @@
-"""Results of pytest-benchmark to the tables of the docs, on results that were made by hand."""
+"""benchmarks/report.py: from pytest-benchmark results to the tables of the docs, on hand-made results."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "report.py"
 
 @pytest.fixture(scope="module")
 def report():
-    """benchmarks/report.py, which is a program and no part of the package."""
+    """The program benchmarks/report.py as a module; it is not part of the package."""
     specification = importlib.util.spec_from_file_location("benchmarks_report", FILE)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -24,7 +24,7 @@ def benchmark(group, median, **extra):
     return {"group": group, "stats": stats, "extra_info": extra, "name": "x", "params": None}
 
 
-# 2 GFLOP in 0.5 s are 4 GFLOP/s, 4 % of a peak of 100.
+# 2 GFLOP in 0.5 s are 4 GFLOP/s: 4 % of a peak of 100 GFLOP/s.
 RESULTS = {
     "machine_info": {
         "processor": "x86_64",
@@ -45,15 +45,15 @@ RESULTS = {
 
 
 def cells(table):
-    """Rows of a Markdown table; every row has as many cells as the head."""
+    """The rows of a Markdown table, checked to have as many cells as its header."""
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines()]
     assert all(line.startswith("|") and line.endswith("|") for line in table.splitlines())
     assert {len(row) for row in rows} == {6}
     return rows[2:]
 
 
-def test_a_compact_file_keeps_the_median_and_what_was_measured(report):
-    """Catches a mean for a median, a row that is lost, and facts that identify a machine."""
+def test_a_compact_file_keeps_the_median_and_the_facts(report):
+    """Catches a mean for the median, a lost row, and facts that identify a machine."""
     compact = report.compact(RESULTS)
     assert compact["machine"] == {
         "processor": "A processor", "python": "3.11.7", "date": "2026-01-02", "threads": 2, "peak_gflops": 100.0
@@ -65,14 +65,14 @@ def test_a_compact_file_keeps_the_median_and_what_was_measured(report):
     }  # fmt: skip
 
 
-def test_a_processor_without_a_brand_has_its_kind(report):
-    """Catches a failure on machines that tell less."""
+def test_a_processor_without_a_brand_name(report):
+    """Catches a failure on machines that report fewer facts."""
     plain = RESULTS | {"machine_info": RESULTS["machine_info"] | {"cpu": {"count": 4}}}
     assert report.compact(plain)["machine"]["processor"] == "x86_64"
 
 
 def test_a_ladder_has_rate_share_and_ratio(report):
-    """Catches a rate or a ratio that is upside down, one over another group, and a share of something else."""
+    """Catches an inverted rate or ratio, one across groups, and a share of the wrong peak."""
     rows = cells(report.ladder(report.compact(RESULTS), "matmul"))
     assert rows == [
         ["M 8, K 8", "naive", "500.00 ms", "4.0", "4.0 %", ""],
@@ -82,15 +82,15 @@ def test_a_ladder_has_rate_share_and_ratio(report):
 
 
 def test_a_ladder_without_operations_leaves_its_cells_empty(report):
-    """Catches a table whose columns shift where a figure is missing."""
+    """Catches columns that shift where a figure is missing."""
     assert cells(report.ladder(report.compact(RESULTS), "decode")) == [
         ["60 tokens", "naive", "2.00 s", "", "", ""],
         ["", "numpy", "500.00 ms", "", "", "4.0 x"],
     ]
 
 
-def test_one_size_can_be_asked_for(report):
-    """Catches rows of other sizes, and an empty table for a size that nobody measured."""
+def test_one_size_can_be_selected(report):
+    """Catches rows of other sizes, and an empty table for a size that was not measured."""
     compact = report.compact(RESULTS)
     assert [row[0] for row in cells(report.ladder(compact, "matmul", "M 9  K 9"))] == ["M 9, K 9"]
     for op, size in (("matmul", "M 10"), ("softmax", None)):
@@ -102,12 +102,12 @@ def test_one_size_can_be_asked_for(report):
     ("seconds", "shown"), [(2.0, "2.00 s"), (0.5, "500.00 ms"), (1e-3, "1.00 ms"), (3.5e-5, "35.0 µs"), (0, "0.0 µs")]
 )
 def test_times_have_a_unit(report, seconds, shown):
-    """Catches a unit that is a thousand times off."""
+    """Catches a unit that is off by a factor of a thousand."""
     assert report._time(seconds) == shown
 
 
 def test_the_program_makes_and_prints_a_file(report, tmp_path, monkeypatch, capsys):
-    """Catches a file that the docs cannot read, a table of what has no rungs, and arguments that are ignored."""
+    """Catches a file that the docs cannot read, a table of jobs without rungs, and ignored arguments."""
     (tmp_path / "raw.json").write_text(json.dumps(RESULTS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["report.py", "raw.json", "out.json"])

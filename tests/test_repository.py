@@ -1,6 +1,6 @@
-"""Checks on the repository's files: map, version, measured parts of the README, nothing generated, no machine paths.
+"""Checks on the repository's files: map, version, README, generated files and machine paths.
 
-In a checkout git says which files there are; in an unpacked source distribution the disk does.
+In a checkout, git lists the files; in an unpacked source distribution, the disk does.
 """
 
 import importlib
@@ -17,16 +17,16 @@ import tinygpt
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_GIT = (ROOT / ".git").exists()
-# Every such file is on the map of modules, and every folder of these on the map of folders in the README.
+# Every file of these kinds is on the map of modules, and every such folder on the map in the README.
 MAPPED_FOLDERS = ("csrc/", "tinygpt/", "benchmarks/", "ci/", "tools/")
 MAPPED_SUFFIXES = (".py", ".pyx", ".h")
-LONGEST_SENTENCE = 250  # characters: a longer one is a paragraph
-# Files that building, testing and running leave behind.
+LONGEST_SENTENCE = 250  # characters; a longer first sentence does not fit on the map
+# Files that builds, tests and runs leave behind.
 GENERATED = re.compile(
     r"(^|/)(__pycache__|build|dist|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
     r"|^runs/|\.(so|pyd|pyc|o|whl|tmp|log)$|^csrc/.*\.c(pp)?$|^PKG-INFO$|^setup\.cfg$"
 )
-# A folder that only some machine has. The look-behind lets addresses and relative paths pass.
+# A folder of one machine. The look-behind excludes addresses and relative paths.
 MACHINE_PATH = re.compile(r"(?<![\w.~*})/])/(root|home|tmp|work|Users|mnt)/\w")
 
 
@@ -36,7 +36,7 @@ def git(*arguments):
 
 
 def tracked():
-    """Paths of the repository's files, with / between folders."""
+    """Paths of the repository's files, separated by /."""
     if IN_GIT:
         names = [name for name in git("ls-files", "-z").split("\0") if name]
         return sorted(name for name in names if (ROOT / name).exists())
@@ -68,13 +68,13 @@ def tool(monkeypatch, name):
 
 
 def test_the_repository_was_found():
-    """Catches an empty listing, which would let every other test here pass."""
+    """Catches an empty listing, with which every other test here would pass."""
     assert {"README.md", "pyproject.toml", "csrc/matmul.pyx", "tinygpt/__init__.py"} <= set(FILES)
     assert "tests/test_repository.py" in FILES or IN_GIT
 
 
-def test_every_module_has_a_sentence_on_the_map(monkeypatch):
-    """Catches a module without a docstring, one that the map leaves out, and a first paragraph that is no sentence."""
+def test_every_module_is_on_the_map(monkeypatch):
+    """Catches a module without a docstring, one missing from the map, and a first sentence that is too long."""
     lines = tool(monkeypatch, "module_map").modules()
     wanted = [name for name in FILES if name.startswith(MAPPED_FOLDERS) and name.endswith(MAPPED_SUFFIXES)]
     assert len(wanted) > 50
@@ -95,12 +95,12 @@ def test_every_module_has_a_sentence_on_the_map(monkeypatch):
     ],
 )
 def test_the_first_sentence_ends_where_it_should(monkeypatch, docstring, sentence):
-    """Catches a map whose lines are cut at an abbreviation or run on into the next sentence."""
+    """Catches a line of the map cut at an abbreviation, or continued into the next sentence."""
     assert tool(monkeypatch, "module_map").first_sentence(docstring) == sentence
 
 
 def test_every_folder_is_on_the_map():
-    """Catches a new folder without a line in the README; hidden folders need none."""
+    """Catches a new folder that the README's map lacks; hidden folders need no line."""
     entries = mapped()
     folders = {name.partition("/")[0] for name in FILES if "/" in name and not name.startswith(".")}
     folders |= {str(PurePosixPath(name).parent) for name in FILES if name.startswith(MAPPED_FOLDERS)}
@@ -108,19 +108,19 @@ def test_every_folder_is_on_the_map():
     assert not missing, f"no line in README.md's map: {missing}"
 
 
-def test_the_map_names_nothing_that_is_gone():
-    """Catches a line whose folder was renamed or removed."""
+def test_the_map_names_existing_folders_only():
+    """Catches a line of the map whose folder was renamed or removed."""
     known = {f"{folder}/" for name in FILES for folder in map(str, PurePosixPath(name).parents)}
     assert not [path for path in mapped() if path not in known]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_path_of_a_machine(name):
-    """Catches a folder of the author's machine in a file that others get."""
+def test_no_machine_paths(name):
+    """Catches a folder of the author's machine in a published file."""
     try:
         text = (ROOT / name).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        return  # an image, which holds no text
+        return  # an image, which contains no text
     found = [line for line in text.splitlines() if MACHINE_PATH.search(line)]
     assert not found
 
@@ -136,8 +136,8 @@ def test_no_path_of_a_machine(name):
         ("$HOME/" + "tmp/x and ../" + "work/x", False),
     ],
 )
-def test_the_pattern_finds_paths_of_machines(line, found):
-    """Catches a pattern that finds nothing, or takes an address for a folder."""
+def test_the_pattern_finds_machine_paths(line, found):
+    """Catches a pattern that finds nothing, or takes a web address for a path."""
     assert bool(MACHINE_PATH.search(line)) == found
 
 
@@ -153,13 +153,13 @@ def test_nothing_generated_is_tracked():
     ["a/__pycache__/b", "tinygpt/core/x.cpython-311.so", "csrc/matmul.c", "build/x", "docs/_build/x", "runs/tiny/x",
      ".ruff_cache/x", "tinygpt.egg-info/x"],
 )  # fmt: skip
-def test_the_pattern_finds_what_is_generated(name):
+def test_the_pattern_finds_generated_files(name):
     """Catches a pattern that finds nothing."""
     assert GENERATED.search(name)
 
 
 def test_there_is_one_version():
-    """Catches a release whose files disagree, and one that the changelog does not tell of."""
+    """Catches a release whose files disagree on the version, and one missing from the changelog."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == tinygpt.__version__
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -176,19 +176,19 @@ def filled_part(name):
 
 @pytest.mark.parametrize("name", ["train", "generate"])
 def test_the_measured_parts_of_the_readme_are_filled(name):
-    """Catches a README whose transcripts nobody has made: tools/readme.py --run."""
+    """Catches a README without transcripts; tools/readme.py --run makes them."""
     assert filled_part(name)
 
 
-def test_the_picture_of_the_readme_is_that_of_the_data(monkeypatch):
-    """Catches a picture that was edited by hand, or is from before the last measurement: tools/ladder_chart.py."""
+def test_the_chart_of_the_readme_is_drawn_from_the_data(monkeypatch):
+    """Catches a chart edited by hand, or older than the data; tools/ladder_chart.py draws it."""
     program = tool(monkeypatch, "ladder_chart")
     drawn = program.picture(json.loads(program.DATA.read_text(encoding="utf-8")))
     assert program.PICTURE.read_text(encoding="utf-8") == drawn
 
 
-def test_the_picture_shows_every_measured_rung(monkeypatch):
-    """Catches a rung or a peer that was measured and left out, and bars that are not in proportion."""
+def test_the_chart_shows_every_measured_rung(monkeypatch):
+    """Catches a measured rung or peer that is missing, and bars out of proportion."""
     program = tool(monkeypatch, "ladder_chart")
     found = program.speeds(json.loads(program.DATA.read_text(encoding="utf-8")))
     assert set(found) == set(program.IDEAS)

@@ -1,4 +1,4 @@
-"""csrc/sampling.pyx against the same chain in NumPy formulas that sort: filters, penalties, instruction sets."""
+"""csrc/sampling.pyx against NumPy formulas that sort: filters, penalties, instruction sets."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ NAMES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 class Fixed:
-    """A generator whose next number is known."""
+    """A generator whose next number is given."""
 
     def __init__(self, number):
         self.random = lambda: number
@@ -54,7 +54,7 @@ def reference(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
 
 @st.composite
 def rows_of_logits(draw):
-    """Logits of any spread: steps, so that many tie, or not, and here and there -inf; sizes around those of blocks."""
+    """Logits of any spread, with or without ties, some of them -inf; sizes around the block sizes of the code."""
     size = draw(st.sampled_from([1, 2, 7, 15, 16, 17, 255, 256, 257, 1023, 1024, 1025, 2049, 3001]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     x = rng.standard_normal(size) * draw(st.sampled_from([1e-3, 0.3, 3.0, 300.0]))
@@ -77,9 +77,10 @@ def rows_of_logits(draw):
     st.sampled_from([None, 1e-9, 0.05, 0.5, 1.0]),
 )
 def test_equals_the_formulas(logits, temperature, top_k, top_p, min_p):
-    """Catches a pivot, a pruning or a tail that loses a token, and a tie that is decided otherwise.
+    """Catches a pivot, pruning or tail that loses a token, and a tie decided differently.
 
-    A sum of probabilities that meets top_p but for rounding may end at either side, so top_p is moved off such points.
+    Where a sum of probabilities equals top_p up to rounding, either result would be right, so top_p is moved off such
+    points.
     """
     if top_p is not None and top_p < 1:
         sums = np.cumsum(np.sort(reference(logits, 1.0, top_k))[::-1])
@@ -108,7 +109,7 @@ def each_isa(request):
 
 
 def test_every_isa_gives_the_same_bits(each_isa):
-    """Catches a sum whose order, or an exponential whose rounding, depends on the instruction set."""
+    """Catches a sum or an exponential whose rounding depends on the instruction set."""
     logits = np.random.default_rng(1).standard_normal(5003).astype(np.float32) * 8
     options = [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.01, "temperature": 1.5}]
     got = [Sampler(seed=0, **option).probabilities(logits) for option in options]
@@ -118,17 +119,17 @@ def test_every_isa_gives_the_same_bits(each_isa):
 
 
 def test_the_exponential(each_isa):
-    """Catches a coefficient, a half of ln 2 or a limit that is wrong: against NumPy's exp over all of its range."""
+    """Catches a wrong coefficient, part of ln 2 or limit, against NumPy's exp over its whole range."""
     x = np.concatenate([-np.linspace(0, 707.9, 20_011), [-708.1, -1e4, -3e38, -np.inf], -np.logspace(-30, 2, 501)])
     x = x.astype(np.float32)
     want = np.exp(x.astype(np.float64))
     want[x < -708] = 0
-    # One rounding for each of some ten operations, and those of the sum; the last quotients are subnormal numbers.
+    # About ten roundings, and those of the sum. The smallest quotients are subnormal, hence the absolute tolerance.
     np.testing.assert_allclose(Sampler(seed=0).probabilities(x), want / want.sum(), rtol=4e-15, atol=1e-323)
 
 
-def test_it_follows_the_switch(monkeypatch):
-    """Catches a module that keeps the instruction set that it found, for samplers that are there already."""
+def test_samplers_follow_the_isa_switch(monkeypatch):
+    """Catches a module that keeps its first instruction set, for existing samplers."""
     told = []
     monkeypatch.setattr(compiled, "set_isa", told.append)
     Sampler()
@@ -137,19 +138,19 @@ def test_it_follows_the_switch(monkeypatch):
     assert told == [isa.get()]
     isa.follow(compiled)
     isa.use(isa.get())
-    assert len(told) == 2, "it is told once"
+    assert len(told) == 2, "each switch must arrive once"
 
 
 def test_an_unknown_isa_is_refused():
-    """Catches a null pointer in place of kernels."""
+    """Catches a null pointer in place of the kernels."""
     with pytest.raises(ValueError, match=r"^\[set_isa\] 'name' must be an instruction set of this build, got 'x'$"):
         compiled.set_isa("x")
 
 
 @pytest.mark.parametrize("size", [3, 255, 256, 257, 700])
 @pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2.0**-53])
-def test_the_last_number_is_that_of_a_token(size, number):
-    """Catches a draw past the vocabulary, or of a token of probability 0, where rounding meets the end of the sum."""
+def test_the_largest_random_number_gives_a_token(size, number):
+    """Catches a sample past the vocabulary, or with probability 0, when rounding affects the end of the sum."""
     rng = np.random.default_rng(size)
     for _ in range(200):
         logits = rng.standard_normal(size).astype(np.float32)
@@ -169,7 +170,7 @@ def test_the_last_number_is_that_of_a_token(size, number):
     ids=str,
 )
 def test_penalties(context, penalties, temperature):
-    """Catches a penalty with the wrong sign, order or count, one on tokens that are not there, or after the filters."""
+    """Catches a penalty with the wrong sign, order or count, on absent tokens, or after the filters."""
     logits = np.array([1.5, -0.5, 2.0, 0.0, 1.75], np.float32)
     sampler = Sampler(temperature, 3, seed=0, **dict(zip(NAMES, penalties, strict=True)))
     sampler.start(np.array([context], int).reshape(1, -1))
@@ -178,15 +179,15 @@ def test_penalties(context, penalties, temperature):
 
 
 def test_penalties_by_hand():
-    """Catches a mistake that code and reference share: 2 halved and -2 doubled, less 1, less n times 0.25."""
+    """Catches a fault that code and reference share: 2 halved and -2 doubled, minus 1, minus n times 0.25."""
     sampler = Sampler(repetition_penalty=2.0, presence_penalty=1.0, frequency_penalty=0.25, seed=0)
     sampler.start([[0, 1, 0]])
     p = sampler.probabilities(np.array([2, -2, 0], np.float32))
     np.testing.assert_allclose(np.log(p / p[2]), [1 - 1 - 0.5, -4 - 1 - 0.25, 0], rtol=1e-12)
 
 
-def test_what_is_drawn_counts():
-    """Catches draws that are not counted, counts of another row, and counts that outlive `start`."""
+def test_sampled_tokens_are_counted():
+    """Catches samples that are not counted, counts of the wrong row, and counts kept after `start`."""
     rng = np.random.default_rng(0)
     sampler = Sampler(seed=1, batch=2, repetition_penalty=1.1, frequency_penalty=0.2)
     contexts = [[1, 2], [2, 2]]
@@ -198,14 +199,14 @@ def test_what_is_drawn_counts():
             np.testing.assert_allclose(sampler.probabilities(logits[row], row), want, rtol=1e-11)
         for row, token in enumerate(sampler.draw(logits)):
             contexts[row].append(int(token))
-    assert min(len(set(context)) for context in contexts) > 64  # more than the list has room for at first
+    assert min(len(set(context)) for context in contexts) > 64  # more than the initial capacity of the list
     sampler.start(np.array([[5], [6]]))
     want = reference(penalised(logits[1], [6], 1.1, 0, 0.2))
     np.testing.assert_allclose(sampler.probabilities(logits[1], 1), want, rtol=1e-11)
 
 
-def test_a_failed_draw_counts_nothing():
-    """Catches a token in the context that nobody was given."""
+def test_a_failed_sample_counts_nothing():
+    """Catches a token counted although the call failed and returned none."""
     sampler = Sampler(0.0, batch=2, presence_penalty=9.0)
     with pytest.raises(ValueError, match=r"in row 1$"):
         sampler.draw(np.array([[1, 0], [np.nan, 0]], np.float32))
@@ -215,15 +216,15 @@ def test_a_failed_draw_counts_nothing():
 
 @pytest.mark.parametrize("penalty", [1e300, -1e300])
 def test_penalties_keep_the_limits_of_float32(penalty):
-    """Catches a penalty that makes infinity of a number, and a token of -inf that a penalty brings back."""
+    """Catches a penalty that makes a logit infinite, and a token of -inf that a penalty brings back."""
     sampler = Sampler(seed=0, presence_penalty=penalty)
     sampler.start([[0, 1, 2]])
     assert sampler.probabilities(np.array([1, 2, -np.inf], np.float32)).tolist() == [0.5, 0.5, 0]
 
 
 @pytest.mark.parametrize("prompt", [1, 4, 6, 9])
-def test_penalties_are_over_what_the_model_sees(prompt):
-    """Catches a prompt that is not counted, tokens that are counted once they are forgotten, or counted twice."""
+def test_penalties_cover_the_visible_context(prompt):
+    """Catches a prompt that is not counted, and tokens counted twice or after they left the context."""
     model = GPT(GPTConfig(vocab_size=23, block_size=6, n_layer=1, n_head=2, n_embd=8), seed=1)
     tokens = np.arange(prompt) % 4
     seen, want = list(tokens[-6:]), list(tokens)
@@ -238,7 +239,7 @@ def test_penalties_are_over_what_the_model_sees(prompt):
 
 
 def test_without_penalties_nothing_is_counted():
-    """Catches a context that is kept for nothing: a token that the logits do not have would be refused."""
+    """Catches a context kept without need, which would refuse tokens beyond the logits."""
     sampler = Sampler(seed=0)
     sampler.start([[99]])
     assert sampler.draw(np.zeros((1, 4), np.float32)).shape == (1,)
@@ -246,15 +247,15 @@ def test_without_penalties_nothing_is_counted():
 
 @pytest.mark.parametrize("token", [-1, 4, 2**40])
 def test_a_context_of_another_vocabulary(token):
-    """Catches reads and writes beside the logits."""
+    """Catches reads and writes outside the logits."""
     sampler = Sampler(seed=0, presence_penalty=1.0)
     sampler.start([[0, token]])
     with pytest.raises(IndexError, match=rf"^\[sample\] 'tokens' must be in 0..3, got {token}$"):
         sampler.draw(np.zeros((1, 4), np.float32))
 
 
-def test_rows_that_there_are_not():
-    """Catches a context that no row has, and a row without one."""
+def test_wrong_numbers_of_rows():
+    """Catches a context without a row, and a row without a context."""
     sampler = Sampler(0.0, presence_penalty=1.0)
     with pytest.raises(
         ValueError, match=r"^\[sample\] 'tokens' must have shape \(1, T\), 1 for 'batch', got \(2, 1\)$"
@@ -269,7 +270,7 @@ def test_rows_that_there_are_not():
 
 
 def test_logits_of_other_shapes():
-    """Catches a read past the end of an array with other axes, another type or strides, and one of nothing."""
+    """Catches a read past the end of an array with other axes, type or strides, and an empty array."""
     sampler = Sampler(seed=0)
     with pytest.raises(ValueError, match=r"^\[sample\] 'logits' must have shape \(V,\), got \(1, 4\)$"):
         sampler.probabilities(np.zeros((1, 4), np.float32))

@@ -1,4 +1,4 @@
-"""The stubs in tinygpt/core say what the compiled modules have: nothing else can tell a type checker."""
+"""The stubs in tinygpt/core agree with the compiled modules, which a type checker cannot read."""
 
 import ast
 import importlib.util
@@ -17,7 +17,7 @@ MODULES = sorted(path.stem for path in SOURCES.glob("*.pyx"))
 
 
 def stub(module):
-    """Functions (and classes) and variables of a stub: name -> definition."""
+    """Functions, classes and variables of a stub: name -> definition."""
     tree = ast.parse((STUBS / f"{module}.pyi").read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     variables = {node.target.id: node for node in tree.body if isinstance(node, ast.AnnAssign)}
@@ -25,7 +25,7 @@ def stub(module):
 
 
 def parameters(node):
-    """Names in order; a stub of ours has no other kinds of parameters, and a type for each."""
+    """Parameter names in order; assert that they are plain and that all types are annotated."""
     arguments = node.args
     assert [*arguments.posonlyargs, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg] == [None, None]
     assert all(argument.annotation is not None for argument in arguments.args)
@@ -43,14 +43,14 @@ def compiled(module):
     }
 
 
-def test_every_module_has_a_stub_and_the_other_way_round():
-    """Catches a stub that is forgotten, and one whose module has gone."""
+def test_every_module_has_a_stub_and_vice_versa():
+    """Catches a missing stub, and one whose module was removed."""
     assert sorted(path.stem for path in STUBS.glob("*.pyi")) == MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_stub_names_what_the_module_has(module):
-    """Catches a rung without a stub, a stub without a rung, and arguments by other names or in another order."""
+def test_a_stub_has_the_functions_of_its_module(module):
+    """Catches a rung without a stub, a stub without a rung, and wrong names or order of arguments."""
     functions, variables = stub(module)
     there = compiled(module)
     assert there
@@ -65,7 +65,7 @@ def test_a_stub_names_what_the_module_has(module):
 
 @pytest.mark.parametrize("module", KERNELS)
 def test_every_registered_rung_is_in_the_stub(module):
-    """Catches a function that is registered under a name which the stub does not have."""
+    """Catches a function registered under a name that the stub lacks."""
     functions, _ = stub(module)
     for rung, ops in importlib.import_module(f"tinygpt.core.{module}").RUNGS.items():
         for op in ops:
@@ -74,7 +74,7 @@ def test_every_registered_rung_is_in_the_stub(module):
 
 @pytest.mark.parametrize("op", spec.OPS)
 def test_types_are_those_of_the_record(op):
-    """Catches an array that the stub takes for a number, and None allowed or forbidden against the record."""
+    """Catches an array typed as a number, and None allowed or forbidden against the table of ops."""
     record = spec.OPS[op]
     functions, _ = stub(record.module)
     for name, node in functions.items():
@@ -90,8 +90,8 @@ def test_types_are_those_of_the_record(op):
 
 
 @pytest.mark.parametrize("module", KERNELS)
-def test_the_tool_writes_what_is_there(module):
-    """Catches a stub that was changed by hand, and a tool that would write another one."""
+def test_the_tool_reproduces_the_stub(module):
+    """Catches a stub changed by hand, and a tool that would write a different one."""
     file = Path(__file__).resolve().parent.parent / "tools" / "stubs.py"
     specification = importlib.util.spec_from_file_location("tools_stubs", file)
     tool = importlib.util.module_from_spec(specification)

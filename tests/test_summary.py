@@ -1,4 +1,4 @@
-"""Results of compare.py and products.py to tables, on results that were made by hand."""
+"""benchmarks/summary.py: from results of compare.py and products.py to tables, on hand-made results."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "summary.py"
 
 @pytest.fixture(scope="module")
 def summary():
-    """benchmarks/summary.py, which is no part of the package."""
+    """The program benchmarks/summary.py as a module; it is not part of the package."""
     specification = importlib.util.spec_from_file_location("benchmarks_summary", FILE)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -54,7 +54,7 @@ PRODUCTS = {
 
 
 def test_a_compact_file_has_medians_to_four_digits(summary):
-    """Catches raw times in the docs, a contender that is lost, and whole numbers that became rounded ones."""
+    """Catches raw times in the docs, a lost contender, and integers that were rounded."""
     found = summary.compact(COMPARE)
     assert [list(one) for one in found["jobs"][0]["contenders"]] == [
         ["name", "median", "low", "high", "ratio", "high_water"]
@@ -64,13 +64,13 @@ def test_a_compact_file_has_medians_to_four_digits(summary):
 
 
 @pytest.mark.parametrize("data", [COMPARE, PRODUCTS], ids=["compare", "products"])
-def test_a_written_file_reads_as_what_it_was(summary, data):
-    """Catches rows in the wrong place, and text that is no JSON any more."""
+def test_a_written_file_reads_back(summary, data):
+    """Catches rows in the wrong place, and invalid JSON."""
     assert json.loads(summary.dump(summary.compact(data))) == summary.compact(data)
 
 
-def test_the_bound_follows_the_roofs(summary):
-    """Catches a bound without AdamW, one that loads from memory what a cache holds, and the wrong bandwidth."""
+def test_the_bound_follows_from_the_peaks(summary):
+    """Catches a bound without AdamW, memory traffic for data that fits the cache, and the wrong bandwidth."""
     assert summary.bound(COMPARE, job()) == pytest.approx(1.0 + 0.5)
     assert summary.bound(COMPARE, job("decode")) == pytest.approx(1.0)
     assert summary.bound(COMPARE, job("decode", flops=1.0)) == pytest.approx(0.25)
@@ -78,8 +78,8 @@ def test_the_bound_follows_the_roofs(summary):
     assert summary.bound(COMPARE, small) == pytest.approx(1.0)
 
 
-def test_a_race_names_everybody(summary):
-    """Catches a contender that is left out, a missing one that is not told, and a share or a rate upside down."""
+def test_a_contest_names_every_contender(summary):
+    """Catches a contender left out, a missing library not mentioned, and an inverted share or rate."""
     heads, lines, align = summary.race(COMPARE, "train", 2)
     assert all(len(line) == len(heads) for line in lines)
     assert len(align) == len(heads)
@@ -91,14 +91,14 @@ def test_a_race_names_everybody(summary):
     assert summary.race(COMPARE, "train", 2, "length-")[1] == []
 
 
-def test_memory_is_over_ours(summary):
-    """Catches megabytes that are a thousand times off, and a share of the peer's."""
+def test_memory_is_relative_to_tinygpt(summary):
+    """Catches megabytes off by a factor of a thousand, and a share relative to the peer."""
     _, lines, _ = summary.memory(COMPARE, 2)
     assert [line[1:] for line in lines] == [("tinygpt", "1 MB", "1.00"), ("torch", "3 MB", "3.00")]
 
 
-def test_small_weights_are_against_the_bandwidth(summary):
-    """Catches tokens for steps, bytes of another kind of weights, and a contender that is not there and not named."""
+def test_small_weights_are_relative_to_the_bandwidth(summary):
+    """Catches tokens counted as steps, bytes of the wrong type, and a missing contender not mentioned."""
     ours = {"name": "tinygpt", "median": 2.0, "ratio": 1.0}
     theirs = {"name": "llama.cpp", "median": 4.0, "ratio": 2.0}
     job = {"weights": "int8", "threads": 2, "tokens": 10, "bytes": 1e9, "missing": {"other": "why"}}
@@ -113,19 +113,19 @@ def test_small_weights_are_against_the_bandwidth(summary):
 
 
 def test_product_means_are_geometric_and_by_case(summary):
-    """Catches an arithmetic mean, cases that are mixed, and the most favourable shape shown as the worst."""
+    """Catches an arithmetic mean, mixed cases, and the best shape reported as the worst."""
     heads, lines, _ = summary.product_means(PRODUCTS, 2)
     assert heads[1:] == ("NT", "TN", "all", "least")
     assert lines == [("numpy", "1.00", "4.00", "1.59", "0.50")]
 
 
 def test_the_worst_shape_comes_first(summary):
-    """Catches the best ones shown as the worst, and GFLOP/s of the other side."""
+    """Catches the best shapes shown as the worst, and GFLOP/s in the wrong column."""
     _, lines, _ = summary.worst_products(PRODUCTS, 2, "numpy", count=2)
     assert [line[3:] for line in lines] == [("4.0", "8.0", "0.50"), ("4.0", "2.0", "2.00")]
 
 
-def test_rowwise_is_against_both_bandwidths(summary):
+def test_rowwise_is_relative_to_both_bandwidths(summary):
     """Catches shares of the wrong bandwidth."""
     assert summary.rowwise(PRODUCTS, 2)[1] == [("`add`", "1 s", "5.0", "25 %", "50 %")]
 
@@ -141,12 +141,12 @@ def test_a_grid_that_was_not_measured_is_an_error(summary):
     [(2.0, "2 s"), (0.5, "500 ms"), (1e-3, "1 ms"), (3.46e-5, "34.6 µs"), (4e-7, "0.4 µs"), (0.9999, "1000 ms")],
 )
 def test_times_have_a_unit(summary, seconds, shown):
-    """Catches a unit that is a thousand times off."""
+    """Catches a unit that is off by a factor of a thousand."""
     assert summary.duration(seconds) == shown
 
 
 def test_all_tables_are_plain_text(summary):
-    """Catches a table that is left out, and columns that do not line up."""
+    """Catches a missing table, and columns that are not aligned."""
     found = summary.text(COMPARE)
     assert "train-x" in found
     assert "decode-x" in found

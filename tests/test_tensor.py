@@ -1,4 +1,4 @@
-"""The tape: what is recorded, in which order gradients arrive, and what is freed."""
+"""The tape: recorded operations, the order of gradients, and freed memory."""
 
 import gc
 import subprocess
@@ -38,13 +38,13 @@ for _ in range(20_000):
     "then", ["y.backward(np.full(3, 2)); assert (x.grad == 2).all()", "del y"], ids=["backward", "dropped"]
 )
 def test_chain_of_20000(then):
-    """Catches a recursive walk, a crash when a long graph is freed, and a gradient lost on the way."""
+    """Catches a recursive walk, a crash when a long graph is freed, and a lost gradient."""
     done = subprocess.run([sys.executable, "-c", CHAIN.format(then=then)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_path_of_a_diamond_arrives_once():
-    """Catches a node that runs before all its gradients are there, runs twice, or forgets one of two parents."""
+def test_every_path_of_a_diamond_counts_once():
+    """Catches a node that runs before all its gradients have arrived, runs twice, or ignores a parent."""
     x = leaf(4)
     left = x + x  # 2 x
     right = left + x  # 3 x
@@ -54,7 +54,7 @@ def test_every_path_of_a_diamond_arrives_once():
 
 
 def test_order_follows_creation_not_use():
-    """Catches a walk in the order of discovery, which runs `early` before the gradient from `late` has reached it."""
+    """Catches a walk in order of discovery, which runs `early` before the gradient from `late` has arrived."""
     x = leaf(5)
     early = ops.gelu(x)
     late = ops.gelu(early)
@@ -65,7 +65,7 @@ def test_order_follows_creation_not_use():
 
 
 def test_shared_gradient_is_not_added_to():
-    """Catches an in-place sum into an array that both parents of `x + f(x)` were given."""
+    """Catches an in-place sum into an array that both parents of `x + f(x)` received."""
     x, y = leaf(6), leaf(6, seed=1)
     (x + y).backward(np.ones(6))
     assert x.grad is y.grad  # kept by reference
@@ -74,8 +74,8 @@ def test_shared_gradient_is_not_added_to():
     np.testing.assert_array_equal(y.grad, np.ones(6))
 
 
-def test_third_arrival_adds_where_it_is():
-    """Catches a new array for every arrival, and one that loses the second when the third comes."""
+def test_a_third_gradient_is_added_in_place():
+    """Catches a new array for every gradient, and a second gradient lost when the third arrives."""
     x = leaf(6)
     x.receive(np.full(6, 1, np.float32))
     x.receive(np.full(6, 2, np.float32))
@@ -85,8 +85,8 @@ def test_third_arrival_adds_where_it_is():
     np.testing.assert_array_equal(held, np.full(6, 7))
 
 
-def test_product_does_not_add_into_a_shared_gradient():
-    """Catches grad_buffer handing out, for adding, an array that belongs to another tensor as well."""
+def test_matmul_does_not_accumulate_into_a_shared_gradient():
+    """Catches grad_buffer returning, for accumulation, an array shared with another tensor."""
     weight, other = leaf(3, 3), leaf(3, 3, seed=1)
     x = Tensor(values(2, 3, seed=2))
     y = ops.linear(x, weight)  # made first, so its gradient comes second
@@ -99,7 +99,7 @@ def test_product_does_not_add_into_a_shared_gradient():
 
 
 def test_seed_is_copied():
-    """Catches a seed kept by reference: the caller's array would change, or change the gradient."""
+    """Catches a seed kept by reference, so that the caller's array would change, or change the gradient."""
     seed = np.ones(3, np.float32)
     x = leaf(3)
     (x + Tensor(np.zeros(3))).backward(seed)
@@ -107,7 +107,7 @@ def test_seed_is_copied():
     np.testing.assert_array_equal(x.grad, np.ones(3))
 
 
-def test_gradients_of_two_backwards_add_up():
+def test_gradients_of_two_backward_passes_accumulate():
     """Catches a leaf whose gradient is overwritten by the next graph."""
     x = leaf(3)
     (x + x).backward(np.ones(3))
@@ -115,8 +115,8 @@ def test_gradients_of_two_backwards_add_up():
     np.testing.assert_array_equal(x.grad, [22, 22, 22])
 
 
-def test_activations_die_during_backward():
-    """Catches a cycle or a reference that keeps activations: garbage collection is off, only counts may free them."""
+def test_activations_are_freed_during_backward():
+    """Catches references that keep activations. Garbage collection is off, so only reference counts free them."""
     x, weight = leaf(2, 3), leaf(4, 3, seed=1)
     gc.disable()
     try:
@@ -134,7 +134,7 @@ def test_activations_die_during_backward():
 
 
 def test_backward_frees_while_it_walks():
-    """Catches a walk that frees the graph only when it is over: memory would peak at all activations and gradients."""
+    """Catches a graph freed only at the end, which would keep all activations and gradients at once."""
     x = leaf(3)
     lower = x + x
     seen = []
@@ -160,8 +160,8 @@ def test_second_backward_is_an_error():
     np.testing.assert_array_equal(x.grad, [2, 2, 2])
 
 
-def test_half_freed_graph_touches_nothing():
-    """Catches gradients that are added before the walk notices that a part of the graph is gone."""
+def test_a_partly_freed_graph_changes_no_gradient():
+    """Catches gradients accumulated before the walk finds that part of the graph was freed."""
     x, weight = leaf(2, 3), leaf(3, 3, seed=1)
     shared = ops.gelu(x)
     one, two = ops.gelu(shared), ops.linear(shared, weight)
@@ -174,7 +174,7 @@ def test_half_freed_graph_touches_nothing():
 
 
 def test_no_grad_records_nothing():
-    """Catches a tape that goes on recording, or that stays off after the block, also after an exception."""
+    """Catches recording under no_grad, and recording that stays off after the block or an exception."""
     x = leaf(3)
     with no_grad():
         assert not is_recording()
@@ -192,7 +192,7 @@ def test_no_grad_records_nothing():
 
 
 def test_no_grad_keeps_no_activation():
-    """Catches closures that are built and kept while nothing is recorded."""
+    """Catches closures that are built and kept although nothing is recorded."""
     x = leaf(3)
     with no_grad():
         middle = ops.gelu(x)
@@ -204,7 +204,7 @@ def test_no_grad_keeps_no_activation():
 
 
 def test_constants_get_no_gradient():
-    """Catches work for, and gradients on, tensors that want none."""
+    """Catches gradients computed for tensors that do not require them."""
     x, constant = leaf(3), Tensor(values(3))
     (x + constant).backward(np.ones(3))
     assert constant.grad is None
@@ -212,7 +212,7 @@ def test_constants_get_no_gradient():
 
 
 def test_gradient_of_a_scalar_is_one():
-    """Catches a seed other than 1, and one of the wrong shape, for a tensor with one element."""
+    """Catches a default seed other than 1, or of the wrong shape, for a tensor with one element."""
     logits = leaf(1, 5)
     loss = ops.cross_entropy(logits, np.array([2]))
     assert loss.shape == ()
@@ -223,26 +223,26 @@ def test_gradient_of_a_scalar_is_one():
     assert loss.item() == float(loss.data)
 
 
-def test_seeds_that_do_not_fit():
-    """Catches a seed that is broadcast to, or cut to, another shape without a word."""
+def test_invalid_seeds():
+    """Catches a seed that is silently broadcast or truncated to another shape."""
     y = leaf(2, 3) + leaf(2, 3)
     with pytest.raises(ValueError, match=r"\[backward\] 'grad' must be given for a tensor of shape \(2, 3\)"):
         y.backward()
     with pytest.raises(ValueError, match=r"\[backward\] 'grad' must have shape \(2, 3\), got \(3,\)"):
         y.backward(np.ones(3))
-    y.backward(0.5)  # a number stands for all elements
+    y.backward(0.5)  # a number applies to all elements
 
 
 @pytest.mark.parametrize("data", [3, [1, 2], np.arange(3), np.array([True]), np.array(["a"]), np.array([1j])], ids=str)
 def test_only_floating_point(data):
-    """Catches token ids or complex numbers that become float32 by accident."""
+    """Catches token ids or complex numbers converted to float32 by accident."""
     with pytest.raises(TypeError, match=r"^\[Tensor\] 'data' must be floating-point, got \S+$"):
         Tensor(data)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f8", ">f4", "f4"])
 def test_other_floats_become_float32(dtype):
-    """Catches data that reaches a kernel in another format or byte order, or not C-contiguous."""
+    """Catches data of another format, byte order or memory layout that reaches a kernel."""
     x = Tensor(np.asfortranarray(np.array([[1, 2], [3, 4]], dtype)))
     assert x.data.dtype == np.float32
     assert x.data.dtype.isnative
@@ -250,8 +250,8 @@ def test_other_floats_become_float32(dtype):
     np.testing.assert_array_equal(x.data, [[1, 2], [3, 4]])
 
 
-def test_sum_with_something_else():
-    """Catches a number or an array that slips into the tape, and a broadcast that no gradient undoes."""
+def test_only_tensors_can_be_added():
+    """Catches a number or an array added to a tensor, and a broadcast without a gradient."""
     x = leaf(2, 3)
     with pytest.raises(TypeError, match="unsupported operand"):
         x + 1.0
@@ -262,7 +262,7 @@ def test_sum_with_something_else():
 
 
 def test_no_grad_holds_for_its_thread():
-    """Catches a flag of the process: overlapping blocks of two threads would leave recording off."""
+    """Catches a flag shared by all threads: overlapping blocks of two threads would leave recording off."""
     inside, leave, seen = threading.Event(), threading.Event(), []
 
     def other():
@@ -285,8 +285,8 @@ def test_no_grad_holds_for_its_thread():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_error_on_the_way_leaves_no_gradient(error):
-    """Catches a half-written gradient that looks whole: the next step would use it, or add to it."""
+def test_an_error_in_backward_leaves_no_gradient(error):
+    """Catches a partial gradient that looks complete, which the next step would use or add to."""
     linear = nn.Linear(3, 3).initialise()
     x, other = leaf(2, 3), leaf(2, 3)
     (x + other).backward(np.ones((2, 3)))  # an earlier gradient, which would be added to

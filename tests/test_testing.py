@@ -1,4 +1,4 @@
-"""The checker itself: it must reject what is wrong in every way that a kernel can be, and accept what is right."""
+"""The checker itself: it must reject every kind of wrong result, and accept right ones."""
 
 import ctypes
 import dataclasses
@@ -50,7 +50,7 @@ def small(op, **more):
 
 
 def writer(case, change=lambda name, values: values):
-    """A function with the op's signature that writes the wanted results, changed; it computes nothing."""
+    """A function with the op's signature that writes the expected results after a change, without computing."""
 
     def function(*arguments):
         given = dict(zip(OPS[case.op].names, arguments, strict=True))
@@ -66,25 +66,25 @@ def writer(case, change=lambda name, values: values):
 
 
 def memory(x, first, count=1):
-    """The floats from element `first` of `x` on, counted in memory, whoever owns them: what a wild pointer reaches."""
+    """Floats in memory from element `first` of `x`, whoever owns them: what an out-of-bounds pointer reaches."""
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(x.ctypes.data + 4 * first))
 
 
 def test_small_has_every_op():
-    """Catches an op that the tests below would not look at, or that has no factory."""
+    """Catches an op that these tests do not cover, or that has no factory."""
     assert SMALL.keys() == OPS.keys() == testing.FACTORIES.keys()
 
 
 @every_op
 def test_accepts_the_rounded_result(op):
-    """Catches a checker that rejects everything: the float64 result, rounded to float32, is as right as can be."""
+    """Catches a checker that rejects the float64 result rounded to float32, the best possible one."""
     case = small(op)
     check(writer(case), case)
 
 
 @every_op
 def test_rejects_zeros(op):
-    """Catches a bound as large as the result, under which a kernel that does nothing but clear its output passes."""
+    """Catches a bound as large as the result, with which a kernel that only writes zeros would pass."""
     case = small(op)
     for wrong in case.wanted:
         with pytest.raises(Mismatch) as found:
@@ -93,12 +93,12 @@ def test_rejects_zeros(op):
 
 
 @every_op
-def test_rejects_what_was_never_written(op):
-    """Catches outputs that are not full of NaN before the call, and NaN that passes a comparison."""
+def test_rejects_unwritten_outputs(op):
+    """Catches outputs that are not filled with NaN before the call, and NaN that passes a comparison."""
     case = small(op)
     for wrong in case.wanted:
         nothing = math.nan if wrong == "result" else None
-        if wrong in case.starts:  # holds numbers before the call
+        if wrong in case.starts:  # contains numbers before the call
             nothing = math.nan
         with pytest.raises(Mismatch) as found:
             check(writer(case, lambda name, x, wrong=wrong, n=nothing: n if name == wrong else x), case)
@@ -108,7 +108,7 @@ def test_rejects_what_was_never_written(op):
 @every_op
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "near"])
 def test_rejects_one_wrong_element(op, bad):
-    """Catches a norm over all elements in place of each: one element is off, by a thousandth of the largest one."""
+    """Catches a norm over all elements instead of each: one is off by a thousandth of the largest."""
     case = small(op)
     for wrong, wanted in case.wanted.items():
         for flat in {0, wanted.size // 2, wanted.size - 1}:
@@ -127,7 +127,7 @@ def test_rejects_one_wrong_element(op, bad):
 
 @every_op
 def test_bounds_and_reference_agree(op):
-    """Catches a formula that is written differently in `reference` and in `bounds`: then one of them is wrong."""
+    """Catches a formula that differs between `reference` and `bounds`, one of which must be wrong."""
     case = small(op)
     inputs = {arg.name: case.inputs[arg.name] for arg in OPS[op].args if arg.name in case.inputs}
     inputs = {name: x for name, x in inputs.items() if not name.startswith("accumulate")}
@@ -139,7 +139,7 @@ def test_bounds_and_reference_agree(op):
         np.testing.assert_allclose(rounded.value, value, rtol=1e-12, atol=1e-14)
 
 
-MISSING = {  # what is left out -> the case, the results of a call without it
+MISSING = {  # missing term -> (case, results without it)
     "the last product of a sum": (
         testing.matmul_case(5, 7, 512),
         lambda x: {"out": reference.matmul(x["a"][:, :-1], x["b"][:-1])[0]},
@@ -178,7 +178,7 @@ MISSING = {  # what is left out -> the case, the results of a call without it
 
 @pytest.mark.parametrize("what", MISSING)
 def test_rejects_a_missing_term(what):
-    """Catches bounds that are too wide to see the smallest mistake of a loop: one term of many."""
+    """Catches bounds too wide to detect one missing term of a sum."""
     case, without = MISSING[what]
     results = without(case.inputs)
     for name in case.wanted:
@@ -190,12 +190,12 @@ def test_rejects_a_missing_term(what):
 @pytest.mark.parametrize("distance", [-1, 0, 63, -64])
 @pytest.mark.parametrize("strided", [False, True])
 def test_rejects_a_write_outside(distance, strided):
-    """Catches guard zones that are not looked at: the element before or after, and those between the rows of a view."""
+    """Catches unchecked guard zones: before, after, and between the rows of a view."""
     case = testing.rope_case(2, 3, 2, 2, fused=strided)
 
     def function(x, out, *rest):
         writer(case)(x, out, *rest)
-        # A head has 4 elements, a token 2 heads, and the wider row 3 more.
+        # A head has 4 elements, a token has 2 heads, and the wider row has 3 elements more.
         after = 8 if strided else case.wanted["out"].size
         memory(out, distance if distance < 0 else after + distance)[0] = 1.0
 
@@ -204,7 +204,7 @@ def test_rejects_a_write_outside(distance, strided):
 
 
 def test_rejects_reading_before_writing():
-    """Catches outputs that start at zero, which hide a sum that is added to what was there."""
+    """Catches outputs that start at zero, which hide an accumulation into uninitialised memory."""
     case = testing.matmul_case(3, 4, 5)
 
     def function(a, b, out, *rest):
@@ -217,8 +217,8 @@ def test_rejects_reading_before_writing():
     check(function, accumulating)
 
 
-def test_rejects_overwriting_what_is_added_to():
-    """Catches accumulate cases that start from zero, under which a plain store passes."""
+def test_rejects_overwriting_instead_of_accumulating():
+    """Catches accumulate cases that start from zero, with which a plain store would pass."""
 
     def function(a, b, out, *rest):
         out[...] = a @ b
@@ -227,8 +227,8 @@ def test_rejects_overwriting_what_is_added_to():
         check(function, testing.matmul_case(3, 4, 5, accumulate=True))
 
 
-def test_inputs_are_read_only_and_stay_as_they_are():
-    """Catches a kernel that scribbles on an input, by force where it must."""
+def test_inputs_are_read_only_and_checked():
+    """Catches a kernel that changes an input, even after making it writable."""
     case = testing.add_case(5)
 
     def obedient(a, b, out, n_threads):
@@ -246,8 +246,8 @@ def test_inputs_are_read_only_and_stay_as_they_are():
         check(forceful, case)
 
 
-def test_a_read_outside_of_an_input_gives_nan():
-    """Catches guard zones of zeros, from which a sum that runs too far takes nothing."""
+def test_a_read_outside_an_input_gives_nan():
+    """Catches guard zones of zeros, which would not change a sum that runs too far."""
     case = testing.column_sum_case(4, 3)
 
     def function(x, out, accumulate, n_threads):
@@ -271,8 +271,8 @@ def test_offset_is_kept(offset):
 
 
 @pytest.mark.parametrize("layout", ["plain", "fused", "cache"])
-def test_layouts_have_the_strides_they_are_named_for(layout):
-    """Catches strided cases that are contiguous after all: the kernel would never see a view."""
+def test_layouts_have_their_strides(layout):
+    """Catches strided cases that are contiguous, so that the kernel would never get a view."""
     case = testing.attention_case(2, 4, 4, 3, G=2, layout=layout)
     wanted = {"plain": (4 * 12, 4 * 6), "fused": (4 * 24, 4 * 24), "cache": (4 * 12, 4 * 3)}[layout]
 
@@ -289,7 +289,7 @@ def test_layouts_have_the_strides_they_are_named_for(layout):
     ("op", "output", "source"), [("rope", "out", "x"), ("cross_entropy_backward", "dlogits", "logits")]
 )
 def test_in_place_is_one_memory(op, output, source):
-    """Catches in-place cases that pass two arrays: the kernel would never read what it wrote."""
+    """Catches in-place cases with two arrays, so that the kernel would never read its own output."""
     case = small(op, in_place=True)
 
     def function(*arguments):
@@ -302,7 +302,7 @@ def test_in_place_is_one_memory(op, output, source):
 
 
 def test_infinity_must_be_the_same():
-    """Catches an infinity that passes because infinity minus infinity is no number."""
+    """Catches an infinity that passes because infinity minus infinity is NaN."""
     case = Case("add", {"a": None, "b": None}, {"out": np.array([np.inf, 1.0])}, {"out": np.zeros(2)})
     compare(case, {"out": np.float32([np.inf, 1])})
     for wrong in ([-np.inf, 1], [np.nan, 1], [3e38, 1], [np.inf, np.inf]):
@@ -312,7 +312,7 @@ def test_infinity_must_be_the_same():
 
 @pytest.mark.parametrize("bad", [{"wanted": np.nan}, {"bound": np.inf}, {"bound": np.nan}, {"bound": -1.0}], ids=str)
 def test_refuses_cases_that_accept_anything(bad):
-    """Catches a case whose bound is infinite or whose result is NaN: no kernel could fail it."""
+    """Catches a case with an infinite bound or a NaN result, which no kernel could fail."""
     wanted, bound = np.full(2, bad.get("wanted", 1.0)), np.full(2, bad.get("bound", 0.0))
     with pytest.raises(ValueError, match=r"\[add\] 'out' must have"):
         Case("add", {}, {"out": wanted}, {"out": bound})
@@ -321,13 +321,13 @@ def test_refuses_cases_that_accept_anything(bad):
 
 
 def test_refuses_a_layout_of_another_shape():
-    """Catches a view that is smaller than the output: what lies beside it would count as a guard."""
+    """Catches a view smaller than the output, whose other elements would count as guards."""
     case = dataclasses.replace(testing.add_case(4), layouts={"out": Layout((9,), (slice(0, 5),))})
     with pytest.raises(ValueError, match="the view must have shape"):
         run(writer(case), case)
 
 
-def test_message_tells_what_is_wrong_and_where():
+def test_the_message_names_element_and_sizes():
     """Catches a message without the element or the size of the call."""
     case = testing.add_case(4)
 
@@ -341,7 +341,7 @@ def test_message_tells_what_is_wrong_and_where():
 
 @every_op
 def test_same_seed_same_case(op):
-    """Catches a case that is drawn anew each time, whose failure nobody can repeat."""
+    """Catches a case with new random values each time, whose failure cannot be repeated."""
     one, two, other = small(op), small(op), small(op, seed=5)
     for name, x in one.inputs.items():
         np.testing.assert_array_equal(x, two.inputs[name])
@@ -351,7 +351,7 @@ def test_same_seed_same_case(op):
 
 @every_op
 def test_default_case_and_its_cost(op):
-    """Catches an op that `tinygpt bench` cannot run, and sizes that are bound to the wrong letters."""
+    """Catches an op that `tinygpt bench` cannot run, and sizes bound to the wrong letters."""
     (case,) = testing.default_cases(op)
     assert case.flops >= 100_000 or op in ("add", "embedding", "embedding_backward")
     assert case.bytes >= 100_000
@@ -367,7 +367,7 @@ def _size(axis, dims):
 
 
 def test_cost_by_hand():
-    """Catches arguments that are counted though they are left out: 2 M N K flops, 4 bytes a cell of a, b and out."""
+    """Catches absent arguments that are counted: 2 M N K flops, 4 bytes per element of a, b and out."""
     case = testing.matmul_case(2, 3, 5, trans_b=True)
     assert (case.flops, case.bytes, case.label) == (60, 4 * (10 + 15 + 6), "M 2  K 5  N 3  b transposed")
     with_bias = testing.matmul_case(2, 3, 5, bias=True, pre=True)
@@ -382,13 +382,13 @@ def test_unknown_op():
 
 
 def test_shapes_around():
-    """Catches a tile without its neighbours, and what is larger than asked for."""
+    """Catches a tile size without its neighbours, and sizes above the limit."""
     assert {0, 1, 2, 3, 7, 8, 9, 13, 15, 16, 17} <= set(shapes_around(8, 16))
     assert max(shapes_around(8, 16, most=9)) == 9
 
 
 def test_gamma():
-    """Catches n - 1 roundings for n, and a bound beyond its range that turns negative."""
+    """Catches n - 1 roundings for n, and a bound that becomes negative beyond its range."""
     assert gamma(0) == 0
     assert gamma(1) == pytest.approx(2.0**-24, rel=1e-6)
     assert gamma(2**23) == pytest.approx(1.0)
@@ -409,7 +409,7 @@ OPERATIONS = {
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_float32_stays_within_its_bound(name, seed):
-    """Catches a rule that leaves out a rounding: float32 arithmetic must stay inside the bound of the same formula."""
+    """Catches a missing rounding: float32 arithmetic must stay within the bound of the same formula."""
     draw = np.random.default_rng(seed)
     x, y = (draw.standard_normal(200).astype(np.float32) * np.float32(10) ** draw.integers(-3, 4, 200) for _ in "xy")
     x, y = x.astype(np.float32), y.astype(np.float32)
@@ -421,8 +421,8 @@ def test_float32_stays_within_its_bound(name, seed):
 @pytest.mark.parametrize("name", ["exp", "tanh", "log", "sqrt"])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_functions_pass_the_error_of_their_argument_on(name, seed):
-    """Catches a slope that is left out: an argument anywhere in its interval gives a value within the bound."""
+def test_functions_propagate_the_error_of_their_argument(name, seed):
+    """Catches a missing derivative: any argument in its interval must give a value within the bound."""
     draw = np.random.default_rng(seed)
     x = draw.uniform(-20, 20, 200) if name in ("exp", "tanh") else draw.uniform(1e-3, 1e3, 200)
     error = abs(x) * 10.0 ** draw.uniform(-9, -1, 200)
@@ -434,7 +434,7 @@ def test_functions_pass_the_error_of_their_argument_on(name, seed):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 300))
 def test_sums_stay_within_their_bound_in_any_order(seed, n):
-    """Catches a bound for pairwise sums alone: one after the other, in the worst order, must stay inside as well."""
+    """Catches a bound valid for pairwise sums only: sequential sums in the worst order must be within it."""
     draw = np.random.default_rng(seed)
     x, y = draw.standard_normal((2, n)).astype(np.float32)
     products = np.sort(x * y)
@@ -449,6 +449,6 @@ def test_sums_stay_within_their_bound_in_any_order(seed, n):
 
 
 def test_scalar_is_rounded_once():
-    """Catches a scalar that counts as exact though float32 does not hold it, and one that counts as rounded though."""
+    """Catches a scalar that counts as exact although float32 rounds it, and the reverse."""
     assert scalar(0.5).error == 0
     assert 0 < scalar(0.1).error <= 0.1 * 2.0**-24

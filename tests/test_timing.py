@@ -1,4 +1,4 @@
-"""Nothing is timed that was not checked, and what is timed is the case."""
+"""Timing of rungs: each is checked before it is timed, and the timed call is that of the case."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from tinygpt.testing.timing import FEWEST_CALLS, median_seconds, prepare
 
 
 @pytest.mark.parametrize("op", testing.FACTORIES)
-def test_every_rung_can_be_called_again_and_again(op):
-    """Catches outputs of the wrong shape, missing arguments, and read-only inputs that a second call would change."""
+def test_every_rung_can_be_called_repeatedly(op):
+    """Catches outputs of the wrong shape, missing arguments, and inputs changed by a call."""
     (case,) = testing.default_cases(op)
     rung = registry.rungs(op)[-1]
     call = prepare(registry.function(op, rung), case, 1)
@@ -20,7 +20,7 @@ def test_every_rung_can_be_called_again_and_again(op):
 
 
 def test_a_wrong_rung_is_refused():
-    """Catches a figure for a rung that computes something else: by far the fastest is the one that does nothing."""
+    """Catches a time for a rung with wrong results: one that does nothing would be the fastest."""
     case = testing.make("softmax", R=4, C=9)
     right = registry.function("softmax", "naive")
 
@@ -42,8 +42,8 @@ def test_a_wrong_rung_is_refused():
             prepare(wrong, case, 1)
 
 
-def test_the_call_works_on_the_values_of_the_case():
-    """Catches a call that is timed on zeros, on the case's own arrays, or with another number of threads."""
+def test_the_call_uses_the_values_of_the_case():
+    """Catches a call timed on zeros, on the case's own arrays, or with another number of threads."""
     case = testing.make("softmax", R=4, C=9)
     calls = []
 
@@ -63,8 +63,8 @@ def test_the_call_works_on_the_values_of_the_case():
     assert again[1] is out
 
 
-def test_what_is_updated_starts_as_the_case_says():
-    """Catches parameters and moments that begin with zeros, which is another work."""
+def test_updated_arrays_start_from_the_case():
+    """Catches parameters and moments that start from zeros, which is different work."""
     case = testing.make("adamw", N=17)
     seen = []
 
@@ -83,7 +83,7 @@ def test_what_is_updated_starts_as_the_case_says():
 
 
 def test_strides_are_those_of_the_case():
-    """Catches queries, keys and values that are timed one by one although the case has them side by side."""
+    """Catches contiguous q, k and v although the case has them fused."""
     case = testing.make("attention", B=2, T=3, H=2, D=4, layout="fused")
     strides = []
 
@@ -98,8 +98,11 @@ def test_strides_are_those_of_the_case():
 
 
 def test_the_median_is_of_calls_after_the_first(monkeypatch):
-    """Catches a mean, a first call that counts, and a slow rung that is called once. The clock is played."""
-    clock = iter([0.0, 10.0, 15.0, 20.0, 21.0, 30.0, 32.0])  # the end is set at 0.2; calls of 5, 1 and 2 seconds
+    """Catches a mean, a first call that is counted, and a slow rung that is called once.
+
+    The clock is simulated.
+    """
+    clock = iter([0.0, 10.0, 15.0, 20.0, 21.0, 30.0, 32.0])  # the end is set at 0.2; calls take 5, 1 and 2 seconds
     calls = []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock, 1000.0))
     assert median_seconds(lambda: calls.append(1), 0.2) == 2

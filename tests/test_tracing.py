@@ -1,4 +1,4 @@
-"""A trace: every intermediate value under its name, equal to its formula; the same results; nothing left behind."""
+"""Traces: every step under its name, equal to its formula, with unchanged results, and nothing left behind."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ from tinygpt import GPT, GPTConfig, Tensor, lora, nn, no_grad, ops, tracing
 from tinygpt.tensor import is_traced
 from tinygpt.tracing import formulas
 
-# Tolerance as in test_model.py: values of order 1 to 10 after some hundred roundings.
+# Tolerance as in test_model.py: values of order 1 to 10 after about a hundred roundings.
 ROUNDING = 2e-5
 PACKAGE = Path(tinygpt.__file__).parent
 
@@ -25,7 +25,7 @@ def model(request):
 
 @pytest.fixture(autouse=True)
 def _clean():
-    """Catches a trace that outlives its ``with`` statement, or that replaces an operation for everybody."""
+    """Catches a trace that outlives its ``with`` statement, or that replaces an op for all threads."""
     before = dict(vars(ops))
     yield
     assert dict(vars(ops)) == before
@@ -33,7 +33,7 @@ def _clean():
 
 
 def test_every_step_equals_its_formula(model):
-    """Catches a step that is missing, has another name or place, or holds another value than its name says."""
+    """Catches a missing step, a wrong name or order, and a value that does not match its name."""
     with tinygpt.trace() as steps:
         found = model(TOKENS)
     expected = expected_steps(model.config, weights(model), TOKENS)
@@ -49,8 +49,8 @@ def test_every_step_equals_its_formula(model):
     np.testing.assert_allclose(steps["probabilities"].array.sum(-1), 1, atol=1e-6)
 
 
-def test_letters_stand_for_one_length_each(model):
-    """Catches a step whose letters do not fit its shape."""
+def test_letters_match_the_shapes(model):
+    """Catches a step whose axis letters contradict its shape."""
     config = model.config
     with tinygpt.trace() as steps, no_grad():
         model(TOKENS)
@@ -65,7 +65,7 @@ def test_letters_stand_for_one_length_each(model):
 
 @pytest.mark.parametrize("recording", [False, True])
 def test_results_are_those_without_a_trace(model, recording):
-    """Catches an operation that computes something else when it is taken apart."""
+    """Catches an unfused op with a different result."""
     plain = model(TOKENS).data
     with tinygpt.trace():
         if recording:
@@ -77,7 +77,7 @@ def test_results_are_those_without_a_trace(model, recording):
 
 
 def test_attention_weights_and_the_last_position_are_traced(model):
-    """Catches a trace that leaves the weights of attention unwritten, or that forgets the logits of `last`."""
+    """Catches attention weights left unwritten, and missing logits of `last`."""
     shape = (model.config.n_layer, 2, model.config.n_head, 7, 7)
     given, traced = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     with no_grad():
@@ -93,7 +93,7 @@ def test_attention_weights_and_the_last_position_are_traced(model):
 
 
 def test_with_a_cache_steps_are_those_of_new_positions(model):
-    """Catches a cache that a trace leaves alone or fills otherwise, and later passes that overwrite the first."""
+    """Catches a cache not filled under a trace, and later passes that overwrite the first."""
     with no_grad():
         whole = model(TOKENS).data
         cache = model.new_cache(2)
@@ -113,7 +113,7 @@ def test_with_a_cache_steps_are_those_of_new_positions(model):
 
 
 def test_generation_is_the_same_under_a_trace(model):
-    """Catches sampled tokens that a trace changes."""
+    """Catches sampled tokens changed by a trace."""
     plain = model.generate(TOKENS[:, :3], 4, temperature=0)
     with tinygpt.trace() as steps:
         np.testing.assert_array_equal(model.generate(TOKENS[:, :3], 4, temperature=0), plain)
@@ -121,7 +121,7 @@ def test_generation_is_the_same_under_a_trace(model):
 
 
 def test_gradients_of_parameters_are_those_without_a_trace(model):
-    """Catches an unfused operation whose gradient is wrong, doubled or lost."""
+    """Catches an unfused op whose gradient is wrong, doubled or lost."""
     model.zero_grad()
     model.loss(TOKENS, TARGETS).backward()
     plain = {name: parameter.grad.copy() for name, parameter in model.named_parameters()}
@@ -139,7 +139,7 @@ def test_gradients_of_parameters_are_those_without_a_trace(model):
 
 
 def test_gradients_of_steps_equal_finite_differences(model):
-    """Catches the gradient of another step, one that is not yet whole, and one of a part of the uses alone."""
+    """Catches the gradient of the wrong step, an incomplete one, and one of only some uses."""
     with tinygpt.trace(backward=True) as steps:
         model.loss(TOKENS, TARGETS).backward()
     model.zero_grad()
@@ -150,7 +150,7 @@ def test_gradients_of_steps_equal_finite_differences(model):
     assert all(steps[name].gradient is not None for name in tried)
     for name in tried:
         gradient = steps[name].gradient.astype(np.float64)
-        # Mostly uphill, so that the slope is of the size of the whole gradient, and a part of it cannot hide.
+        # Mostly along the gradient, so that the slope has the size of the whole gradient and any missing part shows.
         direction = np.where(gradient >= 0, 1.0, -1.0) * rng.choice([-1.0, 1.0], gradient.shape, p=[0.2, 0.8])
 
         def nudged(size, at=name, towards=direction):
@@ -167,23 +167,23 @@ def test_gradients_of_steps_equal_finite_differences(model):
 
         size = 1e-3
         slope = (nudged(size) - nudged(-size)) / (2 * size)
-        # Rounding of the losses (1e-6) over the distance, and the third derivative.
+        # Allows for rounding of the losses (1e-6) divided by the step, and for the third derivative.
         assert abs((gradient * direction).sum() - slope) < 0.01 * np.abs(gradient).sum() + 2e-3, name
 
 
 def test_scores_in_the_future_have_no_gradient():
-    """Catches a mask that lets a gradient through."""
+    """Catches a mask that lets gradients through."""
     model = spread("gpt2")
     with tinygpt.trace(backward=True) as steps:
         model.loss(TOKENS, TARGETS).backward()
     gradient = steps["blocks.1.attn.scores"].gradient
     assert not gradient[..., np.triu(np.ones((7, 7), bool), 1)].any()
     assert gradient.any()
-    np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-6)  # a softmax does not see a shift
+    np.testing.assert_allclose(gradient.sum(-1), 0, atol=1e-6)  # a softmax does not depend on a common shift
 
 
 def test_dropout_is_a_step_of_its_own():
-    """Catches dropout that a trace draws again, or a residual that is added twice."""
+    """Catches dropout drawn again under a trace, and a residual added twice."""
     model = spread("gpt2")
     model.config = GPTConfig(**CONFIGS["gpt2"] | {"dropout": 0.5})
     for block in model.blocks:
@@ -198,7 +198,7 @@ def test_dropout_is_a_step_of_its_own():
 
 
 def test_recompute_is_not_traced_twice():
-    """Catches a block whose second computation, in backward, becomes a second pass of the trace."""
+    """Catches a recomputed block traced as a second pass."""
     model = spread("llama")
     model.recompute = True
     with tinygpt.trace(backward=True) as steps:
@@ -207,7 +207,7 @@ def test_recompute_is_not_traced_twice():
     assert steps["blocks.0.mlp.gate"].gradient is not None
 
 
-# Step inside a block -> the code of the statement that computes it.
+# Step of a block -> code of the statement that computes it.
 STATEMENTS = {
     "norm1.mean": "x.data.mean(-1",
     "norm1.rstd": "1 / np.sqrt(square + eps)",
@@ -232,7 +232,7 @@ def line_of(place):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_source_is_the_statement_that_computes_the_step(name):
-    """Catches the line of the function instead, of its allocation or its return, and a line of another function."""
+    """Catches the line of the function, of an allocation or of a return instead of the statement."""
     with tinygpt.trace() as steps:
         spread(name).loss(TOKENS, TARGETS)
     checked = 0
@@ -259,7 +259,7 @@ def test_the_caller_is_the_line_of_the_model():
 
 
 def test_steps_of_parts_and_of_operations_alone():
-    """Catches a trace that only works inside a whole model."""
+    """Catches a trace that works only on a whole model."""
     model = spread("gpt2")
     x = Tensor(np.ones((1, 2, 12), np.float32))
     layer = nn.Linear(12, 3)
@@ -275,7 +275,7 @@ def test_steps_of_parts_and_of_operations_alone():
 
 
 def test_statistics():
-    """Catches a figure of other values, and NaN or infinity that spoil the rest."""
+    """Catches statistics of the wrong values, and NaN or infinity that spoils the others."""
     found = tracing.statistics(np.array([[0, 1, -3, np.nan], [np.inf, -np.inf, 0, 2]], np.float32))
     assert found[:3] == (-3, 2, 0)
     assert found.std == pytest.approx(np.std([0, 1, -3, 0, 2]))
@@ -284,8 +284,8 @@ def test_statistics():
     assert np.isnan(tracing.statistics(np.zeros(0, np.float32)).min)
 
 
-def test_arrays_stay_as_they_were():
-    """Catches arrays that a later pass, or the reader, writes into."""
+def test_arrays_do_not_change():
+    """Catches arrays changed by a later pass or by the reader."""
     model = spread("llama")
     with tinygpt.trace() as steps, no_grad():
         model(TOKENS)
@@ -298,7 +298,7 @@ def test_arrays_stay_as_they_were():
 
 
 def test_the_limit_keeps_statistics():
-    """Catches memory without a bound, and a limit that loses steps."""
+    """Catches unbounded memory, and a limit that drops steps."""
     model = spread("gpt2")
     with tinygpt.trace() as whole, no_grad():
         model(TOKENS)
@@ -316,8 +316,8 @@ def test_the_limit_keeps_statistics():
         tinygpt.trace(limit=-1)
 
 
-def test_it_is_a_mapping_that_says_what_it_holds(tmp_path):
-    """Catches a table without a step, arrays that are not those of the steps, and a wrong name without help."""
+def test_a_trace_is_a_mapping_with_a_table(tmp_path):
+    """Catches a table without a step, wrong arrays in the file, and an unknown name without a suggestion."""
     model = spread("llama")
     with tinygpt.trace(backward=True) as steps:
         model.loss(TOKENS, TARGETS).backward()
@@ -338,7 +338,7 @@ def test_it_is_a_mapping_that_says_what_it_holds(tmp_path):
 
 
 def test_every_step_of_the_model_has_a_text_of_its_own():
-    """Catches a step that is shown with the formula of any layer, and a text that no step uses."""
+    """Catches a step shown with a generic formula, and a text that no step uses."""
     used = {}
     for name in CONFIGS:
         with tinygpt.trace() as steps:
@@ -360,7 +360,7 @@ def test_an_exception_leaves_no_trace():
 
 
 def test_traces_do_not_nest():
-    """Catches a second trace that takes steps from the first, and one that is entered again."""
+    """Catches a second trace that takes steps from the first, and a trace entered twice."""
     with tinygpt.trace() as outer:
         with pytest.raises(RuntimeError, match=r"^\[trace\] a trace is already active in this thread"), tinygpt.trace():
             pass
@@ -371,7 +371,7 @@ def test_traces_do_not_nest():
 
 
 def test_a_trace_belongs_to_its_thread():
-    """Catches steps of another thread, and a trace that ends with that of another thread."""
+    """Catches steps of another thread, and a trace ended by another thread's."""
     model, seen = spread("llama"), {}
     begun, done = threading.Event(), threading.Event()
 
@@ -385,7 +385,7 @@ def test_a_trace_belongs_to_its_thread():
     thread = threading.Thread(target=other, args=("other", 1))
     thread.start()
     begun.wait(10)
-    plain = model(TOKENS)  # not traced: the other thread's trace is its own
+    plain = model(TOKENS)  # not traced: the only trace is that of the other thread
     with tinygpt.trace() as steps:
         model(TOKENS)
     done.set()
@@ -412,7 +412,7 @@ def test_a_trace_belongs_to_its_thread():
     ],
 )
 def test_wrong_shapes_are_refused_as_without_a_trace(wrong, error):
-    """Catches NumPy's broadcasting where the fused operation refuses."""
+    """Catches NumPy's broadcasting where the fused op refuses."""
     arguments = [Tensor(np.ones(shape, np.float32)) for shape in ((1, 2, 4), (3, 4), (3,))]
     with pytest.raises(error) as plain:
         wrong(*arguments)
@@ -422,7 +422,7 @@ def test_wrong_shapes_are_refused_as_without_a_trace(wrong, error):
 
 
 def test_a_frozen_parameter_stays_frozen():
-    """Catches a gradient that a trace gives to a weight that wants none."""
+    """Catches a gradient of a frozen weight under a trace."""
     model = GPT(GPTConfig(**CONFIGS["gpt2"]), seed=0)
     model.blocks[0].mlp.up.weight.requires_grad = False
     with tinygpt.trace(backward=True) as steps:
@@ -433,7 +433,7 @@ def test_a_frozen_parameter_stays_frozen():
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_adapters_are_traced(name):
-    """Catches a layer whose adapter a trace does not see, or whose parts do not add up."""
+    """Catches an adapter that is missing from a trace, and parts that do not add up."""
     model = spread(name)
     lora.add(model, 2, 4.0)
     for parameter in lora.parameters(model):
@@ -457,7 +457,7 @@ def test_adapters_are_traced(name):
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 def test_packed_weights_are_traced(kind):
-    """Catches a trace that cannot multiply with weights of 16 or 8 bits, or does so otherwise."""
+    """Catches a trace that fails on 16- or 8-bit weights, or gives different results."""
     model = spread("grouped")
     model.pack(kind)
     with no_grad():

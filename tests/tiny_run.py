@@ -1,4 +1,4 @@
-"""A small tree of sources, and settings that train on it in the blink of an eye."""
+"""A small tree of sources, and settings for training runs that take a fraction of a second."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
 
 NAMES = ("alpha", "beta", "gamma", "delta", "kappa", "sigma", "theta", "omega")
-# Fields that may differ between two runs of the same settings; all others must not.
+# Fields that may differ between two runs with the same settings. All others must be equal.
 CLOCK = ("tokens_per_s", "gflops", "peak_share", "seconds", "resumed")
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def write_sources(folder: Path) -> Path:
-    """Eight files that differ in the names they use: much to predict, little to learn."""
+    """Write eight files that differ in the names they use, so that a small model can learn them."""
     folder.mkdir(parents=True)
     for i, name in enumerate(NAMES):
         other = NAMES[i - 1]
@@ -29,14 +29,14 @@ def write_sources(folder: Path) -> Path:
 
 
 def tiny(sources: Path, out: Path, **changes) -> TrainSettings:
-    """Settings of a run of 12 steps: 1 layer, 16 wide, context 16, batch 4, on one thread."""
+    """Settings for 12 steps: 1 layer, width 16, context 16, batch 4, one thread."""
     shape = {"layers": 1, "embed": 16, "heads": 2, "seq": 16}
     pace = {"steps": 12, "eval_every": 4, "checkpoint_every": 5, "samples": 0, "threads": 1}
     return TrainSettings(**{"data": [str(sources)], "out": str(out), **shape, **pace, **changes})
 
 
 def train_arrays(run, steps: int) -> np.ndarray:
-    """The losses of the first `steps` steps of a prepared run, with nothing written."""
+    """The losses of the first `steps` steps of a prepared run, without writing files."""
     trainer = Trainer(run, Path(), Outputs(run.settings.output, Report()))
     losses = []
     for trainer.step in range(steps):
@@ -45,7 +45,7 @@ def train_arrays(run, steps: int) -> np.ndarray:
 
 
 def flags(settings: TrainSettings, *names: str) -> list[str]:
-    """The named settings as a user would type them; all that `tiny` sets by default."""
+    """The named settings as command-line flags; by default all that `tiny` sets."""
     words = []
     for name in names or ("data", "out", "layers", "embed", "heads", "seq", "steps", "eval_every", "checkpoint_every",
                           "samples", "threads"):  # fmt: skip
@@ -55,19 +55,20 @@ def flags(settings: TrainSettings, *names: str) -> list[str]:
 
 
 def without_clock(records: list[dict]) -> list[dict]:
-    """Lines of metrics.jsonl without what depends on the speed of the machine."""
+    """Lines of metrics.jsonl without the fields that depend on the machine's speed."""
     return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its bytes."""
+    """The bytes of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def state(folder: Path) -> dict:
-    """Read the content of a checkpoint or a model directory, apart from the order in its files and the seconds it took.
+    """Read the content of a checkpoint or model directory for comparison.
 
-    Of the checksums, which depend on both, only that they are those of the files.
+    The order within files and the elapsed seconds are left out. The checksums depend on both, so they are only checked
+    against the files.
     """
     said = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -82,7 +83,7 @@ def state(folder: Path) -> dict:
 
 
 class Listening(Report):
-    """Keeps what a run says; `at` maps a step to a function that is called after it."""
+    """A report that keeps all events; `at` maps a step to a function called after it."""
 
     def __init__(self, **at):
         self.facts, self.notes, self.records, self.evaluations = {}, [], [], []
