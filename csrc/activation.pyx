@@ -103,8 +103,11 @@ def set_isa(str name):
 def gelu_simd(const float[::1] x, float[::1] out, int n_threads):                                     # IN, OUT
     """Add vectors: one exponential in registers for all lanes at once."""
     cdef Py_ssize_t k, N = x.shape[0]
-    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=N > ALONE):
+    if N <= ALONE or n_threads == 1:
+        with nogil:
+            simd.gelu(&x[0], &out[0], N)
+        return
+    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static"):
         simd.gelu(&x[k * PIECE], &out[k * PIECE], min(PIECE, N - k * PIECE))
 
 
@@ -126,8 +129,11 @@ def gelu_backward_parallel(const float[::1] dy, const float[::1] x, float[::1] d
 def gelu_backward_simd(const float[::1] dy, const float[::1] x, float[::1] dx, int n_threads):        # IN, IN, OUT
     """Add vectors, as in gelu_simd."""
     cdef Py_ssize_t k, N = x.shape[0]
-    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=N > ALONE):
+    if N <= ALONE or n_threads == 1:
+        with nogil:
+            simd.gelu_backward(&dy[0], &x[0], &dx[0], N)
+        return
+    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static"):
         simd.gelu_backward(&dy[k * PIECE], &x[k * PIECE], &dx[k * PIECE], min(PIECE, N - k * PIECE))
 
 
@@ -155,9 +161,13 @@ def swiglu_parallel(const float[:, ::1] x, float[:, ::1] out, int n_threads):   
 
 def swiglu_simd(const float[:, ::1] x, float[:, ::1] out, int n_threads):                             # IN, OUT
     """Add vectors along each row: LANES gates and the LANES values of up that lie F elements further on."""
-    cdef Py_ssize_t r, F = out.shape[1]
-    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=x.shape[0] * F > ALONE):
+    cdef Py_ssize_t r, R = x.shape[0], F = out.shape[1]
+    if R * F <= ALONE or n_threads == 1:
+        with nogil:
+            for r in range(R):
+                simd.swiglu(&x[r, 0], &out[r, 0], F)
+        return
+    for r in prange(R, nogil=True, num_threads=n_threads, schedule="static"):
         simd.swiglu(&x[r, 0], &out[r, 0], F)
 
 
@@ -194,9 +204,13 @@ def swiglu_backward_parallel(const float[:, ::1] dy, const float[:, ::1] x, floa
 def swiglu_backward_simd(const float[:, ::1] dy, const float[:, ::1] x, float[:, ::1] dx,             # IN, IN, OUT
                          int n_threads):
     """Add vectors along each row, as in swiglu_simd."""
-    cdef Py_ssize_t r, F = dy.shape[1]
-    for r in prange(x.shape[0], nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=x.shape[0] * F > ALONE):
+    cdef Py_ssize_t r, R = x.shape[0], F = dy.shape[1]
+    if R * F <= ALONE or n_threads == 1:
+        with nogil:
+            for r in range(R):
+                simd.swiglu_backward(&dy[r, 0], &x[r, 0], &dx[r, 0], F)
+        return
+    for r in prange(R, nogil=True, num_threads=n_threads, schedule="static"):
         simd.swiglu_backward(&dy[r, 0], &x[r, 0], &dx[r, 0], F)
 
 
@@ -218,8 +232,11 @@ def add_parallel(const float[::1] a, const float[::1] b, float[::1] out, int n_t
 def add_simd(const float[::1] a, const float[::1] b, float[::1] out, int n_threads):                  # IN, IN, OUT
     """Add vectors: LANES sums per instruction."""
     cdef Py_ssize_t k, N = a.shape[0]
-    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=N > ALONE_ADDING):
+    if N <= ALONE_ADDING or n_threads == 1:
+        with nogil:
+            simd.add(&a[0], &b[0], &out[0], N)
+        return
+    for k in prange((N + PIECE - 1) // PIECE, nogil=True, num_threads=n_threads, schedule="static"):
         simd.add(&a[k * PIECE], &b[k * PIECE], &out[k * PIECE], min(PIECE, N - k * PIECE))
 
 

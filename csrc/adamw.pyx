@@ -56,7 +56,8 @@ cdef extern from "simd/adamw_kernel.h" nogil:
 # squares are one double per 16 KB of x. 124 million parameters are 30,000 chunks, enough to balance the threads.
 cdef enum:
     CHUNK = 4096
-# ALONE: up to this many chunks the simd rung finishes before it could wake another thread.
+# ALONE: up to this many chunks the simd rung finishes before it could wake another thread. Then, and with one thread,
+# it opens no parallel region: opening one costs as much as a thousand parameters, even for a team of one.
 cdef enum:
     ALONE = 4
 
@@ -127,7 +128,11 @@ def adamw_simd(float[::1] param, const float[::1] grad, float[::1] m, float[::1]
     """Add vectors: a square root and a quotient for all lanes at once."""
     cdef Py_ssize_t k, first, N = param.shape[0], chunks = (N + CHUNK - 1) // CHUNK
     cdef Scalars s = scalars(lr, beta1, beta2, eps, weight_decay, step, grad_scale)
-    for k in prange(chunks, nogil=True, num_threads=n_threads, schedule="static", use_threads_if=chunks > ALONE):
+    if chunks <= ALONE or n_threads == 1:
+        with nogil:
+            simd.update(&param[0], &grad[0], &m[0], &v[0], N, &s)
+        return
+    for k in prange(chunks, nogil=True, num_threads=n_threads, schedule="static"):
         first = k * CHUNK
         simd.update(&param[first], &grad[first], &m[first], &v[first], min(CHUNK, N - first), &s)
 
@@ -173,8 +178,12 @@ def squared_norm_simd(const float[::1] x, int n_threads):                       
     if partial == NULL:
         raise MemoryError("[squared_norm] no memory for the partial sums")
     with nogil:
-        for k in prange(chunks, num_threads=n_threads, schedule="static", use_threads_if=chunks > ALONE):
-            partial[k] = simd.sum_of_squares(&x[k * CHUNK], min(CHUNK, N - k * CHUNK))
+        if chunks <= ALONE or n_threads == 1:
+            for k in range(chunks):
+                partial[k] = simd.sum_of_squares(&x[k * CHUNK], min(CHUNK, N - k * CHUNK))
+        else:
+            for k in prange(chunks, num_threads=n_threads, schedule="static"):
+                partial[k] = simd.sum_of_squares(&x[k * CHUNK], min(CHUNK, N - k * CHUNK))
         for k in range(chunks):
             total += partial[k]
     return total

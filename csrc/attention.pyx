@@ -301,23 +301,35 @@ cdef void attend_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, cons
         simd.tile(&x, t0, n, memory)
 
 
+cdef void tile_of_call(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,
+                       float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,
+                       Py_ssize_t i, float* memory) noexcept nogil:
+    """Compute tile i of a call. The tiles of a head count from its last, which sees the most keys.
+
+    Threads finish together if the longest tasks come first.
+    """
+    cdef Py_ssize_t T = q.shape[1], H = q.shape[2], step = queries_per_tile(T), tiles = (T + step - 1) // step
+    cdef Py_ssize_t t0 = (tiles - 1 - i % tiles) * step
+    attend_simd(q, k, v, out, lse, weights, scale, i // (H * tiles), i // tiles % H, t0, min(step, T - t0), memory)
+
+
 def attention_simd(const float[:, :, :, :] q, const float[:, :, :, :] k, const float[:, :, :, :] v,               # IN
                    float[:, :, :, :] out, float[:, :, ::1] lse, float[:, :, :, ::1] weights, float scale,         # OUT
                    int n_threads):
-    """Add vectors: queries are the lanes; with few queries, the D elements of a head are.
-
-    The last tile of a head is computed first. It sees the most keys, and threads finish together if the longest tasks
-    come first.
-    """
-    cdef Py_ssize_t i, T = q.shape[1], H = q.shape[2], step = queries_per_tile(T), tiles = (T + step - 1) // step
-    cdef Py_ssize_t t0, need = attention_floats(k.shape[1], q.shape[3])
+    """Add vectors: queries are the lanes; with few queries, the D elements of a head are."""
+    cdef Py_ssize_t i, T = q.shape[1], step = queries_per_tile(T)
+    cdef Py_ssize_t tiles = q.shape[0] * q.shape[2] * ((T + step - 1) // step)
+    cdef Py_ssize_t need = attention_floats(k.shape[1], q.shape[3])
     cdef float* memory = scratch_floats(need * n_threads)
     if memory == NULL:
         raise MemoryError("[attention] no memory for the scores of a tile")
-    for i in prange(q.shape[0] * H * tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
-        t0 = (tiles - 1 - i % tiles) * step
-        attend_simd(q, k, v, out, lse, weights, scale, i // (H * tiles), i // tiles % H, t0, min(step, T - t0),
-                    memory + threadid() * need)
+    if n_threads == 1:                                                  # without a region, which would cost more
+        with nogil:                                                     # than a small tile
+            for i in range(tiles):
+                tile_of_call(q, k, v, out, lse, weights, scale, i, memory)
+        return
+    for i in prange(tiles, nogil=True, num_threads=n_threads, schedule="dynamic"):
+        tile_of_call(q, k, v, out, lse, weights, scale, i, memory + threadid() * need)
 
 
 cdef void attend_backward(const float[:, :, :, :] dout, const float[:, :, :, :] q, const float[:, :, :, :] k,
@@ -458,6 +470,11 @@ def attention_backward_simd(const float[:, :, :, :] dout, const float[:, :, :, :
     if q.shape[1] == 0:
         dk[...] = 0
         dv[...] = 0
+        return
+    if n_threads == 1:
+        with nogil:
+            for i in range(k.shape[0] * G):
+                gradient_simd(dout, q, k, v, out, lse, dq, dk, dv, scale, i // G, i % G, memory)
         return
     for i in prange(k.shape[0] * G, nogil=True, num_threads=n_threads, schedule="static"):
         gradient_simd(dout, q, k, v, out, lse, dq, dk, dv, scale, i // G, i % G, memory + threadid() * need)

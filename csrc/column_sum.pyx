@@ -88,6 +88,11 @@ def set_isa(str name):
 def column_sum_simd(const float[:, ::1] x, float[::1] out, bint accumulate, int n_threads):  # IN, OUT
     """Add vectors: TILE columns are summed in registers, row after row."""
     cdef Py_ssize_t k, R = x.shape[0], C = x.shape[1]
+    if n_threads == 1:                                      # without a region, which would cost more than a few rows
+        with nogil:
+            for k in range((C + TILE - 1) // TILE):
+                simd.add_rows(&x[0, 0] + k * TILE, C, R, min(TILE, C - k * TILE), &out[k * TILE], accumulate)
+        return
     for k in prange((C + TILE - 1) // TILE, nogil=True, num_threads=n_threads, schedule="static"):
         simd.add_rows(&x[0, 0] + k * TILE, C, R, min(TILE, C - k * TILE), &out[k * TILE], accumulate)
 

@@ -124,6 +124,10 @@ def cross_entropy_simd(const float[:, ::1] logits, const int[::1] targets, float
                        float[::1] lse, int n_threads):                                                  # OUT
     """Add vectors: the blocks of a row, four vectors at a time. A thread takes one contiguous run of rows."""
     cdef Py_ssize_t k, r, R = logits.shape[0], V = logits.shape[1], share = (R + n_threads - 1) // n_threads
+    if n_threads == 1:                                                  # without a region, which would cost more
+        with nogil:                                                     # than a few rows
+            simd.loss(R, V, &logits[0, 0], &targets[0], &losses[0], &lse[0])
+        return
     for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
         r = k * share
         simd.loss(min(share, R - r), V, &logits[0, 0] + r * V, &targets[0] + r, &losses[0] + r, &lse[0] + r)
@@ -165,6 +169,10 @@ def cross_entropy_backward_simd(const float[:, ::1] logits, const int[::1] targe
                                 int n_threads):
     """Add vectors. The 1 of the target is subtracted after its row is written."""
     cdef Py_ssize_t k, r, R = logits.shape[0], V = logits.shape[1], share = (R + n_threads - 1) // n_threads
+    if n_threads == 1:
+        with nogil:
+            simd.gradient(R, V, &logits[0, 0], &targets[0], &lse[0], &dlogits[0, 0], scale)
+        return
     for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
         r = k * share
         simd.gradient(min(share, R - r), V, &logits[0, 0] + r * V, &targets[0] + r, &lse[0] + r,

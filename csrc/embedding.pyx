@@ -93,8 +93,12 @@ def embedding_simd(const int[:, ::1] tokens, const float[:, ::1] table,         
                    int n_threads):
     """Add vectors along a row."""
     cdef Py_ssize_t r, T = tokens.shape[1], rows = tokens.shape[0] * T
-    for r in prange(rows, nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=rows * out.shape[1] > ALONE):
+    if rows * out.shape[1] <= ALONE or n_threads == 1:
+        with nogil:
+            for r in range(rows):
+                embed_row_simd(tokens, table, positions, start, out, r // T, r % T)
+        return
+    for r in prange(rows, nogil=True, num_threads=n_threads, schedule="static"):
         embed_row_simd(tokens, table, positions, start, out, r // T, r % T)
 
 
@@ -181,13 +185,18 @@ cdef void spread(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1]
                  Py_ssize_t start, bint accumulate, bint accumulate_positions, Py_ssize_t* border, bint vectors,
                  int n_threads) noexcept nogil:
     """Give each thread its range of dtable, then some rows of dpositions. border (n_threads + 1 + V,) is scratch."""
-    cdef Py_ssize_t k, p
+    cdef Py_ssize_t k, p, B = tokens.shape[0], T = tokens.shape[1]
+    if n_threads == 1:                                                  # both loops below without a region
+        gather(dy, tokens, dtable, 0, dtable.shape[0], accumulate, vectors)
+        for p in range(0 if dpositions is None else dpositions.shape[0]):
+            gather_position(dy, B, T, dpositions, p, start, accumulate_positions, vectors)
+        return
     share_out(tokens, border + n_threads + 1, dtable.shape[0], accumulate, border, n_threads)
     for k in prange(n_threads, num_threads=n_threads, schedule="static"):
         gather(dy, tokens, dtable, border[k], border[k + 1], accumulate, vectors)
     if dpositions is not None:
         for p in prange(dpositions.shape[0], num_threads=n_threads, schedule="static"):
-            gather_position(dy, tokens.shape[0], tokens.shape[1], dpositions, p, start, accumulate_positions, vectors)
+            gather_position(dy, B, T, dpositions, p, start, accumulate_positions, vectors)
 
 
 def embedding_backward_parallel(const float[:, ::1] dy, const int[:, ::1] tokens, float[:, ::1] dtable,  # IN, IN, OUT

@@ -149,6 +149,10 @@ def layernorm_simd(const float[:, ::1] x, const float[:, ::1] residual,         
         a.residual, a.total = &residual[0, 0], &total[0, 0]
     if bias is not None:
         a.bias = &bias[0]
+    if n_threads == 1:                                                  # without a region, which would cost more
+        with nogil:                                                     # than a few rows
+            simd.rows(&a, 0, R)
+        return
     for k in prange((R + share - 1) // share, nogil=True, num_threads=n_threads, schedule="static"):
         simd.rows(&a, k * share, min((k + 1) * share, R))
 
@@ -282,6 +286,14 @@ def layernorm_backward_simd(const float[:, ::1] dy, const float[:, ::1] x,      
     a.dy, a.x, a.weight, a.mean, a.rstd, a.dx = &dy[0, 0], &x[0, 0], &weight[0], &mean[0], &rstd[0], &dx[0, 0]
     if dtotal is not None:
         a.dtotal = &dtotal[0, 0]
+    if n_threads == 1:                                                  # both loops below without a region
+        with nogil:
+            for k in range(chunks):
+                simd.gradient(&a, k * ROWS, min((k + 1) * ROWS, R), part + k * 2 * C)
+            simd.add_chunks(part, chunks, 2 * C, &dweight[0], C, accumulate)
+            if dbias is not None:
+                simd.add_chunks(part + C, chunks, 2 * C, &dbias[0], C, accumulate)
+        return
     with nogil:
         for k in prange(chunks, num_threads=n_threads, schedule="static"):
             simd.gradient(&a, k * ROWS, min((k + 1) * ROWS, R), part + k * 2 * C)

@@ -131,6 +131,10 @@ def rmsnorm_simd(const float[:, ::1] x, const float[:, ::1] residual, const floa
     a.x, a.weight, a.out, a.rstd = &x[0, 0], &weight[0], &out[0, 0], &rstd[0]
     if residual is not None:
         a.residual, a.total = &residual[0, 0], &total[0, 0]
+    if n_threads == 1:                                                  # without a region, which would cost more
+        with nogil:                                                     # than a few rows
+            simd.rows(&a, 0, R)
+        return
     for k in prange((R + share - 1) // share, nogil=True, num_threads=n_threads, schedule="static"):
         simd.rows(&a, k * share, min((k + 1) * share, R))
 
@@ -247,6 +251,12 @@ def rmsnorm_backward_simd(const float[:, ::1] dy, const float[:, ::1] x, const f
     a.dy, a.x, a.weight, a.rstd, a.dx = &dy[0, 0], &x[0, 0], &weight[0], &rstd[0], &dx[0, 0]
     if dtotal is not None:
         a.dtotal = &dtotal[0, 0]
+    if n_threads == 1:                                                  # both loops below without a region
+        with nogil:
+            for k in range(chunks):
+                simd.gradient(&a, k * ROWS, min((k + 1) * ROWS, R), part + k * C)
+            simd.add_chunks(part, chunks, C, &dweight[0], C, accumulate)
+        return
     with nogil:
         for k in prange(chunks, num_threads=n_threads, schedule="static"):
             simd.gradient(&a, k * ROWS, min((k + 1) * ROWS, R), part + k * C)

@@ -91,8 +91,14 @@ def rope_simd(const float[:, :, :, :] x, float[:, :, :, :] out, const float[:, :
     """Add vectors along the pairs of a head."""
     cdef Py_ssize_t r, b, t, T = x.shape[1], H = x.shape[2], E = cos.shape[1]
     cdef Py_ssize_t x_head = x.strides[2] // sizeof(float), out_head = out.strides[2] // sizeof(float)
-    for r in prange(x.shape[0] * T, nogil=True, num_threads=n_threads, schedule="static",
-                    use_threads_if=x.shape[0] * T * H * E > ALONE):
+    if x.shape[0] * T * H * E <= ALONE or n_threads == 1:
+        with nogil:
+            for b in range(x.shape[0]):
+                for t in range(T):
+                    simd.rotate(&x[b, t, 0, 0], x_head, &out[b, t, 0, 0], out_head, H, &cos[t, 0], &sin[t, 0], E,
+                                inverse)
+        return
+    for r in prange(x.shape[0] * T, nogil=True, num_threads=n_threads, schedule="static"):
         b = r // T
         t = r % T
         simd.rotate(&x[b, t, 0, 0], x_head, &out[b, t, 0, 0], out_head, H, &cos[t, 0], &sin[t, 0], E, inverse)

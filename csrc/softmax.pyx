@@ -135,6 +135,10 @@ def softmax_simd(const float[:, ::1] x, float[:, ::1] out, int n_threads):      
     cdef float* known = scratch_floats(n_threads * blocks)
     if known == NULL:
         raise MemoryError("[softmax] no memory for the maxima of the blocks")
+    if n_threads == 1:                                                  # without a region, which would cost more
+        with nogil:                                                     # than a few rows
+            simd.rows(R, C, &x[0, 0], &out[0, 0], known)
+        return
     for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
         simd.rows(min(share, R - k * share), C, &x[0, 0] + k * share * C, &out[0, 0] + k * share * C,
                   known + k * blocks)
@@ -174,6 +178,10 @@ def softmax_backward_simd(const float[:, ::1] dy, const float[:, ::1] y, float[:
                           int n_threads):
     """Add vectors to both passes over a row."""
     cdef Py_ssize_t k, at, R = y.shape[0], C = y.shape[1], share = (R + n_threads - 1) // n_threads
+    if n_threads == 1:
+        with nogil:
+            simd.gradient(R, C, &dy[0, 0], &y[0, 0], &dx[0, 0])
+        return
     for k in prange((R + share - 1) // share if R else 0, nogil=True, num_threads=n_threads, schedule="static"):
         at = k * share * C
         simd.gradient(min(share, R - k * share), C, &dy[0, 0] + at, &y[0, 0] + at, &dx[0, 0] + at)

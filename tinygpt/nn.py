@@ -74,20 +74,21 @@ class Parameter(Tensor):
     A copy of a model (`copy.deepcopy`, `pickle`) has its own arena; its gradients are stale.
     """
 
-    __slots__ = ("_arena", "decay", "fresh", "mean", "start", "std")
+    __slots__ = ("_arena", "_slot_view", "decay", "fresh", "mean", "start", "std")
 
     def __init__(self, shape: tuple[int, ...], std: float = 0.0, mean: float = 0.0, decay: bool = True):
         super().__init__(np.empty(0, np.float32), requires_grad=True)
         self._data = _no_memory(shape, mean)
         self.std, self.mean, self.decay = std, mean, decay
         self._arena: Arena | None = None
+        self._slot_view: np.ndarray | None = None  # of the gradient; made once, because small models ask often
         self.start = 0
         self.fresh = False
 
     def place(self, arena: Arena, start: int, rng: np.random.Generator | None) -> None:
         """Move into an arena and draw the initial values; without a generator, keep those of the arena."""
         shape = self._data.shape
-        self._arena, self.start = arena, start
+        self._arena, self.start, self._slot_view = arena, start, None
         flat = arena.data[start : start + math.prod(shape)]
         if rng is not None and self.std:
             rng.standard_normal(out=flat, dtype=np.float32)
@@ -140,7 +141,10 @@ class Parameter(Tensor):
         return self._arena
 
     def _slot(self) -> np.ndarray:
-        return self.arena.grad[self.start : self.start + self._data.size].reshape(self._data.shape)
+        if self._slot_view is None:
+            part = self.arena.grad[self.start : self.start + self._data.size]
+            self._slot_view = part.reshape(self._data.shape)
+        return self._slot_view
 
     def grad_buffer(self) -> tuple[np.ndarray, bool]:
         """Return the memory of the gradient, and whether a kernel must add to it."""

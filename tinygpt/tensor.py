@@ -266,7 +266,7 @@ class Tensor:
         nodes, leaves = self._graph()  # also refuses a freed graph, before any gradient is touched
         uses = None if complete is None else _uses(nodes)
         try:
-            self.receive(np.array(np.broadcast_to(seed, self.shape), order="C"))
+            self.receive(seed.copy() if seed.ndim else np.full(self.shape, seed))
             while nodes:  # pop, so that each node can be freed as soon as its closure ran
                 node = nodes.pop()
                 backward, arrived, parents = node._backward, node.take_grad(), node._parents

@@ -96,11 +96,12 @@ def head_loss(x: Tensor, weight: Tensor | PackedWeight, targets: np.ndarray, kee
     -------
     Tensor, shape ()
     """
-    X, V = rows("head_loss", "x", x), weight.shape[0]
-    expect("head_loss", "weight", weight, (None, X.shape[1]))
+    X = rows("head_loss", "x", x)
+    if len(weight.shape) != 2 or weight.shape[1] != X.shape[1]:  # compare before calling: small models need it
+        expect("head_loss", "weight", weight, (None, X.shape[1]))
     if isinstance(weight, PackedWeight):
         refuse_gradients("head_loss", x)
-    R = X.shape[0]
+    R, V = X.shape[0], weight.shape[0]
     flat, count = checked_targets("head_loss", targets, R, V)
     if keep_bytes < 4 * R * V:
         chunk = max(1, keep_bytes // (4 * V))
