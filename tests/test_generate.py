@@ -312,7 +312,7 @@ def test_text_near_the_gap_is_kept():
     assert (
         len(gap(FILLING, "abcdefgh" * 9, "hgfedcba" * 9, 999, 16).ids) == 9
     )  # half of the context is left for the middle
-    with pytest.raises(ValueError, match="a context of 2 has no room for the three markers"):
+    with pytest.raises(ValueError, match="a context of 2 has no room for the three fill-in-the-middle tokens"):
         gap(FILLING, "a", "b", 4, 2)
 
 
@@ -332,7 +332,7 @@ def test_markers_are_never_sampled():
     assert pieces[0].top[0][0] == PRE  # log-probabilities are those of the model
 
 
-def test_without_markers_the_flag_is_named():
+def test_without_markers_the_setting_is_named():
     """Catches a gap given to a model that was not trained with fill-in-the-middle."""
-    with pytest.raises(ValueError, match=r"no tokens for fill-in-the-middle .*--fim-rate 0\.5"):
+    with pytest.raises(ValueError, match=r"no fill-in-the-middle tokens .*'fim_rate' 0\.5"):
         gap(TOKENIZER, "a", "b", 4, 16)

@@ -318,13 +318,13 @@ def gap(tokenizer: Tokenizer, prefix: str, suffix: str, length: int, context: in
     markers = Markers.of(tokenizer)
     if markers is None:
         raise ValueError(
-            "the tokenizer has no tokens for fill-in-the-middle such as <|fim_prefix|>: train with --fim-rate 0.5"
+            "[gap] the tokenizer has no fill-in-the-middle tokens such as <|fim_prefix|>: train with 'fim_rate' 0.5"
         )
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     left, right = tokenizer.encode(prefix), tokenizer.encode(suffix)
     budget = context - len(bos) - 3 - max(0, min(length, context // 2) - 1)
     if budget < 0:
-        raise ValueError(f"a context of {context} has no room for the three markers of fill-in-the-middle")
+        raise ValueError(f"[gap] a context of {context} has no room for the three fill-in-the-middle tokens")
     n_right = min(len(right), max(budget // 2, budget - len(left)))
     n_left = min(len(left), budget - n_right)
     ids = np.concatenate([bos, markers.around(left[len(left) - n_left :], right[:n_right])]).astype(np.int32)

@@ -23,13 +23,14 @@ from tinygpt.evaluate import evaluate
 from tinygpt.generate import stream_text
 from tinygpt.kernels.load import Measured
 from tinygpt.runs import layout
+from tinygpt.runs.metrics import read_metrics
 from tinygpt.sampling import Sampler
 from tinygpt.train.settings import DEFAULTS, KINDS
 
 # Command -> (module, options class).
 OPTIONS = {
     "train": ("tinygpt.train.settings", "TrainSettings"),
-    "generate": ("tinygpt.cli.generate", "GenerateOptions"),
+    "generate": ("tinygpt.cli.generate_flags", "GenerateOptions"),
     "chat": ("tinygpt.cli.chat", "ChatOptions"),
     "visualize": ("tinygpt.cli.visualize", "VisualizeOptions"),
     "trace": ("tinygpt.cli.trace", "TraceOptions"),
@@ -229,8 +230,9 @@ def test_info_shows_a_model(run, capsys):
     assert (facts["n_layer"], facts["n_embd"], facts["block_size"]) == ("1", "16", "16")
     assert (facts["n_kv_head"], facts["ffn_dim"]) == ("2", "64")
     assert facts["tokenizer"] == f"CharTokenizer, vocabulary {tokenizer.vocab_size}"
-    assert facts["trained"].startswith("60 steps, ")
-    assert "validation loss" in facts
+    assert re.fullmatch(r"60 steps, \d+ s", facts["trained"])
+    losses = [record["val_loss"] for record in read_metrics(run / layout.METRICS) if "val_loss" in record]
+    assert facts["validation loss"] == f"{min(losses):.4f}"
 
 
 def test_info_shows_a_checkpoint(run, capsys):

@@ -9,7 +9,7 @@ from tiny_run import flags, tiny
 
 import tinygpt
 from tinygpt import cli
-from tinygpt.cli.generate import unescaped
+from tinygpt.cli.generate_flags import unescaped
 from tinygpt.generate import stream_pieces, stream_text
 from tinygpt.sampling import Sampler
 
@@ -105,7 +105,7 @@ def test_a_progress_bar_when_texts_go_to_a_file(run, tmp_path, capsys, monkeypat
         (["--prompt", "a", "--suffix", "b"], "--prompt and --suffix cannot both be given"),
         (["--suffix", "a", "--suffix-file", "b"], "--suffix and --suffix-file cannot both be given"),
         (["--whole"], "--whole needs --prefix or --suffix"),
-        (["--prefix", "a"], "no tokens for fill-in-the-middle such as <|fim_prefix|>: train with --fim-rate 0.5"),
+        (["--prefix", "a"], "no fill-in-the-middle tokens such as <|fim_prefix|>: train with --fim-rate 0.5"),
     ],
 )
 def test_bad_input_is_one_line(run, capsys, arguments, message):

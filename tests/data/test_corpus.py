@@ -147,17 +147,17 @@ def test_bytes_are_those_of_the_text():
         (
             50,
             "the training split has 45 tokens, the validation split 5, but one context of 64 needs 65: give more data "
-            "or --seq 4$",
+            "or 'block_size' 4$",
         ),
         (
             73,
             r"the validation split has 8 tokens \(the training split has enough: 65\), but one context of 64 needs 65: "
-            "give more data or --seq 7$",
+            "give more data or 'block_size' 7$",
         ),
         (
             640,
             r"the validation split has 64 tokens \(the training split has enough: 576\), but one context of 64 "
-            "needs 65: give more data or --seq 63$",
+            "needs 65: give more data or 'block_size' 63$",
         ),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_split_shorter_than_a_context(size, message):
     """Catches a run without enough validation text, and a suggested --seq that would fail too."""
     parts = split([Document("a", "x" * size)])
     tokenizer = CharTokenizer("x")
-    with pytest.raises(ValueError, match="^" + message):
+    with pytest.raises(ValueError, match=r"^\[Corpus\] " + message):
         Corpus.encode(parts, tokenizer, block_size=64)
     shortest = min(len(parts.train[0].text), len(parts.validation[0].text))
     if shortest > 1:

@@ -35,7 +35,7 @@ def test_parsing_extensions():
     """Catches a repeated or missing dot, and a glob that would match nothing."""
     assert parse_extensions(".py,go, .TS ,") == {".py", ".go", ".ts"}
     for wrong in ("", " , ", "*.py", "a b", "src/py", ".", "..py", ".py,.."):
-        with pytest.raises(ValueError, match=r"^extensions must look like \.py,\.go, got "):
+        with pytest.raises(ValueError, match=r"^\[parse_extensions\] 'extensions' must look like \.py,\.go, got "):
             parse_extensions(wrong)
 
 

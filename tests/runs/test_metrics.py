@@ -9,7 +9,7 @@ import pytest
 
 from tinygpt.io.records import Records
 from tinygpt.runs import metrics
-from tinygpt.runs.metrics import MetricsLog, read_metrics
+from tinygpt.runs.metrics import MetricsLog, Progress, read_metrics, read_progress
 
 RECORDS = [{"step": 0, "loss": 5.5}, {"step": 1, "loss": 5.25}, {"step": 1, "val_loss": 5.0}, {"step": 2, "loss": 4.5}]
 
@@ -147,6 +147,30 @@ def test_a_long_file_is_read_piece_by_piece(tmp_path):
     finally:
         tracemalloc.stop()
     assert sum(1 for _ in Records(path)) == n - 10
+
+
+def test_progress_is_that_of_all_records(path):
+    """Catches the last loss in place of the best, a step too few, and a file without steps that fails."""
+    assert read_progress(path) == Progress(3, None, 5.0)
+    path.write_text('{"step": -1, "val_loss": 2.5}\n{"step": 4, "loss": 1, "seconds": 7}\n{"step": 4, "val_loss": 3}\n')
+    assert read_progress(path) == Progress(5, 7, 2.5)
+    path.write_text("")
+    assert read_progress(path) == Progress()
+    path.write_text('{"step": 0, "loss": 1, "seconds": "x"}\n{"step": 1, "loss": 1}\n')
+    with pytest.raises(ValueError, match=r"line 1: 'seconds' must be a finite number"):
+        read_progress(path)
+
+
+def test_progress_takes_no_more_memory_for_a_long_file(tmp_path):
+    """Catches a whole file of records in memory, which for a long run is gigabytes, to tell three numbers."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {i}, "loss": 1.5, "seconds": {i}}}\n' for i in range(20_000)))
+    tracemalloc.start()
+    try:
+        assert read_progress(path) == Progress(20_000, 19_999)
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_last_line_cut_inside_a_character_is_dropped(path):

@@ -67,7 +67,7 @@ def test_tokenizers_that_gguf_cannot_hold():
     merges = [(b"b", b"c"), (b"a", b"b")]
     reachable = {token: i for token, i in vocab.items() if i < 258}
     for tokenizer, message in [
-        (CharTokenizer("ab"), "GGUF has no form for a character tokenizer: it needs byte pairs"),
+        (CharTokenizer("ab"), "GGUF has no form for a character tokenizer; train a model with 'tokenizer_type' bpe"),
         (trained("code"), "GGUF has no name for the pattern 'code', only for gpt2, gpt4, smollm, qwen2"),
         (
             BPETokenizer(vocab, merges, "gpt4"),

@@ -18,9 +18,20 @@ OPERATION = re.compile(r"\[(\w+)\] ")
 ARGUMENT = re.compile(r"'(\w+)'")
 # Library arguments whose flag has a shorter name.
 SHORTER = {"temperature": "temp", "top_k": "topk", "top_p": "topp"}
-# Operations that a flag stands for as a whole: the flag, and the argument that is its value.
-BY_FLAG = {"kernels": ("--kernels", None), "set_num_threads": ("--threads", "n")}
-# The flag that a word without one was probably meant for.
+# Operations that have one flag: the flag, and the argument that it sets; None if the flag sets all of them. No other
+# word of their messages is an argument, so that the name of a file stays as it is.
+BY_FLAG = {
+    "kernels": ("--kernels", None),
+    "set_num_threads": ("--threads", "n"),
+    "parse_extensions": ("--ext", "extensions"),
+    "discover": ("--ext", "extensions"),
+    "Corpus": ("--seq", "block_size"),
+    "Infilling": ("--fim-rate", "rate"),
+    # Flags of `tinygpt train`, in errors of generate and export about a model that lacks something.
+    "gap": ("--fim-rate", "fim_rate"),
+    "to_metadata": ("--tokenizer-type", "tokenizer_type"),
+}
+# Command to the flag for which a word without a flag was probably meant.
 MEANT = {
     "train": "--data",
     "generate": "--prompt",
@@ -36,7 +47,7 @@ MEANT = {
 
 
 def one_line(error: Exception, options: Sequence[Any] = ()) -> str:
-    """Describe an error in one line.
+    """Describe an error in one line, in the words of the command line.
 
     Parameters
     ----------
@@ -47,7 +58,7 @@ def one_line(error: Exception, options: Sequence[Any] = ()) -> str:
     Returns
     -------
     str
-        Never empty.
+        One line; never empty.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
@@ -65,13 +76,14 @@ def in_flags(message: str, names: Mapping[str, str]) -> str:
     Parameters
     ----------
     message : str
-        Left as it is unless it begins with an operation in brackets.
+        Returned unchanged unless it begins with an operation in brackets.
     names : mapping of str to str
-        Argument to flag.
+        Argument to flag, for operations that are not in BY_FLAG.
 
     Returns
     -------
     str
+        The message without its operation.
     """
     found = OPERATION.match(message)
     if found is None:
@@ -80,9 +92,7 @@ def in_flags(message: str, names: Mapping[str, str]) -> str:
     rest = message[found.end() :]
     if flag is not None and argument is None:
         return f"{flag}: {rest}"
-    known = dict(names)
-    if flag is not None and argument is not None:
-        known[argument] = flag
+    known = names if flag is None or argument is None else {argument: flag}
     return ARGUMENT.sub(lambda name: known.get(name[1]) or name[0], rest)
 
 
@@ -97,7 +107,7 @@ def flag_names(options: Sequence[Any]) -> dict[str, str]:
 
 
 def _unexpected(error: UnusedCliTokensError) -> str:
-    """Name the word that no flag takes, and the flag that it may have been meant for."""
+    """Name a word that belongs to no flag, and the flag that it was probably meant for."""
     words = error.unused_tokens or [""]
     flag = MEANT.get((error.command_chain or [""])[-1])
     offer = f"; did you mean {flag} {shlex.quote(' '.join(words))}?" if flag else ""
@@ -105,7 +115,7 @@ def _unexpected(error: UnusedCliTokensError) -> str:
 
 
 def _missing(error: MissingArgumentError) -> str:
-    """Name the flag or the positional argument that has no value, and how it is given."""
+    """Name the flag or positional argument that is missing or has no value, and where its use is explained."""
     command = " ".join(["tinygpt", *(error.command_chain or [])])
     name = error.argument.name if error.argument is not None else ""
     if not name.startswith("-"):

@@ -19,7 +19,7 @@ class InfoOptions(Compute):
     model: str | None = None
     """Model directory to describe instead of the machine."""
     quiet: bool = False
-    """Print nothing: the exit status tells whether the directory holds a model that can be read."""
+    """Print nothing; the exit status is 0 if the model can be loaded."""
 
 
 def info(options: Annotated[InfoOptions, Parameter(name="*")] = InfoOptions()) -> int:  # noqa: B008
@@ -33,6 +33,7 @@ def info(options: Annotated[InfoOptions, Parameter(name="*")] = InfoOptions()) -
 
 
 def _machine() -> list[tuple[str, str]]:
+    """Describe processor, build, threads, peak rates and rungs, as pairs of name and text."""
     import numpy as np
 
     from tinygpt import __version__
@@ -57,7 +58,7 @@ def _machine() -> list[tuple[str, str]]:
         ("peak", f"{peak / 1e9:.0f} GFLOP/s float32, measured on {n} thread{'s' * (n > 1)}{beside}"),
         ("bandwidth", bandwidth),
         ("bfloat16", f"products: {rounding}"),
-        ("rungs", "op: rungs there are, the one in use in brackets"),
+        ("rungs", "every rung of each op, the one in use in brackets"),
     ]
     in_use = registry.selection()
     for op, rungs in registry.available().items():
@@ -66,7 +67,7 @@ def _machine() -> list[tuple[str, str]]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -76,24 +77,23 @@ def processor() -> str:
 
 
 def _model(directory: str) -> list[tuple[str, str]]:
+    """Describe the model of a directory, its tokenizer and its training run, as pairs of name and text."""
     from tinygpt.files import model_directory
     from tinygpt.runs import layout
-    from tinygpt.runs.metrics import read_metrics
+    from tinygpt.runs.metrics import read_progress
 
     model, tokenizer = model_directory.load(directory)
     facts = [("model", directory), ("parameters", f"{model.num_parameters():,}")]
-    # What a config leaves open is shown as it is used.
+    # Options that a config leaves open are shown with the values that the model uses.
     used = asdict(model.config) | {"n_kv_head": model.config.kv_heads, "ffn_dim": model.config.ffn_width}
     facts += [(name, str(value)) for name, value in used.items()]
     kind = "none" if tokenizer is None else f"{type(tokenizer).__name__}, vocabulary {tokenizer.vocab_size}"
     facts.append(("tokenizer", kind))
     log = Path(directory, layout.METRICS)
     if layout.is_run(directory) and log.exists():
-        records = read_metrics(log)
-        steps = [record for record in records if "loss" in record]
-        losses = [record["val_loss"] for record in records if "val_loss" in record]
-        if steps:
-            facts.append(("trained", f"{steps[-1]['step'] + 1} steps, {steps[-1]['seconds']:.0f} s"))
-        if losses:
-            facts.append(("validation loss", f"{min(losses):.4f}"))
+        run = read_progress(log)
+        if run.steps:
+            facts.append(("trained", f"{run.steps} steps" + ("" if run.seconds is None else f", {run.seconds:.0f} s")))
+        if run.best is not None:
+            facts.append(("validation loss", f"{run.best:.4f}"))
     return facts

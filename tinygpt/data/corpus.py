@@ -201,8 +201,8 @@ def _check_length(train: int, validation: int, block_size: int) -> None:
         short = f"the validation split has {validation:,} tokens (the training split has enough: {train:,})"
     else:
         short = f"the training split has {train:,} tokens, the validation split {validation:,}"
-    fix = f"give more data or --seq {shortest - 1}" if shortest > 1 else "give more data"
-    raise ValueError(f"{short}, but one context of {block_size:,} needs {needed:,}: {fix}")
+    fix = f"give more data or 'block_size' {shortest - 1}" if shortest > 1 else "give more data"
+    raise ValueError(f"[Corpus] {short}, but one context of {block_size:,} needs {needed:,}: {fix}")
 
 
 def _utf8_bytes(documents: Sequence[Document]) -> int:

@@ -377,17 +377,17 @@ def _secret(name: str) -> str:
 
 def _nothing(given: list[StrPath], summary: Summary, unwanted: Counter[str]) -> str:
     """Explain in one line that there is no file to read: where, what was skipped, what to do."""
-    line = "no source file in " + (", ".join(f"'{os.fspath(argument)}'" for argument in given) or "no argument")
+    line = f"[discover] no source file in {', '.join(os.fspath(one) for one in given) or 'no argument'}"
     if summary.skipped:
         line += f" ({summary.skipped.total():,} skipped: {_reasons(summary.skipped)})"
     others = [name for name, _ in _most_common(unwanted) if name]
     if others:
-        return line + f"; for the files that are there: --ext {','.join(others[:3])}"
+        return line + f"; to read the files found there, give 'extensions' {','.join(others[:3])}"
     named = [reason for reason in rules.TAKEN_WHEN_NAMED if summary.skipped[reason]]
     if named:
-        return line + f"; what is {' or '.join(named)} is taken all the same when it is named itself"
+        return line + f"; files that are {' or '.join(named)} are read if you give their own paths"
     if summary.skipped:
-        return line + "; a file must be readable text in UTF-8, not empty, and no secret"
+        return line + "; a file must be readable UTF-8 text, not empty, and not a secret"
     return line + "; give a directory, a file or a quoted glob"
 
 

@@ -102,7 +102,7 @@ class Infilling:
             raise ValueError(f"[Infilling] 'rate' must be in 0..1, got {rate}")
         markers = Markers.of(tokenizer)
         if markers is None:
-            raise ValueError(f"the tokenizer has no special tokens {', '.join(NAMES)}, which --fim-rate needs")
+            raise ValueError(f"[Infilling] 'rate' needs a tokenizer with the special tokens {', '.join(NAMES)}")
         self.tokenizer, self.rate, self.block_size, self.seed, self.markers = tokenizer, rate, block_size, seed, markers
 
     def encode(self, document: Document) -> list[Ids]:

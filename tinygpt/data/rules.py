@@ -88,10 +88,10 @@ def parse_extensions(text: str) -> frozenset[str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         extension = "." + part.removeprefix(".").lower()
         if not re.fullmatch(r"(\.[^\s./\\*?\[\]]+)+", extension):
-            raise ValueError(f"extensions must look like .py,.go, got '{part}'")
+            raise ValueError(f"[parse_extensions] 'extensions' must look like .py,.go, got '{part}'")
         found.add(extension)
     if not found:
-        raise ValueError(f"extensions must look like .py,.go, got '{text}'")
+        raise ValueError(f"[parse_extensions] 'extensions' must look like .py,.go, got '{text}'")
     return frozenset(found)
 
 

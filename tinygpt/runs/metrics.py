@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinygpt.io.atomic import replacing
@@ -160,6 +161,51 @@ def read_metrics(path: Path) -> list[Record]:
         The file is not UTF-8, or another line is not a JSON object with a step.
     """
     return list(Records(path))
+
+
+@dataclass
+class Progress:
+    """How far a run came.
+
+    Attributes
+    ----------
+    steps : int
+        Number of steps made.
+    seconds : float or None
+        Training time of these steps; None if the records do not say.
+    best : float or None
+        Lowest validation loss; None without an evaluation.
+    """
+
+    steps: int = 0
+    seconds: float | None = None
+    best: float | None = None
+
+
+def read_progress(path: Path) -> Progress:
+    """Read how far a run came from its metrics.jsonl, one record at a time.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Progress
+
+    Raises
+    ------
+    ValueError
+        As for `read_metrics`, or a record is neither that of a step nor that of an evaluation.
+    """
+    found = Progress()
+    for record in Records(path, check_metrics):
+        if record.get("loss") is not None:
+            found.steps, found.seconds = record["step"] + 1, record.get("seconds")
+        loss = record.get("val_loss")
+        if loss is not None and (found.best is None or loss < found.best):
+            found.best = loss
+    return found
 
 
 def check_metrics(record: Record) -> None:

@@ -149,7 +149,7 @@ def to_metadata(tokenizer: Tokenizer, rows: int | None = None) -> dict[str, Any]
     """
     if not isinstance(tokenizer, BPETokenizer):
         raise ValueError(
-            "[to_metadata] GGUF has no form for a character tokenizer: it needs byte pairs (train's --tokenizer-type)"
+            "[to_metadata] GGUF has no form for a character tokenizer; train a model with 'tokenizer_type' bpe"
         )
     parts, roles = tokenizer.parts, tokenizer.roles
     pre = next((pre for pre, pattern in PATTERN_OF.items() if pattern == parts.pattern), None)
