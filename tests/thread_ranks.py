@@ -49,6 +49,11 @@ class ThreadRank(Communicator):
         whole = np.concatenate(self.gather(array[start : start + counts[self.rank]].copy()))
         return self._pending(array, whole)
 
+    def collect(self, array, counts):
+        copy = array.copy()
+        self.all_gather(copy, counts).wait()
+        return self._pending(array, copy if self.rank == 0 else array.copy())
+
     def all_to_all(self, sent, sent_counts, received, received_counts):
         self.started.append(("all_to_all", len(sent)))
         ends = np.cumsum(sent_counts)

@@ -6,7 +6,7 @@ A step is one pass over the arena: neighbouring parameters with the same setting
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -42,6 +42,16 @@ def _joined(parameters: list[Parameter], split_decay: bool) -> list[Run]:
                 continue
         runs.append((parameter, slice(start, stop)))
     return runs
+
+
+def _within(runs: list[Run], parts: Sequence[slice] | None) -> list[Run]:
+    """Cut runs to the given parts of the arena."""
+    if parts is None:
+        return runs
+    cut = [
+        (first, slice(max(run.start, part.start), min(run.stop, part.stop))) for first, run in runs for part in parts
+    ]
+    return [(first, part) for first, part in cut if part.start < part.stop]
 
 
 def grad_norm(parameters: Iterable[Parameter]) -> float:
@@ -134,22 +144,24 @@ class Optimizer:
             return self._all[split_decay]
         return _runs(self.parameters, split_decay)
 
-    def grad_norm(self) -> float:
-        """Compute the Euclidean norm of all gradients together."""
-        return _norm(self._runs(split_decay=False))
+    def grad_norm(self, within: Sequence[slice] | None = None) -> float:
+        """Compute the Euclidean norm of all gradients together, or of the given parts of the arena."""
+        return _norm(_within(self._runs(split_decay=False), within))
 
     def zero_grad(self) -> None:
         """Mark all gradients stale."""
         for parameter in self.parameters:
             parameter.zero_grad()
 
-    def step(self, grad_scale: float = 1.0) -> None:
+    def step(self, grad_scale: float = 1.0, within: Sequence[slice] | None = None) -> None:
         """Update every parameter that has a gradient.
 
         Parameters
         ----------
         grad_scale : float
             Factor applied to all gradients inside the update, so that clipping needs no extra pass.
+        within : sequence of slice, optional
+            Parts of the arena to update, when other processes update the rest. Default: all of it.
 
         Raises
         ------
@@ -159,7 +171,7 @@ class Optimizer:
         if any(parameter.arena is not self.arena for parameter in self.parameters):
             raise RuntimeError(f"[{type(self).__name__}] the module was initialised again: make a new optimizer")
         self.steps += 1
-        for first, part in self._runs(split_decay=True):
+        for first, part in _within(self._runs(split_decay=True), within):
             self._update(self.arena.data[part], self.arena.grad[part], part, first.decay, grad_scale)
 
     def state_of(self, parameter: Parameter) -> dict[str, np.ndarray]:

@@ -107,6 +107,10 @@ class Communicator:
         """Start filling an array with the parts of all ranks; this rank's part already holds its values."""
         return Pending()
 
+    def collect(self, array: np.ndarray, counts: Sequence[int]) -> Pending:
+        """Start `all_gather` on rank 0 alone; the array of other ranks stays as it is."""
+        return Pending()
+
     def all_to_all(
         self, sent: np.ndarray, sent_counts: Sequence[int], received: np.ndarray, received_counts: Sequence[int]
     ) -> Pending:
@@ -195,6 +199,13 @@ class Mpi(Communicator):
     def all_gather(self, array: np.ndarray, counts: Sequence[int]) -> Pending:
         """Start MPI_Iallgatherv in place."""
         return self._pending(self._world.Iallgatherv(self._mpi.IN_PLACE, [array, list(counts)]))
+
+    def collect(self, array: np.ndarray, counts: Sequence[int]) -> Pending:
+        """Start MPI_Igatherv to rank 0, in place there."""
+        if self.rank == 0:
+            return self._pending(self._world.Igatherv(self._mpi.IN_PLACE, [array, list(counts)], root=0))
+        start = sum(counts[: self.rank])
+        return self._pending(self._world.Igatherv(array[start : start + counts[self.rank]], None, root=0))
 
     def all_to_all(
         self, sent: np.ndarray, sent_counts: Sequence[int], received: np.ndarray, received_counts: Sequence[int]

@@ -128,3 +128,39 @@ class Reduction:
 
     def _finish_bucket(self, bucket: int) -> None:
         """Finish a bucket whose collective is complete."""
+
+
+class ReduceScatter(Reduction):
+    """Sum of a gradient over all ranks by reduce-scatter: every rank receives its own part of every bucket.
+
+    Attributes
+    ----------
+    owned : list of slice
+        This rank's part of every bucket.
+    """
+
+    def __init__(self, comm: Communicator, grad: np.ndarray, extents: Sequence[slice], most: int = BUCKET_FLOATS):
+        self._received: dict[int, np.ndarray] = {}
+        super().__init__(comm, grad, extents, most)
+        self._counts = [parts(bucket.stop - bucket.start, comm.size) for bucket in self.buckets]
+        self.owned = []
+        for bucket, counts in zip(self.buckets, self._counts, strict=True):
+            start = bucket.start + sum(counts[: comm.rank])
+            self.owned.append(slice(start, start + counts[comm.rank]))
+
+    def _start(self, bucket: int) -> Pending:
+        """Start the reduction of a bucket into memory of its own, because MPI cannot write it in place."""
+        counts = self._counts[bucket]
+        self._received[bucket] = out = np.empty(counts[self.comm.rank], np.float32)
+        return self.comm.reduce_scatter(self.grad[self.buckets[bucket]], counts, out)
+
+    def _finish_bucket(self, bucket: int) -> None:
+        """Copy the sum to its place."""
+        self.grad[self.owned[bucket]] = self._received.pop(bucket)
+
+    def gather(self, array: np.ndarray, to_first: bool = False) -> None:
+        """Fill an array of the arena's layout with the parts of all ranks; with `to_first`, on rank 0 alone."""
+        start = self.comm.collect if to_first else self.comm.all_gather
+        pending = [start(array[one], counts) for one, counts in zip(self.buckets, self._counts, strict=True)]
+        for one in pending:
+            one.wait()

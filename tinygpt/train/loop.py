@@ -180,6 +180,7 @@ class Trainer:
     def _resume(self, resumed: Path) -> None:
         """Continue from the checkpoint `resumed`."""
         self._restore(checkpoint.load_checkpoint(resumed, self.run.model, self.run.optimizer), resumed)
+        self.team.loaded()
         if self.comm.first:
             checkpoint.remove_leftovers(self.out)
             checkpoint.set_aside(self.out, resumed)
@@ -262,12 +263,12 @@ class Trainer:
         settings, model, optimizer, team = run.settings.optimisation, run.model, run.optimizer, self.team
         optimizer.lr = run.schedule(step)
         optimizer.zero_grad()
-        loss = 0.0
+        losses = []
         for x, y, sequence in team.batches(step):
             mean = model.loss(x, y, (settings.seed, step, sequence))
-            loss += mean.item() / team.parts  # a mean of means: every window has the same number of targets
+            losses.append(mean.item())
             mean.backward(1 / team.parts, team.complete)
-        loss = team.reduce(loss)
+        loss = team.reduce(losses)
         norm = team.grad_norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._fail(f"loss {loss:.3g}, gradient norm {norm:.3g}")
@@ -318,10 +319,16 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the whole state, and remove the oldest checkpoints."""
-        run, self.saved_at = self.run, self.step
+        self.team.saving()
         self._check_weights()
-        if not self.comm.first:
-            return
+        if self.comm.first:
+            self._write_checkpoint()
+        self.team.saved()
+        self.saved_at = self.step
+
+    def _write_checkpoint(self) -> None:
+        """Write the whole state, on rank 0."""
+        run = self.run
         self.outputs.saved()
         state = {
             "step": self.step,

@@ -1,7 +1,8 @@
 """Settings of a training run: the flags of `tinygpt train`, the keys of its config file and of run.toml.
 
-They stand in five groups (corpus, model, optimisation, output, machine), one dataclass each. Flags and keys are flat: a
-field `grad_accum` of any group is the flag --grad-accum and the key grad-accum. The text under a field is its help.
+They stand in six groups (corpus, model, optimisation, output, machine, distributed), one dataclass each. Flags and
+keys are flat: a field `grad_accum` of any group is the flag --grad-accum and the key grad-accum. The text under a field
+is its help.
 """
 
 from __future__ import annotations
@@ -269,6 +270,41 @@ class MachineSettings:
         _among_choices(self, "precision")
 
 
+@dataclass(kw_only=True)
+class DistributedSettings:
+    """Data parallel training: how the processes that mpiexec started work together."""
+
+    shard_optimizer: bool = False
+    """Keep each optimizer moment on one rank only: less memory per rank, and the same bytes sent."""
+    deterministic_reduce: bool = False
+    """Compute gradients one sequence at a time and add them in a fixed order: the same bits for any number of ranks."""
+    compress: Literal["none", "bf16"] = "none"
+    """Send gradients as bfloat16 with error feedback, which halves the bytes."""
+    sync_every: int = 1
+    """Steps that every rank trains alone between two averages of the weights (DiLoCo). 1: average every gradient."""
+    outer_lr: float = 0.7
+    """Learning rate of the average change of the weights; used only with --sync-every."""
+    outer_momentum: float = 0.9
+    """Nesterov momentum of the average change; used only with --sync-every."""
+
+    def validate(self) -> None:
+        """Raise ValueError, naming the argument, for a value out of range or ways that exclude each other."""
+        _at_least(self, 1, "sync_every")
+        _below_one(self, "outer_momentum")
+        _among_choices(self, "compress")
+        if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
+            raise ValueError(f"[train] 'outer_lr' must be more than 0, got {self.outer_lr}")
+        ways = {
+            "shard_optimizer": self.shard_optimizer,
+            "deterministic_reduce": self.deterministic_reduce,
+            "compress": self.compress != "none",
+            "sync_every": self.sync_every > 1,
+        }
+        chosen = [name for name, wanted in ways.items() if wanted]
+        if len(chosen) > 1:
+            raise ValueError(f"[train] '{chosen[0]}' cannot be combined with '{chosen[1]}'")
+
+
 def _group(name: str, place: int) -> Parameter:
     """Return the group under which the help lists the flags of a dataclass."""
     return Parameter(name="*", group=Group(name, sort_key=place))
@@ -276,7 +312,7 @@ def _group(name: str, place: int) -> Parameter:
 
 @dataclass(init=False)
 class TrainSettings:
-    """All settings of a run, in five groups.
+    """All settings of a run, in six groups.
 
     Parameters
     ----------
@@ -285,6 +321,7 @@ class TrainSettings:
     optimisation : OptimisationSettings
     output : OutputSettings
     machine : MachineSettings
+    distributed : DistributedSettings
     **flat
         Settings of any group by their own name, as in ``TrainSettings(data=["src"], layers=4)``.
     """
@@ -296,6 +333,9 @@ class TrainSettings:
     )
     output: Annotated[OutputSettings, _group("Evaluation and output", 4)] = field(default_factory=OutputSettings)
     machine: Annotated[MachineSettings, _group("Computing", 5)] = field(default_factory=MachineSettings)
+    distributed: Annotated[DistributedSettings, _group("Several processes", 6)] = field(
+        default_factory=DistributedSettings
+    )
 
     def __init__(self, **given: Any):
         for group, kind in KINDS.items():
@@ -331,7 +371,12 @@ class TrainSettings:
         """Raise ValueError, naming the argument, for a value out of range."""
         for group in KINDS:
             getattr(self, group).validate()
-        flat = self.flat()
+        flat, every = self.flat(), self.distributed.sync_every
+        for name in ("eval_every", "checkpoint_every"):
+            if flat[name] % every:
+                raise ValueError(f"[train] '{name}' {flat[name]} must be a multiple of 'sync_every' {every}")
+        if self.distributed.shard_optimizer and self.output.watch is not None:
+            raise ValueError("[train] 'watch' cannot be combined with 'shard_optimizer': no rank has all gradients")
         for name in SHAPE if self.model.from_ is not None else ():
             if flat[name] != DEFAULTS[name]:
                 raise ValueError(refused_with_from(name))
@@ -357,6 +402,7 @@ KINDS: dict[str, type] = {
     "optimisation": OptimisationSettings,
     "output": OutputSettings,
     "machine": MachineSettings,
+    "distributed": DistributedSettings,
 }
 GROUPS = {one.name: group for group, kind in KINDS.items() for one in fields(kind)}
 DEFAULTS = TrainSettings().flat()
