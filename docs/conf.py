@@ -64,7 +64,8 @@ templates_path: list[str] = []
 # Folders that get a part of the contents as soon as they hold a page.
 SECTIONS = {"tutorials": "Tutorials", "notebooks": "Notebooks"}
 # Tutorials in the order in which they build on each other; pages that are not listed follow in alphabetical order.
-READING_ORDER = ["ladder-of-models", "one-page", "autograd", "attention", "tokenization", "sampling"]
+READING_ORDER = ["ladder-of-models", "one-page", "autograd", "backpropagation", "attention", "training-dynamics",
+                 "tokenization", "sampling", "gpt2-to-llama", "low-precision", "your-repository"]  # fmt: skip
 
 
 def prepare_kernels() -> None:
@@ -90,17 +91,18 @@ def prepare_kernels() -> None:
 
 
 def reading_order(docname: str) -> tuple[int, str]:
-    """Return the sort key of a page within its section."""
-    name = docname.rpartition("/")[2]
+    """Return the sort key of a page within its section; a tutorial of several pages has the name of its folder."""
+    name = docname.removesuffix("/index").rpartition("/")[2]
     return (READING_ORDER.index(name) if name in READING_ORDER else len(READING_ORDER), name)
 
 
 def add_sections(app, docname: str, source: list[str]) -> None:
-    """Put the folders of SECTIONS that hold pages at the end of the contents."""
+    """Put the folders of SECTIONS at the end of the contents; of a folder inside them, its index."""
     if docname != app.config.root_doc:
         return
     for folder, caption in SECTIONS.items():
-        pages = sorted((name for name in app.env.found_docs if name.startswith(f"{folder}/")), key=reading_order)
+        found = (name for name in app.env.found_docs if name.startswith(f"{folder}/"))
+        pages = sorted((name for name in found if name.count("/") == 1 or name.endswith("/index")), key=reading_order)
         if pages:
             source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 

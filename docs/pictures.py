@@ -1,4 +1,4 @@
-"""Small pictures for the cells of the tutorials: tables of shaded numbers and bars, as inline SVG.
+"""Small pictures for the cells of the tutorials: tables of shaded numbers, bars and graphs, as inline SVG.
 
 They take their colours from the theme (_static/tinygpt.css), so they read in light and in dark, and no script runs.
 """
@@ -100,5 +100,41 @@ def bars(values: Mapping[str, float], title: str = "", form: str = "{:.3f}", lar
     W, H = left + room + 12 + round(LETTER * max(len(form.format(v)) for v in values.values())), top + 20 * len(values)
     return (
         f'<svg viewBox="0 0 {W} {H}" style="width:{W}px" role="img" aria-label="{escape(title) or "bars"}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def heat(matrices: Mapping[str, np.ndarray], digits: int = 2) -> HTML:
+    """Draw named matrices side by side; a vector is drawn as a row."""
+    return figure(*(grid(np.atleast_2d(values), title=name, digits=digits) for name, values in matrices.items()))
+
+
+def graph(nodes: Mapping[str, tuple[float, float, float, float]], edges: Sequence[tuple[str, str]], words: str) -> HTML:
+    """Draw a graph of computation: every node with its value and, below, the slope of the loss there.
+
+    Parameters
+    ----------
+    nodes : mapping of str to (column, row, value, slope)
+    edges : sequence of (from, to)
+    words : str
+        The picture in words.
+    """
+    wide, high, box = 132, 74, (104, 54)
+    right = max(column for column, *_ in nodes.values()) * wide + box[0] + 2
+    bottom = max(row for _, row, *_ in nodes.values()) * high + box[1] + 2
+    parts = []
+    for start, end in edges:
+        (c0, r0, *_), (c1, r1, *_) = nodes[start], nodes[end]
+        x0, y0 = c0 * wide + box[0], r0 * high + box[1] / 2
+        x1, y1 = c1 * wide, r1 * high + box[1] / 2
+        parts.append(f'<path d="M{x0} {y0} C{x0 + 16} {y0} {x1 - 16} {y1} {x1} {y1}"/>')
+    for name, (column, row, value, slope) in nodes.items():
+        x, y = column * wide + 1, row * high + 1
+        parts.append(f'<rect class="box" x="{x}" y="{y}" width="{box[0]}" height="{box[1]}" rx="4"/>')
+        parts.append(_text(x + 8, y + 17, name, "start"))
+        parts.append(_text(x + 8, y + 33, f"{value:.4g}", "start", ' class="forward"'))
+        parts.append(_text(x + 8, y + 48, f"slope {slope:.4g}", "start", ' class="back"'))
+    return figure(
+        f'<svg viewBox="0 0 {right} {bottom}" style="width:{right}px" role="img" aria-label="{escape(words)}">'
         f"{''.join(parts)}</svg>"
     )
