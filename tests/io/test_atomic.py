@@ -199,12 +199,24 @@ def test_a_removal_that_is_killed_leaves_no_half_directory(tmp_path, monkeypatch
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
-    """Catches removal of unrelated names, and of an old tree whose replacement is missing."""
-    kept = [".cache", ".step-1.0123abcd.old", ".step-2.0123abc.tmp", ".step-x.0123abcd.tmp", "step-2"]
+    """Catches removal of unrelated names, and an old tree that stays hidden although its replacement is missing."""
+    kept = [".cache", ".step-2.0123abc.tmp", ".step-x.0123abcd.tmp", "step-2"]
+    tree(tmp_path / ".step-1.0123abcd.old", "whole")
     for name in [*kept, ".step-1.0123abcd.tmp", ".step-2.0123abcd.old", ".step-3.89abcdef.tmp"]:
         (tmp_path / name).mkdir()
     for name in (".step-4.0123abcd.tmp", ".step-5.tmp"):
         (tmp_path / name).write_text("a file")
     (tmp_path / ".step-6.0123abcd.tmp").symlink_to(tmp_path / "step-2")
     atomic.remove_leftovers(tmp_path, "step-[0-9]+")
-    assert listing(tmp_path) == sorted([*kept, ".step-5.tmp", ".step-6.0123abcd.tmp"])
+    assert listing(tmp_path) == sorted([*kept, ".step-5.tmp", ".step-6.0123abcd.tmp", "step-1"])
+    assert (tmp_path / "step-1" / "a").read_text() == "whole"
+
+
+def test_the_names_of_new_directories_are_synced(tmp_path, monkeypatch):
+    """Catches a directory that a power cut takes away with all the synced files in it."""
+    synced = []
+    monkeypatch.setattr(atomic, "sync_folder", lambda folder: synced.append(folder))
+    atomic.make_directory(tmp_path / "a" / "b" / "c")
+    atomic.make_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]

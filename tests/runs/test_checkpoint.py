@@ -259,7 +259,7 @@ def test_latest_checkpoint(tmp_path):
 
 
 def test_prune_keeps_the_newest(tmp_path):
-    """Catches the newest removed, other files removed, and an old tree removed without a replacement."""
+    """Catches the newest removed, other files removed, and an old tree without a replacement that is lost."""
     folder = tmp_path / "checkpoints"
     for name in ("step-9", "step-10", "step-100", "step-2", "notes", ".step-11.0123abcd.tmp"):
         (folder / name).mkdir(parents=True)
@@ -268,10 +268,10 @@ def test_prune_keeps_the_newest(tmp_path):
     (tmp_path / ".model.0123abcd.tmp").mkdir()
     (tmp_path / ".cache").mkdir()
     checkpoint.prune_checkpoints(tmp_path)
-    assert listing(folder) == [".step-200.0123abcd.old", "notes", "step-10", "step-100"]
+    assert listing(folder) == ["notes", "step-10", "step-100", "step-200"]
     assert listing(tmp_path) == [".cache", "checkpoints"]
     checkpoint.prune_checkpoints(tmp_path, keep=1)
-    assert listing(folder) == [".step-200.0123abcd.old", "notes", "step-100"]
+    assert listing(folder) == ["notes", "step-200"]
     with pytest.raises(ValueError, match=r"\[prune_checkpoints\] 'keep' must be at least 1, got 0"):
         checkpoint.prune_checkpoints(tmp_path, keep=0)
     checkpoint.prune_checkpoints(Path(tmp_path / "nowhere"))

@@ -14,7 +14,7 @@ from tinygpt.train.settings import DEFAULTS, TrainSettings, key
 from tinygpt.train.setup import prepare
 
 COUNTS = ("layers", "embed", "heads", "seq", "kv_heads", "ffn", "batch", "grad_accum", "eval_every", "steps",
-          "log_every", "checkpoint_every", "threads", "max_chars", "vocab_size")  # fmt: skip
+          "log_every", "checkpoint_every", "keep", "threads", "max_chars", "vocab_size")  # fmt: skip
 FROM_ZERO = ("warmup", "eval_tokens", "samples", "sample_length", "seed", "lr", "min_lr", "weight_decay", "clip")
 WRONG = [
     *((name, value) for name in COUNTS for value in (0, -1)),
@@ -25,6 +25,8 @@ WRONG = [
     *(("val_fraction", value) for value in (0.0, 1.0, -0.1, math.nan)),
     *((name, value) for name in ("dropout", "momentum") for value in (1.0, -0.1, math.nan)),
     *(("betas", value) for value in ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, math.nan))),
+    *(("checkpoint_every", value) for value in ("0m", "-5m", "5 minutes", "m", "1.5h", "")),
+    *(("max_minutes", value) for value in (0.0, -1.0, math.inf, math.nan)),
     ("data", []),
     ("optimizer", "adagrad"),
     ("schedule", "step"),
@@ -36,7 +38,7 @@ WRONG = [
     ("ext", ","),
 ]
 # Settings that belong to one call and are not saved with the run.
-OF_A_CALL = {"resume", "config", "quiet"}
+OF_A_CALL = {"resume", "config", "quiet", "max_minutes"}
 # For every other setting, a value that is not the default.
 OTHERS = {
     "data": ["one", "tw o/*.py"],
@@ -76,7 +78,9 @@ OTHERS = {
     "seed": 2**62,
     "eval_every": 22,
     "eval_tokens": 0,
-    "checkpoint_every": 26,
+    "checkpoint_every": "13m",
+    "keep": 5,
+    "keep_best": True,
     "log_every": 3,
     "samples": 0,
     "sample_length": 0,

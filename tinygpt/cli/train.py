@@ -16,9 +16,10 @@ def train(settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSetting
 
     Reads the files, trains a tokenizer, sets a validation split aside, trains,
     and writes the best model to --out: a model directory that the other commands
-    and Hugging Face's transformers read. Ctrl-C saves and says how to resume.
+    and Hugging Face's transformers read. Ctrl-C, SIGTERM and SIGUSR1 save the run
+    within seconds; --resume continues it to the same result, bit for bit.
     """
-    from tinygpt.cli.app import FAILED, INTERRUPTED, fail, leave_job
+    from tinygpt.cli.app import FAILED, fail, leave_job
     from tinygpt.cli.console import ConsoleReport
     from tinygpt.distributed.launch import open_job
     from tinygpt.train.loop import Interrupted, TrainingFailed
@@ -32,7 +33,8 @@ def train(settings: Annotated[TrainSettings, Parameter(name="*")] = TrainSetting
             run(settings, report, comm)
     except Interrupted as error:
         again = shlex.join([*comm.launcher, "tinygpt", "train", "--resume", "--out", settings.output.out])
-        return fail(f"{error}; resume with: {again}", INTERRUPTED, "tinygpt: ")
+        status = 0 if error.signal is None else 128 + error.signal  # as a shell reports a process that a signal ended
+        return fail(f"{error}; resume with: {again}", status, "tinygpt: ")
     except TrainingFailed as error:
         return fail(in_flags(str(error), flag_names([settings])), FAILED)
     if not comm.first:

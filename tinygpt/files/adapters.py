@@ -122,7 +122,7 @@ def save(directory: StrPath, model: GPT) -> None:
     target = Path(directory)
     if target.exists() and not (target.is_dir() and {path.name for path in target.iterdir()} <= {WEIGHTS, CONFIG}):
         raise ValueError(f"{target}: holds something else than adapters, choose another directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_directory(target.parent)
     with atomic.temporary_directory(target) as temporary:
         write(temporary, model)
         atomic.replace_directory(temporary, target)

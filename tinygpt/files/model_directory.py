@@ -74,7 +74,7 @@ def save(
     if tokenizer is None and before is not None:
         raise ValueError(f"{before}: belongs to an earlier save: pass a tokenizer too, or remove the file")
     check_vocabulary("[save] 'tokenizer'", model.config, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
+    atomic.make_directory(folder)
     with atomic.temporary_directory(folder / TEMPORARY) as temporary:
         with lora.merged_weights(model):
             write_model(temporary, model, tokenizer, dtype, progress)

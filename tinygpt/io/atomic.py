@@ -102,7 +102,7 @@ def replace_directory(temporary: StrPath, final: StrPath) -> None:
 
     Every file and folder below is synced, then one rename makes all of it visible at once. If `final` already exists,
     a rename before that one moves the old directory aside. A kill between the two leaves both trees whole: the old one
-    under a hidden name beside `final`, and nothing under `final`.
+    under a hidden name beside `final`, and nothing under `final`, until `remove_leftovers` gives it its name back.
 
     Parameters
     ----------
@@ -161,6 +161,26 @@ def temporary_directory(target: StrPath) -> Iterator[Path]:
             shutil.rmtree(made)
 
 
+def make_directory(path: StrPath) -> None:
+    """Create a directory and its parents, so that a power cut after files were synced into it does not lose its name.
+
+    Parameters
+    ----------
+    path : path
+        May exist already.
+
+    Raises
+    ------
+    OSError
+        A directory cannot be created, or its folder cannot be synced.
+    """
+    target = Path(path).absolute()
+    missing = [folder for folder in (target, *target.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def remove_directory(path: StrPath) -> None:
     """Remove a directory so that a kill in the middle leaves no part of it under its name."""
     hidden = _beside(Path(path), "tmp")
@@ -170,6 +190,8 @@ def remove_directory(path: StrPath) -> None:
 
 def remove_leftovers(folder: StrPath, names: str) -> None:
     """Remove the hidden files and directories that killed writers left in a folder.
+
+    A directory that `replace_directory` had moved aside gets its name back if nothing has taken its place.
 
     Parameters
     ----------
@@ -190,8 +212,9 @@ def remove_leftovers(folder: StrPath, names: str) -> None:
             continue
         if path.is_file():
             path.unlink()
-        # `replace_directory` was killed between its two renames if the old tree has no successor: it is all there is.
-        elif path.is_dir() and (left["kind"] == "tmp" or path.with_name(left["name"]).exists()):
+        elif path.is_dir() and left["kind"] == "old" and not os.path.lexists(path.with_name(left["name"])):
+            os.rename(path, path.with_name(left["name"]))
+        elif path.is_dir():
             shutil.rmtree(path)
 
 

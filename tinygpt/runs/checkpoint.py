@@ -24,7 +24,7 @@ from tinygpt.io.strict import MAX_BYTES, StrPath, is_count, naming, read_object,
 from tinygpt.model import GPT
 from tinygpt.nn import Parameter
 from tinygpt.optim import Optimizer
-from tinygpt.runs.layout import CHECKPOINTS, DAMAGED, OPTIMIZER, STATE, STEP, WRITTEN, checkpoints
+from tinygpt.runs.layout import CHECKPOINTS, DAMAGED, OPTIMIZER, STATE, STEP, WRITTEN, checkpoint_directory, checkpoints
 from tinygpt.tokenizers import Tokenizer
 
 
@@ -59,7 +59,7 @@ def save_checkpoint(
     text = _state_text(state)
     tensors = _optimizer_tensors("save_checkpoint", model, optimizer)
     model_directory.check_vocabulary("[save_checkpoint] 'tokenizer'", model.config, tokenizer)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_directory(target.parent)
     with atomic.temporary_directory(target) as temporary:
         if lora.of(model) is None:
             model_directory.write_model(temporary, model, tokenizer)
@@ -147,7 +147,7 @@ def _open_adapters(folder: Path, model: GPT) -> Callable[[], None]:
     return lambda: source.assign(model)
 
 
-def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
+def prune_checkpoints(run_directory: StrPath, keep: int = 2, spare: int | None = None) -> None:
     """Remove all but the newest checkpoints, and the temporary directories that killed saves left behind.
 
     Parameters
@@ -156,6 +156,8 @@ def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
         No other process may be writing there, because the temporary directory of its save would be removed too.
     keep : int
         Number of checkpoints to keep, at least 1.
+    spare : int, optional
+        Step of one more checkpoint to keep.
 
     Raises
     ------
@@ -168,12 +170,13 @@ def prune_checkpoints(run_directory: StrPath, keep: int = 2) -> None:
         raise ValueError(f"[prune_checkpoints] 'keep' must be at least 1, got {keep}")
     run = Path(run_directory)
     for old in checkpoints(run)[:-keep]:
-        atomic.remove_directory(old)
+        if spare is None or old != checkpoint_directory(run, spare):
+            atomic.remove_directory(old)
     remove_leftovers(run)
 
 
 def remove_leftovers(run_directory: StrPath) -> None:
-    """Remove the temporary files and directories that killed processes left in a run directory.
+    """Remove the temporary files that killed processes left in a run directory, and restore what they had moved aside.
 
     Parameters
     ----------
@@ -181,7 +184,7 @@ def remove_leftovers(run_directory: StrPath) -> None:
         No other process may be writing there.
     """
     run = Path(run_directory)
-    for folder, names in ((run, WRITTEN), (run / CHECKPOINTS, STEP.pattern)):
+    for folder, names in ((run, WRITTEN), (run / CHECKPOINTS, rf"{STEP.pattern}(?:{re.escape(DAMAGED)})?")):
         if folder.is_dir():
             atomic.remove_leftovers(folder, names)
 
@@ -201,6 +204,8 @@ def _check_state(state: dict[str, Any]) -> None:
         value = state[name]
         if not (is_number(value) and value >= 0) and not (name == "best_val_loss" and value is None):
             raise ValueError(f"'{name}' must be a finite number from 0, got {shown(value)}")
+    if state.get("best_step") is not None and not is_count(state["best_step"]):
+        raise ValueError(f"'best_step' must be a count from 0, got {shown(state['best_step'])}")
 
 
 def _state_text(state: dict[str, Any]) -> str:

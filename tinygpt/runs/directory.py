@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tinygpt.io.atomic import write_text
+from tinygpt.io.atomic import make_directory, sync_folder, write_text
 from tinygpt.io.paths import check_directory
 from tinygpt.io.strict import read_toml
 from tinygpt.runs import checkpoint, lock
@@ -71,7 +71,8 @@ def begin(out: Path, settings: dict[str, Any], over: bool = False) -> str | None
         earlier = _previous(out)
         out.rename(earlier)
         moved = str(earlier)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
+    sync_folder(out.parent)  # the lock may have created the directory; and an earlier run must not come back
     if moved is not None:
         lock.follow(Path(moved), out)
     checkpoint.remove_leftovers(out)

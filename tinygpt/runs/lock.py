@@ -17,6 +17,7 @@ import socket
 import warnings
 from pathlib import Path
 
+from tinygpt.io.atomic import make_directory
 from tinygpt.io.strict import is_count, one_line, parse_object
 from tinygpt.runs.layout import LOCK
 
@@ -51,7 +52,7 @@ class RunLock:
 
     def __init__(self, out: Path):
         self.out = out
-        out.mkdir(parents=True, exist_ok=True)
+        make_directory(out)
         self._handle = _open_locked(out)
         holder = json.dumps({"process": os.getpid(), "machine": socket.gethostname()}) + "\n"
         os.ftruncate(self._handle, 0)

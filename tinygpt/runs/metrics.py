@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,15 +110,19 @@ class MetricsLog:
         Records of this step and later ones are dropped first, because a resumed run repeats these steps.
     most : int
         Records that are kept in memory at most.
+    owed : bool
+        Drop an evaluation after the last step that is kept too, because a resumed run repeats it.
     """
 
-    def __init__(self, path: Path, keep_until: int = 0, most: int = MOST_KEPT):
+    def __init__(self, path: Path, keep_until: int = 0, most: int = MOST_KEPT, owed: bool = False):
         self.kept = Kept(most)
         with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
             for record in Records(path) if path.exists() else ():
-                if record["step"] < keep_until:
-                    file.write(line(record))
-                    self.kept.add(record)
+                # Steps never go back. What follows may be damaged, because only records up to a checkpoint are synced.
+                if record["step"] >= keep_until or (owed and record["step"] == keep_until - 1 and "val_loss" in record):
+                    break
+                file.write(line(record))
+                self.kept.add(record)
         self._file = path.open("a", encoding="utf-8")
         self._flushed = time.monotonic()
 
@@ -134,9 +139,14 @@ class MetricsLog:
             self.flush()
 
     def flush(self) -> None:
-        """Hand everything to the file, because a checkpoint must not be newer than the records that lead to it."""
+        """Hand everything to the operating system, so that readers find it and a kill of this process loses nothing."""
         self._file.flush()
         self._flushed = time.monotonic()
+
+    def sync(self) -> None:
+        """Write everything to the disk, so that a power cut loses nothing."""
+        self.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close the file."""

@@ -27,13 +27,13 @@ from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.model import GPT
 from tinygpt.runs import checkpoint, directory, layout
 from tinygpt.train import parallel
-from tinygpt.train.interrupt import Interrupt
+from tinygpt.train.interrupt import Interrupt, Stop
 from tinygpt.train.outputs import NoOutputs, Outputs
+from tinygpt.train.pace import Pace
 from tinygpt.train.report import Report
 from tinygpt.train.settings import MachineSettings, TrainSettings
 from tinygpt.train.setup import Run, flops_per_token, prepare, schedule
 
-KEEP_CHECKPOINTS = 2
 MILD_JUMP = 1.25  # ratio of two learning rates that needs no note
 
 
@@ -42,7 +42,18 @@ class TrainingFailed(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """The user stopped the run; everything is saved."""
+    """The run was asked to stop; everything is saved.
+
+    Parameters
+    ----------
+    message : str
+    signal : int or None
+        The signal that asked for it; None if the time of `max_minutes` is over.
+    """
+
+    def __init__(self, message: str, signal: int | None = None):
+        super().__init__(message)
+        self.signal = signal
 
 
 def train(settings: TrainSettings, report: Report | None = None, comm: Communicator | None = None) -> Score:
@@ -68,12 +79,14 @@ def train(settings: TrainSettings, report: Report | None = None, comm: Communica
     TrainingFailed
         A loss, a gradient or a weight became infinite or NaN.
     Interrupted
-        The user pressed Ctrl-C. Everything is saved.
+        The run was asked to stop, by a signal (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP) or by `max_minutes`. Everything is
+        saved.
     """
     comm = comm or Communicator()
     report, out = report if report and comm.first else Report(), Path(settings.output.out)
     with comm.agreed():
         settings.validate()
+        pace = Pace(settings.output.checkpoint_every, settings.output.max_minutes)
         parallel.check_job(settings, comm)
         _check_out(settings, out, comm)
         outputs = (Outputs if comm.first else NoOutputs)(settings.output, report)
@@ -83,11 +96,13 @@ def train(settings: TrainSettings, report: Report | None = None, comm: Communica
             run = prepare(settings, report, resumed)
         with comm.agreed():
             parallel.check_same(run, comm)
-        trainer = Trainer(run, out, outputs, comm)
-        with parallel.lock(out, comm):
+        trainer = Trainer(run, out, outputs, comm, pace)
+        with parallel.lock(out, comm), trainer.interrupt:
             try:
                 trainer.begin(resumed)
                 return trainer.run_to_end()
+            except Stop:
+                trainer.stop()
             finally:
                 outputs.close()
 
@@ -149,15 +164,25 @@ class Trainer:
         Is told of every event.
     comm : Communicator, optional
         Job of several processes that train together. Default: this process alone.
+    pace : Pace, optional
+        Clock of the run. Default: one that starts now.
     """
 
-    def __init__(self, run: Run, out: Path, outputs: Outputs, comm: Communicator | None = None):
+    def __init__(
+        self, run: Run, out: Path, outputs: Outputs, comm: Communicator | None = None, pace: Pace | None = None
+    ):
         self.run, self.out, self.outputs = run, out, outputs
         self.comm = comm or Communicator()
         self.team = parallel.team(run, self.comm)
+        output = run.settings.output
+        self.pace = pace or Pace(output.checkpoint_every, output.max_minutes)
+        # The ranks of a job stop after the same step, one in which they have the same weights.
+        self.interrupt = Interrupt(at_once=self.comm.size == 1 and run.settings.distributed.sync_every == 1)
         self.flops_per_token = flops_per_token(run.settings, run.model)
         self.step = 0  # steps done
         self.best = math.inf  # lowest validation loss so far
+        self.best_step: int | None = None  # steps done when it was reached
+        self.owed = False  # the evaluation of this step was begun and is not finished
         self.seconds = 0.0  # training time, including that of earlier processes
         self.saved_at: int | None = None
 
@@ -184,7 +209,7 @@ class Trainer:
         if self.comm.first:
             checkpoint.remove_leftovers(self.out)
             checkpoint.set_aside(self.out, resumed)
-        self.outputs.open(self.run, self.out, self.step, self.seconds)
+        self.outputs.open(self.run, self.out, self.step, self.seconds, self.owed)
         if self.comm.first:
             self._tell_jump(directory.read_table(self.out / layout.SETTINGS))
             directory.write_settings(self.out, self.run.settings.table())
@@ -226,8 +251,9 @@ class Trainer:
     def _restore(self, state: dict[str, Any], resumed: Path) -> None:
         """Restore the state that `save` wrote."""
         best = state.get("best_val_loss")
-        self.best = math.inf if best is None else float(best)
+        self.best, self.best_step = math.inf if best is None else float(best), state.get("best_step")
         self.step, self.seconds = state["step"], float(state.get("seconds") or 0.0)
+        self.saved_at, self.owed = self.step, state.get("owed") is True
         if state.get("fingerprint") != self.run.fingerprint():
             self.outputs.note("the training text has changed since the checkpoint, so the order of the data differs")
         self.outputs.note(f"resuming at step {self.step} of {self.run.total_steps} from {resumed}")
@@ -236,18 +262,23 @@ class Trainer:
         """Do all steps that are left, then score the best model and sample from it."""
         settings, total = self.run.settings.output, self.run.total_steps
         self.outputs.started()
-        with Interrupt() as interrupt, Adaptive(self.outputs.note) as adaptive:
+        if self.owed:
+            self.evaluate()
+            self.save()
+        with Adaptive(self.outputs.note) as adaptive:
             while self.step < total:
                 with self.outputs.around(self.step), adaptive.step():
                     record = self.one_step()
                 self.outputs.record(record)
                 self.step += 1
-                if self.step % settings.eval_every == 0 or self.step == total:
-                    self.evaluate()
-                if self.step % settings.checkpoint_every == 0 or self.step == total:
+                better = (self.step % settings.eval_every == 0 or self.step == total) and self.evaluate()
+                due = self.pace.due(self.step)
+                if self.pace.seconds is not None:  # the clocks of the ranks differ
+                    due = self.team.any(due)
+                if due or self.step == total or (better and settings.keep_best):
                     self.save()
-                if self.team.any(interrupt.wanted) and self.step < total:
-                    self._stop()
+                if self.team.any(self.interrupt.wanted or self.pace.over()) and self.step < total:
+                    raise Stop
         return self.comm.from_first(self.finish)
 
     @np.errstate(over="ignore", invalid="ignore")  # the loss and the gradient norm are checked here instead
@@ -258,17 +289,20 @@ class Trainer:
         ------
         TrainingFailed
             The loss or the gradient norm is not finite. Nothing has been updated.
+        Stop
+            The run was asked to stop. Nothing has been updated.
         """
         run, step, began = self.run, self.step, time.perf_counter()
         settings, model, optimizer, team = run.settings.optimisation, run.model, run.optimizer, self.team
         optimizer.lr = run.schedule(step)
         optimizer.zero_grad()
         losses = []
-        for x, y, sequence in team.batches(step):
-            mean = model.loss(x, y, (settings.seed, step, sequence))
-            losses.append(mean.item())
-            mean.backward(1 / team.parts, team.complete)
-        loss = team.reduce(losses)
+        with self.interrupt.raising():
+            for x, y, sequence in team.batches(step):
+                mean = model.loss(x, y, (settings.seed, step, sequence))
+                losses.append(mean.item())
+                mean.backward(1 / team.parts, team.complete)
+            loss = team.reduce(losses)
         norm = team.grad_norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._fail(f"loss {loss:.3g}, gradient norm {norm:.3g}")
@@ -297,20 +331,24 @@ class Trainer:
             "seconds": round(self.seconds, 4),
         }
 
-    def evaluate(self) -> None:
-        """Score the validation split; save the model if it is the best so far."""
+    def evaluate(self) -> bool:
+        """Score the validation split; save the model, and return True, if it is the best so far."""
         self._check_weights()
+        self.owed = True
         limit = self.run.settings.output.eval_tokens or None
-        score = self.comm.from_first(lambda: self._score(self.run.model, limit))
+        with self.interrupt.raising():
+            score = self.comm.from_first(lambda: self._score(self.run.model, limit))
         if not math.isfinite(score.loss):
             self._fail(f"validation loss {score.loss:.3g}")
         record = {"step": self.step - 1, "val_loss": score.loss, "val_bits_per_byte": score.bits_per_byte}
         better = score.loss < self.best
         if better:
-            self.best = score.loss
+            self.best, self.best_step = score.loss, self.step
             if self.comm.first:
                 model_directory.save(self.out, self.run.model, self.run.tokenizer)
         self.outputs.evaluated(record, better)
+        self.owed = False
+        return better
 
     def _score(self, model: GPT, limit: int | None = None, progress: Any = None) -> Score:
         """Score a model on the first `limit` tokens of the validation split, or on all of them."""
@@ -325,6 +363,7 @@ class Trainer:
             self._write_checkpoint()
         self.team.saved()
         self.saved_at = self.step
+        self.pace.saved()
 
     def _write_checkpoint(self) -> None:
         """Write the whole state, on rank 0."""
@@ -334,22 +373,27 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "best_val_loss": None if math.isinf(self.best) else self.best,
+            "best_step": self.best_step,
+            "owed": self.owed,
             "fingerprint": run.fingerprint(),
         }
         where = layout.checkpoint_directory(self.out, self.step)
         checkpoint.save_checkpoint(where, run.model, run.tokenizer, run.optimizer, state)
-        checkpoint.prune_checkpoints(self.out, KEEP_CHECKPOINTS)
+        spare = self.best_step if run.settings.output.keep_best else None
+        checkpoint.prune_checkpoints(self.out, run.settings.output.keep, spare)
 
     def finish(self) -> Score:
         """Score the best model on the whole validation split and sample from it."""
         run, outputs = self.run, self.outputs
         outputs.report.stop()
         best = self._best()
-        score = self._score(best, progress=outputs.report.evaluating)
+        with self.interrupt.raising():
+            score = self._score(best, progress=outputs.report.evaluating)
         outputs.finished(score)
         for i in range(run.settings.output.samples):
             seed = run.settings.optimisation.seed + i
-            text = sample_text(best, run.tokenizer, "", run.settings.output.sample_length, seed=seed)
+            with self.interrupt.raising():
+                text = sample_text(best, run.tokenizer, "", run.settings.output.sample_length, seed=seed)
             outputs.report.sample(i + 1, text)
         return score
 
@@ -378,14 +422,15 @@ class Trainer:
         advice = f"try a lower 'lr' (now {settings.peak_lr:.2g}), a longer 'warmup' or {clip}"
         raise TrainingFailed(f"[train] step {self.step}: {fault}: {advice}; {good}")
 
-    def _stop(self) -> NoReturn:
-        """Save everything and leave."""
+    def stop(self) -> NoReturn:
+        """Save everything and raise Interrupted."""
         if self.saved_at != self.step:
             self.save()
         if math.isinf(self.best) and self.comm.first:
             model_directory.save(self.out, self.run.model, self.run.tokenizer)
         self.comm.settled = True
-        raise Interrupted(f"stopped after step {self.step} of {self.run.total_steps}; everything is saved")
+        text = f"stopped after step {self.step} of {self.run.total_steps}; everything is saved"
+        raise Interrupted(text, max(self.comm.gather(self.interrupt.signal or 0)) or None)
 
 
 def _is_finite(array: np.ndarray) -> bool:

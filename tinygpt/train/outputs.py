@@ -72,10 +72,10 @@ class Outputs:
         self._clipped = self._done = 0  # steps whose gradient was clipped, steps of this process
         self._seconds = 0.0  # training time at the last record
         self._watching = 0.0  # seconds of the look at the current step
-        self._resumed = False  # the next step is the first after a resumption
+        self._resumed = False  # the next record is the first after a resumption
         self._open = False
 
-    def open(self, run: Run, out: Path, step: int, seconds: float = 0.0) -> None:
+    def open(self, run: Run, out: Path, step: int, seconds: float = 0.0, owed: bool = False) -> None:
         """Open all files.
 
         Parameters
@@ -88,10 +88,12 @@ class Outputs:
             these steps.
         seconds : float
             Training time of these steps.
+        owed : bool
+            The run repeats the evaluation after these steps too.
         """
         self._seconds = seconds
         self.run, self.out, self.step, self._resumed = run, out, step, step > 0
-        self.log = MetricsLog(out / layout.METRICS, step)
+        self.log = MetricsLog(out / layout.METRICS, step, owed=owed)
         self._open = True
         if self.board is not None:
             self.board.open(step)
@@ -151,10 +153,10 @@ class Outputs:
         step, clip = record["step"], self.run.settings.optimisation.clip
         self._done += 1
         self._clipped += bool(clip) and record["grad_norm"] > clip
-        if self._resumed:
-            record, self._resumed = record | {"resumed": True}, False
-        if step % self.settings.log_every == 0 or step + 1 == self.run.total_steps or "resumed" in record:
-            self._write(record)
+        if step % self.settings.log_every == 0 or step + 1 == self.run.total_steps:
+            # The mark goes into a record that a run without a stop would write too.
+            self._write(record | {"resumed": True} if self._resumed else record)
+            self._resumed = False
         if self.watch is not None:
             self.watch.took(record["seconds"] - self._seconds, self._watching)
         self._seconds, self._watching = record["seconds"], 0.0
@@ -168,8 +170,10 @@ class Outputs:
         self.report.evaluation(record, best)
 
     def saved(self) -> None:
-        """Flush all records, because a checkpoint must not be newer than the records that lead to it."""
-        self.log.flush()
+        """Write all records to the disk, because a checkpoint must not be newer than the records that lead to it."""
+        self.log.sync()
+        if self.watch is not None:
+            self.watch.log.sync()
 
     def given(self, loss: float) -> None:
         """Tell the loss of the model that training starts from, which it must improve."""
@@ -228,7 +232,7 @@ class NoOutputs(Outputs):
     def __init__(self, settings: OutputSettings, report: Report):
         super().__init__(replace(settings, metrics=None, tensorboard=None, watch=None, profile=False), report)
 
-    def open(self, run: Run, out: Path, step: int, seconds: float = 0.0) -> None:
+    def open(self, run: Run, out: Path, step: int, seconds: float = 0.0, owed: bool = False) -> None:
         """Note the run; no file is opened."""
         self._seconds, self.run, self.out, self.step = seconds, run, out, step
 

@@ -17,6 +17,7 @@ from cyclopts import Group, Parameter
 from tinygpt.config import GPTConfig
 from tinygpt.data.corpus import VALIDATION_FRACTION
 from tinygpt.data.rules import parse_extensions
+from tinygpt.train.pace import interval
 
 Target = Literal["qkv", "out", "up", "down"]
 SEQ = 64  # tokens; context of a model from scratch
@@ -24,7 +25,7 @@ SEQ = 64  # tokens; context of a model from scratch
 SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
          "max_chars", "vocab_size", "pattern")  # fmt: skip
 # Settings of one call, which run.toml does not keep.
-OF_A_CALL = ("resume", "config", "quiet")
+OF_A_CALL = ("resume", "config", "quiet", "max_minutes")
 # Paths outside of the run directory that a run writes to. Another run with the same settings must not write there.
 PLACES = ("metrics", "tensorboard")
 # Former names of settings, which files may still have.
@@ -217,8 +218,14 @@ class OutputSettings:
     """Steps between evaluations on the validation split."""
     eval_tokens: int = 32768
     """Tokens per evaluation during the run; 0 means all. The final evaluation always uses all."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; the newest two are kept."""
+    checkpoint_every: int | str = 500
+    """Steps between checkpoints, or a time between them such as 90s, 10m or 2h."""
+    keep: int = 2
+    """Number of checkpoints to keep: the newest ones."""
+    keep_best: bool = False
+    """Write a checkpoint at every best validation loss, and keep the best one besides the newest."""
+    max_minutes: float | None = None
+    """Stop after this many minutes with everything saved; --resume continues. Default: no limit."""
     log_every: int = 1
     """Steps between two records of a step in metrics.jsonl, the page and TensorBoard."""
     samples: int = 3
@@ -240,8 +247,11 @@ class OutputSettings:
 
     def validate(self) -> None:
         """Raise ValueError, naming the argument, for a value out of range."""
-        _at_least(self, 1, "eval_every", "checkpoint_every", "log_every", "watch_every")
+        _at_least(self, 1, "eval_every", "keep", "log_every", "watch_every")
         _at_least(self, 0, "eval_tokens", "samples", "sample_length")
+        interval(self.checkpoint_every)
+        if self.max_minutes is not None and not (math.isfinite(self.max_minutes) and self.max_minutes > 0):
+            raise ValueError(f"[train] 'max_minutes' must be more than 0, got {self.max_minutes}")
         if self.watch is not None:
             from tinygpt.train.watch import kinds_of  # imports the model, which --help does not need
 
@@ -372,8 +382,12 @@ class TrainSettings:
         for group in KINDS:
             getattr(self, group).validate()
         flat, every = self.flat(), self.distributed.sync_every
-        for name in ("eval_every", "checkpoint_every"):
-            if flat[name] % every:
+        # A checkpoint by the clock waits for the next synchronisation.
+        for name, steps in (
+            ("eval_every", flat["eval_every"]),
+            ("checkpoint_every", interval(flat["checkpoint_every"])[0]),
+        ):
+            if (steps or 0) % every:
                 raise ValueError(f"[train] '{name}' {flat[name]} must be a multiple of 'sync_every' {every}")
         if self.distributed.shard_optimizer and self.output.watch is not None:
             raise ValueError("[train] 'watch' cannot be combined with 'shard_optimizer': no rank has all gradients")
