@@ -41,6 +41,7 @@ OPTIONS = {
     "export": ("tinygpt.cli.export", "ExportOptions"),
     "metrics": ("tinygpt.cli.metrics", "MetricsOptions"),
     "bench": ("tinygpt.cli.bench", "BenchOptions"),
+    "gym": ("tinygpt.cli.gym", "GymOptions"),
     "info": ("tinygpt.cli.info", "InfoOptions"),
 }
 

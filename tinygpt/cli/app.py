@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "Export a model as a Hugging Face directory or a GGUF file.",
     "metrics": "Show the curves of one or several training runs.",
     "bench": "Compare the rungs of the kernels on this machine.",
+    "gym": "Exercises in writing kernels, checked and timed.",
     "info": "Show this machine and build, or what a model directory holds.",
 }
 # Modules and functions whose names differ from their command, because it is a Python keyword or builtin.
