@@ -23,7 +23,7 @@ def work(tmp_path, monkeypatch):
 
 WRONG = {
     "nowhere": (["nowhere"], "nowhere: no such run"),
-    "empty": (["empty.jsonl"], "empty.jsonl: there are no records in it yet"),
+    "empty": (["empty.jsonl"], "empty.jsonl: no step has been recorded yet"),
     "deep": (["deep.jsonl"], "deep.jsonl: line 1: must be JSON of at most 100 levels"),
     "no metrics": (["folder"], "folder is not a training run: it has no metrics.jsonl"),
     "wrong line": (["wrong.jsonl"], "wrong.jsonl: line 2: 'loss' must be a finite number, got 'x'"),

@@ -149,7 +149,7 @@ def test_the_page_loads_nothing_and_its_policy_names_its_own_code():
 @pytest.mark.parametrize(("script", "style"), [("'</SCRIPT>'", ""), ("<!-- x", ""), ("", "/* </style> */")])
 def test_code_that_would_end_its_element_is_refused(script, style):
     """Catches a script or style that closes its own element early."""
-    with pytest.raises(ValueError, match=r"^\[page\] '(script|style)' must not hold"):
+    with pytest.raises(ValueError, match=r"^\[page\] '(script|style)' must not contain"):
         page("title", "", {}, script, style)
 
 

@@ -49,7 +49,7 @@ def test_the_weight_under_the_pointer_is_shown(opened, view):
     assert opened.locator("#tip").inner_text() == told
     assert f"layer 1, head 2: {query} " in opened.locator("#readout").inner_text()
     opened.locator("#grid").hover(position=cell(opened, key, query))
-    assert "comes later" in opened.locator("#readout").inner_text()
+    assert "a later token" in opened.locator("#readout").inner_text()
     opened.mouse.move(2, 2)
     assert opened.locator("#tip").is_hidden()
 

@@ -68,7 +68,7 @@ def test_untrained_tokens_are_hidden_but_available(centre):
     assert hidden == [True] * 20 + [False] * 12 + [True] * 20
     np.testing.assert_allclose(view["shares"], projection.pca(trained.astype(np.float32)).shares[:10], rtol=1e-5)
     assert len(view["labels"]) == 52
-    assert view["notes"][0].startswith("40 tokens hardly ever or never occur in the training text")
+    assert view["notes"][0].startswith("40 untrained tokens are hidden: they occur rarely or never in")
     assert "40 untrained ones hidden" in made.views[0].describe()
 
 
@@ -127,7 +127,7 @@ def test_the_first_tokens_are_shown(model, tokenizer):
     assert tokens["ids"].shape == (9, 8)
     assert tokens["ids"].max() < 9
     assert tokens["notes"] == [
-        f"The first 9 of {tokenizer.vocab_size} tokens by id are shown; neighbours are chosen among them."
+        f"The first 9 of {tokenizer.vocab_size} tokens by id are shown; neighbours are searched among these."
     ]
     assert len(positions["labels"]) == 12
     assert positions["notes"] == []

@@ -71,7 +71,7 @@ def test_steps_and_time(visit):
     """Catches a switch without effect, times drawn as steps, and one chart that keeps the old axis."""
     tab = visit(one_run())
     tab.check("#axis input[value='time']", force=True)
-    tab.wait_for_function("document.getElementById('chart-loss').layout.xaxis.title.text === 'time in steps, s'")
+    tab.wait_for_function("document.getElementById('chart-loss').layout.xaxis.title.text === 'training time, s'")
     curves = json_of(one_run().html)["runs"][0]["curves"]
     for name, where in (("loss", 1), ("lr", 0), ("watch-update", 0)):
         x = tab.evaluate(DRAWN, name)[where]["x"]
@@ -97,9 +97,9 @@ def test_the_summary_has_the_figures_of_the_run(visit):
     """Catches a missing or swapped figure, and hostile text that becomes an element."""
     tab = visit(one_run(state="stopped", score=1.5))
     cards = dict(zip(tab.locator("dt").all_text_contents(), tab.locator("dd").all_text_contents(), strict=True))
-    assert cards["First"].startswith("5.0000guessing: ln 100 = 4.605")
-    assert cards["Lowest"] == "4.0781at step 60"
-    assert cards["Whole validation split"].startswith("1.5000")
+    assert cards["Training loss, first step"].startswith("5.0000guessing: ln 100 = 4.605")
+    assert cards["Training loss, lowest"] == "4.0781at step 60"
+    assert cards["Loss on the whole validation split"].startswith("1.5000")
     assert cards["Tokens seen"].endswith("7,680")
     assert cards["Parameters"].endswith("12,345")
     assert tab.text_content("#state") == "stopped after 60 of 60 steps"
@@ -214,7 +214,7 @@ def test_a_page_of_a_running_run_reloads(visit, tmp_path):
     path = tmp_path / "page.html"
     tab = visit(MetricsPage([run(steps=20, state="running", watch=watch())], 2.0))
     tab.click("#pause")
-    assert tab.text_content("#state").startswith("running, 20 of 60 steps; this page is paused")
+    assert tab.text_content("#state").startswith("running, 20 of 60 steps; reloading is paused")
     tab.evaluate("window.same = true")
     tab.check("#axis input[value='time']", force=True)
     tab.click("#raw")
@@ -278,6 +278,6 @@ def test_light_and_dark(visit):
 def test_a_run_without_steps_is_shown(visit):
     """Catches an empty or failing page for a run that has just begun."""
     tab = visit(MetricsPage([run(steps=0, state="running")], 60.0))
-    assert "No step has been made yet." in tab.text_content("#notes")
+    assert "No step has been recorded yet." in tab.text_content("#notes")
     assert tab.is_visible("#chart-loss")
     assert tab.is_hidden("#watch")

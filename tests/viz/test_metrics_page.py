@@ -124,7 +124,7 @@ def test_a_long_run_is_thinned_and_the_page_says_so():
 def test_a_run_that_has_just_begun_has_a_page(found):
     """Catches the last element of an empty list, a single point, and an evaluation without steps."""
     data = json_of(page(RunData("new", found)).html)
-    assert ("No step has been made yet." in data["notes"]) == (not any("loss" in record for record in found))
+    assert ("No step has been recorded yet." in data["notes"]) == (not any("loss" in record for record in found))
 
 
 def test_settings_are_text():

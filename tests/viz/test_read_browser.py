@@ -136,7 +136,7 @@ def test_a_layer_colours_the_text(opened, view):
         order = np.argsort(view.lens.losses[k])
         assert (np.diff(greys(opened, len(view.ids))[1:][order]) <= 0).all()
         total = view.lens.losses[k].sum(dtype=np.float64) / math.log(2)
-        assert f"After {name}: {total:.1f} bits in all" in opened.locator("#mean").inner_text()
+        assert f"After {name}: {total:.1f} bits in total" in opened.locator("#mean").inner_text()
     opened.locator("#lens tbody button", has_text="embeddings").click()
     assert opened.locator("#layer").input_value() == "0"
     assert opened.locator("#lens tr[aria-current=true] td:first-child").inner_text() == "embeddings"

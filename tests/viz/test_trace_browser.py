@@ -179,7 +179,7 @@ def test_a_large_page_opens_at_the_requested_step(browser, tmp_path):
         assert page.locator("#title").inner_text() == first
         assert "of 1024 columns" in page.locator("#thinned").inner_text()
         assert "three digits" in page.locator("#thinned").inner_text()
-        assert "end where 99 % of them lie" in page.locator("#thinned").inner_text()
+        assert "saturate above its 99th percentile" in page.locator("#thinned").inner_text()
         assert "The prompt has 65 tokens; the first 32 are shown" in page.locator("#cut").inner_text()
         page.locator("#grid").focus()
         for key in ("ArrowDown", "ArrowUp", "ArrowRight", "ArrowRight"):

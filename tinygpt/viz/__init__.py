@@ -1,1 +1,1 @@
-"""Pages that show what happened: each one a single HTML file that needs no network."""
+"""Pages about models and training runs: each is a single HTML file that needs no network."""

@@ -1,4 +1,4 @@
-"""The page of a prompt: attention weights of every head, and the predicted next tokens."""
+"""Attention page of a prompt: the weights of every head, and the predicted next tokens."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tinygpt.viz.heads import SUMMARIES, summaries, uniform
 from tinygpt.viz.labels import label
 from tinygpt.viz.page import Page, pack
 
-MAX_TOKENS = 128  # shown by default
-MOST_TOKENS = 1024  # a browser shows as many without delay
-MOST_BYTES = 32_000_000  # of attention weights in a page
-BEST = 5  # tokens shown of each prediction
+MAX_TOKENS = 128  # default number of tokens of a page
+MOST_TOKENS = 1024  # limit up to which a browser draws the page without delay
+MOST_BYTES = 32_000_000  # limit of the attention weights in a page
+BEST = 5  # most likely tokens shown for each prediction
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionPage(Page):
-    """Attention and predictions of one prompt; a notebook shows it as the page.
+    """Page of the attention weights and predictions of one prompt; a notebook shows it below the cell.
 
     Attributes
     ----------
@@ -32,18 +32,18 @@ class AttentionPage(Page):
     ids : int array, shape (T,)
         Tokens of the prompt.
     labels : list of str
-        The tokens as the page shows them.
+        Labels of the tokens.
     weights : array, shape (L, H, T, T), float32
         Row t of a map holds the weights of token t on tokens 0..t, which sum to 1; the rest of the row is 0.
     predictions : list of dict
-        For each token: ``best``, the most likely next tokens as pairs of label and probability; ``rank`` and ``p`` of
-        the token that does come next, None for the last token.
+        For each token: ``best``, the most likely next tokens as pairs of label and probability; ``rank`` and ``p``,
+        rank and probability of the true next token, None for the last token.
     context : int
         Context length of the model.
     dropped : int
         Number of tokens cut off at the end of the prompt.
     layer, head : int
-        Head that the page shows first, from 0.
+        Layer and head that the page shows first, from 0.
     """
 
     template_name = "attention"
@@ -108,9 +108,9 @@ def visualize(
     tokenizer : Tokenizer
     prompt : str
     max_tokens : int
-        A longer prompt is cut at its end, as is one longer than the context of the model.
+        Largest number of tokens; a longer prompt is cut at its end, as is one longer than the context of the model.
     layer, head : int
-        Head that the page shows first, from 0.
+        Layer and head that the page shows first, from 0.
     name : str
         Name of the model, for the page.
 
@@ -121,7 +121,7 @@ def visualize(
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.encode`. ValueError also for an empty prompt, for more tokens than a page can hold, and for a
+        See `Tokenizer.encode`. ValueError also for an empty prompt, for more tokens than a page can hold, and for a
         model that computes NaN or infinity.
     IndexError
         The model has no such layer or head.
@@ -139,12 +139,15 @@ def visualize(
 
 
 def shown_tokens(model: GPT, n: int, max_tokens: int, op: str = "visualize") -> int:
-    """Return how many of the `n` tokens of a prompt a page shows: at most `max_tokens` and the context of the model.
+    """Return the number of tokens of a prompt to show: at most `max_tokens` and the context of the model.
 
     Parameters
     ----------
     model : GPT
-    n, max_tokens : int
+    n : int
+        Number of tokens of the prompt.
+    max_tokens : int
+        Largest number of tokens to show.
     op : str
         Name of the operation in error messages.
 
@@ -166,7 +169,7 @@ def shown_tokens(model: GPT, n: int, max_tokens: int, op: str = "visualize") -> 
 
 
 def cut_note(n: int, shown: int, context: int, argument: str = "max_tokens") -> str:
-    """Say that only the first tokens of a prompt are shown, and what limits them: the context or an argument."""
+    """Make the remark that only the first tokens of a prompt are shown, because of the context or of an argument."""
     limit = "the context of the model" if shown == context else f"limited by {argument}"
     return f"the prompt has {n:,} tokens; the first {shown:,} are shown ({limit})"
 
@@ -200,12 +203,12 @@ def forward(model: GPT, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _predictions(logits: np.ndarray, ids: np.ndarray, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """List the most likely tokens of each row of logits, and rank and probability of the true one; ties by lower id."""
+    """List the most likely tokens of each row of logits, and rank and probability of the true one."""
     found = []
     for t, row in enumerate(logits.astype(np.float64)):
         p = np.exp(row - row.max())
         p /= p.sum()
-        order = np.argsort(-row, kind="stable")
+        order = np.argsort(-row, kind="stable")  # of equal logits, the lower id first
         true = int(ids[t + 1]) if t + 1 < len(ids) else None
         found.append(
             {

@@ -1,4 +1,4 @@
-"""Curves that a page can hold: smoothed, thinned so that no peak is lost, and short in digits."""
+"""Curves small enough for a page: smoothed, thinned without losing a peak, and rounded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SMOOTHING = (5, 1000)  # least and most steps that a smooth curve averages over; between them a fiftieth of the run
-DIGITS = 7  # more than float32, in which the values were computed, can tell apart
+SMOOTHING = (5, 1000)  # fewest and most steps in an average; between them, a fiftieth of the run
+DIGITS = 7  # significant digits; float32, in which the values were computed, has about 7
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,14 +21,14 @@ def window(steps: int) -> int:
 
 
 def running_mean(values: Floats, width: int) -> Floats:
-    """Return the mean of the `width` values around each place, so that the smooth curve does not lag behind.
+    """Compute the mean of the `width` values around each value, so that the smooth curve does not lag behind.
 
     Parameters
     ----------
     values : float64 array, shape (n,)
     width : int
-        Values in a mean, of which (width - 1) // 2 come after the place. Towards the ends of the curve the window
-        shrinks on both sides alike.
+        Number of values in a mean, of which (width - 1) // 2 come later. Near the ends of the curve, the window shrinks
+        equally on both sides.
 
     Returns
     -------
@@ -36,9 +36,9 @@ def running_mean(values: Floats, width: int) -> Floats:
 
     Notes
     -----
-    A window is made of blocks whose lengths are powers of two, and each block is the mean of two of half its length.
-    So no mean depends on a value outside its window, and none overflows. Differences of cumulative sums would suffer
-    from both: after one value of 1e17, too few digits are left for everything that follows.
+    A window is made of blocks whose lengths are powers of two, and the mean of a block is the mean of its two halves.
+    So no mean depends on a value outside its window, and none overflows. Differences of cumulative sums would have both
+    problems: after one value of 1e17, too few digits are left for all later values.
     """
     n = len(values)
     place = np.arange(n)
@@ -57,7 +57,7 @@ def running_mean(values: Floats, width: int) -> Floats:
 
 
 def thinned(values: Floats, most: int) -> npt.NDArray[np.int64]:
-    """Choose the values to draw: all, or the lowest and the highest of every stretch and both ends.
+    """Choose the values to draw: all, or both ends and the lowest and the highest value of every stretch.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def thinned(values: Floats, most: int) -> npt.NDArray[np.int64]:
 
 
 def curve(steps: Floats, seconds: Floats, values: Floats, most: int) -> dict[str, list[Any]]:
-    """Thin a curve to at most `most` points, over steps and over time, as a page holds it."""
+    """Thin a curve to at most `most` points, and return its steps, times and values as lists for JSON."""
     keep = thinned(values, most)
     return {
         "step": [int(step) for step in steps[keep]],
@@ -93,5 +93,5 @@ def curve(steps: Floats, seconds: Floats, values: Floats, most: int) -> dict[str
 
 
 def short(value: float) -> float:
-    """Round a number to DIGITS digits."""
+    """Round a number to DIGITS significant digits."""
     return float(f"{value:.{DIGITS}g}")

@@ -1,8 +1,8 @@
-"""The page of a model's embeddings: tokens and positions as points, with their nearest neighbours.
+"""Page of a model's embeddings: tokens and positions as points, with their nearest neighbours.
 
 Design
 - Neighbours are computed here, in all dimensions, and stored in the page as short lists: 50 thousand lists of 10 ids
-  fit a page, 50 thousand vectors do not. Rejected: vectors as float16, which rounds equal cosines apart.
+  fit a page, 50 thousand vectors do not. Rejected: vectors as float16, because rounding makes equal cosines differ.
 - Tokens are untrusted text. They enter the page in one JSON block, pure ASCII and without <, > and &; the script
   puts them into the document as text, never as HTML.
 """
@@ -30,9 +30,9 @@ METHODS = ("pca", "tsne")
 WHAT = ("all", "tokens", "positions")
 NEIGHBOURS = 10
 UNTRAINED = "untrained"  # the class of tokens that do not occur in the training text
-FEWEST_UNTRAINED = 8  # fewer would not distort a picture
-INITIAL_DEVIATION = 0.02  # of new weights
-SAMPLE = 512  # tokens among which the densest group is looked for
+FEWEST_UNTRAINED = 8  # fewer such tokens do not distort a picture, so they are shown
+INITIAL_DEVIATION = 0.02  # standard deviation of initial weights
+SAMPLE = 512  # tokens from which the densest group is found
 MOST_TSNE_TOKENS = 5000
 SHARES_SHOWN = 10  # components in the list of explained variance
 NO_POSITIONS = "the model has rotary positions (rope), which rotate queries and keys and have no vectors to show"
@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Points of one table of vectors.
+    """Points of one embedding table: tokens or positions.
 
     Attributes
     ----------
@@ -53,13 +53,15 @@ class View:
     classes : list of int or None
         Indices into CLASSES, or len(CLASSES) for an untrained token; positions have none.
     points : float32 array, shape (n, 2 or 3)
+        Projected vectors.
     shares : float64 array
-        Share of the variance of each component; empty with t-SNE.
+        Fraction of the variance that each component explains; empty with t-SNE.
     ids, cosines : arrays, shape (n, k)
-        Nearest neighbours in all dimensions, nearest first.
+        Nearest neighbours in all dimensions, nearest first, and their cosines.
     width, total : int
         Number of dimensions; number of vectors in the table, of which the first n are shown.
     notes : list of str
+        Remarks for the reader of the page.
     """
 
     what: str
@@ -74,7 +76,7 @@ class View:
     notes: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
-        """Describe number and width of the points, and the share of their variance in the picture."""
+        """Describe the points: their number, their width, and the fraction of their variance in the picture."""
         n = len(self.labels)
         text = f"{n:,} of {self.total:,}" if n < self.total else f"{n:,}"
         rare = 0 if self.classes is None else self.classes.count(len(CLASSES))
@@ -93,7 +95,10 @@ class EmbeddingsPage(Page):
     Attributes
     ----------
     views : list of View
-    method, title : str
+    method : str
+        ``pca`` or ``tsne``.
+    title : str
+        Name of the model.
     notes : list of str
         Remarks on what is not shown.
     """
@@ -142,7 +147,7 @@ def table_sizes(model: GPT, tokenizer: Tokenizer, method: str, what: str, max_to
     Parameters
     ----------
     model, tokenizer, method, what, max_tokens
-        As in `embeddings`.
+        See `embeddings`.
 
     Returns
     -------
@@ -151,7 +156,7 @@ def table_sizes(model: GPT, tokenizer: Tokenizer, method: str, what: str, max_to
     Raises
     ------
     ValueError
-        Positions were asked for and the model has none.
+        Positions are requested, and the model has none.
     """
     sizes = {}
     if what != "positions":
@@ -228,7 +233,7 @@ def _view(
     seed: int,
     progress: Progress | None,
 ) -> View:
-    """Make the view of the first n tokens; of positions without a tokenizer."""
+    """Make the view of the first n tokens; without a tokenizer, of the first n positions."""
     name = "positions" if tokenizer is None else "tokens"
     table = (_positions(model) if tokenizer is None else model.wte).weight.data
     total = len(table) if tokenizer is None else min(tokenizer.vocab_size, len(table))
@@ -244,7 +249,7 @@ def _view(
 
 
 def untrained(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Find the tokens whose vectors training never told apart: tokens that do not occur in its text.
+    """Find untrained tokens: those that do not occur in the training text, so that their vectors stayed close together.
 
     Parameters
     ----------
@@ -258,9 +263,9 @@ def untrained(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     Notes
     -----
     Initial vectors are N(0, 0.02). With tied weights, all tokens that never occur receive nearly the same gradient,
-    that of the softmax. With untied weights they receive none. Either way they keep their initial distances and lie
+    through the softmax. With untied weights they receive none. In both cases they keep their initial distances and lie
     around a common point c, at a distance of about r = 0.02 sqrt(C). This distance has a standard deviation of
-    0.02 / sqrt(2), so that a bound of four deviations above r holds all of them. c is the mean of the densest such
+    0.02 / sqrt(2), so that nearly all of them are within four deviations above r. c is the mean of the densest such
     group, found from a sample of the tokens.
     """
     n, C = vectors.shape
@@ -269,7 +274,7 @@ def untrained(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     squares = (x * x).sum(1)
     sample = np.arange(0, n, max(1, n // SAMPLE))
     distances = squares[sample, None] + squares - 2 * (x[sample] @ x.T)
-    near = distances <= 2 * reach**2  # two vectors, each with noise of its own
+    near = distances <= 2 * reach**2  # both vectors deviate from c, and their variances add
     group = near[near.sum(1).argmax()] if n else np.zeros(0, bool)
     found = np.linalg.norm(x - x[group].mean(0), axis=1) <= reach if group.any() else group
     enough = found.sum() >= FEWEST_UNTRAINED and not found.all()
@@ -277,18 +282,18 @@ def untrained(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 
 def _rare(count: int, method: str) -> list[str]:
-    """Say how many tokens training never told apart."""
+    """Make the remark on untrained tokens, if there are any."""
     if not count:
         return []
-    fitted = "The components are those of the others. " if method == "pca" else ""
+    fitted = "The components are computed from the other tokens. " if method == "pca" else ""
     return [
-        f"{count:,} tokens hardly ever or never occur in the training text: training did not move them apart. "
-        f"{fitted}The button 'untrained' shows them."
+        f"{count:,} untrained tokens are hidden: they occur rarely or never in the training text, so their vectors "
+        f"stayed close together. {fitted}The button 'untrained' shows them."
     ]
 
 
 def _cut(name: str, n: int, total: int) -> list[str]:
-    text = f"The first {n:,} of {total:,} {name} by id are shown; neighbours are chosen among them."
+    text = f"The first {n:,} of {total:,} {name} by id are shown; neighbours are searched among these."
     return [text] if n < total else []
 
 
@@ -303,7 +308,7 @@ def _finite(vectors: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float
 
 
 def _named(tokenizer: Tokenizer | None, n: int) -> tuple[list[str], list[int] | None]:
-    """Return labels and class indices of the first n tokens; of positions without a tokenizer."""
+    """Return labels and class indices of the first n tokens; without a tokenizer, of the first n positions."""
     if tokenizer is None:
         return [str(i) for i in range(n)], None
     return [label(tokenizer, i) for i in range(n)], [CLASSES.index(classify(tokenizer, i)) for i in range(n)]
@@ -316,7 +321,7 @@ def _positions(model: GPT) -> Embedding:
 
 
 def check_perplexity(called: str, perplexity: float | None, what: str, n: int) -> None:
-    """Raise ValueError if t-SNE cannot place n points; `called` names the perplexity in the message."""
+    """Raise ValueError if n points are too few for t-SNE; `called` is the name of the perplexity in the message."""
     if n < projection.FEWEST_FOR_TSNE:
         raise ValueError(f"t-SNE needs at least {projection.FEWEST_FOR_TSNE} {what}, got {n}")
     if perplexity is not None and not perplexity < n:
@@ -338,12 +343,12 @@ def _check(method: str, what: str, perplexity: float | None, seed: int, max_toke
 def _project(
     vectors: npt.NDArray[np.float32], method: str, perplexity: float | None, seed: int, rare: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], list[str]]:
-    """Return points, shares of the variance, and remarks for the reader."""
+    """Return points, fractions of the variance, and remarks for the reader."""
     if method == "pca":
         points, shares = projection.pca(vectors, fit=~rare if rare.any() else None)
         return points, shares, []
     chosen = projection.usual_perplexity(len(vectors)) if perplexity is None else perplexity
     points, divergence = projection.tsne(vectors, chosen, seed)
     note = f"t-SNE with perplexity {chosen:g} and seed {seed}; divergence {divergence:.2f}. "
-    note += "It keeps neighbours together, but axes, sizes of groups and distances between groups have no meaning."
+    note += "t-SNE keeps neighbours together; axes, sizes of groups and distances between groups have no meaning."
     return points, np.empty(0), [note]

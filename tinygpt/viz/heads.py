@@ -1,4 +1,4 @@
-"""Summaries of attention heads in a few numbers, to find the heads that are worth a look."""
+"""Summaries of attention heads in five numbers, to find the heads worth opening."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 SUMMARIES = {
     "entropy": "Entropy of the weights, in bits: 0 is all weight on one token, 3 is equal weight on 8 tokens.",
     "distance": "Mean distance to the tokens attended to, in tokens.",
-    "first": "Weight on the very first token. Heads with nothing to add often put their weight there.",
+    "first": "Weight on the first token of the prompt. Heads with nothing to add often put their weight there.",
     "previous": "Weight on the token just before.",
     "induction": "Weight on tokens that came right after an earlier copy of the same token. Such a head can repeat "
     "an earlier sequence: after 'ab ... a' it attends to 'b'.",
@@ -24,6 +24,7 @@ def summaries(weights: npt.ArrayLike, ids: npt.ArrayLike) -> dict[str, np.ndarra
     weights : array, shape (..., T, T)
         Row t holds the weights that token t gives to tokens 0 ... t; they sum to 1.
     ids : int array, shape (T,)
+        Tokens of the prompt.
 
     Returns
     -------
@@ -42,7 +43,7 @@ def summaries(weights: npt.ArrayLike, ids: npt.ArrayLike) -> dict[str, np.ndarra
         induction  sum of w[p + 1] over p + 1 < t with ids[p] = ids[t], over the tokens t that have such a p
 
     The last is the prefix-matching score of Olsson et al. 2022, "In-context Learning and Induction Heads", except that
-    a token's weight on itself does not count: in a run of equal tokens it would.
+    the weight of a token on itself does not count, as it would in a run of equal tokens.
     """
     w = np.asarray(weights, np.float64)
     tokens = np.asarray(ids)

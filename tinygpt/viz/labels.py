@@ -19,12 +19,14 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     ----------
     tokenizer : Tokenizer
     token : int
-        May lie beyond the tokenizer's vocabulary, because a model can have more rows than its tokenizer has tokens.
+        Id of the token. It may be beyond the vocabulary, because a model can have more rows than its tokenizer has
+        tokens.
 
     Returns
     -------
     str
-        Blanks are symbols, other invisible characters ``[U+202E]``, bytes that are not text ``<0xE2>``. Never empty.
+        Blanks become symbols, other invisible characters look like ``[U+202E]``, and bytes that are not text like
+        ``<0xE2>``. Never empty.
     """
     if token >= tokenizer.vocab_size:
         return f"<{token}>"
@@ -49,7 +51,7 @@ def lines(tokenizer: Tokenizer, token: int) -> list[str]:
     Returns
     -------
     list of str
-        As `label`, except that spaces and tabs are kept and newlines separate the strings.
+        The label of the token, split at its newlines, with spaces and tabs left as they are.
     """
     name, text = label(tokenizer, token), ""
     if token < tokenizer.vocab_size:

@@ -1,14 +1,14 @@
-"""The page of training runs: loss, learning rate, gradient norm, speed and watched statistics, over steps or time.
+"""Page of training runs: loss, learning rate, gradient norm, speed and watched statistics, over steps or time.
 
 Design
 - Curves of long runs are thinned here, so that the page stays small. The lowest and the highest point of every stretch
   are kept, and with them every peak. The smooth curve is computed from all records before it is thinned.
-- The page of a running run reloads itself, because a page opened from disk cannot read another file and so cannot
-  fetch new figures. The browser's session storage keeps the user's choices across reloads.
-- Writing the page may take a fixed share of the run's time. A fixed number of steps would not bound the cost, because a
-  step may take microseconds or minutes.
+- The page of an active run reloads itself, because a page opened from disk cannot read another file to fetch new
+  figures. The browser's session storage keeps the user's choices across reloads.
+- Writing the page may take a fixed share of the run's time. Rejected: writing it every N steps, because a step may take
+  microseconds or minutes.
 - Steps are numbered as on the terminal and in the names of checkpoints: step N is the state after N steps. The records
-  of metrics.jsonl count from 0, so that the record with step N - 1 is drawn at N.
+  of metrics.jsonl count from 0, so the record of step N - 1 is drawn at N.
 - Settings and file names are untrusted text; see `tinygpt.viz.page`.
 """
 
@@ -33,15 +33,15 @@ from tinygpt.viz import curves
 from tinygpt.viz.page import Page, frame
 from tinygpt.viz.watched import healthy, watched
 
-MOST_POINTS = 2000  # of one curve; more than the pixels of a chart would only make the page larger
-MOST_POINTS_OF_ALL = 8000  # of one kind of curve in all runs together
-FEWEST_POINTS = 200
-MOST_RUNS = 24  # more cannot be told apart by colour and dash
-MOST_NAMED = 12  # resumptions in a note
-LIVE_SECONDS = (3.0, 30.0)  # least and most between two pages of a run; between them a fiftieth of its time so far
-LIVE_SHARE = 0.02  # largest share of the time of a run that writing its page may take
+MOST_POINTS = 2000  # points of one curve; a chart has fewer pixels than that
+MOST_POINTS_OF_ALL = 8000  # points of one kind of curve, in all runs together
+FEWEST_POINTS = 200  # points of one curve, even with many runs
+MOST_RUNS = 24  # limit of the runs that colours and dashes distinguish
+MOST_NAMED = 12  # resumptions listed in a note
+LIVE_SECONDS = (3.0, 30.0)  # shortest and longest time between two pages; between them, a fiftieth of the run so far
+LIVE_SHARE = 0.02  # largest share of a run's time that writing its page may take
 
-CURVES = {"loss": True, "lr": False, "grad_norm": True, "tokens_per_s": True, "peak_share": True}  # whether smoothed
+CURVES = {"loss": True, "lr": False, "grad_norm": True, "tokens_per_s": True, "peak_share": True}  # True: smoothed
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +110,17 @@ def page(runs: StrPath | RunData | Sequence[StrPath | RunData]) -> MetricsPage:
     read = [run if isinstance(run, RunData) else read_run(run) for run in several]
     for run, given in zip(read, several, strict=True):
         if not run.records and run is not given:
-            raise ValueError(f"{run.name}: there are no records in it yet: no step has been made")
+            raise ValueError(f"{run.name}: no step has been recorded yet")
     return MetricsPage(read)
 
 
 class LivePage:
-    """Page of a running run, rewritten at intervals.
+    """Page of an active run, rewritten at intervals.
 
     Parameters
     ----------
     path : Path
+        File of the page.
 
     Raises
     ------
@@ -131,13 +132,13 @@ class LivePage:
 
     def __init__(self, path: Path):
         try:
-            import plotly.offline  # noqa: F401 - found missing here rather than after an hour of training
+            import plotly.offline  # noqa: F401 - report a missing package now, not at the first page
         except ImportError:
             raise ImportError("[train] 'metrics' needs plotly: pip install 'tinygpt[viz]'") from None
         check_file(path, "[train] 'metrics'")
         self.path = path
         self.began = time.monotonic()
-        self.cost = 0.0  # seconds that the last page took
+        self.cost = 0.0  # seconds to write the last page
         self.next = 0.0  # earliest time of the next page
 
     def __call__(self, records: list[Record], state: str, describe: Callable[[], RunData]) -> None:
@@ -150,7 +151,7 @@ class LivePage:
         state : str
             ``running``, ``complete`` or ``stopped``.
         describe : function
-            Returns the rest of the run.
+            Returns the run without its records.
         """
         began = time.monotonic()
         if state == "running" and began < self.next:
@@ -165,7 +166,7 @@ class LivePage:
 
 
 def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
-    """Describe a run for the script of the page."""
+    """Convert a run to the data that the script of the page reads."""
     steps, evaluations = run.steps, run.evaluations
     seconds = _seconds(run)
     made: dict[str, Any] = {"val": _evaluations(evaluations, seconds, most)}
@@ -192,7 +193,7 @@ def _run(run: RunData, most: int, width: int) -> dict[str, Any]:
 
 
 def _seconds(run: RunData) -> dict[int, float]:
-    """Map every step that has a record to the training time at its end, interpolated where no record says it."""
+    """Map every recorded step to the training time at its end; missing times are interpolated."""
     known = {record["step"]: record["seconds"] for record in run.steps if record.get("seconds") is not None}
     if not known:
         return {}
@@ -222,7 +223,7 @@ def _schedule(run: RunData, seconds: dict[int, float]) -> dict[str, Any]:
 
 
 def _facts(run: RunData, width: int) -> dict[str, Any]:
-    """Compute the figures of a run; None for unknown ones."""
+    """Compute the figures of a run's summary; None for unknown ones."""
     steps = run.steps
     losses = [record["loss"] for record in steps]
     rates = [record["tokens_per_s"] for record in steps if record.get("tokens_per_s") is not None]
@@ -247,7 +248,7 @@ def _facts(run: RunData, width: int) -> dict[str, Any]:
         "best": best and best[0],
         "bestStep": best and best[1] + 1,
         "score": run.score,
-        # Medians, because single steps are slowed down by other programs.
+        # Medians, because other programs slow down single steps.
         "rate": float(np.median(rates)) if rates else None,
         "peak": float(np.median(shares)) if shares else None,
     }
@@ -259,12 +260,12 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _notes(runs: list[RunData], most: int) -> list[str]:
-    """List remarks on what the page leaves out."""
+    """List remarks for the reader, such as what the page leaves out."""
     notes = [note for run in runs for note in run.notes]
     if max(len(run.steps) for run in runs) > most:
         notes.append(
-            f"Long curves are drawn through at most {most:,} points: of every stretch the lowest and the highest. "
-            "Averages are those of all records."
+            f"Long curves are drawn through at most {most:,} points: the lowest and the highest of every stretch. "
+            "Averages are computed from all records."
         )
     for run in runs:
         if run.resumptions:
@@ -272,5 +273,5 @@ def _notes(runs: list[RunData], most: int) -> list[str]:
             few = len(run.resumptions) > MOST_NAMED
             notes.append(f"{run.name} was resumed after step {'... ' if few else ''}{steps}.")
     if not any(run.steps for run in runs):
-        notes.append("No step has been made yet.")
+        notes.append("No step has been recorded yet.")
     return notes

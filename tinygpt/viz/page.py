@@ -1,10 +1,10 @@
-"""The frame of all pages: one HTML file that opens from disk, needs no network and runs only its own scripts.
+"""Base of all pages: one HTML file that opens from disk, needs no network and runs only its own scripts.
 
 Design
 - The content of a page is embedded as JSON and enters the document as text, never as markup.
-- A content security policy makes the browser enforce it: nothing is loaded from elsewhere, and only scripts and styles
+- A content security policy lets the browser enforce this: nothing is loaded from elsewhere, and only scripts and styles
   with the listed hashes run. Pages with charts contain plotly.js, which sets styles and, for points in WebGL, compiles
-  code at run time, so these pages allow both.
+  code at run time. These pages therefore allow both.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Page(ABC):
     Attributes
     ----------
     template_name : str
-        Name of its files in ``tinygpt/viz/templates``: ``NAME.html``, ``NAME.css``, ``NAME.js``.
+        Name of the page's files in ``tinygpt/viz/templates``: ``NAME.html``, ``NAME.css``, ``NAME.js``.
     parts : tuple of str
         Names of further scripts, which run after ``NAME.js``.
     charts : bool
-        Whether the page needs plotly.js.
+        True if the page needs plotly.js.
     height : int
         Height in a notebook, in pixels.
     """
@@ -71,7 +71,7 @@ class Page(ABC):
         ValueError
             `path` exists and is not a regular file, or the content does not fit a page.
         OSError
-            It cannot be written.
+            The file cannot be written.
         """
         text = self.html
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +95,11 @@ def page(title: str, body: str, data: Any, script: str, style: str, library: str
     Parameters
     ----------
     title : str
-        Text.
+        Title of the page, as text.
     body : str
-        HTML written for the page; untrusted content belongs in `data`.
+        HTML of the page. It must be trusted; untrusted content belongs in `data`.
     data : JSON-like
-        Available to the script as ``data``.
+        Content of the page; the script has it as ``data``.
     script, style : str
         Appended to ``templates/page.js`` and ``templates/page.css``.
     library : str
@@ -114,11 +114,11 @@ def page(title: str, body: str, data: Any, script: str, style: str, library: str
     ValueError
         `data` is not JSON (NaN, infinity, nested too deeply), or `script` or `style` would close its own element.
     """
-    code, looks = f"\n{template('page.js')}\n{script}\n", f"\n{template('page.css')}\n{style}\n"
-    for name, text, end in (("script", code, "</script"), ("style", looks, "</style")):
+    code, css = f"\n{template('page.js')}\n{script}\n", f"\n{template('page.css')}\n{style}\n"
+    for name, text, end in (("script", code, "</script"), ("style", css, "</style")):
         if end in text.lower() or "<!--" in text:
-            raise ValueError(f"[page] '{name}' must not hold {end} or <!--")
-    policy = f"default-src 'none'; img-src data:; script-src {_hash(code)}; style-src {_hash(looks)}; base-uri 'none'"
+            raise ValueError(f"[page] '{name}' must not contain {end} or <!--")
+    policy = f"default-src 'none'; img-src data:; script-src {_hash(code)}; style-src {_hash(css)}; base-uri 'none'"
     if library:
         allowed = f"script-src {_hash(library)} {_hash(code)} 'unsafe-eval'; style-src 'unsafe-inline'"
         policy = f"default-src 'none'; img-src data: blob:; {allowed}; base-uri 'none'"
@@ -132,7 +132,7 @@ def page(title: str, body: str, data: Any, script: str, style: str, library: str
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{html.escape(title)}</title>
-<style>{looks}</style>
+<style>{css}</style>
 </head>
 <body>
 {body}
@@ -162,7 +162,7 @@ def embed(data: Any) -> str:
     try:
         text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     except RecursionError:
-        raise ValueError("[page] 'data' must not be nested so deeply") from None
+        raise ValueError("[page] 'data' is nested too deeply for JSON") from None
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text
@@ -195,7 +195,7 @@ def pack(values: npt.ArrayLike, dtype: str) -> str:
     ----------
     values : array-like
     dtype : str
-        Little-endian, as in ``<f4``.
+        NumPy dtype, little-endian: ``<f4``, for example.
 
     Returns
     -------
@@ -218,8 +218,8 @@ def frame(text: str, height: int = 900) -> str:
     -------
     str
     """
-    looks = f"width: 100%; height: {height}px; border: 0"
-    return f'<iframe sandbox="allow-scripts allow-downloads" style="{looks}" srcdoc="{html.escape(text)}"></iframe>'
+    css = f"width: 100%; height: {height}px; border: 0"
+    return f'<iframe sandbox="allow-scripts allow-downloads" style="{css}" srcdoc="{html.escape(text)}"></iframe>'
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-CHUNK_BYTES = 64 * 2**20  # most bytes of cosines at a time; those of 50 thousand tokens would take 10 GB
+CHUNK_BYTES = 64 * 2**20  # limit of the cosines in memory; all cosines of 50 thousand tokens would take 10 GB
 FEWEST_FOR_TSNE = 4
 USUAL_PERPLEXITY = 30.0  # van der Maaten and Hinton 2008: between 5 and 50
 
@@ -34,7 +34,7 @@ def pca(vectors: npt.ArrayLike, dims: int = 3, fit: npt.NDArray[np.bool_] | None
     dims : int
         Number of coordinates to keep. If there are fewer directions, the remaining coordinates are 0.
     fit : bool array, shape (n,), optional
-        Vectors that determine mean and directions; all of them are projected. None: all.
+        Vectors from which mean and directions are computed; all vectors are projected. None: all.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def pca(vectors: npt.ArrayLike, dims: int = 3, fit: npt.NDArray[np.bool_] | None
 
 
 def usual_perplexity(n: int) -> float:
-    """Return the default perplexity for n points: 30, or less for few points."""
+    """Return the default perplexity for n points: 30, or a third of the points if that is less."""
     return min(USUAL_PERPLEXITY, max(1.0, (n - 1) / 3))
 
 
@@ -88,7 +88,7 @@ def tsne(vectors: npt.ArrayLike, perplexity: float, seed: int = 0) -> tuple[Floa
     Notes
     -----
     It starts from the first two principal components, scaled to a standard deviation of 1e-4 as in scikit-learn.
-    Equal vectors have no components and start at random places instead.
+    If all vectors are equal, there are no components, and the points start at random places.
     """
     need_sklearn()
     from sklearn.manifold import TSNE
@@ -108,7 +108,7 @@ def tsne(vectors: npt.ArrayLike, perplexity: float, seed: int = 0) -> tuple[Floa
 def need_sklearn() -> None:
     """Raise ImportError, naming the extra, if scikit-learn is missing."""
     try:
-        import sklearn.manifold  # noqa: F401 - a missing package is reported before any work is done
+        import sklearn.manifold  # noqa: F401 - report a missing package before any work is done
     except ImportError:
         raise ImportError("t-SNE needs scikit-learn: pip install 'tinygpt[viz]'") from None
 
@@ -129,7 +129,7 @@ def neighbours(
     Returns
     -------
     ids : int32 array, shape (n, min(k, n - 1))
-        Nearest first; of equally near ones, the lower id.
+        Nearest first; of equally near ones, the lower id first.
     cosines : float32 array, the same shape
         A vector of zeros has cosine 0 with all others.
     """
@@ -160,7 +160,7 @@ def _unit(x: Floats) -> Floats:
 def _largest(near: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return columns and values of the k largest entries of every row, largest first; ties by column."""
     n = near.shape[1]
-    # The k-th largest value of a row: entries above it are all chosen, entries equal to it as far as k allows.
+    # The k-th largest value of a row: all entries above it are chosen, and of those equal to it as many as k allows.
     least = np.partition(near, n - k, axis=1)[:, n - k, None]
     columns = np.empty((len(near), k), np.int64)
     for row, values in enumerate(near):

@@ -1,7 +1,7 @@
-"""The page of a file: the surprisal of each of its tokens, and what every layer would have predicted.
+"""Page of a file: the surprisal of each token, and the prediction of every layer.
 
-The layers are read with the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): the residual stream
-after a block goes straight through the final norm and the head, skipping the remaining blocks.
+The prediction of a layer is computed by the logit lens (nostalgebraist 2020, "interpreting GPT: the logit lens"): the
+residual stream after a block goes straight through the final norm and the head, skipping the remaining blocks.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.viz.labels import label, lines
 from tinygpt.viz.page import Page, pack
 
-MAX_TOKENS = 2000  # shown by default
-MOST_TOKENS = 10_000  # a browser shows as many without delay
-MOST_BYTES = 32_000_000  # of the predictions of all layers
-LENS_LAYERS = 13  # by default; each costs as much as the head
-BEST = 5  # tokens shown of each prediction
-BATCH_TOKENS = 2048  # in a batch, for which the residual stream of all layers is kept
+MAX_TOKENS = 2000  # default number of tokens of a page
+MOST_TOKENS = 10_000  # limit up to which a browser draws the page without delay
+MOST_BYTES = 32_000_000  # limit of the predictions of all layers in a page
+LENS_LAYERS = 13  # default number of layers; each costs as much time as the head
+BEST = 5  # most likely tokens shown for each prediction
+BATCH_TOKENS = 2048  # tokens in a batch; the residual stream of all layers is kept for one batch
 
 Progress = Callable[[int, int], None]
 Floats = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ class Lens:
     Attributes
     ----------
     layers : list of int
-        Number of blocks that the residual stream has passed: 0 is the embeddings, n_layer the model itself.
+        Number of blocks before each prediction: 0 is the embeddings, n_layer the whole model.
     losses : array, shape (K, M), float32
         Loss of the true token, in nats.
     ranks : array, shape (K, M), int32
@@ -60,7 +60,7 @@ class Lens:
     top : array, shape (K, M), int32
         The most likely token.
     p : array, shape (K, M), float32
-        Its probability.
+        Probability of `top`.
     """
 
     layers: list[int]
@@ -79,9 +79,9 @@ class Lens:
 
 @dataclass(frozen=True, eq=False)
 class ReadPage(Page):
-    """A text with a model's predictions for each token; a notebook shows it as the page.
+    """Page of a text with a model's predictions for each token; a notebook shows it below the cell.
 
-    N tokens, of which all but the first are predicted; M = N - 1.
+    The text has N tokens. All except the first are predicted: M = N - 1 predictions.
 
     Attributes
     ----------
@@ -94,12 +94,17 @@ class ReadPage(Page):
     ranks : array, shape (M,), int32
         Ranks of ids[1:], from 1.
     context : array, shape (M,), int32
-        Number of tokens that each prediction had as context.
+        Number of tokens in the context of each prediction.
     best, p : arrays, shape (M, 5), int32 and float32
-        The most likely tokens at the places of ids[1:], and their probabilities.
+        The most likely tokens in place of ids[1:], and their probabilities.
     lens : Lens
+        Predictions of the layers.
     tokenizer : Tokenizer
-    vocab_size, window, stride : int
+        Tokenizer of the model.
+    vocab_size : int
+        Size of the model's vocabulary.
+    window, stride : int
+        Longest context of a prediction, and tokens from one window to the next.
     dropped : int
         Number of tokens cut off at the end of the text.
     lead : int
@@ -204,7 +209,7 @@ def read(
     file: str = "text",
     progress: Progress | None = None,
 ) -> ReadPage:
-    """Let a model predict every token of a text and keep its predictions.
+    """Make the page of a text: predict every token and keep the predictions.
 
     Parameters
     ----------
@@ -212,11 +217,11 @@ def read(
     tokenizer : Tokenizer
     text : str
     max_tokens : int
-        A longer text is cut at its end.
+        Largest number of tokens; a longer text is cut at its end.
     window, stride : int, optional
-        As in `tinygpt.evaluate.evaluate`; defaults are those of `reading_windows`.
+        See `tinygpt.evaluate.evaluate`, and `reading_windows` for the defaults.
     lens_layers : int
-        Number of layers for the logit lens, spread from the embeddings to the last; 0: none.
+        Number of layers for the logit lens, spread evenly from the embeddings to the last layer; 0: none.
     name, file : str
         Names of the model and of the text, for the page.
     progress : callable, optional
@@ -229,7 +234,7 @@ def read(
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.encode`. Also for fewer than two tokens, a number out of range, or a model that computes NaN.
+        See `Tokenizer.encode`. Also for fewer than two tokens, a number out of range, or a model that computes NaN.
     """
     whole = TokenText.encode([Document(file, text)], tokenizer)
     ids = whole.tokens[: max(0, max_tokens)]
@@ -254,22 +259,22 @@ def read(
 
 
 def reading_windows(model: GPT, window: int | None = None, stride: int | None = None) -> tuple[int, int]:
-    """Return window and stride of a page: by default the window of `tinygpt eval` and half of it.
+    """Return window and stride of a page. Defaults: the window of `tinygpt eval`, and half of it.
 
-    With a whole window as stride, the first tokens of each window would be predicted from next to nothing and look
-    surprising.
+    With a whole window as stride, the first tokens of each window would be surprising only because they have almost no
+    context.
 
     Raises
     ------
     ValueError
-        As `tinygpt.evaluate.evaluate`.
+        Window or stride is out of range.
     """
     length, _ = window_size(model, usual_window(model) if window is None else window)
     return window_size(model, length, max(1, length // 2) if stride is None else stride)
 
 
 def check_sizes(max_tokens: int, lens_layers: int) -> None:
-    """Raise ValueError for a number of tokens or layers that no page can have."""
+    """Raise ValueError if the number of tokens or layers is out of range for any page."""
     if not 2 <= max_tokens <= MOST_TOKENS:
         raise ValueError(f"[read] 'max_tokens' must be in 2..{MOST_TOKENS}, got {max_tokens}")
     if lens_layers < 0:
@@ -277,7 +282,7 @@ def check_sizes(max_tokens: int, lens_layers: int) -> None:
 
 
 def _check(max_tokens: int, lens_layers: int, n: int, layers: int) -> None:
-    """Raise ValueError for a number out of range, or a page that would be too large or empty."""
+    """Raise ValueError if a number is out of range, or the page would be empty or too large."""
     check_sizes(max_tokens, lens_layers)
     if n < 2:
         raise ValueError(f"[read] 'text' must have at least two tokens, got {n}")
@@ -287,7 +292,7 @@ def _check(max_tokens: int, lens_layers: int, n: int, layers: int) -> None:
 
 
 def choose_layers(depth: int, count: int) -> list[int]:
-    """Choose `count` of the layers 0..depth, spread evenly and with the last one."""
+    """Choose `count` of the layers 0..depth, spread evenly, the last one included."""
     if count == 0:
         return []
     if count == 1:
@@ -296,7 +301,7 @@ def choose_layers(depth: int, count: int) -> list[int]:
 
 
 class _Reading:
-    """The arrays of a `ReadPage` while they are filled."""
+    """Computation of the arrays of a `ReadPage`, batch by batch."""
 
     def __init__(self, model: GPT, ids: Ints, layers: list[int]):
         M = len(ids) - 1
@@ -324,7 +329,7 @@ class _Reading:
         return {name: getattr(self, name) for name in ("losses", "ranks", "context", "best", "p", "lens")}
 
     def _window(self, inputs: Ints, targets: Ints, at: npt.NDArray[np.int64]):
-        """Predict some windows with the whole model, then with each layer; yields after each."""
+        """Predict a batch of windows with the whole model, then with each layer; yields after each for progress."""
         counted = targets >= 0
         wanted, place = targets[counted], at[counted] - 1
         self.context[place] = np.broadcast_to(np.arange(1, targets.shape[1] + 1), targets.shape)[counted]
@@ -340,7 +345,7 @@ class _Reading:
                     mine[k, place] = known[place]
                 self.lens.top[k, place], self.lens.p[k, place] = self.best[place, 0], self.p[place, 0]
             else:
-                self._look(k, stream[layer].data[counted], wanted, place)
+                self._read_layer(k, stream[layer].data[counted], wanted, place)
             yield
 
     def _predict(self, logits: np.ndarray, wanted: Ints, place: npt.NDArray[np.int64]) -> None:
@@ -353,8 +358,8 @@ class _Reading:
             self.best[i] = top
             self.p[i] = np.exp(row[top] - sum_of_all)
 
-    def _look(self, k: int, rows: np.ndarray, wanted: Ints, place: npt.NDArray[np.int64]) -> None:
-        """Read the residual stream of layer k through the final norm and the head."""
+    def _read_layer(self, k: int, rows: np.ndarray, wanted: Ints, place: npt.NDArray[np.int64]) -> None:
+        """Store the predictions of layer k: its residual stream through the final norm and the head."""
         for part in chunks(len(rows), self.vocab_size):
             with no_grad():
                 normed = self.model.norm(Tensor(np.ascontiguousarray(rows[part]))).data
@@ -373,7 +378,7 @@ def _finite(losses: Floats) -> Floats:
 
 
 def _ranks(logits: np.ndarray, wanted: Ints) -> Ints:
-    """Return the rank of the wanted token in each row, from 1; of equal logits the lower id comes first."""
+    """Return the rank of the true token in each row, from 1; of equal logits, the lower id ranks first."""
     found = np.empty(len(wanted), np.int32)
     for r, (row, token) in enumerate(zip(logits, wanted.tolist(), strict=True)):
         value = row[token]
@@ -382,7 +387,7 @@ def _ranks(logits: np.ndarray, wanted: Ints) -> Ints:
 
 
 def _best(row: np.ndarray, count: int) -> npt.NDArray[np.int64]:
-    """Return the `count` largest entries, largest first; of equal ones the lower id."""
+    """Return the indices of the `count` largest entries, largest first; of equal ones, the lower index first."""
     bound = np.partition(row, len(row) - count)[len(row) - count]
     candidates = np.flatnonzero(row >= bound)
     return candidates[np.argsort(-row[candidates], kind="stable")][:count]

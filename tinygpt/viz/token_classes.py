@@ -22,8 +22,8 @@ MARKS = frozenset(string.punctuation)
 def classify(tokenizer: Tokenizer, token: int) -> str:
     """Classify a token as one of CLASSES.
 
-    Blanks around a word are ignored. A single byte by name, or bytes that are not valid UTF-8, is a byte. The separator
-    and mixtures of classes are other.
+    Blanks around a word are ignored. ``byte`` is a token for a single byte, or one whose bytes are not valid UTF-8.
+    ``other`` is the separator, or a mixture of classes.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def classify(tokenizer: Tokenizer, token: int) -> str:
 
 
 def class_of_text(text: str) -> str:
-    """Classify a text; never ``byte``."""
+    """Classify a text as one of CLASSES except ``byte``."""
     word = text.strip()
     if not word:
         return "whitespace" if text else "other"

@@ -1,4 +1,4 @@
-"""The page of a forward pass: every step from the tokens to the next-token distribution, in order."""
+"""Page of a forward pass: every step from the tokens to the next-token distribution, in order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tinygpt.viz.attention import cut_note, shown_tokens
 from tinygpt.viz.labels import label
 from tinygpt.viz.page import Page
 
-MAX_TOKENS = 32  # shown by default
-MOST_BYTES = 6_000_000  # of values in a page; base64 makes them a third larger
-MOST_OF_VOCABULARY = 64  # tokens in a map
-BEST = 10  # tokens shown of each prediction
-# Bytes per number and most columns of a map; the first pair that fits is used. Two bytes hold three digits.
+MAX_TOKENS = 32  # default number of tokens of a page
+MOST_BYTES = 6_000_000  # limit of the values in a page; base64 makes them a third larger
+MOST_OF_VOCABULARY = 64  # tokens of the vocabulary in a map
+BEST = 10  # most likely tokens shown for each prediction
+# Bytes per number and largest number of columns in a map: the first pair that fits is used. Two bytes: three digits.
 SIZES = ((4, 4096), (4, 256), (2, 256), (2, 128), (2, 64), (2, 32), (2, 16))
 
 
 @dataclass(frozen=True, eq=False)
 class TracePage(Page):
-    """The steps of one prompt; a notebook shows them as the page.
+    """Page of the steps of one prompt; a notebook shows it below the cell.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class TracePage(Page):
     ids : int array, shape (T,)
         Tokens of the prompt.
     labels : list of str
-        The tokens as the page shows them.
+        Labels of the tokens.
     steps : Trace
         Trace of one sequence.
     label : callable
@@ -68,9 +68,9 @@ class TracePage(Page):
     head: int = 0
 
     def predictions(self) -> list[dict[str, Any]]:
-        """List for each token the most likely next ones, ``best``, and the probability of the true one, ``p``.
+        """List for each token ``best``, the most likely next tokens, and ``p``, the probability of the true next one.
 
-        Both are empty where the model computes NaN or infinity.
+        For NaN and infinity, ``best`` is empty and ``p`` is None.
         """
         found: list[dict[str, Any]] = []
         for t, p in enumerate(self.steps["probabilities"].array[0]):
@@ -130,7 +130,7 @@ def trace_page(
     name: str = "model",
     limit: int = LIMIT,
 ) -> TracePage:
-    """Run a prompt through a model under a trace.
+    """Make the page of a prompt: run it through a model and record every step.
 
     Parameters
     ----------
@@ -138,10 +138,9 @@ def trace_page(
     tokenizer : Tokenizer
     prompt : str
     max_tokens : int
-        A longer prompt is cut at its end, as is one longer than the context of the model.
+        Largest number of tokens; a longer prompt is cut at its end, as is one longer than the context of the model.
     backward : bool
-        Also record the gradients of the mean loss over the prompt's own next tokens. The model's gradients are stale
-        afterwards.
+        Record the gradients of the mean loss of the prompt too. The gradients of the model are set to zero.
     first : str, optional
         Step that the page shows first.
     head : int
@@ -149,7 +148,7 @@ def trace_page(
     name : str
         Name of the model, for the page.
     limit : int
-        Most bytes of arrays, see `tinygpt.trace`.
+        Largest total size of the recorded arrays in bytes; see `tinygpt.trace`.
 
     Returns
     -------
@@ -158,7 +157,7 @@ def trace_page(
     Raises
     ------
     TypeError, ValueError
-        As `Tokenizer.prompt`. ValueError also for an empty prompt, for more tokens than a page can hold, and for a
+        See `Tokenizer.prompt`. ValueError also for an empty prompt, for more tokens than a page can hold, and for a
         single token with `backward`, because no token follows it.
     KeyError, IndexError
         The trace has no such step, or the model no such head.
@@ -178,14 +177,17 @@ def trace_page(
 
 
 def run(model: GPT, ids: np.ndarray, backward: bool = False, limit: int = LIMIT) -> Trace:
-    """Trace one sequence; with `backward` also the gradients of its mean loss.
+    """Record one sequence, and with `backward` the gradients of its mean loss.
 
     Parameters
     ----------
     model : GPT
     ids : int array, shape (T,)
+        Tokens of the sequence.
     backward : bool
+        Record gradients too.
     limit : int
+        Largest total size of the recorded arrays in bytes.
 
     Returns
     -------
@@ -194,7 +196,7 @@ def run(model: GPT, ids: np.ndarray, backward: bool = False, limit: int = LIMIT)
     Raises
     ------
     ValueError
-        `backward` with a single token, which no token follows.
+        `backward` is given with a single token, so that there is no next token to predict.
     """
     if not backward:
         with no_grad(), trace(limit=limit) as steps:
@@ -210,7 +212,7 @@ def run(model: GPT, ids: np.ndarray, backward: bool = False, limit: int = LIMIT)
 
 
 def as_maps(step: Step, array: np.ndarray) -> np.ndarray:
-    """View the first sequence of a step's array as (heads, tokens, columns); one head if the step has none."""
+    """View the first sequence of a step's array as (heads, tokens, columns); a step without heads has one."""
     if array.ndim == 4:
         return array[0] if step.axes.split()[1] == "H" else array[0].transpose(1, 0, 2)
     if array.ndim == 3:
@@ -219,7 +221,7 @@ def as_maps(step: Step, array: np.ndarray) -> np.ndarray:
 
 
 def _columns(step: Step, most: int, shown: list[int]) -> np.ndarray:
-    """Choose the columns that a page shows: all tokens, the most likely of a vocabulary, or every n-th of a width."""
+    """Choose the columns of a map: all keys, the most likely tokens, or every n-th column of a width."""
     n = step.shape[-1] if len(step.shape) > 2 else 1
     if step.axes.endswith("V"):
         return np.array(shown)
@@ -229,7 +231,7 @@ def _columns(step: Step, most: int, shown: list[int]) -> np.ndarray:
 
 
 def _size(steps: list[Step]) -> tuple[int, int]:
-    """Choose bytes per number and most columns of a map so that everything fits a page."""
+    """Choose bytes per number and largest number of columns, so that all maps fit a page."""
     tokens = max(as_maps(step, step.array).shape[1] for step in steps)
     for width, most in SIZES:
         if _bytes(steps, width, most, tokens) <= MOST_BYTES:
@@ -239,7 +241,7 @@ def _size(steps: list[Step]) -> tuple[int, int]:
 
 
 def _bytes(steps: list[Step], width: int, most: int, tokens: int) -> int:
-    """Compute the bytes of all steps in a page, for the given number of tokens."""
+    """Compute the size of all steps in a page in bytes, for the given number of tokens."""
     total = 0
     for step in steps:
         heads, rows, columns = as_maps(step, step.array).shape
@@ -254,7 +256,7 @@ def _bytes(steps: list[Step], width: int, most: int, tokens: int) -> int:
 
 
 def _packed(maps: np.ndarray, width: int) -> tuple[bytes, int]:
-    """Encode numbers for the page; half precision has a short range, so they are scaled by a power of two first."""
+    """Encode numbers for the page. Half precision has a small range, so they are first scaled by a power of two."""
     if width == 4:
         return maps.astype("<f4").tobytes(), 0
     finite = np.abs(maps[np.isfinite(maps)])
@@ -264,7 +266,7 @@ def _packed(maps: np.ndarray, width: int) -> tuple[bytes, int]:
 
 
 def _station(step: Step, columns: np.ndarray) -> dict[str, Any]:
-    """Describe a step for the page."""
+    """Convert a step to the data that the script of the page reads."""
     heads, tokens, _ = as_maps(step, step.array).shape
     return {
         "name": step.name,

@@ -1,4 +1,4 @@
-"""Watch records as the page of a run shows them: one series of statistics per tensor."""
+"""Watch records for the page of a run: one series of statistics per tensor."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tinygpt.io.records import Record
 from tinygpt.runs.watch import HEALTHY, KINDS, place
 from tinygpt.viz.curves import short
 
-MOST_SAMPLES = 200  # of one series
-FEWEST_SAMPLES = 20
+MOST_SAMPLES = 200  # steps of one series
+FEWEST_SAMPLES = 20  # steps of one series, even with very many series
 MOST_OF_ALL = 12_000  # samples of all series: with about 15 figures each, about two megabytes
 
 
@@ -36,7 +36,7 @@ def watched(records: list[Record], seconds: dict[int, float]) -> list[dict[str, 
     names = {(kind, name) for record in records for kind in KINDS for name in record.get(kind, {})}
     most = max(FEWEST_SAMPLES, min(MOST_SAMPLES, MOST_OF_ALL // max(1, len(names))))
     stride = -(-len(records) // most) or 1
-    kept = records[::-1][::stride][::-1]  # the last one always
+    kept = records[::-1][::stride][::-1]  # from the end, so that the last record is kept
     series: dict[tuple[str, str], dict[str, Any]] = {}
     for record in kept:
         for kind in KINDS:

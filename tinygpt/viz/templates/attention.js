@@ -1,32 +1,32 @@
-// The weights, what is chosen, and the overview of all heads.
+// Attention weights, the chosen head, and the overview of all heads.
 const L = data.layers, H = data.heads, T = data.tokens.length;
 const triangle = (T * (T + 1)) / 2;
 const allWeights = unpack(data.weights, Float32Array);
 const chosen = { layer: data.layer, head: data.head, shade: "root" };
 const chosenListeners = [];
 
-/** The lower triangle of one head, row by row. */
+/** Return the weights of one head: its lower triangle, row by row. */
 function mapOf(layer, head) {
   const start = (layer * H + head) * triangle;
   return allWeights.subarray(start, start + triangle);
 }
 
-/** Weight of token `query` on token `key`, which is not after it. */
+/** Return the weight of token `query` on token `key`, for key <= query. */
 const weightIn = (map, query, key) => map[(query * (query + 1)) / 2 + key];
 
-/** Open a head everywhere on the page. */
+/** Choose a head; all parts of the page show it. */
 function choose(layer, head) {
   Object.assign(chosen, { layer, head });
   chosenListeners.forEach((listener) => listener());
 }
 
-/** The colours of 0 ... 1 in 256 steps, as they are in a canvas. */
+/** Return the colours of 0 ... 1 in 256 steps, for a canvas. */
 const ramp = () => shades(SHARES[isDark() ? 1 : 0]);
 
-/** Map a weight to a place among the colours. */
+/** Map a weight to a position on the colour scale. */
 const shadeOf = (weight) => (chosen.shade === "root" ? Math.sqrt(weight) : weight);
 
-/** Paint a head, a pixel per weight; a smaller canvas shows the largest of the weights that share a pixel. */
+/** Paint a head, one pixel per weight; on a smaller canvas, a pixel shows the largest of its weights. */
 function paint(canvas, map, size, colours) {
   canvas.width = canvas.height = size;
   const strongest = new Float32Array(size * size).fill(-1);
@@ -88,7 +88,7 @@ function setUpOverview() {
 
 function setUpFacts() {
   const tokens = `${T} token${T > 1 ? "s" : ""}`;
-  byId("facts").textContent = `${data.name}: ${tokens}, ${L} layer${L > 1 ? "s" : ""} x ${H} head${H > 1 ? "s" : ""}, counted from 0`;
+  byId("facts").textContent = `${data.name}: ${tokens}, ${L} layer${L > 1 ? "s" : ""} x ${H} head${H > 1 ? "s" : ""}, numbered from 0`;
   if (data.dropped) showCut(`${data.cut[0].toUpperCase()}${data.cut.slice(1)}.`);
 }
 

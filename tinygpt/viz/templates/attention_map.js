@@ -1,4 +1,4 @@
-// One head in detail: labels that stay visible, and the exact weight of a cell under the pointer or cursor.
+// The map of one head: labels that stay visible while scrolling, and the exact weight of the cell at the pointer or cursor.
 const LONGEST_LABEL = 14;
 const cursor = { query: -1, key: -1 };
 const tip = el("div", { id: "tip", hidden: true });
@@ -9,7 +9,7 @@ function shortLabel(text) {
   return chars.length > LONGEST_LABEL ? `${chars.slice(0, LONGEST_LABEL - 1).join("")}…` : text;
 }
 
-/** Side of a cell in pixels: at least 13, so that labels are legible, and at most 30. */
+/** Compute the side of a cell in pixels: at least 13, so that labels are legible, and at most 30. */
 function cellSize(labelWidth) {
   const frame = byId("frame");
   const room = Math.min(frame.clientWidth, parseFloat(getComputedStyle(frame).maxHeight) || Infinity) - labelWidth - 4;
@@ -22,7 +22,7 @@ function labelFont(cell) {
   return `${Math.max(9, Math.min(13, Math.floor(cell - 1)))}px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace`;
 }
 
-/** Draw labels along an axis; where cells are smaller than a line of text, only every n-th. */
+/** Draw labels along an axis; if cells are smaller than a line of text, only every n-th label. */
 function drawLabels(canvas, labels, cell, depth, upright) {
   const scale = devicePixelRatio || 1, length = Math.max(1, cell * T);
   const [width, height] = upright ? [length, depth] : [depth, length];
@@ -102,7 +102,7 @@ function setUpMap() {
   draw();
 }
 
-/** The line above the map. */
+/** Show the weight of the marked cell in the line above the map. */
 function showWeight() {
   const { query, key } = cursor;
   const line = byId("readout");
@@ -114,7 +114,7 @@ function showWeight() {
   line.replaceChildren(
     `layer ${chosen.layer}, head ${chosen.head}: ${query} `, tokenBox(data.tokens[query]),
     weight === null ? " cannot attend to " : " attends to ", `${key} `, tokenBox(data.tokens[key]),
-    weight === null ? ", which comes later" : ": ", el("strong", {}, weight ?? ""));
+    weight === null ? ", a later token" : ": ", el("strong", {}, weight ?? ""));
 }
 
 function setUpPointer(sizes, point) {
@@ -129,7 +129,7 @@ function setUpPointer(sizes, point) {
     point(query, key);
     if (event.pointerType === "touch") return;
     tip.hidden = false;
-    tip.textContent = key <= query ? digits(weightIn(mapOf(chosen.layer, chosen.head), query, key)) : "comes later";
+    tip.textContent = key <= query ? digits(weightIn(mapOf(chosen.layer, chosen.head), query, key)) : "later token";
     tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4)}px`;
     tip.style.top = `${Math.min(event.clientY + 16, innerHeight - tip.offsetHeight - 4)}px`;
   });

@@ -1,4 +1,4 @@
-// Heads in numbers, predictions, and everything as CSV.
+// Tables of heads and predictions, and CSV files.
 const names = Object.keys(data.about);
 const fixed = (x) => (x === null ? "–" : x.toFixed(3));
 
@@ -6,7 +6,7 @@ function setUpSummaries() {
   const rows = Array.from({ length: L * H }, (_, i) => ({
     layer: Math.floor(i / H), head: i % H, ...Object.fromEntries(names.map((name) => [name, data.summaries[name][i]])),
   }));
-  // Bars run from the smallest to the largest value of a column, so that differences stand out.
+  // Bars run from the smallest to the largest value of a column, so that small differences are visible.
   const share = (name) => {
     const values = rows.map((row) => row[name] ?? 0);
     const least = Math.min(...values), span = Math.max(...values) - least;
@@ -25,7 +25,7 @@ function setUpSummaries() {
   byId("summaries").append(el("tfoot", {}, baseline));
   for (const name of names) byId("about").append(el("dt", {}, name), el("dd", {}, data.about[name]));
   byId("about").append(el("dt", {}, "uniform attention (baseline)"),
-    el("dd", {}, "The numbers of a head that gives equal weight to every token up to the current one."));
+    el("dd", {}, "A head that gives equal weight to every token up to the current one."));
   byId("save-summaries").addEventListener("click", () => saveFile("heads.csv", [
     csvRow(["layer", "head", ...names]),
     ...rows.map((row) => csvRow([row.layer, row.head, ...names.map((name) => row[name] ?? "")])),
@@ -33,7 +33,7 @@ function setUpSummaries() {
 }
 
 function headLink(row) {
-  const button = el("button", { type: "button", title: "open this head" }, `${row.layer}.${row.head}`);
+  const button = el("button", { type: "button", title: "Open this head" }, `${row.layer}.${row.head}`);
   button.addEventListener("click", () => {
     choose(row.layer, row.head);
     byId("one").scrollIntoView();
@@ -64,7 +64,7 @@ function bestTokens(row) {
     el("span", { className: "best" }, tokenBox(label, row.rank === i + 1 ? "true" : ""), ` ${probability.toFixed(3)}`)));
 }
 
-/** The lines of one head, as text. */
+/** Return the CSV lines of one head. */
 function headLines(layer, head, start, withTokens) {
   const map = mapOf(layer, head);
   const lines = [];

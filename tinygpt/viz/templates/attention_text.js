@@ -1,9 +1,9 @@
-// The prompt as text: the tokens that one token attends to are shaded; beside it, the predicted next tokens.
+// The prompt as text. Tokens are shaded by the weight that the active token gives them; its predictions are beside the text.
 const shownHeads = new Set(Array.from({ length: H }, (_, h) => h));
 const view = { active: T - 1, held: -1 };
 const textTokens = [];
 
-/** A hue per head, neighbours far apart. */
+/** Give each head a hue; hues of neighbouring heads are far apart. */
 const hue = (head) => Math.round((210 + 360 * ((head * 0.618034) % 1)) % 360);
 const headColour = (head, strength = 1) =>
   `hsl(${hue(head)} 75% ${isDark() ? 42 : 62}% / ${(100 * Math.min(1, strength)).toFixed(1)}%)`;
@@ -12,12 +12,12 @@ function setUpText() {
   const place = byId("text");
   data.tokens.forEach((label, i) => {
     const button = el("button", { type: "button", className: "token-button", "aria-label": `${i} ${label}` });
-    // Symbols for blanks are paler than text.
+    // Make symbols for blanks paler than text.
     for (const part of label.split(/([␣↵⇥]+)/)) {
       if (part) button.append(/^[␣↵⇥]/.test(part) ? el("span", { className: "blank" }, part) : part);
     }
-    button.addEventListener("pointerenter", (event) => { if (event.pointerType !== "touch") look(i); });
-    button.addEventListener("focus", () => look(i));
+    button.addEventListener("pointerenter", (event) => { if (event.pointerType !== "touch") point(i); });
+    button.addEventListener("focus", () => point(i));
     button.addEventListener("click", () => hold(view.held === i ? -1 : i));
     textTokens.push(button);
     place.append(button, data.breaks[i] ? el("br") : el("wbr"));
@@ -33,15 +33,15 @@ function setUpText() {
   showNext();
 }
 
-/** Look from token `i`, unless another one is held. */
-function look(i) {
+/** Make token `i` the active one, unless another token is held. */
+function point(i) {
   if (view.held >= 0) return;
   view.active = i;
   shadeText();
   showNext();
 }
 
-/** Hold token `i`; -1 lets go. */
+/** Hold token `i`; -1 releases the held one. */
 function hold(i) {
   view.held = i;
   if (i >= 0) view.active = i;
@@ -58,7 +58,7 @@ function setUpChips() {
       if (!heads.delete(h)) heads.add(h);
       return showHeads([...heads]);
     });
-    // The two clicks of a double click have switched it twice.
+    // The two clicks of a double click have already switched the head off and on.
     chip.addEventListener("dblclick", () => showOnly(h));
     byId("chips").append(chip);
   }
@@ -72,7 +72,7 @@ function showHeads(heads) {
   shadeText();
 }
 
-/** The background of a token: stripes from top to bottom, one per head, as strong as its weight; or the mean alone. */
+/** Compute the background of a token: one stripe per head, from top to bottom, as strong as its weight; or the mean of all heads. */
 function shading(key) {
   const heads = [...shownHeads];
   const weights = heads.map((head) => weightIn(mapOf(chosen.layer, head), view.active, key));
@@ -104,7 +104,7 @@ function shadeText() {
   });
 }
 
-/** The five best next tokens after the active one. */
+/** Show the five most likely tokens after the active one. */
 function showNext() {
   const { best, rank, p } = data.predictions[view.active];
   const next = data.tokens[view.active + 1];
@@ -116,7 +116,7 @@ function showNext() {
   const truth = rank === null ? ["The prompt ends here."]
     : ["In the prompt: ", tokenBox(next, "true"), ` rank ${rank}, probability ${digits(p)}`];
   byId("next").replaceChildren(
-    el("div", {}, `After ${view.active} `, tokenBox(data.tokens[view.active]), view.held >= 0 ? " (held)" : "", " the model expects"),
+    el("div", {}, `After ${view.active} `, tokenBox(data.tokens[view.active]), view.held >= 0 ? " (held)" : "", " the model expects:"),
     table, el("div", {}, ...truth));
 }
 

@@ -1,19 +1,19 @@
-// Follows plotly.js and page.js. What the pages with charts share.
+// Runs after plotly.js and page.js. Code shared by the pages with charts.
 
-// plotly wants a colour, not the name of one: the browser works it out.
+// plotly needs a colour, not the name of a CSS variable, so let the browser compute it.
 const probe = document.body.appendChild(el("span", { hidden: true }));
 function colour(name) {
   probe.style.color = `var(--${name})`;
   return getComputedStyle(probe).color;
 }
 
-/** Text for plotly's SVG, which reads tags, entities and $formulas$ in labels: entities keep it text, isolates in order. */
+/** Escape text for plotly, whose labels can contain tags, entities and $formulas$. Isolates keep the direction of text to itself. */
 function plain(text) {
   const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", $: "&#36;" };
   return `\u2068${text.replace(/[&<>$]/g, (c) => entities[c])}\u2069`;
 }
 
-/** Radio buttons in a row, in a fieldset; of an option: value, text, and why it cannot be chosen, if it cannot. */
+/** Fill a fieldset with radio buttons. An option has a value, a text and, if it is disabled, the reason. */
 function choice(box, name, options, chosen, pick) {
   box.hidden = options.length < 2;
   for (const [value, text, disabled] of options) {

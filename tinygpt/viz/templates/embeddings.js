@@ -1,7 +1,7 @@
 // Runs after page.js, which provides the data, the theme, and helpers for elements and CSV.
 (() => {
 const page = data, chart = byId("chart"), tip = byId("tip"), search = byId("search");
-// Shapes that two and three dimensions both have, so that colour is not all that tells classes apart.
+// Shapes that exist in two and three dimensions, so that classes differ by more than colour.
 const SYMBOLS = ["diamond", "circle", "square", "circle-open", "cross", "square-open", "diamond-open", "x"];
 const GLYPHS = ["\u25c6", "\u25cf", "\u25a0", "\u25cb", "\u271a", "\u25a1", "\u25c7", "\u2715"];
 const RESULTS = 50, LABELLED = 40, ALL_LABELLED = 250, MANY = 2000;
@@ -21,14 +21,14 @@ for (const view of page.views) {
 }
 
 const state = { view: page.views[0], dims: 2, off: new Set([page.classNames.indexOf("untrained")]), query: "", matches: [], chosen: -1, labels: false };
-let drawn = [];  // for every trace the ids of its points
+let drawn = [];  // ids of the points of every trace
 
 function count(n) { return n.toLocaleString("en-US"); }
 function className(view, id) { return view.classes === null ? null : page.classNames[view.classes[id]]; }
 function hidden(view, id) { return view.classes !== null && state.off.has(view.classes[id]); }
 function named(view, id) { return view.classes === null ? `position ${view.labels[id]}` : view.labels[id]; }
 
-// Labels in WebGL know no entities and read tags alone: a blank of no width keeps < from being one.
+// Labels in WebGL interpret tags but not entities: a zero-width space after < keeps text from being a tag.
 function pointLabel(text) {
   const short = Array.from(text).slice(0, 24).join("");
   return kindOfTrace() === "scatter" ? plain(short) : short.replaceAll("<", "<\u200b");
@@ -42,7 +42,7 @@ function coordinates(ids) {
   return state.dims === 3 ? { x: found[0], y: found[1], z: found[2] } : { x: found[0], y: found[1] };
 }
 
-// All traces are of one kind: WebGL always lies above SVG, so that marks would lie below the points.
+// All traces have the same type. WebGL is always drawn above SVG, so SVG marks would be hidden below WebGL points.
 function kindOfTrace() {
   if (state.dims === 3) return "scatter3d";
   return webgl && state.view.labels.length > MANY ? "scattergl" : "scatter";
@@ -65,16 +65,16 @@ function pointTraces(size, opacity) {
   }
   const faint = opacity < 0.5;
   const members = page.classNames.map((name, k) => ({ name, k, ids: all.filter((id) => view.classes[id] === k && !state.off.has(k)) }));
-  members.sort((a, b) => b.ids.length - a.ids.length); // the rare ones on top: among 50 thousand they would not be seen
+  members.sort((a, b) => b.ids.length - a.ids.length); // rare classes are drawn last, on top, otherwise 50 thousand points would hide them
   return members.map(({ name, k, ids }) => {
-    const text = state.labels && name !== "byte" && name !== "untrained" && !faint  /* labels, unless some points stand out */ ? ids.map((id) => pointLabel(view.labels[id])) : undefined;
+    const text = state.labels && name !== "byte" && name !== "untrained" && !faint  /* labels, unless some points are highlighted */ ? ids.map((id) => pointLabel(view.labels[id])) : undefined;
     return trace(ids, {
       name, mode: text ? "markers+text" : "markers", text, textposition: "top center", cliponaxis: false,
       textfont: { color: colour("fg"), size: 12 }, marker: { size, opacity, color: colour(name), symbol: SYMBOLS[k] } });
   });
 }
 
-/** Points that get a label: bytes and untrained tokens are many and say little. */
+/** Return the points that get a label; bytes and untrained tokens are many and say little. */
 const labelled = (view) => [...view.classes].filter((k) => !["byte", "untrained"].includes(page.classNames[k]));
 
 function canLabel(view) {
@@ -87,7 +87,7 @@ function fewEnough(view) {
 function markTraces(size) {
   const { view } = state, marks = [];
   const shade = (id) => (view.classes === null ? colour("accent") : colour(className(view, id)));
-  // A chosen point stands alone with its neighbours.
+  // While a point is chosen, only this point and its neighbours are marked.
   const shown = state.chosen < 0 ? state.matches.filter((id) => !hidden(view, id)) : [];
   if (shown.length) {
     const labels = shown.length <= LABELLED;
@@ -122,7 +122,7 @@ function layout() {
     return { ...all, margin: { l: 0, r: 0, t: 40, b: 0 },
              scene: { xaxis: axis(0), yaxis: axis(1), zaxis: axis(2), aspectmode: "data", dragmode: "orbit", camera: { eye: EYE } } };
   }
-  // One scale for both axes: a distance is a distance in every direction.
+  // Both axes have the same scale, so that distances are comparable in every direction.
   return { ...all, dragmode: "pan", xaxis: axis(0), yaxis: { ...axis(1), scaleanchor: "x" } };
 }
 
@@ -139,7 +139,7 @@ function nearest(id) {
   return found;
 }
 
-// One line of a list: a button with the shape of the class, the token, and a figure.
+// One line of a list: a button with the shape of the class, the token and a number.
 function line(id, figure, share) {
   const { view } = state, kind = view.classes === null ? -1 : view.classes[id];
   const shape = el("span", { "aria-hidden": "true" }, kind < 0 ? "\u25cf" : GLYPHS[kind]);
@@ -171,8 +171,8 @@ function showChosen() {
   byId("neighbours").replaceChildren(...near.map(([id, cosine]) => line(id, cosine.toFixed(3), cosine)));
 }
 
-// A typed blank finds the open box that stands for one, \n and \t what stands for them; #12 is the id 12. The very
-// text comes first, then the same in other case, then what holds it: of bytes only if a byte is asked for.
+// Search: a blank, \n and \t find the symbols that labels use for them, and #12 finds the id 12. Exact matches come
+// first, then matches in another case, then labels that contain the text. Bytes are found only by a text such as <0x or 0x.
 function find(text) {
   const { view } = state;
   const typed = text.replaceAll(" ", "\u2423").replaceAll("\\n", "\u21b5").replaceAll("\\t", "\u21e5");
@@ -188,7 +188,7 @@ function find(text) {
   return [...exact, ...whole, ...parts];
 }
 
-function look() {
+function showMatches() {
   state.query = search.value;
   state.matches = find(state.query);
   const { view, matches } = state;
@@ -197,7 +197,7 @@ function look() {
   const more = matches.length > RESULTS ? `; the first ${RESULTS} are listed` : "";
   byId("status").textContent = state.query
     ? `${count(matches.length)} of ${count(view.labels.length)} ${view.what} match${more}`
-    : `Type a ${view.noun}, a part of one or #id, or choose a point.`;
+    : `Type a ${view.noun}, part of one, or #id; or click a point.`;
 }
 
 function shareLines(view) {
@@ -239,7 +239,7 @@ function showView() {
   const { view } = state;
   state.chosen = -1;
   byId("labels").hidden = !canLabel(view);
-  showLabels(fewEnough(view) && chart.clientWidth > 600);  // on a phone they lie on top of each other
+  showLabels(fewEnough(view) && chart.clientWidth > 600);  // on a phone they would overlap
   state.dims = Math.min(state.dims, view.dims);
   const size = view.labels.length < view.total ? `${count(view.labels.length)} of ${count(view.total)}` : count(view.total);
   byId("facts").textContent = `${page.title ? `${page.title}: ` : ""}${size} ${view.what}, ${view.width} dimensions, ${page.method}`;
@@ -250,11 +250,11 @@ function showView() {
   byId("shares").replaceChildren(...shareLines(view));
   byId("notes").replaceChildren(...view.notes.map((note) => el("p", { className: "note" }, note)));
   showChosen();
-  look();
+  showMatches();
   return draw();
 }
 
-// Moving about, by buttons and keys as by the mouse.
+// Zoom, turn and move by buttons and keys, as by the mouse.
 function zoom(factor) {
   if (state.dims === 3) return turn((eye) => ({ x: eye.x * factor, y: eye.y * factor, z: eye.z * factor }));
   const change = {};
@@ -294,7 +294,7 @@ function save() {
   const rows = [csvRow(["id", view.noun, "class", ...axes, "neighbours", "cosines"])];
   view.labels.forEach((label, id) => {
     const near = nearest(id), at = axes.map((_, k) => float32(view.points[id * view.dims + k]));
-    // Numbers go in as numbers, so that the apostrophe against formulas is for tokens alone.
+    // Numbers are passed as numbers, so that only tokens can get the apostrophe against formulas.
     rows.push(csvRow([id, view.classes === null ? id : label, className(view, id) ?? "", ...at.map(Number),
                       near.map(([other]) => other).join(" "), near.map(([, cosine]) => cosine.toFixed(6)).join(" ")]));
   });
@@ -305,7 +305,7 @@ function listen() {
   let waiting = 0, pointer = { x: 0, y: 0 };
   search.addEventListener("input", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => { look(); choose(-1); }, 120);
+    waiting = setTimeout(() => { showMatches(); choose(-1); }, 120);
   });
   byId("clear").addEventListener("click", () => { choose(-1); search.focus(); });
   byId("csv").addEventListener("click", save);

@@ -1,5 +1,5 @@
-// Follows page.js, which has the data, the theme, and what makes elements and CSV. What is chosen, figures, tables.
-const KEY = "tinygpt metrics";  // of what the browser keeps while the page loads itself again
+// Runs after page.js and charts.js. State of the page, formats of numbers, summary and tables.
+const KEY = "tinygpt metrics";  // name in the session storage, which keeps the state across reloads
 const DASHES = ["solid", "dash", "dot"];
 const HUES = [["#2463c9", "#74a9ff"], ["#b3500b", "#ffa45c"], ["#0a7a55", "#4fd6a4"], ["#a3249b", "#ee8ae6"],
               ["#c02942", "#ff7d8f"], ["#6d5a00", "#e0c24a"], ["#0b7285", "#5fd3e6"], ["#5b5f97", "#b5b9ff"]];
@@ -10,12 +10,12 @@ state.off = state.off.filter((k) => k < data.runs.length);
 if (data.runs.every((run, k) => state.off.includes(k))) state.off = [];
 if (state.watched >= data.runs.length) state.watched = 0;
 
-/** What an earlier load of this page has kept; nothing where the browser keeps nothing. */
+/** Read the state that an earlier load of this page stored; empty if there is none. */
 function remembered() {
   try {
     return JSON.parse(sessionStorage.getItem(`${KEY} ${location.pathname}`) || "{}");
   } catch {
-    return {};  // storage is switched off, or the page stands in a frame of its own
+    return {};  // storage is switched off, or the page is in a sandboxed frame
   }
 }
 
@@ -25,7 +25,7 @@ function remember() {
   state.open = ["evaluations-box", "settings-box"].filter((id) => byId(id).open);
   try {
     sessionStorage.setItem(`${KEY} ${location.pathname}`, JSON.stringify(state));
-  } catch { /* then the page begins anew */ }
+  } catch { /* the next load starts with the defaults */ }
 }
 
 const runColour = (k) => HUES[k % HUES.length][isDark() ? 1 : 0];
@@ -35,7 +35,7 @@ function faint(color, share) {
   return `rgba(${parts.join(",")},${share})`;
 }
 
-/** The end of a name, where names differ, for plotly. */
+/** Shorten a name for plotly to its end, where names differ. */
 function shortName(text, most) {
   const chars = Array.from(text);
   return plain(chars.length > most ? `…${chars.slice(1 - most).join("")}` : text);
@@ -76,7 +76,7 @@ function showHead() {
   byId("notes").replaceChildren(...data.notes.map((note) => el("p", { className: "note" }, note)));
 }
 
-/** A card of the summary; none where the figure is not known. */
+/** Make a card of the summary; no card if the figure is unknown. */
 function card(title, value, more = "") {
   return known(value) ? [el("div", {}, el("dt", {}, title), el("dd", {}, String(value), el("small", {}, more)))] : [];
 }
@@ -87,21 +87,21 @@ function showSummary() {
   if (!only) return;
   const { facts, vocab, guessing } = data.runs[0], has = (x, show) => (known(x) ? show(x) : null);
   box.replaceChildren(
-    ...card("Training loss, last step", has(facts.final, nats), known(facts.smooth) ? `mean of the last ${data.window}: ${nats(facts.smooth)}` : ""),
-    ...card("First", has(facts.first, nats), known(guessing) ? `guessing: ln ${whole(vocab)} = ${guessing.toFixed(3)}` : ""),
-    ...card("Lowest", has(facts.lowest, nats), `at step ${whole(facts.lowestStep ?? 0)}`),
-    ...card("Average", has(facts.average, nats), "of all steps"),
+    ...card("Training loss, last step", has(facts.final, nats), known(facts.smooth) ? `mean of the last ${data.window} steps: ${nats(facts.smooth)}` : ""),
+    ...card("Training loss, first step", has(facts.first, nats), known(guessing) ? `guessing: ln ${whole(vocab)} = ${guessing.toFixed(3)}` : ""),
+    ...card("Training loss, lowest", has(facts.lowest, nats), `at step ${whole(facts.lowestStep ?? 0)}`),
+    ...card("Training loss, mean", has(facts.average, nats), "of all steps"),
     ...card("Validation loss, best", has(facts.best, nats), facts.bestStep < 1 ? "before the first step" : `after step ${whole(facts.bestStep ?? 0)}, last ${nats(facts.val)}`),
-    ...card("Whole validation split", has(facts.score, nats), "the best model"),
+    ...card("Loss on the whole validation split", has(facts.score, nats), "of the best model"),
     ...card("Steps", whole(facts.steps), known(facts.total) ? `of ${whole(facts.total)}` : ""),
     ...card("Tokens seen", has(facts.tokens, big), has(facts.tokens, whole) ?? ""),
     ...card("Parameters", has(facts.parameters, big), has(facts.parameters, whole) ?? ""),
-    ...card("Time in steps", has(facts.seconds, clock), "evaluations not counted"),
+    ...card("Training time", has(facts.seconds, clock), "without evaluations"),
     ...card("Throughput", has(facts.rate, (x) => `${big(x)} tok/s`), "median step"),
-    ...card("Share of the peak", has(facts.peak, percent), "median step"));
+    ...card("Share of peak", has(facts.peak, percent), "median step"));
 }
 
-/** The runs side by side: what differs in their settings, and what came of it. */
+/** Fill the table that compares runs: settings in which they differ, and results. */
 function showCompared() {
   byId("compared").hidden = only;
   if (only) return;
@@ -115,13 +115,13 @@ function showCompared() {
   sortableTable(byId("runs"), [
     { title: "run", text: true, value: (k) => data.runs[k].name },
     ...data.differing.map(setting),
-    figure("steps made", "so far", "steps", whole),
+    figure("steps", "steps made so far", "steps", whole),
     figure("final loss", "training loss of the last step", "final", nats),
     figure("smoothed", `mean of the last ${data.window} steps`, "smooth", nats),
     figure("validation, best", "lowest validation loss", "best", nats),
     figure("validation, last", "last validation loss", "val", nats),
     figure("parameters", "trained values", "parameters", whole),
-    figure("time", "in steps", "seconds", clock),
+    figure("time", "training time, without evaluations", "seconds", clock),
     figure("tok/s", "median step", "rate", big),
   ], data.runs.map((run, k) => k));
 }

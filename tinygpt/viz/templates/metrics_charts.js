@@ -1,12 +1,12 @@
-// Follows metrics.js. The curves of the runs: one chart for each figure, one horizontal axis for all of them.
-const touch = matchMedia("(pointer: coarse)").matches;  // a finger that drags wants to scroll
+// Runs after metrics.js. Curves of the runs: one chart for each figure, all with the same horizontal axis.
+const touch = matchMedia("(pointer: coarse)").matches;  // on a touch screen, dragging scrolls the page
 const longest = Math.max(1, ...data.runs.map((run) => run.facts.seconds ?? 0));
 const [unit, unitName] = longest < 180 ? [1, "s"] : longest < 10800 ? [60, "min"] : [3600, "h"];
 const byTime = () => state.axis === "time";
 const along = (curve) => (byTime() ? curve.seconds.map((s) => s / unit) : curve.step);
 const lastOf = (list) => list[list.length - 1] ?? 0;
 
-/** Where the axis begins and ends if nothing is chosen. */
+/** Return the default range of the horizontal axis. */
 function extent() {
   const ends = shownRuns().flatMap(({ run }) => [run.curves.loss, run.curves.val].map((curve) => lastOf(along(curve))));
   return [0, Math.max(...ends, byTime() ? 1 / unit : 1)];
@@ -16,7 +16,7 @@ function line(curve, rest) {
   return { type: "scatter", mode: "lines", x: along(curve), y: curve.y, showlegend: false, ...rest };
 }
 
-/** Traces of a figure for every run that is shown: faint as it is, strong as its mean. */
+/** Make the traces of a figure for every shown run: the raw curve in a faint colour, the smoothed one in a strong colour. */
 function pair(name, format, scaled = (y) => y) {
   return shownRuns().flatMap(({ run, k }) => {
     const color = runColour(k), smooth = run.curves[`${name}_smooth`], many = run.curves[name].y.length > 1;
@@ -35,7 +35,7 @@ function pair(name, format, scaled = (y) => y) {
   });
 }
 
-/** A level across the whole chart; `plot` writes its name at the right, where curves are far from it. */
+/** Make a horizontal line across the chart; `plot` writes its name at the right end. */
 function level(y, text, name) {
   const [low, high] = extent();
   return { type: "scatter", mode: "lines", x: [low, high], y: [y, y], meta: text, line: { color: colour("soft"), dash: "dot", width: 1.3 }, hoverinfo: "skip", showlegend: false, name };
@@ -54,14 +54,14 @@ function clipTraces() {
   return [...pair("grad_norm", ".4g"), ...[...clips].map((clip) => level(clip, "", "clip"))];
 }
 
-/** Where warm-up ends. */
+/** Mark the end of warm-up. */
 function scheduleMarks() {
   const marks = shownRuns().map(({ run, k }) => ({ k, s: run.schedule, x: byTime() ? run.schedule.seconds && run.schedule.seconds / unit : run.schedule.warmup }));
   const there = marks.filter(({ s, x }) => s.warmup > 0 && known(x) && x <= extent()[1]);
   const shapes = there.map(({ k, x }) => ({ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: only ? colour("soft") : runColour(k), width: 1, dash: "dot" } }));
   if (!only || there.length !== 1) return { shapes };
   const { s, x } = there[0], note = (text, xanchor) => ({ x, y: 0.02, yref: "paper", yanchor: "bottom", xanchor, text, showarrow: false, font: { size: 12, color: colour("soft") } });
-  const room = x > 0.22 * extent()[1];  // for a word before the line
+  const room = x > 0.22 * extent()[1];  // for a word to the left of the line
   return { shapes, annotations: [...(room ? [note("warm-up ", "right")] : []), note(room ? ` ${plain(s.kind)} decay` : ` warm-up ends; ${plain(s.kind)} decay`, "left")] };
 }
 
@@ -84,7 +84,7 @@ function lossKey() {
 const CHARTS = [
   { id: "loss", wide: true, title: "Loss, nats per token", key: lossKey, traces: lossTraces, log: () => state.scale === "log" },
   { id: "lr", title: "Learning rate", traces: () => pair("lr", ".3e"), extra: scheduleMarks, zero: true },
-  { id: "grad", title: "Gradient norm", help: "before clipping; norms above the dotted line were clipped to it", traces: clipTraces, zero: true },
+  { id: "grad", title: "Gradient norm", help: "before clipping; norms above the dotted line are clipped to it", traces: clipTraces, zero: true },
   { id: "rate", title: "Throughput, tokens per second", traces: () => pair("tokens_per_s", ",.0f"), zero: true },
   { id: "peak", title: "Share of the machine's peak", help: "of the measured float32 rate, in %", traces: () => pair("peak_share", ".1f", (y) => 100 * y), zero: true },
 ];
@@ -101,10 +101,10 @@ function layout(rest = {}) {
            margin: { l: 48, r: 14, t: 16, b: 38 }, ...rest };
 }
 
-const xAxis = () => axis({ range: state.range ?? extent(), title: { text: byTime() ? `time in steps, ${unitName}` : "step", standoff: 4, font: { size: 12 } },
+const xAxis = () => axis({ range: state.range ?? extent(), title: { text: byTime() ? `training time, ${unitName}` : "step", standoff: 4, font: { size: 12 } },
                            hoverformat: byTime() ? ".2f" : ",d", tickformat: byTime() ? "" : ",d", nticks: 8 });
 
-/** The box of a chart; arrow keys move in it, plus and minus zoom. */
+/** Make the box of a chart, with keys: arrows move, plus and minus zoom. */
 function chartBox(parent, id, title, help = "", wide = false) {
   const caption = el("figcaption", {}, title, el("small", {}, help));
   const chart = el("div", { id: `chart-${id}`, className: "chart", tabIndex: 0, role: "group",
@@ -131,7 +131,7 @@ function setRange(range) {
   remember();
 }
 
-/** What dragging in one chart chooses is shown in all of them. */
+/** Apply the range that is chosen by dragging in one chart to all charts. */
 function follow(chart) {
   chart.on("plotly_relayout", (change) => {
     if (known(change["xaxis.range[0]"])) setRange([change["xaxis.range[0]"], change["xaxis.range[1]"]]);
@@ -140,13 +140,13 @@ function follow(chart) {
   chart.on("plotly_doubleclick", () => { setTimeout(() => setRange(null)); return false; });
 }
 
-/** Draw a chart; what a user does in it is followed from the first time on. */
-function plot(chart, traces, look) {
-  // Names of levels have a ground, so that no line runs through them; annotations on a log axis want the logarithm.
+/** Draw a chart; the first time, also listen to its events. */
+function plot(chart, traces, format) {
+  // Names of levels get a background, so that no line crosses them. On a log axis, plotly needs the logarithm of y.
   const names = traces.filter((trace) => trace.meta).map(({ meta, y }) => ({ text: meta, xref: "paper", x: 1, xanchor: "right",
-    y: look.yaxis.type === "log" ? Math.log10(y[0]) : y[0], yanchor: "bottom", yshift: 2, borderpad: 0, showarrow: false, bgcolor: faint(colour("bg"), 0.75),
+    y: format.yaxis.type === "log" ? Math.log10(y[0]) : y[0], yanchor: "bottom", yshift: 2, borderpad: 0, showarrow: false, bgcolor: faint(colour("bg"), 0.75),
     font: { size: 12, color: colour("soft") } }));
-  const drawn = Plotly.react(chart, traces, { ...look, annotations: [...(look.annotations ?? []), ...names] }, CONFIG);
+  const drawn = Plotly.react(chart, traces, { ...format, annotations: [...(format.annotations ?? []), ...names] }, CONFIG);
   if (!chart.dataset.followed) follow(chart);
   chart.dataset.followed = "yes";
   return drawn;
@@ -172,7 +172,7 @@ function showLegend() {
     const button = el("button", { type: "button", className: "run", "aria-pressed": String(!state.off.includes(k)) }, sample(runColour(k), 3, DASHED[runDash(k)]), run.name);
     button.addEventListener("click", () => {
       const off = state.off.includes(k) ? state.off.filter((other) => other !== k) : [...state.off, k];
-      if (off.length === data.runs.length) return;  // one is always shown
+      if (off.length === data.runs.length) return;  // at least one run is always shown
       state.off = off;
       button.setAttribute("aria-pressed", String(!off.includes(k)));
       setRange(null);

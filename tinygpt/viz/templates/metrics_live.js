@@ -1,5 +1,5 @@
-// Follows metrics_watch.js. Sets the page up; while the run goes on, it loads itself again and keeps what was chosen.
-const LONGEST = 60;  // seconds between two loads of a page that does not change
+// Runs after metrics_watch.js. Sets the page up, and reloads it during the run without losing its state.
+const LONGEST = 60;  // most seconds between two reloads
 
 function drawAll() {
   return Promise.all([drawCharts(), drawWatch()]);
@@ -15,7 +15,7 @@ function listen() {
 
 const pressRaw = () => byId("raw").setAttribute("aria-pressed", String(state.raw));
 
-/** Load the page again after a while: sooner if it is fresh, later if the run writes no more. Not under a user's hands. */
+/** Reload the page at intervals: short ones while the run writes, longer ones when it is silent, none while the user acts. */
 function stayFresh() {
   if (!data.live) return;
   const button = byId("pause"), text = stateText(data.runs[0]);
@@ -26,8 +26,8 @@ function stayFresh() {
   const wait = () => Math.min(LONGEST, Math.max(data.live.seconds, age() / 4));
   const busy = () => held || document.hidden || document.activeElement?.tagName === "SELECT";
   const tick = () => {
-    const silent = age() > 10 * data.live.seconds + 60 ? `; nothing new for ${clock(age())}; the run may have ended` : "";
-    byId("state").textContent = `${text}${state.paused ? "; this page is paused" : ""}${silent}`;
+    const silent = age() > 10 * data.live.seconds + 60 ? `; no new data for ${clock(age())}; the run may have ended` : "";
+    byId("state").textContent = `${text}${state.paused ? "; reloading is paused" : ""}${silent}`;
   };
   const again = () => {
     clearTimeout(timer);
@@ -38,9 +38,9 @@ function stayFresh() {
       location.reload();
     }, 1000 * wait());
   };
-  const show = () => { button.textContent = state.paused ? "Follow the run" : "Pause"; tick(); };
+  const show = () => { button.textContent = state.paused ? "Follow the run" : "Pause reloading"; tick(); };
   button.hidden = false;
-  button.title = "While the run is running, this page reloads itself";
+  button.title = "This page reloads itself while the run is active";
   button.addEventListener("click", () => { state.paused = !state.paused; remember(); show(); again(); });
   setInterval(tick, 5000);
   show();

@@ -1,13 +1,13 @@
-// Runs after metrics_charts.js. Statistics recorded by --watch: figures of every layer over the steps.
+// Runs after metrics_charts.js. Statistics of every layer over the steps, from watch.jsonl.
 const WATCHED = [
-  { id: "update", kind: "weights", of: "update", title: "Update-to-weight ratio", log: true, help: "how far a step moves the weights, over their size; about 1e-3 is usual", mark: 1e-3 },
-  { id: "ratio", kind: "gradients", of: "ratio", title: "Gradient-to-weight ratio", log: true, help: "root mean squares, before clipping" },
+  { id: "update", kind: "weights", of: "update", title: "Update-to-weight ratio", log: true, help: "size of a step divided by size of the weights; about 1e-3 is usual", mark: 1e-3 },
+  { id: "ratio", kind: "gradients", of: "ratio", title: "Gradient-to-weight ratio", log: true, help: "ratio of root mean squares, before clipping" },
   { id: "weight-std", kind: "weights", of: "std", title: "Weights, standard deviation", zero: true },
   { id: "weight-max", kind: "weights", of: "max", title: "Weights, largest absolute value", zero: true },
   { id: "gradient-std", kind: "gradients", of: "std", title: "Gradients, standard deviation", log: true },
-  { id: "gradient-zeros", kind: "gradients", of: "zeros", title: "Gradients, share of zeros", zero: true, help: "rows of tokens that a batch lacks have none", percent: true },
-  { id: "activation-std", kind: "activations", of: "std", title: "Activations, standard deviation", zero: true, help: "of the stream after each block, and inside its MLP" },
-  { id: "dead", kind: "activations", of: "dead", title: "Dead units of the MLP", zero: true, percent: true, help: "no token of the batch makes their activation (with swiglu their gate) more than 0" },
+  { id: "gradient-zeros", kind: "gradients", of: "zeros", title: "Gradients, share of zeros", zero: true, help: "tokens that do not occur in the batch have zero gradients", percent: true },
+  { id: "activation-std", kind: "activations", of: "std", title: "Activations, standard deviation", zero: true, help: "of the residual stream after each block, and inside its MLP" },
+  { id: "dead", kind: "activations", of: "dead", title: "Dead units of the MLP", zero: true, percent: true, help: "units whose activation (with SwiGLU, gate) is at most 0 for every token of the batch" },
 ];
 const MOST_BANDS = 12;
 const watchedRuns = data.runs.map((run, k) => k).filter((k) => data.runs[k].watch.length);
@@ -15,13 +15,13 @@ const seriesHere = () => data.runs[state.watched].watch;
 const chosenSeries = () => seriesHere().filter((one) => (!state.layer || one.layer === state.layer) && (!state.part || one.part === state.part));
 const called = (one) => (state.layer ? one.part : one.part.includes(".") && !one.layer.startsWith("block") ? one.part : one.layer === one.part ? one.part : `${one.layer} ${one.part}`);
 
-/** From the first layer to the last, in colours that can be told apart in light and dark, and without red and green. */
+/** Colour of line i of n, from the first layer to the last: distinct on a light and on a dark page, and without red against green. */
 function ramp(i, n) {
   const hue = n < 2 ? 215 : 265 - 225 * (i / (n - 1));
   return `hsl(${Math.round((hue + 360) % 360)}, ${isDark() ? "75%, 68%" : "70%, 38%"})`;
 }
 
-/** Of many lines every other one, as neighbours have nearly the same colour. */
+/** Dash every other one of many lines, because neighbours have nearly the same colour. */
 const dashed = (i, list) => (i % 2 && list.length > 6 ? 1 : 0);
 
 function watchBox(one) {
@@ -29,12 +29,12 @@ function watchBox(one) {
 }
 const watchBoxes = watchedRuns.length ? new Map(WATCHED.map((one) => [one.id, watchBox(one)])) : new Map();
 
-/** The bounds outside which the run was warned, where they are near. */
+/** Mark the bounds of the healthy range, outside which the run warns, if values come near them. */
 function bounds(one, values) {
   const [low, high] = data.healthy[`${one.kind}.${one.of}`] ?? [null, null], top = Math.max(...values), bottom = Math.min(...values);
   const near = [];
-  if (known(high) && (one.log ? top > high / 20 : top > high / 2)) near.push(["above: warned", high]);
-  if (known(low) && low > 0 && one.log && bottom < low * 20) near.push(["below: warned", low]);
+  if (known(high) && (one.log ? top > high / 20 : top > high / 2)) near.push(["warning above", high]);
+  if (known(low) && low > 0 && one.log && bottom < low * 20) near.push(["warning below", low]);
   if (known(one.mark)) near.push(["usual", one.mark]);
   return near.map(([text, y]) => level(y, text, "bound"));
 }
@@ -61,10 +61,10 @@ function drawWatched() {
 const KIND_NAMES = { weights: "weights", gradients: "gradients", activations: "activations" };
 let bandCharts = [];
 
-/** Median and bands of one tensor over the steps. */
+/** Draw median and bands of each chosen tensor over the steps. */
 function drawBands() {
   const found = chosenSeries().filter((series) => series.q), shown = found.slice(0, MOST_BANDS);
-  byId("bands-note").textContent = found.length > shown.length ? `The first ${shown.length} of ${found.length} are drawn: choose a layer or a part to see the others.` : "";
+  byId("bands-note").textContent = found.length > shown.length ? `Only the first ${shown.length} of ${found.length} are drawn. Choose a layer or a part to see the others.` : "";
   bandCharts.forEach(({ chart }) => Plotly.purge(chart));
   byId("bands").replaceChildren();
   bandCharts = shown.map((series, i) => chartBox(byId("bands"), `band-${i}`, `${called(series)}`, KIND_NAMES[series.kind]));
@@ -117,7 +117,7 @@ function startWatch() {
   if (!watchedRuns.length) return;
   if (!watchedRuns.includes(state.watched)) state.watched = watchedRuns[0];
   const kinds = [...new Set(seriesHere().map((one) => one.kind))].join(", ");
-  byId("watch-help").textContent = `Statistics of ${kinds} recorded by --watch${!only && watchedRuns.length === 1 ? ` in ${data.runs[watchedRuns[0]].name}` : ""}. Lines go from the first layer or part to the last.`;
+  byId("watch-help").textContent = `Statistics of ${kinds}, recorded in watch.jsonl${!only && watchedRuns.length === 1 ? ` of ${data.runs[watchedRuns[0]].name}` : ""}. Colours run from the first layer or part to the last.`;
   for (const id of ["watched", "watched-label"]) byId(id).hidden = watchedRuns.length < 2;
   fill(byId("watched"), watchedRuns.map((k) => [String(k), data.runs[k].name]), String(state.watched));
   showMenus();

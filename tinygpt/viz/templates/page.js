@@ -1,9 +1,9 @@
 "use strict";
-// What every page has. Text from the data reaches the document through textContent alone.
+// Code shared by all pages. Text of the data enters the document only as text nodes, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 
-/** An element; properties are set, `aria-...` and `role` as attributes; children are nodes or text. */
+/** Make an element. Names with a hyphen and `role` are set as attributes, others as properties; children are nodes or text. */
 function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -22,7 +22,7 @@ function isDark() {
   return chosen ? chosen === "dark" : darkSystem.matches;
 }
 
-/** Call `listener` whenever the page turns light or dark: canvases do not know by themselves. */
+/** Call `listener` when the page turns light or dark, because canvases must be drawn again. */
 function onTheme(listener) {
   themeListeners.push(listener);
 }
@@ -40,7 +40,7 @@ function setUpTheme() {
   document.querySelector("header").append(button);
 }
 
-/** One tab stop for many elements, arrow keys between them: `columns()` in a row. */
+/** Make many elements one tab stop, with arrow keys between them; `columns()` of them are in a row. */
 function roving(items, columns) {
   items.forEach((item, i) => { item.tabIndex = i ? -1 : 0; });
   const go = (i) => {
@@ -58,39 +58,39 @@ function roving(items, columns) {
   }));
 }
 
-/** Numbers out of base64, little-endian like every machine that runs a browser today. */
+/** Decode base64 to numbers of type `Kind`: little-endian, the byte order of all machines with a browser today. */
 function unpack(text, Kind) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = raw.charCodeAt(i);
   return new Kind(bytes.buffer);
 }
 
-/** A token in a frame of its own, for use in a sentence or a table. */
+/** Make a framed label of a token, for a sentence or a table. */
 const tokenBox = (label, mark = "") => el("span", { className: `token ${mark}`, title: label }, label);
 
-/** Tell what the page leaves out. */
+/** Show a remark on what the page leaves out. */
 function showCut(text) {
   byId("cut").hidden = false;
   byId("cut").textContent = text;
 }
 
-// Of a share of 0 to 1, on a light and on a dark page; the order is the same in grey.
+// Colour scales for a share from 0 to 1, on a light and on a dark page. Brightness alone gives the same order.
 const SHARES = [
   [[250, 251, 253], [176, 208, 240], [62, 135, 204], [8, 48, 107]],
   [[24, 29, 36], [27, 74, 122], [72, 155, 226], [240, 247, 255]],
 ];
 
-/** Red, green and blue at a place in 0 ... 1 on the way along some colours. */
+/** Interpolate between colours: red, green and blue at `place` in 0 ... 1. */
 function blend(stops, place) {
   const at = Math.min(1, Math.max(0, place)) * (stops.length - 1);
   const low = Math.min(Math.floor(at), stops.length - 2);
   return stops[low].map((value, c) => Math.round(value + (at - low) * (stops[low + 1][c] - value)));
 }
 
-/** The way along some colours in 256 steps. */
+/** Interpolate between colours in 256 steps. */
 const shades = (stops) => Array.from({ length: 256 }, (_, i) => blend(stops, i / 255));
 
-/** Paint a legend: from the left to the right the colours of 0 ... 1. */
+/** Paint a legend: the colours of 0 ... 1 from left to right. */
 function paintLegend(colourOf) {
   const canvas = byId("legend"), pen = canvas.getContext("2d");
   for (let x = 0; x < canvas.width; x++) {
@@ -99,13 +99,13 @@ function paintLegend(colourOf) {
   }
 }
 
-/** A probability or a weight with six digits. */
+/** Format a probability or a weight with six digits. */
 const digits = (x) => (x === 0 ? "0" : x < 1e-4 ? x.toExponential(5) : x.toPrecision(6));
 
-/** The shortest decimal that is this very float32. */
+/** Format a float32 so that reading it back gives the same float32. */
 const float32 = (x) => String(Number(x.toPrecision(9)));
 
-/** A field of a CSV file. A spreadsheet would take a text that begins like a formula for one. */
+/** Format a field of a CSV file. An apostrophe keeps a spreadsheet from reading text as a formula. */
 function csvField(value) {
   if (typeof value === "number") return String(value);
   const text = /^[=+\-@].|^[\t\r]/.test(value) ? `'${value}` : value;
@@ -114,7 +114,7 @@ function csvField(value) {
 
 const csvRow = (fields) => `${fields.map(csvField).join(",")}\r\n`;
 
-/** Let the user save text, given in parts. */
+/** Offer text, given in parts, to the user as a file. */
 function saveFile(name, parts) {
   const address = URL.createObjectURL(new Blob(parts, { type: "text/csv;charset=utf-8" }));
   const link = el("a", { href: address, download: name });
@@ -124,7 +124,7 @@ function saveFile(name, parts) {
   setTimeout(() => URL.revokeObjectURL(address), 60000);
 }
 
-/** Fill a table that sorts by any column; of a column: title, help, value(row), show(row), text, fill(row) in 0..1. */
+/** Fill a table that can be sorted by any column. A column has title, help, value(row), show(row), text (true or false) and fill(row), its bar in 0..1. */
 function sortableTable(table, columns, rows, dress = () => {}) {
   const body = el("tbody");
   const lines = rows.map((row) => {
@@ -136,7 +136,7 @@ function sortableTable(table, columns, rows, dress = () => {}) {
     const button = el("button", { type: "button", title: column.help || "" }, column.title);
     const header = el("th", { scope: "col", className: column.text ? "text" : "" }, button);
     button.addEventListener("click", () => {
-      // Numbers come largest first, as one looks for what stands out.
+      // Numbers are sorted largest first, because a reader usually searches for the largest ones.
       const first = column.text ? "ascending" : "descending";
       const other = column.text ? "descending" : "ascending";
       const order = header.getAttribute("aria-sort") === first ? other : first;
@@ -161,7 +161,7 @@ function tableCell(column, row) {
   return cell;
 }
 
-/** Order of two values; what is missing comes last either way. */
+/** Compare two values; a missing one comes last in both directions. */
 function compareCells(a, b, sign) {
   if (a === null || b === null) return (a === null) - (b === null);
   return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);

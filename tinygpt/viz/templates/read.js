@@ -1,4 +1,4 @@
-// The numbers, the colours, and the text with a colour for every token.
+// Data and colours of the page, and the text with a colour for every token.
 const bitsOf = (nats) => nats / Math.LN2;
 const tokens = unpack(data.tokens, Int32Array), N = tokens.length, M = N - 1;
 const lineOf = unpack(data.line, Int32Array), columnOf = unpack(data.column, Int32Array);
@@ -10,27 +10,27 @@ const lens = {
   top: unpack(data.lens.top, Int32Array), p: unpack(data.lens.p, Float32Array),
 };
 const K = lens.layers.length;
-const guessing = Math.log2(data.vocab); // bits of a token that was guessed
-const view = { active: -1, held: -1, layer: -1 }; // layer: a place among those of the lens, -1 is the model itself
+const guessing = Math.log2(data.vocab); // bits of a token under a uniform guess
+const view = { active: -1, held: -1, layer: -1 }; // layer: an index into lens.layers; -1 is the whole model
 const layerListeners = [], spans = Array.from({ length: N }, () => []), lineRows = [];
 
-/** Token `i` as a label. */
+/** Return the label of token `i`. */
 const labelOf = (i) => data.labels[tokens[i]];
 
-/** Surprisal of token `i`, not the first, by a layer of the lens or by the model. */
+/** Return the surprisal of token `i` > 0, for a layer of the lens or for the model. */
 const bitsAt = (i, layer = view.layer) => bitsOf(layer < 0 ? losses[i - 1] : lens.losses[layer * M + i - 1]);
 
-/** A layer of the lens in words. */
+/** Name a layer of the lens. */
 function layerName(k) {
   const passed = lens.layers[k];
   return passed === 0 ? "embeddings" : passed === data.depth ? `layer ${passed - 1}, last` : `layer ${passed - 1}`;
 }
 
-// One hue, ever darker (or lighter, on a dark page): in grey the order is the same.
+// One hue that darkens (on a dark page, lightens) steadily, so that brightness alone gives the order.
 const LIGHT = [[255, 255, 255], [255, 236, 196], [252, 186, 104], [228, 116, 48], [158, 44, 16]];
 const DARK = [[20, 23, 28], [66, 42, 24], [130, 70, 22], [216, 132, 52], [255, 218, 150]];
 
-/** Background and foreground of a share of the scale. */
+/** Return background and foreground colours for a share of the scale. */
 function colours(share) {
   const rgb = blend(isDark() ? DARK : LIGHT, share);
   const [r, g, b] = rgb.map((value) => ((value / 255 + 0.055) / 1.055) ** 2.4);
@@ -40,10 +40,10 @@ function colours(share) {
 
 function showLegend() {
   paintLegend((share) => blend(isDark() ? DARK : LIGHT, share));
-  byId("legend-high").textContent = `${guessing.toFixed(1)} bits and more: guessing`;
+  byId("legend-high").textContent = `${guessing.toFixed(1)} bits or more: guessing`;
 }
 
-/** A span for a part of a token on one line: blanks are elements, so that they can be shown. */
+/** Make the span for the part of a token on one line; blanks are elements, so that CSS can show them. */
 function tokenPart(i, text, ends) {
   const span = el("span", {});
   span.dataset.i = i;
@@ -89,7 +89,7 @@ function setUpText() {
   byId("text").append(place);
 }
 
-/** The tokens that begin in a line, the first of the file left out. */
+/** List the tokens that begin in a line, without the first token of the file. */
 function tokensOfLine({ first, last }) {
   const found = [];
   for (let i = Math.max(1, first); i <= last && first >= 0; i++) found.push(i);
@@ -120,7 +120,7 @@ function colourText() {
   });
   const all = sums.reduce((total, { sum }) => total + sum, 0);
   byId("mean").textContent = `${view.layer < 0 ? "The model" : `After ${layerName(view.layer)}`}: `
-    + `${all.toFixed(1)} bits in all, ${(all / M).toFixed(3)} bits per token.`;
+    + `${all.toFixed(1)} bits in total, ${(all / M).toFixed(3)} bits per token.`;
 }
 
 function setUpLayers() {
@@ -140,13 +140,13 @@ function chooseLayer(k) {
 
 function setUpFacts() {
   const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
-  byId("title").textContent = `${data.file}, as ${data.name} reads it`;
+  byId("title").textContent = `${data.file}, predicted by ${data.name}`;
   byId("facts").textContent = `${plural(N, "token")} in ${plural(lineRows.length, "line")}; loss ${data.loss.toFixed(4)}, `
     + `perplexity ${data.perplexity.toFixed(3)}, ${data.bitsPerByte.toFixed(4)} bits per byte. `
-    + `A prediction looks back over at most ${plural(data.window, "token")}`
-    + (data.window < M ? `; a new window every ${plural(data.stride, "token")}.` : ".");
+    + `A prediction uses at most ${plural(data.window, "token")} of context`
+    + (data.window < M ? `; a new window begins every ${plural(data.stride, "token")}.` : ".");
   if (data.dropped) {
-    showCut(`The file has ${plural(N + data.dropped, "token")}; the page shows the first ${N.toLocaleString("en")}. A larger --max-tokens shows more.`);
+    showCut(`The file has ${plural(N + data.dropped, "token")}; the page shows the first ${N.toLocaleString("en")} (limited by max_tokens).`);
   }
 }
 

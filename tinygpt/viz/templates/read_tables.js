@@ -1,4 +1,4 @@
-// The most surprising places, the layers in numbers, and everything as CSV.
+// Tables of the most surprising tokens and of the layers, and CSV files.
 const MOST_SURPRISING = 50;
 const place = (i) => `${lineOf[i]}:${columnOf[i]}`;
 
@@ -18,12 +18,12 @@ function setUpSurprising() {
 const expected = (i) => data.labels[best[(i - 1) * BEST]];
 
 function placeLink(i) {
-  const button = el("button", { type: "button", className: "link", title: "show it in the text" }, place(i));
+  const button = el("button", { type: "button", className: "link", title: "Show it in the text" }, place(i));
   button.addEventListener("click", () => visit(i));
   return button;
 }
 
-/** Means over all tokens, by layer. */
+/** Compute the means of each layer over all tokens. */
 function layerRows() {
   return lens.layers.map((_, k) => {
     const row = { k, bits: 0, right: 0, agreed: 0 };
@@ -39,21 +39,21 @@ function layerRows() {
 function setUpLens() {
   byId("lens-section").hidden = !K;
   if (!K) return;
-  const rows = layerRows(), most = Math.min(2 * guessing, Math.max(...rows.map((row) => row.bits))); // embeddings may be far off
+  const rows = layerRows(), most = Math.min(2 * guessing, Math.max(...rows.map((row) => row.bits))); // the embeddings may predict very badly
   const percent = (x) => `${(100 * x).toFixed(1)} %`;
   const lines = [];
   sortableTable(byId("lens"), [
     { title: "after", text: false, value: (row) => row.k, show: layerLink },
     { title: "bits per token", help: "mean surprisal", value: (row) => row.bits, show: (row) => row.bits.toFixed(3), fill: (row) => row.bits / most },
-    { title: "right", help: "share of tokens that the layer expected most", value: (row) => row.right, show: (row) => percent(row.right), fill: (row) => row.right },
-    { title: "as the model", help: "share where it expects the same token as the model in the end", value: (row) => row.agreed, show: (row) => percent(row.agreed), fill: (row) => row.agreed },
+    { title: "correct", help: "share of tokens that are the most likely one of the layer", value: (row) => row.right, show: (row) => percent(row.right), fill: (row) => row.right },
+    { title: "same as the model", help: "share of tokens for which layer and model expect the same token", value: (row) => row.agreed, show: (row) => percent(row.agreed), fill: (row) => row.agreed },
   ], rows, (line, row) => lines.push([line, row.k]));
   const mark = () => lines.forEach(([line, k]) => line.setAttribute("aria-current", String(k === view.layer)));
   layerListeners.push(mark);
 }
 
 function layerLink(row) {
-  const button = el("button", { type: "button", className: "link", title: "colour the text by it" }, layerName(row.k));
+  const button = el("button", { type: "button", className: "link", title: "Colour the text by it" }, layerName(row.k));
   button.addEventListener("click", () => chooseLayer(row.k));
   return button;
 }

@@ -1,7 +1,7 @@
-// One token: chosen by pointer, finger or keys; its surprisal, what was expected, and what each layer expected.
+// The active token, chosen by pointer, finger or keys: its surprisal, and the predictions of the model and of each layer.
 
-/** Look at token `i`, unless another one is held. */
-function look(i) {
+/** Make token `i` the active one, unless another token is held. */
+function point(i) {
   if (view.held < 0 && i !== view.active) activate(i);
 }
 
@@ -14,7 +14,7 @@ function activate(i) {
   showToken();
 }
 
-/** Hold token `i`; -1 lets go. */
+/** Hold token `i`; -1 releases the held one. */
 function hold(i) {
   for (const span of spans[view.held] ?? []) span.classList.remove("held");
   view.held = i;
@@ -23,14 +23,14 @@ function hold(i) {
   else if (view.active >= 0) showToken();
 }
 
-/** Bring token `i` into sight, inside the text alone. */
+/** Scroll the text, and nothing else, so that token `i` is visible. */
 function bring(i) {
   const box = byId("text"), span = spans[i][0].getBoundingClientRect(), frame = box.getBoundingClientRect();
   if (span.top < frame.top + 24) box.scrollTop -= frame.top + 24 - span.top;
   else if (span.bottom > frame.bottom - 24) box.scrollTop += span.bottom - frame.bottom + 24;
 }
 
-/** The token above or below: of the line next to it that has any, the one that begins nearest. */
+/** Find the token above or below: the one that begins nearest, in the next line that has tokens. */
 function vertical(i, step) {
   let n = lineOf[i] - 1 + step;
   while (lineRows[n] && lineRows[n].first < 0) n += step;
@@ -50,7 +50,7 @@ function setUpChoosing() {
   };
   box.addEventListener("pointerover", (event) => {
     const i = at(event);
-    if (i >= 0 && event.pointerType !== "touch") look(i);
+    if (i >= 0 && event.pointerType !== "touch") point(i);
   });
   box.addEventListener("click", (event) => {
     const i = at(event);
@@ -71,14 +71,14 @@ function setUpChoosing() {
   });
 }
 
-/** Go to a token by key: what is held follows. */
+/** Make a token active by key; if a token is held, hold this one instead. */
 function move(i) {
   if (view.held >= 0) hold(i);
   else activate(i);
   bring(i);
 }
 
-/** Show a token that was found elsewhere on the page. */
+/** Show a token of another part of the page in the text. */
 function visit(i) {
   hold(i);
   byId("text").scrollIntoView({ block: "nearest" });
@@ -95,7 +95,7 @@ function showToken() {
   const head = el("p", {}, tokenBox(labelOf(i), "true"),
     ` line ${lineOf[i]}, column ${columnOf[i]}, token ${i}${view.held >= 0 ? " (held)" : ""}`);
   if (i === 0) {
-    place.replaceChildren(head, el("p", { className: "soft" }, "The first token is not predicted: nothing stands before it."));
+    place.replaceChildren(head, el("p", { className: "soft" }, "The first token is not predicted, because there is no token before it."));
     return;
   }
   const m = i - 1;
@@ -117,7 +117,7 @@ function bestTable(m) {
   return el("table", { className: "best" }, el("tbody", {}, ...rows));
 }
 
-/** Of each layer the token it expected most, and how likely the true one was. */
+/** Make the table of layers: the token that each layer expects most, and the probability of the true one. */
 function lensTable(m) {
   const head = el("tr", {}, ...["layer", "expected", "p", "true p", "rank"].map((text, c) =>
     el("th", { scope: "col", className: c < 2 ? "text" : "" }, text)));

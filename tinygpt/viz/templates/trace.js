@@ -1,7 +1,7 @@
-// The numbers of the stations, what is chosen, and colours.
+// Data of the stations (the steps of the forward pass), the chosen one, and colours.
 const T = data.tokens.length;
 const numbers = data.width === 4 ? unpack(data.numbers, Float32Array) : Float32Array.from(unpack(data.numbers, Uint16Array), half);
-// The first station is no computation: the tokens themselves.
+// The first station is the tokens themselves, which are not computed.
 const stations = [{
   name: "tokens", block: null, formula: "tokenizer.encode(prompt)", words: "The text is split into tokens. The model sees only their ids.",
   axes: "B T", shape: [1, T], dtype: "int32", source: "", caller: "", stats: null, heads: 1, rows: T, columns: 1, every: 1,
@@ -9,20 +9,20 @@ const stations = [{
 const chosen = { station: 0, head: data.head, position: T - 1, show: "values", column: -1, row: -1 };
 const current = () => stations[chosen.station];
 
-/** A number of half precision (IEEE 754) from its bits. */
+/** Decode a half-precision number (IEEE 754) from its bits. */
 function half(bits) {
   const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
   if (exponent === 31) return fraction ? NaN : sign * Infinity;
   return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
 }
 
-/** Which of the heads of a station is shown: a key head serves several query heads. */
+/** Return the shown head of a station. With grouped queries, several query heads share one key head. */
 function headOf(station) {
   const most = Math.max(...data.stations.map((one) => one.heads));
   return Math.floor((chosen.head * station.heads) / most);
 }
 
-/** A value of the station that is shown. */
+/** Return a value of the shown head of a station. */
 function valueAt(row, column, station = current(), head = headOf(station)) {
   const [start, exponent] = station[chosen.show] ?? station.values;
   return numbers[start + (head * station.rows + row) * station.columns + column] * 2 ** exponent;
@@ -31,7 +31,7 @@ function valueAt(row, column, station = current(), head = headOf(station)) {
 const isShare = (station) => chosen.show === "values" && /softmax|probabilities/.test(station.name);
 const lastAxis = (station) => station.axes.split(" ").at(-1);
 
-/** A number as the page shows it: as many digits as were kept. */
+/** Format a number with as many digits as the page stores. */
 function shown(x) {
   if (x === null || Number.isNaN(x)) return x === null ? "–" : "NaN";
   if (!Number.isFinite(x)) return x < 0 ? "−∞" : "∞";
@@ -40,23 +40,23 @@ function shown(x) {
   return x === 0 ? "0" : (size < 1e-4 || size >= 1e6 ? x.toExponential(digit - 1) : String(Number(x.toPrecision(digit)))).replace("-", "−");
 }
 
-/** What a column is called. */
+/** Name a column. */
 function columnName(station, column) {
   if (lastAxis(station) === "S") return data.tokens[column];
   if (lastAxis(station) === "V") return data.vocabulary[column];
   return `column ${column * station.every}`;
 }
 
-// From negative over zero to positive.
+// Colour scales from negative through zero to positive, on a light and on a dark page.
 const SIGNED = [
   [[150, 60, 10], [228, 140, 88], [250, 250, 250], [98, 158, 214], [8, 60, 125]],
   [[255, 190, 130], [190, 96, 40], [28, 33, 40], [40, 105, 170], [150, 205, 255]],
 ];
 
-/** 256 colours: from nothing to all of it for shares, from negative to positive for the rest. */
+/** Return 256 colours: from 0 to 1 for shares, from negative to positive for other values. */
 const ramp = (station) => shades((isShare(station) ? SHARES : SIGNED)[isDark() ? 1 : 0]);
 
-/** Absolute value at which colours end; with the maximum, a few outliers would leave all others pale. */
+/** Return the absolute value at which colours end: the 99th percentile, because a few outliers would make all others pale. */
 function reach(station) {
   if (isShare(station)) return 1;
   const sizes = [];
@@ -70,7 +70,7 @@ function reach(station) {
   return sizes[Math.min(sizes.length - 1, Math.floor(0.99 * sizes.length))] || sizes.at(-1) || 1;
 }
 
-/** A shade in 0 ... 255. */
+/** Map a value to a colour in 0 ... 255. */
 function shade(x, end, station) {
   const share = isShare(station) ? Math.sqrt(x) : 0.5 + 0.5 * Math.sign(x) * Math.sqrt(Math.min(1, Math.abs(x) / end));
   return Math.max(0, Math.min(255, Math.round(255 * share)));

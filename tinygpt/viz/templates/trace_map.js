@@ -1,4 +1,4 @@
-// The values of a station: a map of all positions, and one position by itself.
+// Values of a station: a map of all positions, and the chosen position in detail.
 const cell = { width: 1, height: 1 };
 
 function drawMap() {
@@ -29,7 +29,7 @@ function paint(canvas, station) {
   for (let r = 0, i = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++, i++) {
       const x = valueAt(r, c, station);
-      // Later tokens have no weight and no score: they stay transparent.
+      // Later tokens have no weight and no score, so their cells stay transparent.
       if (!Number.isFinite(x) || (lastAxis(station) === "S" && c > r)) continue;
       colours[shade(x, end, station)].forEach((value, k) => { image.data[4 * i + k] = value; });
       image.data[4 * i + 3] = 255;
@@ -41,12 +41,12 @@ function paint(canvas, station) {
   byId("most").textContent = isShare(station) ? "1" : shown(Number(end.toPrecision(2)));
 }
 
-/** The line above the map, and the frame around the cell. */
+/** Show the value of the marked cell above the map, and frame the cell. */
 function drawMark() {
   const { row, column } = chosen, station = current(), there = row >= 0 && column >= 0;
   byId("mark").style.display = there ? "block" : "none";
   if (!there) {
-    byId("readout").textContent = "Point at a cell, or press an arrow key in the map, to read its value here. Click to choose the position.";
+    byId("readout").textContent = "Point at a cell, or press an arrow key in the map, to read its value here. Click a cell to choose its position.";
     return;
   }
   Object.assign(byId("mark").style, {
@@ -69,7 +69,7 @@ function choosePosition(row) {
   drawOne();
 }
 
-/** One position: bars for a vector, a list for tokens. */
+/** Draw one position: bars for a vector, a list for tokens. */
 function drawOne() {
   const station = current(), keys = lastAxis(station) === "S";
   const t = Math.min(chosen.position, station.rows - 1);
@@ -78,7 +78,7 @@ function drawOne() {
   byId("bars").hidden = listed;
   byId("list").hidden = !listed;
   byId("one-title").replaceChildren(...(single ? [] : [end ? "After " : "At ", `${t} `, tokenBox(data.tokens[t])]));
-  if (end) byId("one-title").append(" the model expects");
+  if (end) byId("one-title").append(" the model expects:");
   else if (listed && !single) byId("one-title").append(keys ? ", the keys with the largest values" : ", the largest values");
   if (!listed) drawBars(station, t);
   else byId("list").replaceChildren(...(end ? endRows(t) : listRows(station, t, single)));
@@ -110,7 +110,7 @@ function listRow(index, label, value, share, mark = "") {
 }
 
 function listRows(station, t, single) {
-  if (chosen.station === 0) return data.tokens.map((label, i) => listRow(i, label, data.ids[i], null));  // a number that means nothing by its size
+  if (chosen.station === 0) return data.tokens.map((label, i) => listRow(i, label, data.ids[i], null));  // ids are names, so that they get no bar
   const count = single ? station.rows : lastAxis(station) === "S" ? t + 1 : station.columns;
   const rows = Array.from({ length: count }, (_, i) => ({
     index: i, label: single ? (station.rows === 1 ? "all" : data.tokens[i]) : columnName(station, i),
@@ -121,7 +121,7 @@ function listRows(station, t, single) {
   return rows.slice(0, single ? rows.length : 12).map((row) => listRow(row.index, row.label, row.value, Math.abs(row.value) / most));
 }
 
-/** The end of the way. */
+/** List the most likely next tokens after position t. */
 function endRows(t) {
   const { best, p } = data.predictions[t];
   const rows = best.map(([label, value], i) => listRow(i + 1, label, value, value, label === data.tokens[t + 1] ? "true" : ""));

@@ -1,4 +1,4 @@
-// Walking: the parts of the model, the stations of a part, next and back.
+// Navigation: the parts of the model, the stations of a part, next and back.
 const partOf = (station) => (station.block === null ? station.name.split(/[.@]/)[0] : `block ${station.block}`);
 const parts = [...new Set(stations.map(partOf))];
 const inPart = (station) => station.name.replace(/^.*blocks\.\d+\./, "");
@@ -29,7 +29,7 @@ function go(i) {
   drawOne();
 }
 
-/** Scroll a row of buttons, and nothing else, to the one that is chosen. */
+/** Scroll a row of buttons, and nothing else, to the chosen one. */
 function inSight(row) {
   const button = row.querySelector('[aria-current="true"]');
   if (button) row.scrollLeft = button.offsetLeft - row.offsetLeft - row.clientWidth / 2 + button.offsetWidth / 2;
@@ -90,16 +90,16 @@ function fillHeads(station) {
   byId("head").value = String(headOf(station));
 }
 
-/** What the page leaves out. */
+/** Describe what the page leaves out of a station, and the colours. */
 function thinning(station) {
   const notes = [];
   const whole = station.shape.at(-1) ?? 1;
-  if (lastAxis(station) === "V" && station.columns < whole) notes.push(`Of ${whole} tokens the ${station.columns} that are most likely at the end.`);
-  else if (station.every > 1) notes.push(`Every ${station.every}th of ${whole} columns.`);
-  if (data.width === 2 && chosen.station > 0) notes.push("Values here have three digits; the statistics are those of all values, unrounded.");
+  if (lastAxis(station) === "V" && station.columns < whole) notes.push(`Only the ${station.columns} tokens of ${whole} that are most likely after the last position.`);
+  else if (station.every > 1) notes.push(`Only every ${station.every}th of ${whole} columns.`);
+  if (data.width === 2 && chosen.station > 0) notes.push("Values are rounded to three digits; the statistics are computed from all unrounded values.");
   if (station.columns > 1) {
-    notes.push(isShare(station) ? "Colours follow the square root of a share."
-      : "Colours follow the square root of a value and end where 99 % of them lie.");
+    notes.push(isShare(station) ? "Colours follow the square root of the share."
+      : "Colours follow the square root of the value and saturate above its 99th percentile.");
   }
   return notes.join(" ");
 }
@@ -149,7 +149,7 @@ function setUpWalk() {
     event.preventDefault();
     go(chosen.station + step);
   });
-  byId("facts").textContent = `${data.name}: ${T} token${T > 1 ? "s" : ""}, ${stations.length} stations`;
+  byId("facts").textContent = `${data.name}: ${T} token${T > 1 ? "s" : ""}, ${stations.length} steps`;
   if (data.dropped) {
     showCut(`${data.cut[0].toUpperCase()}${data.cut.slice(1)}.`);
   }
