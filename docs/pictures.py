@@ -5,6 +5,7 @@ They take their colours from the theme (_static/tinygpt.css), so they read in li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -86,14 +87,21 @@ def figure(*drawings: str, caption: str = "") -> HTML:
     return HTML(f'<figure class="picture"><div>{"".join(drawings)}</div>{below}</figure>')
 
 
-def bars(values: Mapping[str, float], title: str = "", form: str = "{:.3f}", largest: float | None = None) -> str:
-    """Draw one horizontal bar per name, with its number at the end."""
+def bars(
+    values: Mapping[str, float],
+    title: str = "",
+    form: str = "{:.3f}",
+    largest: float | None = None,
+    log_from: float | None = None,
+) -> str:
+    """Draw one horizontal bar per name, with its number at the end; on a logarithmic axis from `log_from`, if given."""
     left = 12 + round(LETTER * max(map(len, values)))
     room, top = 260, 20 if title else 2
     scale = largest or max(values.values()) or 1.0
     parts = [_text(left, 13, title, "start", ' class="title"')] if title else []
     for i, (name, value) in enumerate(values.items()):
-        y, length = top + 20 * i, room * min(1.0, value / scale)
+        share = value / scale if log_from is None else math.log(value / log_from) / math.log(scale / log_from)
+        y, length = top + 20 * i, room * min(1.0, share)
         parts.append(_text(left - 6, y + 13, name, "end"))
         parts.append(f'<rect class="bar" x="{left}" y="{y + 2}" width="{max(length, 0.5):.1f}" height="15"/>')
         parts.append(_text(left + length + 5, y + 14, form.format(value), "start"))
