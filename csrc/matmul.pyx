@@ -41,9 +41,10 @@ cdef extern from "scratch.h" nogil:
 cdef extern from "simd/matmul_kernel.h" nogil:
     ctypedef struct MatmulKernels:
         int mr, nr, rounds, pair
-        void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, int n, Py_ssize_t k, int width,
-                     float* sliver) noexcept nogil
+        void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, Py_ssize_t n, Py_ssize_t k,
+                     float* slivers) noexcept nogil
         void (*pack_rows)(const float* a, Py_ssize_t step, int m, Py_ssize_t k, float* slivers) noexcept nogil
+        void (*round_rows)(const float* a, Py_ssize_t row, int m, Py_ssize_t k, float* block) noexcept nogil
         void (*micro_kernel)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                              const float* b, Py_ssize_t b_step, float* c, Py_ssize_t c_row, const float* addend,
                              const float* bias) noexcept nogil
@@ -73,6 +74,7 @@ cdef extern from "simd/product.h" nogil:
     const float* addend_of(const Product* x, Py_ssize_t i, Py_ssize_t j, Py_ssize_t pc)
     const float* bias_of(const Product* x, Py_ssize_t j, bint last)
     bint reads_in_place(const Product* x, Py_ssize_t n, Py_ssize_t kc)
+    Py_ssize_t words_of(const Product* x, Py_ssize_t kc)
     void skinny(const Product* x, Py_ssize_t first, Py_ssize_t last, float* buffer)
     int SKINNY, SIMD_KC
 
@@ -252,6 +254,7 @@ def matmul_blocked(const float[:, ::1] a, const float[:, ::1] b, float[:, ::1] o
 # - a sliver of b is SIMD_KC x 48 floats = 72 KB, in L2; each step of the sum reads 192 bytes of it in 12 cycles;
 # - a block of a is SIMD_MC x SIMD_KC floats = 144 KB, in L2 beside it;
 # - SIMD_KC = 384 (simd/product.h) is longer than KC, because every further part of the sum reads and writes out again.
+#   It counts 32-bit words: twice as many steps fit where a word holds two bfloat16 numbers.
 # All of them are multiples of every MR, NR and number of lanes.
 # SIMD_WORK is the number of operations from which threads pay: a core does about as many while a region is opened.
 cdef enum:
@@ -298,12 +301,14 @@ cdef Product product(const MatmulKernels* simd, const float[:, ::1] a, const flo
     return x
 
 
-cdef void pack_b_sliver(const Product* x, Py_ssize_t jc, Py_ssize_t nc, Py_ssize_t pc, Py_ssize_t kc,
-                        Py_ssize_t sliver, float* b_panel) noexcept nogil:
-    """Pack one sliver of b_panel (kc, nc), unless the micro-kernel reads these columns of b in place."""
-    cdef Py_ssize_t j = sliver * x.simd.nr, n = min(x.simd.nr, nc - j)
-    if not reads_in_place(x, n, kc):
-        x.simd.pack(x.b.data + pc * x.b.row + (jc + j) * x.b.col, x.b.col, x.b.row, n, kc, x.simd.nr, b_panel + j * kc)
+cdef void pack_b(const Product* x, Py_ssize_t jc, Py_ssize_t nc, Py_ssize_t pc, Py_ssize_t kc, Py_ssize_t j,
+                 Py_ssize_t end, float* b_panel) noexcept nogil:
+    """Pack columns j to end - 1 of b_panel (kc, nc), except the slivers that the micro-kernel reads in place."""
+    if reads_in_place(x, x.simd.nr, kc):                                # all but an incomplete last sliver
+        j = max(j, nc - nc % x.simd.nr)
+    if j < end and not reads_in_place(x, min(x.simd.nr, end - j), kc):
+        x.simd.pack(x.b.data + pc * x.b.row + (jc + j) * x.b.col, x.b.col, x.b.row, end - j, kc,
+                    b_panel + j * words_of(x, kc))
 
 
 # A transposed block of a is packed only if more than FEW slivers of b will meet it.
@@ -315,26 +320,26 @@ cdef void macro_kernel(const Product* x, const float* b_panel, Py_ssize_t ic, Py
                        Py_ssize_t kc, Py_ssize_t jc, Py_ssize_t nc, float* a_block) noexcept nogil:
     """Run the two inner loops (jr, ir): every sliver of b_panel (kc, nc) meets every sliver of mc rows of a.
 
-    Contiguous rows of a are read in place, because each of their cache lines serves 16 steps of the sum. A transposed a
-    has one new line per step, so it is packed if enough slivers of b use the copy.
+    Contiguous rows of a are read in place, because each of their cache lines serves 16 steps of the sum; if they must
+    be rounded, their rounded copy has rows too. A transposed a has one new line per step, so it is packed if enough
+    slivers of b use the copy.
     """
     cdef const MatmulKernels* simd = x.simd
     cdef Py_ssize_t jr, ir, b_step, a_row = x.a.row, a_step = x.a.col, a_sliver = simd.mr * x.a.row
-    cdef Py_ssize_t words = (kc + simd.pair - 1) // simd.pair           # steps of the sum, as the micro-kernel counts
+    cdef Py_ssize_t words = words_of(x, kc)                             # steps of the sum, as the micro-kernel counts
     cdef int m, n
-    cdef bint last = pc + SIMD_KC >= x.K                                # the last part of the sum
+    cdef bint last = pc + kc >= x.K                                     # the last part of the sum
     cdef const float* a = x.a.data + ic * x.a.row + pc * x.a.col
     cdef const float* b
     if a_step != 1 and (simd.rounds or nc > FEW * simd.nr):
         simd.pack_rows(a, a_step, mc, kc, a_block)
-        a, a_row, a_step, a_sliver = a_block, 1, simd.mr, simd.mr * kc
+        a, a_row, a_step, a_sliver = a_block, 1, simd.mr, simd.mr * words
     elif simd.rounds:
-        for ir from 0 <= ir < mc by simd.mr:
-            simd.pack(a + ir * a_row, a_row, a_step, min(simd.mr, mc - ir), kc, simd.mr, a_block + ir * kc)
-        a, a_row, a_step, a_sliver = a_block, 1, simd.mr, simd.mr * kc
+        simd.round_rows(a, a_row, mc, kc, a_block)
+        a, a_row, a_step, a_sliver = a_block, words, 1, simd.mr * words
     for jr from 0 <= jr < nc by simd.nr:
         n = min(simd.nr, nc - jr)
-        b, b_step = b_panel + jr * kc, simd.nr
+        b, b_step = b_panel + jr * words, simd.nr
         if reads_in_place(x, n, kc):
             b, b_step = x.b.data + pc * x.b.row + jc + jr, x.b.row
         for ir from 0 <= ir < mc by simd.mr:
@@ -354,8 +359,9 @@ cdef int multiply(const Product* x, int n_threads) except -1 nogil:
     """
     if 2 * x.M * x.N * x.K < SIMD_WORK:
         n_threads = 1
+    cdef Py_ssize_t jc = 0, pc = 0, nc = 0, kc = 0, width = 0, i, NR = x.simd.nr, MR = x.simd.mr
+    cdef Py_ssize_t part = SIMD_KC * x.simd.pair                        # steps of a part of the sum
     # Rows per block of a: at most SIMD_MC, chosen so that every thread gets the same number of blocks.
-    cdef Py_ssize_t jc = 0, pc = 0, nc = 0, kc = 0, i, NR = x.simd.nr, MR = x.simd.mr
     cdef Py_ssize_t blocks = max(1, (x.M + SIMD_MC * n_threads - 1) // (SIMD_MC * n_threads)) * n_threads
     cdef Py_ssize_t step = max(1, (x.M + blocks * MR - 1) // (blocks * MR)) * MR, each = SIMD_MC * SIMD_KC
     cdef Py_ssize_t share = ((x.N + NR - 1) // NR + n_threads - 1) // n_threads * NR
@@ -372,20 +378,20 @@ cdef int multiply(const Product* x, int n_threads) except -1 nogil:
     elif n_threads == 1:                                                # the loops below without a region
         for jc from 0 <= jc < x.N by SIMD_NC:
             nc = min(SIMD_NC, x.N - jc)
-            for pc from 0 <= pc < max(x.K, 1) by SIMD_KC:
-                kc = min(SIMD_KC, x.K - pc)
-                for i in range((nc + NR - 1) // NR):
-                    pack_b_sliver(x, jc, nc, pc, kc, i, b_panel)
+            for pc from 0 <= pc < max(x.K, 1) by part:
+                kc = min(part, x.K - pc)
+                pack_b(x, jc, nc, pc, kc, 0, nc, b_panel)
                 for i in range((x.M + step - 1) // step):
                     macro_kernel(x, b_panel, i * step, min(step, x.M - i * step), pc, kc, jc, nc, own)
     else:
         with parallel(num_threads=n_threads):
             for jc from 0 <= jc < x.N by SIMD_NC:                       # a panel of columns of op(b)
                 nc = min(SIMD_NC, x.N - jc)
-                for pc from 0 <= pc < max(x.K, 1) by SIMD_KC:           # a part of the sum: b_panel is (kc, nc)
-                    kc = min(SIMD_KC, x.K - pc)
-                    for i in prange((nc + NR - 1) // NR, schedule="static"):
-                        pack_b_sliver(x, jc, nc, pc, kc, i, b_panel)
+                for pc from 0 <= pc < max(x.K, 1) by part:              # a part of the sum: b_panel is (kc, nc)
+                    kc = min(part, x.K - pc)
+                    width = ((nc + NR - 1) // NR + n_threads - 1) // n_threads * NR         # columns per thread
+                    for i in prange(n_threads, schedule="static"):
+                        pack_b(x, jc, nc, pc, kc, i * width, min(nc, (i + 1) * width), b_panel)
                     for i in prange((x.M + step - 1) // step, schedule="static"):       # a block of rows: (mc, kc)
                         macro_kernel(x, b_panel, i * step, min(step, x.M - i * step), pc, kc, jc, nc,
                                      own + threadid() * each)

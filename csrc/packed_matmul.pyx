@@ -37,8 +37,8 @@ cdef extern from "scratch.h" nogil:
 cdef extern from "simd/matmul_kernel.h" nogil:
     ctypedef struct MatmulKernels:
         int mr, nr
-        void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, int n, Py_ssize_t k, int width,
-                     float* sliver) noexcept nogil
+        void (*pack)(const float* x, Py_ssize_t across, Py_ssize_t along, Py_ssize_t n, Py_ssize_t k,
+                     float* slivers) noexcept nogil
         void (*micro_kernel)(int m, int n, Py_ssize_t k, const float* a, Py_ssize_t a_row, Py_ssize_t a_step,
                              const float* b, Py_ssize_t b_step, float* c, Py_ssize_t c_row, const float* addend,
                              const float* bias) noexcept nogil
@@ -228,7 +228,7 @@ cdef void many_rows(const Product* x, Py_ssize_t j, float* rows) noexcept nogil:
         kc = min(KC, K - pc)
         for r in range(n):
             packed.unpack(&x.w, j + r, pc, kc, rows + r * kc)
-        simd.pack(rows, kc, 1, n, kc, simd.nr, sliver)
+        simd.pack(rows, kc, 1, n, kc, sliver)
         for i from 0 <= i < x.M by simd.mr:
             m = min(simd.mr, x.M - i)
             if pc > 0:

@@ -18,14 +18,16 @@
    mr, nr, lanes   size of the micro-tile in floats, and floats per vector
    rounds          1 if packing rounds, so that no operand may be read in place
    pair            steps of the sum per 32-bit word of a sliver: 2 where an instruction multiplies pairs of bfloat16
-   pack            one sliver of a or b; pack_rows: all slivers of a transposed a
+   pack            slivers of b; pack_rows: slivers of a transposed a
+   round_rows      rounded rows of an a that is not transposed, one after the other; NULL unless `rounds`
    micro_kernel    one micro-tile (tile.h)
    dots, rows      products of few rows: dot products, scaled rows (product.h); NULL if `rounds`
    epilogue        bias, activation and residual of elements in L1 */
 typedef struct {
     int mr, nr, lanes, rounds, pair;
-    void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width, float *sliver);
+    void (*pack)(const float *x, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k, float *slivers);
     void (*pack_rows)(const float *a, ptrdiff_t step, int m, ptrdiff_t k, float *slivers);
+    void (*round_rows)(const float *a, ptrdiff_t row, int m, ptrdiff_t k, float *block);
     void (*micro_kernel)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, ptrdiff_t a_step, const float *b,
                          ptrdiff_t b_step, float *c, ptrdiff_t c_row, const float *addend, const float *bias);
     void (*dots)(int m, int n, ptrdiff_t k, const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_column,
@@ -63,35 +65,36 @@ static const MatmulKernels *matmul_kernels(const char *isa) { return TABLE_FOR(m
 #include "simd/math.h"
 #include "simd/tile.h"
 
-/* Pack one sliver: sliver[p, r] = x[r * across + p * along] for r < n <= width. One of the two strides is 1. Rows
-   along r are copied. Rows along p are transposed, in squares of LANES x LANES registers. Lanes from n to the end of
-   their vector are zero, as far as `width` goes. */
-static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, int n, ptrdiff_t k, int width,
-                          float *sliver) {
-    for (int r = 0; r < n; r += LANES) {
-        const int part = n - r < LANES ? n - r : LANES, room = width - r < LANES ? width - r : LANES;
+/* One vector of a row that has n more columns: zero where there are none. */
+TEMPLATE vec FOR_ISA(columns)(const float *x, ptrdiff_t n) {
+    return n >= LANES ? vload(x) : n > 0 ? vload_part(x, (int)n) : vset(0.0f);
+}
+
+/* Pack n columns of b into slivers of NR columns: slivers[q][p, r] = x[(q NR + r) * across + p * along]. One of the two
+   strides is 1. Rows along r are copied, each from its first column to its last, so that memory is read in order. Rows
+   along p are transposed, in squares of LANES x LANES registers. Columns from n to the end of the last sliver are
+   zero. */
+static void FOR_ISA(pack)(const float *x, ptrdiff_t across, ptrdiff_t along, ptrdiff_t n, ptrdiff_t k, float *slivers) {
+    if (across == 1) { /* rows along r: copy them */
+        for (ptrdiff_t p = 0; p < k; p++, x += along, slivers += NR)
+            for (ptrdiff_t r = 0; r < n; r += NR)
+                UNROLL for (int j = 0; j < NR; j += LANES)
+                    vstore(slivers + r * k + j, FOR_ISA(columns)(x + r + j, n - r - j));
+        return;
+    }
+    for (ptrdiff_t r = 0; r < (n + NR - 1) / NR * NR; r += LANES) {
+        const ptrdiff_t part = n - r < LANES ? n - r : LANES; /* columns that exist; 0 or less in whole padding */
         const float *from = x + r * across;
-        float *to = sliver + r;
+        float *to = slivers + r / NR * NR * k + r % NR;
         ptrdiff_t p = 0;
-        if (across == 1) { /* rows along r: copy them */
-            for (; p < k; p++, from += along, to += width) {
-                vec y = part == LANES ? vload(from) : vload_part(from, part);
-                if (room == LANES) vstore(to, y);
-                else vstore_part(to, y, room);
-            }
-            continue;
-        }
         for (; p + LANES <= k; p += LANES) { /* rows along p: transpose a square in registers */
             vec y[LANES];
             UNROLL for (int i = 0; i < LANES; i++) y[i] = i < part ? vload(from + i * across + p) : vset(0.0f);
             vtranspose(y);
-            UNROLL for (int i = 0; i < LANES; i++) {
-                if (room == LANES) vstore(to + (p + i) * width, y[i]);
-                else vstore_part(to + (p + i) * width, y[i], room);
-            }
+            UNROLL for (int i = 0; i < LANES; i++) vstore(to + (p + i) * NR, y[i]);
         }
         for (; p < k; p++) /* the remaining steps, element by element */
-            for (int i = 0; i < room; i++) to[p * width + i] = i < part ? from[i * across + p * along] : 0.0f;
+            for (int i = 0; i < LANES; i++) to[p * NR + i] = i < part ? from[i * across + p * along] : 0.0f;
     }
 }
 
@@ -224,6 +227,6 @@ static void FOR_ISA(epilogue)(int m, int n, float *c, float *pre, const float *r
 }
 
 static const MatmulKernels FOR_ISA(matmul_table) = {
-    MR, NV * LANES, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), FOR_ISA(micro_kernel),
+    MR, NR, LANES, 0, 1, FOR_ISA(pack), FOR_ISA(pack_rows), NULL, FOR_ISA(micro_kernel),
     FOR_ISA(dots), FOR_ISA(rows), FOR_ISA(epilogue)};
 #endif

@@ -14,7 +14,7 @@
 #include "simd/matmul_kernel.h"
 
 #define SKINNY 16      /* rows up to which b is read once; from there on packed panels are faster */
-#define SIMD_KC 384    /* steps of the sum between two visits to out: see the block sizes in csrc/matmul.pyx */
+#define SIMD_KC 384    /* words of the sum between two visits to out: see the block sizes in csrc/matmul.pyx */
 #define ROW 4096       /* sums of a single row that stay in L1 while rows of b are added to them: 16 KB */
 #define STREAM 32      /* rows of b read side by side when memory is the limit, so that each page is read to its end */
 #define IN_PLACE 65536 /* floats = 256 KB: a smaller part of b stays in L2, and packing it would only copy it there */
@@ -38,6 +38,9 @@ typedef struct {
 } Product;
 
 static inline ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+/* Number of 32-bit words that hold kc steps of the sum in a sliver. */
+static inline ptrdiff_t words_of(const Product *x, ptrdiff_t kc) { return (kc + x->simd->pair - 1) / x->simd->pair; }
 
 /* The array that the micro-tile at (i, j) adds to part pc of its sums: out itself, the residual, or none. */
 static inline const float *addend_of(const Product *x, ptrdiff_t i, ptrdiff_t j, ptrdiff_t pc) {
@@ -79,16 +82,16 @@ static void skinny_tiles(const Product *x, ptrdiff_t first, ptrdiff_t last, floa
     const MatmulKernels *simd = x->simd;
     const ptrdiff_t part = x->M <= DOT_ROWS && x->b.col == 1 ? STREAM : SIMD_KC;
     ptrdiff_t a_row = x->a.row, a_step = x->a.col, pc = 0;
-    float *a_sliver = sliver + simd->nr * SIMD_KC;
+    float *a_block = sliver + simd->nr * SIMD_KC;
     do {                                                                /* once even if K = 0, so that out is written */
-        const ptrdiff_t kc = smaller(part, x->K - pc), words = (kc + simd->pair - 1) / simd->pair;
+        const ptrdiff_t kc = smaller(part, x->K - pc), words = words_of(x, kc);
         const int is_last = pc + part >= x->K;
         for (ptrdiff_t j = first; j < last; j += simd->nr) {
             const int n = (int)smaller(simd->nr, last - j);
             const float *b = x->b.data + pc * x->b.row + j * x->b.col;
             ptrdiff_t b_step = x->b.row;
             if (x->b.col != 1 || n % simd->lanes || simd->rounds) {
-                simd->pack(b, x->b.col, x->b.row, n, kc, simd->nr, sliver);
+                simd->pack(b, x->b.col, x->b.row, n, kc, sliver);
                 b = sliver;
                 b_step = simd->nr;
             }
@@ -96,10 +99,11 @@ static void skinny_tiles(const Product *x, ptrdiff_t first, ptrdiff_t last, floa
                 const int m = (int)smaller(simd->mr, x->M - i);
                 const float *a = x->a.data + i * x->a.row + pc * x->a.col;
                 if (simd->rounds) {
-                    simd->pack(a, x->a.row, x->a.col, m, kc, simd->mr, a_sliver);
-                    a = a_sliver;
-                    a_row = 1;
-                    a_step = simd->mr;
+                    if (x->a.col == 1) simd->round_rows(a, x->a.row, m, kc, a_block);
+                    else simd->pack_rows(a, x->a.col, m, kc, a_block);
+                    a = a_block;
+                    a_row = x->a.col == 1 ? words : 1;
+                    a_step = x->a.col == 1 ? 1 : simd->mr;
                 }
                 simd->micro_kernel(m, n, words, a, a_row, a_step, b, b_step, x->out + i * x->N + j, x->N,
                                    addend_of(x, i, j, pc), bias_of(x, j, is_last));

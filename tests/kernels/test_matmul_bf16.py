@@ -11,7 +11,7 @@ from tinygpt.core import matmul as compiled
 from tinygpt.kernels import isa
 from tinygpt.testing.rounding import TINY, gamma
 
-MR, NR, KC, MC = 8, 48, 384, 96  # of AVX-512, the largest tile
+MR, NR, KC, MC = 8, 48, 384, 96  # of AVX-512, the largest tile; 2 KC steps of the sum with pairs
 
 
 @pytest.fixture(autouse=True, params=isa.available())
@@ -51,7 +51,7 @@ def assert_product_of_rounded(out, a, b):
 @pytest.mark.parametrize("trans_a", [False, True])
 @pytest.mark.parametrize("trans_b", [False, True])
 @pytest.mark.parametrize("M", [1, 3, 16, 17, MR + 1, MC + 5])
-@pytest.mark.parametrize("K", [1, 2, 31, 33, KC - 1, KC + 1])
+@pytest.mark.parametrize("K", [1, 2, 31, 33, KC - 1, KC + 1, 2 * KC - 1, 2 * KC + 1])
 def test_product_of_rounded_operands(M, K, trans_a, trans_b):
     """Catches an odd last step that is lost or paired with garbage, swapped halves of a pair, a dropped column."""
     for N in (1, 15, 16, 17, NR, NR + 17):

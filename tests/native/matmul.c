@@ -12,18 +12,21 @@ static double operand(const MatmulKernels *s, float x) {
     return ldexp(rint(ldexp(mantissa, 8)), exponent - 8);
 }
 
-/* One micro-tile from packed slivers: a is (m, k) or, transposed, (k, m); b is (k, n) or, transposed, (n, k). */
+/* One micro-tile: a is (m, k) or, transposed, (k, m); b is (k, n) or, transposed, (n, k). b is packed. a is packed if
+   it is transposed, rounded row by row if the kernel rounds, and read in place otherwise. */
 static void check_slivers(const MatmulKernels *s, int m, int n, int k, int a_transposed, int b_transposed, int add) {
     const int words = (k + s->pair - 1) / s->pair, apart = n + 3;
     float *a = uniform((ptrdiff_t)m * k, -1, 1), *b = uniform((ptrdiff_t)n * k, -1, 1);
-    float *a_sliver = blank((ptrdiff_t)words * s->mr), *b_sliver = blank((ptrdiff_t)words * s->nr);
+    float *packed = blank((ptrdiff_t)words * s->mr), *b_sliver = blank((ptrdiff_t)words * s->nr);
     float *c = uniform((ptrdiff_t)(m - 1) * apart + n, -1, 1), *before = copy(c, (ptrdiff_t)(m - 1) * apart + n);
     const ptrdiff_t a_row = a_transposed ? 1 : k, a_step = a_transposed ? m : 1;
     const ptrdiff_t b_step = b_transposed ? 1 : n, b_column = b_transposed ? k : 1;
     at("m %d, n %d, k %d, transposed %d %d, add %d", m, n, k, a_transposed, b_transposed, add);
-    s->pack(a, a_row, a_step, m, k, s->mr, a_sliver);
-    s->pack(b, b_column, b_step, n, k, s->nr, b_sliver);
-    s->micro_kernel(m, n, words, a_sliver, 1, s->mr, b_sliver, s->nr, c, apart, add ? c : NULL, NULL);
+    if (a_transposed) s->pack_rows(a, m, m, k, packed);
+    else if (s->rounds) s->round_rows(a, k, m, k, packed);
+    s->pack(b, b_column, b_step, n, k, b_sliver);
+    s->micro_kernel(m, n, words, a_transposed || s->rounds ? packed : a, a_transposed ? 1 : words,
+                    a_transposed ? s->mr : 1, b_sliver, s->nr, c, apart, add ? c : NULL, NULL);
     for (int e = 0; e < (m - 1) * apart + n; e++) {
         const int i = e / apart, j = e % apart;
         double wanted = add ? before[e] : 0, size = fabs(wanted);
@@ -78,13 +81,14 @@ static void check_pack_rows(const char *isa, const char *name, const MatmulKerne
     begin(isa, name);
     for (int m = 1; m <= 3 * s->mr + 1; m++) {
         const int k = 24, count = (m + s->mr - 1) / s->mr, apart = m + 2, n = s->lanes, words = k / s->pair;
-        float *a = uniform((k - 1) * apart + m, -1, 1), *slivers = blank(count * s->mr * k), *b = uniform(k * n, -1, 1);
+        float *a = uniform((k - 1) * apart + m, -1, 1), *b = uniform(k * n, -1, 1);
+        float *slivers = blank(count * s->mr * words);
         float *b_sliver = blank(words * s->nr), *c = blank(m * n);
         s->pack_rows(a, apart, m, k, slivers);
-        s->pack(b, 1, n, n, k, s->nr, b_sliver);
+        s->pack(b, 1, n, n, k, b_sliver);
         for (int q = 0; q < count; q++)
-            s->micro_kernel(m - q * s->mr < s->mr ? m - q * s->mr : s->mr, n, words, slivers + q * s->mr * k, 1, s->mr,
-                            b_sliver, s->nr, c + q * s->mr * n, n, NULL, NULL);
+            s->micro_kernel(m - q * s->mr < s->mr ? m - q * s->mr : s->mr, n, words, slivers + q * s->mr * words, 1,
+                            s->mr, b_sliver, s->nr, c + q * s->mr * n, n, NULL, NULL);
         for (int i = 0; i < m * n; i++) {
             double wanted = 0, size = 0;
             for (int p = 0; p < k; p++) {
@@ -100,25 +104,24 @@ static void check_pack_rows(const char *isa, const char *name, const MatmulKerne
     finish();
 }
 
-/* The contents of a sliver: zeros from n to the end of the vector, as far as the width goes. */
+/* The contents of up to three slivers: each has nr columns, and those that do not exist are zero. */
 static void check_pack(const char *isa, const MatmulKernels *s) {
-    const int widths[] = {s->mr, s->nr};
     begin(isa, "pack");
     for (int t = 0; t < COUNT(STEPS); t++)
-        for (int w = 0; w < 2; w++)
-            for (int n = 1; n <= widths[w]; n++)
-                for (int turned = 0; turned < 2; turned++) {
-                    const int k = STEPS[t], width = widths[w], whole_n = (n + s->lanes - 1) / s->lanes * s->lanes;
-                    const ptrdiff_t across = turned ? k : 1, along = turned ? 1 : n;
-                    float *x = uniform((ptrdiff_t)n * k, -1, 1), *sliver = blank((ptrdiff_t)k * width);
-                    s->pack(x, across, along, n, k, width, sliver);
-                    for (int p = 0; p < k; p++)
-                        for (int r = 0; r < (whole_n < width ? whole_n : width); r++) {
-                            at("step %d, lane %d of n %d, k %d, width %d, transposed %d", p, r, n, k, width, turned);
-                            expect(sliver[p * width + r], r < n ? x[r * across + p * along] : 0, 0);
-                        }
-                    give_back();
-                }
+        for (int n = 1; n <= 2 * s->nr + 1; n++)
+            for (int turned = 0; turned < 2; turned++) {
+                const int k = STEPS[t], end = (n + s->nr - 1) / s->nr * s->nr;
+                const ptrdiff_t across = turned ? k : 1, along = turned ? 1 : n;
+                float *x = uniform((ptrdiff_t)n * k, -1, 1), *slivers = blank((ptrdiff_t)k * end);
+                s->pack(x, across, along, n, k, slivers);
+                for (int p = 0; p < k; p++)
+                    for (int r = 0; r < end; r++) {
+                        at("step %d, column %d of n %d, k %d, transposed %d", p, r, n, k, turned);
+                        expect(slivers[r / s->nr * s->nr * k + p * s->nr + r % s->nr],
+                               r < n ? x[r * across + p * along] : 0, 0);
+                    }
+                give_back();
+            }
     finish();
 }
 
