@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 HERE = Path(__file__).parent
-# Variables that would make a library choose other code than it does by itself, or another number of threads.
+# Variables that would change the code or the number of threads that a library chooses by itself.
 REMOVED = (
     "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
     "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND", "TINYGPT_ISA", "TINYGPT_KERNELS", "XLA_FLAGS",
 )  # fmt: skip
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TINYGPT_NUM_THREADS")
-PAUSE = 0.02  # seconds between turns, in which the threads of the last contender go to sleep
+PAUSE = 0.02  # seconds between turns, so that the threads of the last contender stop spinning
 
 
 class MissingError(Exception):
@@ -43,13 +43,13 @@ class Turn(Protocol):
 
 
 def environment(threads: int, base: Mapping[str, str], extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a contender's process: `base` without what steers libraries, the threads, `extra`."""
+    """Return the environment of a contender's process: `base` without REMOVED, the number of threads, and `extra`."""
     kept = {name: value for name, value in base.items() if name not in REMOVED}
     return kept | dict.fromkeys(THREADS, str(threads)) | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(extra or {})
 
 
 def processors(threads: int) -> None:
-    """Keep a process on as many processors as it may have threads; for libraries that cannot be told otherwise."""
+    """Bind a process to `threads` processors, for libraries that take their number of threads from there."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
@@ -77,7 +77,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=environment(threads, os.environ, extra),
-            # XLA counts the processors itself. The others stay free to move, as all of them are told.
+            # XLA takes its number of threads from the processors. The others are told theirs.
             preexec_fn=(lambda: processors(threads)) if contender == "jax" else None,
         )
         try:
@@ -146,7 +146,7 @@ def close_workers(workers: Mapping[str, Worker]) -> None:
 def alternate(turns: Mapping[str, Turn], repetitions: int, pause: float = PAUSE) -> dict[str, list[float]]:
     """Time all contenders: each runs once per round, and each round begins with a different one.
 
-    What the machine does meanwhile (its clock, its neighbours) then meets all of them alike.
+    So changes of the machine (its clock, other programs) affect all of them alike.
     """
     names = list(turns)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -186,12 +186,12 @@ def agree(checks: Mapping[str, Sequence[float]], tolerances: Mapping[str, Sequen
     checks : mapping
         Contender to its numbers.
     tolerances : mapping
-        Contender to how far off each number may be, absolute.
+        Contender to the largest absolute difference of each number.
 
     Raises
     ------
     ContenderError
-        One of them has another number, or NaN, or another count.
+        A number differs by more than its tolerance or is NaN, or the counts differ.
     """
     (first, wanted), *others = checks.items()
     for name, got in [(first, wanted), *others]:

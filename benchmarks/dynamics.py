@@ -164,7 +164,7 @@ def schedule(job: Job) -> optim.Schedule:
 
 
 def run(job: Job, text: Text) -> dict[str, Any]:
-    """Train one model; returns its curves and what a look inside it shows."""
+    """Train one model; returns its curves and statistics of its weights and activations."""
     model = begin(job, text.tokenizer.vocab_size)
     learned = text.train if job.text == "all" else text.train[:SHORT]
     watched = learned if job.text == "leaked" else text.validation

@@ -30,11 +30,11 @@ class Model:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens in one step."""
+        """Return the number of tokens in one step."""
         return self.batch * self.length
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Name and shape of every parameter; matrices are (out, in), as in tinygpt."""
+        """Yield name and shape of every parameter; matrices are (out, in), as in tinygpt."""
         C = self.width
         yield "wte.weight", (self.vocab, C)
         yield "wpe.weight", (self.context, C)
@@ -48,27 +48,27 @@ class Model:
         yield from _vectors("norm", C)
 
     def parameters(self) -> int:
-        """Number of parameters."""
+        """Return the number of parameters."""
         return sum(shape[0] * (shape[1] if len(shape) > 1 else 1) for _, shape in self.shapes())
 
     def multiplying(self) -> int:
-        """Number of weights in matrix products: those of the blocks and of the head."""
+        """Return the number of weights in matrix products: those of the blocks and of the head."""
         return 12 * self.layers * self.width**2 + self.vocab * self.width
 
     def layer_products(self) -> Iterator[tuple[str, int, int]]:
-        """Name, out and in of the linear layers."""
+        """List the linear layers of a block: name, outputs, inputs."""
         C = self.width
         yield from (("qkv", 3 * C, C), ("out", C, C), ("up", 4 * C, C), ("down", C, 4 * C), ("head", self.vocab, C))
 
     def forward_flops(self, head_rows: int | None = None) -> int:
-        """Operations of the products of one forward pass; the head acts on all tokens or on fewer rows."""
+        """Count the operations of the matrix products in one forward pass; the head may act on fewer rows."""
         pairs = self.batch * self.length * (self.length + 1) // 2
         rows = self.tokens if head_rows is None else head_rows
         blocks = 12 * self.layers * self.width**2 * self.tokens
         return 2 * (blocks + self.vocab * self.width * rows) + 4 * self.layers * self.width * pairs
 
     def step_flops(self) -> int:
-        """Operations of the products of one training step."""
+        """Count the operations of the matrix products in one training step."""
         return 3 * self.forward_flops()
 
 
@@ -94,7 +94,7 @@ LENGTH_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do end to end, and who does it."""
+    """One task from end to end, and the contenders that run it."""
 
     name: str
     kind: str  # train, decode or prefill
@@ -107,11 +107,11 @@ class Job:
         return {"kind": self.kind, "model": asdict(self.model), "new_tokens": self.new_tokens, "seconds": seconds}
 
     def tokens(self) -> int:
-        """Tokens of one repetition of the job: trained, read or produced."""
+        """Count the tokens of one repetition: trained on, read or generated."""
         return self.model.batch * self.new_tokens if self.kind == "decode" else self.model.tokens
 
     def flops(self) -> int:
-        """Operations of the products of one repetition."""
+        """Count the operations of the matrix products in one repetition."""
         if self.kind == "train":
             return self.model.step_flops()
         if self.kind == "prefill":
@@ -119,7 +119,7 @@ class Job:
         return 2 * self.model.multiplying() * self.tokens()
 
     def bytes(self) -> int:
-        """Bytes that one repetition moves at least if the weights are in no cache.
+        """Count the fewest bytes that one repetition moves, with no weights in a cache.
 
         Training: what AdamW reads and writes. Decoding: every weight that multiplies, once for each step.
         """
@@ -170,7 +170,7 @@ PRODUCT_CONTENDERS = (
 
 
 def products() -> list[Task]:
-    """The products of forward, dX and dW of the linear layers of all models, each shape once.
+    """List the matrix products of forward, dX and dW in the linear layers of all models, each shape once.
 
     Notes
     -----
@@ -189,13 +189,13 @@ def products() -> list[Task]:
 
 
 def product(case: str, M: int, K: int, N: int, layer: str, rows: int) -> Task:
-    """(M, K) times (K, N); `case` tells for both operands whether they are stored as they are (N) or transposed (T)."""
+    """Describe (M, K) times (K, N); `case` has N or T for each operand: stored as it is, or transposed."""
     sizes = {"case": case, "M": M, "K": K, "N": N, "layer": layer, "rows": rows}
     return {"kind": "product", **sizes, "flops": 2 * M * K * N}
 
 
 def squares() -> list[Task]:
-    """Square products, for the share of the peak."""
+    """List square products, for the share of the peak."""
     return [product("NN", n, n, n, "square", n) for n in SQUARES]
 
 
@@ -205,7 +205,7 @@ FEWEST_HEADS, MOST_HEADS = 4, 64  # several, so that each thread has work
 
 
 def attentions() -> list[Task]:
-    """Forward and backward of causal attention; batch times heads falls as the sequences grow."""
+    """List tasks of causal attention, forward and backward; longer sequences have fewer batches and heads."""
     tasks = []
     for T in (64, 256, 1024, 4096):
         for D in (32, 64, 128):
@@ -227,6 +227,6 @@ ROWWISE_WIDTH = 1024
 
 
 def rowwise(megabytes: int = 64) -> list[Task]:
-    """Ops that use each number once, on arrays of so many megabytes each."""
+    """List ops that use each number once, on arrays of `megabytes` each."""
     rows = megabytes * 2**20 // (WORD * ROWWISE_WIDTH)
     return [{"kind": "rowwise", "op": op, "R": rows, "C": ROWWISE_WIDTH} for op in ROWWISE]

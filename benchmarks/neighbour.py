@@ -2,8 +2,8 @@
 
 usage: python benchmarks/neighbour.py [--jobs NAME...] [--repetitions 5] [--seconds 1.5] OUT.json
 
-Every contender is measured on the quiet machine and beside one process that does nothing but compute. Contenders take
-turns; a repetition gives the mean time of a call over its seconds, because the rare long steps are what hurts.
+Every contender is measured on the quiet machine and beside one process that computes all the time. Contenders take
+turns. A repetition gives the mean time of a call, not the median, because a few very long steps cause most of the loss.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONTENDERS = (
     ("PyTorch, 1 thread", "torch", 1, {}),
     ("PyTorch, 2 threads", "torch", 2, {}),
 )
-FEWER = {"decode-tiny"}  # jobs that PyTorch has no contender for
+FEWER = {"decode-tiny"}  # jobs without a contender in PyTorch
 SETTLE = 0.5  # seconds after the neighbour begins or ends
 
 

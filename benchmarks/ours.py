@@ -86,7 +86,7 @@ def model(sizes: Model) -> GPT:
 
 
 def train(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """Forward, backward, clipping, AdamW."""
+    """Build a training step: forward, backward, clipping, AdamW."""
     sizes = Model(**task["model"])
     gpt, (x, y) = model(sizes), batch(sizes)
     optimizer = optim.AdamW(gpt.parameters(), lr=1e-3)
@@ -168,7 +168,7 @@ def _check_tokens(tokens: np.ndarray, sizes: Model, task: dict[str, Any]) -> Non
 
 
 def product(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """op(a) op(b), by the kernel or by NumPy."""
+    """Build a matrix product op(a) op(b), by the kernel or by NumPy."""
     a, b = operands(task)
     out = np.empty((task["M"], task["N"]), np.float32)
     trans_a, trans_b = (letter == "T" for letter in task["case"])
@@ -188,7 +188,7 @@ def product(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def attention(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """Forward and backward of the kernel."""
+    """Build forward and backward of the attention kernel."""
     q, k, v, dout = attention_inputs(task)
     B, T, H, D = q.shape
     out, dq, dk, dv = (np.empty_like(q) for _ in range(4))

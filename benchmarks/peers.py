@@ -70,7 +70,7 @@ class TorchGPT:
         return F.linear(h, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
 
     def loss(self, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-        """Mean cross-entropy; targets of -1 are ignored."""
+        """Compute the mean cross-entropy; targets of -1 are ignored."""
         with torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext():
             return self._loss(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long())
 
@@ -88,7 +88,7 @@ class TorchGPT:
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
     def step(self, tokens: np.ndarray, targets: np.ndarray, lr: float | None = None) -> float:
-        """One training step with the gradient clipped at 1; returns the loss before it."""
+        """Do one training step with the gradient clipped at 1; returns the loss before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] if lr is None else lr
         self.optimizer.zero_grad(set_to_none=True)
@@ -112,7 +112,7 @@ def build(contender: str, task: dict[str, Any], threads: int) -> Built:
 
 
 def train(contender: str, task: dict[str, Any]) -> Built:
-    """Forward, backward, clipping, AdamW, eager."""
+    """Build a training step in eager mode: forward, backward, clipping, AdamW."""
     sizes = Model(**task["model"])
     precision = "bfloat16" if "bfloat16" in contender else "float32"
     model, (x, y) = TorchGPT(weights(sizes), sizes.heads, precision=precision), batch(sizes)
@@ -120,12 +120,12 @@ def train(contender: str, task: dict[str, Any]) -> Built:
 
 
 def _rounded_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A product as in a training step under autocast: operands are rounded each time."""
+    """Compute a product as autocast does in a training step: operands are rounded each time."""
     return torch.mm(a.bfloat16(), b.bfloat16())
 
 
 def product(contender: str, task: dict[str, Any]) -> Built:
-    """op(a) op(b) through torch.mm, or through oneDNN's linear layer, which takes float32 as it is."""
+    """Build a matrix product op(a) op(b), through torch.mm or through oneDNN's linear layer in float32."""
     a, b = map(torch.from_numpy, operands(task))
     a, b = (x.t() if letter == "T" else x for x, letter in zip((a, b), task["case"], strict=True))
     if contender == "torch":
@@ -145,7 +145,7 @@ def product(contender: str, task: dict[str, Any]) -> Built:
 
 
 def attention(contender: str, task: dict[str, Any]) -> Built:
-    """Forward and backward of scaled_dot_product_attention; heads come second there."""
+    """Build forward and backward of scaled_dot_product_attention, whose second axis is the heads."""
     q, k, v, dout = (torch.from_numpy(x).transpose(1, 2) for x in attention_inputs(task))
     for x in (q, k, v):
         x.requires_grad_()

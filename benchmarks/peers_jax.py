@@ -29,7 +29,7 @@ def _linear(p: dict[str, Any], name: str, h: Any) -> Any:
 
 
 def loss_of(p: dict[str, Any], x: Any, y: Any, layers: int, heads: int) -> Any:
-    """Mean cross-entropy of a GPT-2-style model."""
+    """Compute the mean cross-entropy of a GPT-2-style model."""
     B, T = x.shape
     h = p["wte.weight"][x] + p["wpe.weight"][:T]
     for i in range(layers):
@@ -44,7 +44,7 @@ def loss_of(p: dict[str, Any], x: Any, y: Any, layers: int, heads: int) -> Any:
 
 
 def build(contender: str, task: dict[str, Any], threads: int) -> Built:
-    """A training step; XLA takes its threads from the processors that the process may run on."""
+    """Build a training step; XLA takes its number of threads from the processors that the process may run on."""
     if task["kind"] != "train":
         raise ValueError(f"there is no job {task['kind']} for {contender}")
     sizes = Model(**task["model"])

@@ -6,10 +6,10 @@ usage: python benchmarks/products.py [--grids products squares attention rowwise
 products    the products of forward, dX and dW of four models, float32 and bfloat16
 squares     512, 1024, 2048: the share of the measured peak
 attention   forward and backward by length and head width
-rowwise     ops on arrays that are in no cache: the share of the bandwidth
+rowwise     ops on arrays larger than any cache: the share of the bandwidth
 
-The contenders take turns in short repetitions, and must agree on samples of every result. --every N takes each Nth
-shape, for a look.
+The contenders take turns in short repetitions, and must agree on samples of every result. --every N measures each Nth
+shape only, for a quick check.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ GRIDS: dict[str, Grid] = {
     "attention": (jobs.attentions, jobs.ATTENTION_CONTENDERS),
     "rowwise": (jobs.rowwise, jobs.ROWWISE_CONTENDERS),
 }
-# Relative to what such a sum is about: K products of numbers in [-0.5, 0.5) have a standard deviation of sqrt(K) / 12.
+# Tolerances. Those of products are relative to sqrt(K) / 2: six standard deviations of a sum of K products of numbers
+# in [-0.5, 0.5). That of attention is absolute, for inputs of N(0, 1).
 PRODUCT = {"float32": 1e-4, "bfloat16": 0.1}
-ATTENTION = 1e-3  # of inputs of N(0, 1)
+ATTENTION = 1e-3
 
 
 def tolerances(task: Task, checks: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -50,7 +51,7 @@ def tolerances(task: Task, checks: Mapping[str, Sequence[float]]) -> dict[str, l
 
 
 def measure(workers: Mapping[str, contest.Worker], task: Task, repetitions: int) -> dict[str, Any]:
-    """The median time of each contender on one shape, and what each takes over tinygpt."""
+    """Measure the median time of each contender on one shape, and its ratio to the time of tinygpt."""
     built = {name: worker.ask({"build": task}) for name, worker in workers.items()}
     checks = {name: answer["check"] for name, answer in built.items()}
     contest.agree(checks, tolerances(task, checks))
@@ -59,7 +60,7 @@ def measure(workers: Mapping[str, contest.Worker], task: Task, repetitions: int)
     if task["kind"] == "rowwise":
         row["bytes"] = checks["tinygpt"][0]
     row["seconds"] = {name: contest.summary(taken)["median"] for name, taken in times.items()}
-    # A product in bfloat16 is held against ours in bfloat16.
+    # Products in bfloat16 are compared with tinygpt in bfloat16.
     bases = {name: f"tinygpt{' bfloat16' * ('bfloat16' in name)}" for name in times}
     row["ratio"] = {
         name: contest.median_ratio(taken, times[bases[name]])
@@ -85,7 +86,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(grid: str, threads: int, chosen: argparse.Namespace, title: str) -> dict[str, Any]:
-    """One grid on so many threads, with a line of progress for every tenth of it."""
+    """Measure one grid on a number of threads, with a line of progress for every tenth of it."""
     make, names = GRIDS[grid]
     tasks = make()[:: chosen.every]
     workers, missing = contest.open_workers(names, threads)

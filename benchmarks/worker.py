@@ -1,4 +1,4 @@
-"""One contender in a process of its own: builds what it is asked for, then runs one timed repetition per request.
+"""One contender in a process of its own: builds a requested job, then runs one timed repetition per request.
 
 usage: python benchmarks/worker.py CONTENDER THREADS
 
@@ -8,8 +8,8 @@ Requests and answers are lines of JSON:
     -> {"run": true}          <- {"seconds": the time of one call}
     -> {"facts": true}        <- {"versions": {...}, ...}
 
-The first line that it writes is {"ready": true}, or {"missing": why} where a library is not installed. An exception is
-answered by {"error": text}. What libraries print goes to the standard error.
+The first line of output is {"ready": true}, or {"missing": reason} if a library is not installed. An exception is
+answered by {"error": text}. Output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ MODULES = {
     "jax": "peers_jax",
     "llama.cpp": "peers_llama",
 }
-LIBRARIES = {"torch", "transformers", "jax", "jaxlib", "llama_cpp"}  # those that may be missing
-MOST_CALLS = 20_000  # in one repetition
+LIBRARIES = {"torch", "transformers", "jax", "jaxlib", "llama_cpp"}  # packages that may be missing
+MOST_CALLS = 20_000  # calls in one repetition
 MEMORY_STEPS = 3
 
 
@@ -53,10 +53,11 @@ class Built:
     Parameters
     ----------
     call : callable
+        Runs the task once.
     check : list of float
-        What every contender must get, to rounding.
+        Numbers of the result, on which all contenders must agree up to rounding.
     prepare : callable, optional
-        Is called before each call, and not timed.
+        Called before each call; not timed.
     """
 
     call: Callable[[], Any]
@@ -81,8 +82,8 @@ def calls_for(seconds: float, one: float) -> int:
 def repetition(built: Built, calls: int) -> float:
     """Return the mean time of one call in a series of calls.
 
-    Where there are several, one before them is not timed: it wakes the threads and fills the caches that another
-    process has used meanwhile.
+    Before several calls, one more call is not timed: it wakes the threads, and refills the caches that another process
+    has used in the meantime.
     """
     if calls > 1:
         once(built)
@@ -162,7 +163,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             say(session.answer(json.loads(line)))
-        except Exception as error:  # noqa: BLE001 - the other side must learn of it, whatever it is
+        except Exception as error:  # noqa: BLE001 - any error is sent to the other side
             say({"error": f"{type(error).__name__}: {error}"})
 
 

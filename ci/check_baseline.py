@@ -1,8 +1,8 @@
-"""Check that compiled kernels need no more than a plain x86-64 processor, apart from functions compiled for one ISA.
+"""Check that compiled kernels need only a plain x86-64 processor, apart from functions compiled for one ISA.
 
-A function that a processor may lack instructions for has the name of its instruction set at its end, which the compiler
-may have followed by .part.0, .cold and the like. In all others no instruction of AVX or later may stand: those have a
-mnemonic with a v, a wide register, or a mask register. Of SSE, what came after SSE2 is looked for by name.
+A function for one instruction set has its name at the end, to which the compiler may append .part.0, .cold and the
+like. No other function may contain an instruction that came after SSE2. Instructions of AVX and later are found by a
+mnemonic that begins with v, a wide register or a mask register; those of SSE3, SSE4 and BMI are found by name.
 
 usage: check_baseline.py FOLDER    with *.so files, not stripped
 """

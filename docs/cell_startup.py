@@ -1,6 +1,6 @@
 """Startup of every page's kernel: make a failing command (``!tinygpt ...``) an error of its cell.
 
-IPython itself gives commands a terminal and goes on after an error. Here they get a pipe, as in a script, and an exit
+IPython itself gives commands a terminal and continues after an error. Here they get a pipe, as in a script, and an exit
 status other than 0 is an error of the cell.
 """
 

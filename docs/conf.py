@@ -108,7 +108,7 @@ def add_sections(app, docname: str, source: list[str]) -> None:
 
 
 def read_contents_again(app, env, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """A page that is new or gone may open or close a section."""
+    """Rebuild every page when one is added or removed, because a section may appear or disappear."""
     return [app.config.root_doc] if added or removed else []
 
 

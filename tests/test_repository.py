@@ -22,6 +22,11 @@ MAPPED_FOLDERS = ("csrc/", "tinygpt/", "benchmarks/", "ci/", "tools/")
 MAPPED_SUFFIXES = (".py", ".pyx", ".h")
 EXERCISES = "tinygpt/gym/exercises/"  # one folder each, all alike; tests/gym holds them complete
 LONGEST_SENTENCE = 250  # characters; a longer first sentence does not fit on the map
+# A docstring names its subject first, so these words cannot begin one.
+UNNAMED = re.compile(
+    r'''^[ \t]*[rR]?"""(What|Whatever|Whoever|Who|Those|They|It|As|Of|How many|Whether|Which|Where|When)\b.*''',
+    re.MULTILINE,
+)
 # Files that builds, tests and runs leave behind.
 GENERATED = re.compile(
     r"(^|/)(__pycache__|build|dist|_build|_generated|\.[a-z]+_cache|\.hypothesis|\.benchmarks|[^/]+\.egg-info)/"
@@ -98,6 +103,28 @@ def test_every_module_is_on_the_map(monkeypatch):
 def test_the_first_sentence_ends_where_it_should(monkeypatch, docstring, sentence):
     """Catches a line of the map cut at an abbreviation, or continued into the next sentence."""
     assert tool(monkeypatch, "module_map").first_sentence(docstring) == sentence
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".py", ".pyx", ".pxd"))])
+def test_docstrings_name_their_subject(name):
+    """Catches a first line that is no sentence on its own, such as "What is counted of one op"."""
+    assert not [found[0].strip() for found in UNNAMED.finditer((ROOT / name).read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('def f():\n    """What is counted."""', True),
+        ('r"""As above."""', True),
+        ('"""Whether a run ends."""', True),
+        ('"""Tell whether a run ends."""', False),
+        ('"""Offset in the file."""', False),
+        ('text = """What?"""', False),
+    ],
+)
+def test_the_pattern_finds_docstrings_without_a_subject(text, found):
+    """Catches a pattern that finds nothing, or takes any text for a docstring."""
+    assert bool(UNNAMED.search(text)) == found
 
 
 def test_every_folder_is_on_the_map():

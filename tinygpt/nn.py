@@ -130,7 +130,7 @@ class Parameter(Tensor):
 
     @property
     def placed(self) -> bool:
-        """Whether the parameter was placed in an arena."""
+        """True if the parameter was placed in an arena."""
         return self._arena is not None
 
     @property

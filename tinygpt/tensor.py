@@ -70,7 +70,7 @@ def traced_by(tracer: Tracer | None) -> Iterator[None]:
 
 
 def is_traced() -> bool:
-    """Whether a tracer runs the operations of this thread."""
+    """Tell whether a tracer runs the operations of this thread."""
     return _tape.tracer is not None
 
 
@@ -95,7 +95,7 @@ def recording() -> Iterator[None]:
 
 
 def is_recording() -> bool:
-    """Whether operations of this thread are recorded for backward."""
+    """Tell whether operations of this thread are recorded for backward."""
     return _tape.recording
 
 

@@ -41,7 +41,7 @@ def first_sentence(docstring: str) -> str:
 
 
 def modules(root: Path = ROOT) -> dict[str, str]:
-    """Return path -> first sentence for every module, sorted by folder; `__init__.py` stands first in its folder."""
+    """Return path -> first sentence for every module, sorted by folder; `__init__.py` comes first in its folder."""
     found = {}
     for folder in FOLDERS:
         paths = [path for path in (root / folder).rglob("*") if path.is_file() and path.suffix in SUFFIXES]

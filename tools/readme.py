@@ -2,7 +2,7 @@
 
 usage: python tools/readme.py [--run]      without --run only the picture is drawn, from docs/data/ladder.json
 
-A transcript stands between <!-- name --> and <!-- /name -->. Its command runs in an export of the last commit, which
+A transcript is between <!-- name --> and <!-- /name -->. Its command runs in an export of the last commit, which
 has the files of a fresh clone.
 """
 

@@ -59,7 +59,7 @@ class LastFew(Module):
         self.head = Linear(F, V, std=F**-0.5)
 
     def __call__(self, tokens: np.ndarray) -> Tensor:
-        """Predict from windows of n tokens; before the beginning of a sequence stand zeros."""
+        """Predict from windows of n tokens; positions before the beginning of a sequence are zeros."""
         B, T = tokens.shape
         before = np.zeros((B, self.n - 1), tokens.dtype)
         last = np.lib.stride_tricks.sliding_window_view(np.concatenate([before, tokens], 1), self.n, axis=1)

@@ -1,4 +1,4 @@
-"""What a failing function is told when no known mistake fits: symptoms, exceptions, values."""
+"""Messages for a failing function that fits no known mistake: symptoms, exceptions, values."""
 
 import numpy as np
 import pytest

@@ -1,1 +1,1 @@
-"""Conversations with models that carry a chat template."""
+"""Conversations with models that have a chat template."""

@@ -24,11 +24,11 @@ NONCHARACTERS = "".join(map(chr, range(0xFDD0, 0xFDF0)))  # code points that Uni
 
 
 class MessageEncoder:
-    """Encodes messages so that only the template can produce special tokens, never the content of a message.
+    """Encoder of messages that lets only the template produce special tokens, never the content of a message.
 
-    A random mark is put into every name of a special token in a message. The rendered text is cut at the names that are
-    left, which come from the template, and the marks are removed. Text between two special tokens is encoded as a
-    whole. For messages without such names, the ids therefore equal those of ``apply_chat_template`` in transformers.
+    A random mark is inserted into every name of a special token in a message. The rendered text is then split at the
+    remaining names, which come from the template, and the marks are removed. Text between two special tokens is encoded
+    as a whole, so that for messages without such names, the ids equal those of ``apply_chat_template`` in transformers.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class MessageEncoder:
         return self.tokenizer.encode(text.replace(mark, ""))
 
     def _shield(self, content: str, mark: str) -> str:
-        """Put marks into content, so that no name of a special token is left in it, nor a part of one at its ends."""
+        """Insert marks so that the content has no name of a special token, and no part of one at its ends."""
         content = self._names.sub(lambda found: mark.join(found[0]), content)
         first, last = len(content) - len(content.lstrip()), len(content.rstrip())
         lengths = range(1, self._longest)
@@ -100,7 +100,7 @@ class MessageEncoder:
 
 
 class Conversation:
-    """A conversation: its messages, and the KV cache of the tokens that the model has read.
+    """Conversation with a model: its messages, and the KV cache of the tokens read so far.
 
     Parameters
     ----------
@@ -120,9 +120,9 @@ class Conversation:
     dropped : int
         Number of messages that no longer fit the context.
     full : bool
-        Whether the last answer ended because the context was full.
+        True if the last answer ended because the context was full.
     computed : int
-        Tokens of the last prompt that were computed; the others were in the KV cache.
+        Number of tokens of the last prompt that were computed; the others were in the KV cache.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Conversation:
     def ask(self, text: str) -> Iterator[str]:
         """Add a user message and yield the answer while it is generated, one piece per token.
 
-        If the caller stops early, the part of the answer that was generated stays in the conversation.
+        If the caller stops early, the generated part of the answer stays in the conversation.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Conversation:
         Raises
         ------
         ValueError
-            The template refuses the messages, or this message alone does not fit the context. It is then not kept.
+            The template refuses the messages, or this message alone does not fit the context. It is then dropped.
         """
         messages, ids = self._fit([*self.messages, {"role": "user", "content": text}])
         room = self.model.config.block_size - len(ids) + 1  # the last token is sampled but not read
@@ -194,4 +194,4 @@ class Conversation:
                 break
             messages = messages[later[0] :]
         room = f"the context of {context:,} has room for {max(0, context + 1 - reserve):,} and an answer"
-        raise ValueError(f"the message has {len(ids):,} tokens with those of the template; {room}")
+        raise ValueError(f"the message has {len(ids):,} tokens, including those of the template; {room}")

@@ -1,20 +1,20 @@
 """Jinja's sandbox with limits on time and memory, for untrusted chat templates.
 
-Jinja's sandbox keeps a template away from Python's internals, but a few characters can still ask for any amount of
-time or memory. These limits are far above the needs of a chat template:
+Jinja's sandbox keeps a template away from Python's internals, but a short template can still request any amount of time
+or memory. These limits are far above the needs of a chat template:
 
-    steps                   STEPS: items that loops and filters visit, calls, operators
-    characters              SIZE in any text or list, with everything in it, and in the output
-    numbers                 BITS in any product or power
-    filters, text methods   those in FILTERS and METHODS; others pad or format to any width
+    steps                   at most STEPS: items that loops and filters visit, calls, operators
+    characters              at most SIZE in a text, in a list with everything inside it, and in the output
+    numbers                 at most BITS in a product or power
+    filters, text methods   only FILTERS and METHODS, because others pad or format to any width
 
 Design
 - When a template is parsed, every ``for``, every literal list and every ``~`` gets a filter that counts. Jinja has
-  hooks for calls, operators, filters and output, so nothing else can grow. An item counts every time a list contains
-  it, otherwise nested lists of the same list would be small.
-- Rejected: a process of its own with limits of the operating system, because it takes longer to start than most answers
-  take to begin, and not every system has such limits; a signal after some seconds, because only the main thread
-  receives signals and they do not limit memory.
+  hooks for calls, operators, filters and output, so that nothing else can grow. An item counts every time a list
+  contains it, otherwise nested lists of the same list would seem small.
+- Rejected: a separate process with limits of the operating system. It takes longer to start than most answers take to
+  begin, and not every system has such limits.
+- Rejected: a signal after some seconds. Only the main thread receives signals, and they do not limit memory.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ METHODS = (
 
 
 class TooMuch(Exception):
-    """A template exceeded a limit."""
+    """Raised when a template exceeds a limit."""
 
 
 class Environment(sandbox.ImmutableSandboxedEnvironment):
-    """Jinja environment of chat templates: that of ``transformers``, with limits."""
+    """Jinja environment of chat templates: the environment of ``transformers``, with limits."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -69,7 +69,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         self.left = self.room = 0
 
     def start(self, template_size: int) -> None:
-        """Reset the counts for a template of `template_size` characters, each of which a step may output."""
+        """Reset the counts for a template of `template_size` characters; a step outputs at most all of them."""
         self.left, self.room = min(STEPS, WRITTEN // max(1, template_size)), SIZE
 
     def spend(self, steps: int = 1) -> None:
@@ -123,7 +123,7 @@ class Environment(sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Whether a template may read an attribute."""
+        """Tell whether a template may read an attribute."""
         known = attr in METHODS if isinstance(obj, str) else not isinstance(obj, (bytes, int, float))
         return known and super().is_safe_attribute(obj, attr, value)
 
@@ -135,10 +135,10 @@ _COUNTED, _MEASURED, _JOINED = "tinygpt_counted", "tinygpt_measured", "tinygpt_j
 
 
 class _Limits(NodeTransformer):
-    """Inserts the counting filters into a parsed template."""
+    """Transformer that inserts the counting filters into a parsed template."""
 
-    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - a name that the visitor looks for
-        self.generic_visit(node)  # which changes the node itself
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - a name that the visitor searches for
+        self.generic_visit(node)  # changes the node in place
         node.iter = _filter(node.iter, _COUNTED)
         return node
 
@@ -162,7 +162,7 @@ def _filter(node: Any, name: str) -> nodes.Filter:
 
 
 class _Generation(ext.Extension):
-    """``{% generation %}`` marks the words of the model, which only training uses."""
+    """The block ``{% generation %}``, which marks the words of the model; only training uses the mark."""
 
     tags = {"generation"}  # noqa: RUF012 - as in the base class
 

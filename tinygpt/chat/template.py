@@ -16,9 +16,9 @@ class ChatTemplate:
     Parameters
     ----------
     text : str
-        Untrusted; it runs in the sandbox of tinygpt/chat/sandbox.py.
+        The template in Jinja. It is untrusted and runs in the sandbox of tinygpt/chat/sandbox.py.
     name : str
-        Begins every error message.
+        Name for error messages, which begin with it.
 
     Raises
     ------
@@ -52,7 +52,7 @@ class ChatTemplate:
         messages : sequence of dict
             Each with ``role`` and ``content``.
         answer : bool
-            Whether to add the beginning of an answer (``add_generation_prompt``).
+            Add the beginning of an answer (``add_generation_prompt``).
         variables : mapping of str to object, optional
             Further variables of the template, such as ``bos_token``.
 
@@ -68,7 +68,7 @@ class ChatTemplate:
         self._environment.start(self._size)
         with _named(self.name):
             given = [dict(message) for message in messages]
-            # transformers passes these two in every call, so templates test them for none, not for being defined.
+            # transformers always passes these two, so templates test them for none, not for being defined.
             always = {"tools": None, "documents": None}
             return self._template.render(
                 {**always, **(variables or {}), "messages": given, "add_generation_prompt": answer}

@@ -1,4 +1,4 @@
-"""The command line. Commands load when they are called, so that `tinygpt --help` answers at once."""
+"""The command line. A command is imported when it is called, so that `tinygpt --help` starts fast."""
 
 from tinygpt.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The commands of tinygpt, and errors as one line with an exit status."""
+"""Entry point of the command line: the commands, and errors as one line with an exit status."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMMANDS = {
     "metrics": "Show the curves of one or several training runs.",
     "bench": "Compare the rungs of the kernels on this machine.",
     "gym": "Exercises in writing kernels, checked and timed.",
-    "info": "Show this machine and build, or what a model directory holds.",
+    "info": "Show this machine and build, or describe a model directory.",
 }
 # Modules and functions whose names differ from their command, because it is a Python keyword or builtin.
 FUNCTIONS = {"eval": "eval:evaluate", "import": "import_model:import_model"}
@@ -48,7 +48,7 @@ def build_app(called: str | None = None) -> App:
     Parameters
     ----------
     called : str, optional
-        The command in use: its help is its docstring; the others show their line in COMMANDS.
+        Name of the command in use. Its help is its docstring; other commands show their line in COMMANDS.
     """
     app = App(
         name="tinygpt",
@@ -68,7 +68,7 @@ def build_app(called: str | None = None) -> App:
 
 
 def _converted(kind: Any, tokens: Sequence[Any]) -> Any:
-    """Convert as cyclopts does, but refuse fractions for integers, which cyclopts would round."""
+    """Convert words to the type of a flag, as cyclopts does, but refuse fractions for integers instead of rounding."""
     for token in tokens if int in (kind, *get_args(kind)) else ():
         if "." in token.value:
             raise ValueError(f"must be a whole number, got {token.value}")
@@ -76,7 +76,7 @@ def _converted(kind: Any, tokens: Sequence[Any]) -> Any:
 
 
 def _default(value: Any) -> str | None:
-    """Show a default as a user would type it; None if the help text of the flag says it."""
+    """Format a default as a user would type it; None if the help text of the flag describes it."""
     if value is None or isinstance(value, bool):
         return None if value is None else "on" if value else "off"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -96,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if a run failed; 2 for bad input; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options: list[Any] = []  # of the command, once they are known
+    options: list[Any] = []  # arguments of the command, empty until they are parsed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # so that a terminal without UTF-8 does not end a run
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not end a run
     try:
         app = build_app(arguments[0] if arguments else None)
         app.config = config_files(arguments)
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = [*bound.args, *bound.kwargs.values()]
         return command(*bound.args, **bound.kwargs) or 0
     except BrokenPipeError:
-        # The reader (head, less) is gone, so nothing can be flushed at exit either.
+        # The reader (head, less) is gone. Without this, Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (KeyboardInterrupt, MemoryError, *EXPECTED) as error:
@@ -160,7 +160,7 @@ def leave_job(comm: Communicator, options: Sequence[Any], failure: type[Exceptio
 
 
 def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
-    """Read the settings that come from files besides the flags; only `train` has any."""
+    """Read the settings files of a command; only `train` has any."""
     if not arguments or arguments[0] != "train":
         return ()
     from tinygpt.cli.config import config_files as of_train

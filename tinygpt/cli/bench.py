@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tinygpt.kernels.load import Measured
     from tinygpt.testing import Case
 
-DISTURBED = "~"  # before a time
-BFLOAT16 = "bf16"  # ends the rung column of rows with bfloat16 operands
+DISTURBED = "~"  # marks a number that other programs disturbed
+BFLOAT16 = "bf16"  # marks a rung with bfloat16 operands
 
 
 @dataclass(kw_only=True)
 class BenchOptions:
-    """One field per flag."""
+    """Flags of `tinygpt bench`, one field each."""
 
     op: list[str] | None = None
     """Ops to measure. Default: all."""
@@ -103,7 +103,7 @@ def bench(options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions()
         table.add_section()
     console.print(table)
     if disturbed:
-        console.print(f"{DISTURBED}  other programs were busy in each of {TRIES} tries: the true value may be better")
+        console.print(f"{DISTURBED}  other programs were busy in all {TRIES} attempts; the true value may be better")
     return 0
 
 
@@ -151,7 +151,7 @@ def _rungs(wanted: list[str] | None) -> dict[str, list[str]]:
 
 
 def _cases(options: BenchOptions) -> Iterator[Case]:
-    """Yield the cases of the chosen ops: of the sizes given, or of their default sizes."""
+    """Yield the cases of the chosen ops, at the given sizes or at their default sizes."""
     from tinygpt import testing
 
     ops = options.op or list(testing.FACTORIES)
@@ -212,7 +212,7 @@ def _letter(text: str) -> tuple[str, int]:
 
 
 def _table(n_threads: int, peak: Measured, memory: Measured) -> Table:
-    """Make the empty table; its title holds the measured limits of the machine."""
+    """Make an empty table, with the measured limits of the machine as its title."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -229,7 +229,7 @@ def _table(n_threads: int, peak: Measured, memory: Measured) -> Table:
 def _figures(case: Case, seconds: Measured, roofs: tuple[float, float], before: float | None) -> tuple[str, ...]:
     """Format time, rate, share of the nearer roof and speed-up.
 
-    Every rung of a case is compared with the same roof, because time scales both shares alike.
+    All rungs of a case are compared with the same limit, because time scales both shares alike.
     """
     peak, memory = case.flops / seconds / roofs[0], case.bytes / seconds / roofs[1]
     if peak >= memory:

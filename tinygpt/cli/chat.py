@@ -22,7 +22,7 @@ PROMPT = "> "
 
 @dataclass(kw_only=True)
 class ChatOptions(Sampling):
-    """One field per flag."""
+    """Flags of `tinygpt chat`, one field each."""
 
     model: str = "runs/tiny"
     """Directory of a model with a chat template, as `tinygpt import` writes it."""
@@ -35,7 +35,7 @@ class ChatOptions(Sampling):
     length: int = 512
     """Maximum length of an answer, in tokens."""
     weights: str = "float32"
-    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded and faster."""
+    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded, smaller and faster."""
     quiet: bool = False
     """Print the answers only."""
 
@@ -86,7 +86,7 @@ def chat(options: Annotated[ChatOptions, Parameter(name="*")] = ChatOptions()) -
 
 
 def _template(options: ChatOptions, tokenizer: Tokenizer):
-    """Read the template from --template, or take the model's."""
+    """Return the chat template of --template, or the model's own."""
     from tinygpt.chat.template import ChatTemplate
 
     if options.template is not None:
@@ -111,7 +111,7 @@ def _lines() -> Iterator[str]:
 
 
 class _Talk:
-    """Print answers, and say once when the context is full."""
+    """Printer of answers, with one remark when the context is full."""
 
     def __init__(self, conversation: Conversation, context: int, quiet: bool):
         from tinygpt.cli.console import harmless
@@ -169,7 +169,7 @@ def _on_terminal(talk: _Talk) -> None:
 
 
 def _answer(talk: _Talk, text: str) -> None:
-    """Print an answer, which Ctrl-C stops, or an error in one line; the conversation continues either way."""
+    """Print an answer until Ctrl-C, or an error in one line; the conversation continues in both cases."""
     try:
         text.encode()
         talk.answer(text)

@@ -23,7 +23,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
     Returns
     -------
     tuple of Dict
-        The first one that has a setting decides; flags override all of them.
+        Tables of settings. The first table that has a setting decides; flags override all of them.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
             raise ValueError(f"--config {given}: no such file")
         tables[Path(given)] = table = current(read_table(Path(given)))
         _check_keys(given, table)
-        if Path(given).name == SETTINGS:  # of another run, which keeps its page to itself
+        if Path(given).name == SETTINGS:  # that of another run, whose page and logs must not be overwritten
             for name in PLACES:
                 table.pop(name, None)
         out = out or table.get("out")
@@ -51,7 +51,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
         run = Path(str(out or DEFAULTS["out"]), SETTINGS)
         if not run.is_file():
             raise ValueError(f"--resume: there is no run in {run.parent}")
-        # The run may have been moved since it recorded its own place.
+        # Use the present directory, because the run may have been moved after it recorded its own.
         tables[run] = table = current(read_table(run)) | {"out": str(run.parent)}
         _check_keys(str(run), table)
         _check_resumed(arguments, table)
@@ -63,7 +63,7 @@ def config_files(arguments: Sequence[str]) -> tuple[Dict, ...]:
 
 
 def _check_keys(file: str, table: dict[str, Any]) -> None:
-    """Refuse unknown settings, naming the file and the setting that may have been meant."""
+    """Raise ValueError for an unknown setting, with the file and the most similar known setting."""
     settings = {key(name) for name in DEFAULTS} - {"config", "resume"}
     for name, value in table.items():
         if key(name) not in settings or isinstance(value, dict):
@@ -71,7 +71,7 @@ def _check_keys(file: str, table: dict[str, Any]) -> None:
 
 
 def _meant(name: str, known: set[str]) -> str:
-    """Offer the known setting that is most like an unknown one."""
+    """Suggest the known setting that is most similar to an unknown one."""
     import difflib
 
     found = difflib.get_close_matches(name, sorted(known), 1)
@@ -79,7 +79,7 @@ def _meant(name: str, known: set[str]) -> str:
 
 
 def _check_shape(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
-    """Refuse --from together with a setting of the shape, even one that is given as its default."""
+    """Raise ValueError for --from together with a setting of the shape, even if it has its default value."""
     keys = {key(name) for table in tables.values() for name in table}
     if _value_of(arguments, "--from") is None and "from" not in keys:
         return
@@ -91,7 +91,7 @@ def _check_shape(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -
 
 
 def _check_tokenizer(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
-    """Refuse a flag that belongs to another kind of tokenizer than the run has, because it would have no effect."""
+    """Raise ValueError for a flag of another kind of tokenizer than the run has, because it would have no effect."""
     found = [_value_of(arguments, "--tokenizer-type")]
     found += [{key(name): value for name, value in table.items()}.get("tokenizer-type") for table in tables.values()]
     kind = next(filter(None, found), DEFAULTS["tokenizer_type"])
@@ -102,9 +102,9 @@ def _check_tokenizer(arguments: Sequence[str], tables: dict[Path, dict[str, Any]
 
 
 def _check_resumed(arguments: Sequence[str], run: dict[str, Any]) -> None:
-    """Refuse --resume together with another shape of the model than that of the run."""
+    """Raise ValueError for --resume together with a shape of the model that differs from the run's."""
     names, known = flag_names([TrainSettings()]), {key(name): value for name, value in run.items()}
-    if "from" in known:  # such a run has no settings of the shape: `_check_shape` refuses them
+    if "from" in known:  # such a run has no settings of the shape, and `_check_shape` refuses them
         return
     for name in SHAPE:
         flag, value = names[name], known.get(key(name), DEFAULTS.get(name))
@@ -117,7 +117,7 @@ def _check_resumed(arguments: Sequence[str], run: dict[str, Any]) -> None:
 
 
 def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
-    """Take --steps or --epochs, of which one replaces the other, from the first source that has either."""
+    """Keep --steps or --epochs from the first source that has one of them, because one replaces the other."""
     names = ("steps", "epochs")
     chosen = {name for name in names if _value_of(arguments, f"--{name}") is not None}
     sources = [("", chosen), *((f"{path}: ", table.keys() & set(names)) for path, table in tables.items())]

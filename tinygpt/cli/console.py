@@ -17,16 +17,16 @@ from tinygpt.train.report import Report
 if TYPE_CHECKING:
     from tinygpt.kernels.profile import Line
 
-PLAIN_SECONDS = 10.0  # between lines where nothing can be drawn over
-LABEL = 10  # columns of a line's label with a gap of two; a longer label moves its text to the right
-BAR = (10, 24)  # columns that a bar has at least and at most
-ANY_WIDTH = 10_000  # columns; more than a table has
-FIGURES = 59  # columns that all figures together take
-BESIDES = LABEL + 8 + 2 + 10  # columns of a progress line that are neither bar nor figures: label, share, time
+PLAIN_SECONDS = 10.0  # seconds between two lines of progress where there is no terminal
+LABEL = 10  # width of a label including a gap of two columns; a longer label moves its text to the right
+BAR = (10, 24)  # smallest and largest width of a bar, in columns
+ANY_WIDTH = 10_000  # columns; wider than any table
+FIGURES = 59  # width of all figures together, in columns
+BESIDES = LABEL + 8 + 2 + 10  # width of a progress line without bar and figures: label, share, time
 
 
 class _Left(ProgressColumn):
-    """Time left of a task, or the time that it took."""
+    """Column with the time left, or at the end the time taken."""
 
     def render(self, task: Task) -> Text:
         if task.finished:
@@ -35,7 +35,7 @@ class _Left(ProgressColumn):
 
 
 class ConsoleReport(Report):
-    """Prints facts, a live line with rate and time left, evaluations and samples.
+    """Report of a run on the console: facts, progress with rate and time left, evaluations, samples.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class ConsoleReport(Report):
         self.started = self.last_print = self.rate = 0.0
 
     def fact(self, name: str, text: str) -> None:
-        """One aligned line."""
+        """Print a line with a label."""
         self.stop()
         self._print(name, text)
 
@@ -80,7 +80,7 @@ class ConsoleReport(Report):
             self.progress.update(self.task, completed=done)
 
     def start(self, first: int, total: int) -> None:
-        """Show the bar."""
+        """Show the progress bar of the training."""
         self.first, self.total, self.last_print = first, total, time.monotonic()
         self.started = self.last_print
         if self.live:
@@ -132,12 +132,12 @@ class ConsoleReport(Report):
     def _line(self, record: dict[str, Any]) -> None:
         self.last_print = time.monotonic()
         done = record["step"] + 1
-        # Of this process alone: an earlier one may have been slower or faster.
+        # From the steps of this process alone, because an earlier one may have been slower or faster.
         left = (time.monotonic() - self.started) / max(1, done - self.first) * (self.total - done)
         self._print("training", f"step {done}/{self.total}  {self._figures(record, FIGURES)}  {_clock(left)} left")
 
     def evaluation(self, record: dict[str, Any], best: bool) -> None:
-        """A line per evaluation."""
+        """Print a line for an evaluation."""
         self.validation = record["val_loss"]
         text = f"step {record['step'] + 1}  val {record['val_loss']:.4f}  "
         self._print("eval", text + f"{record['val_bits_per_byte']:.3f} bits per byte{'  best so far, saved' * best}")
@@ -151,7 +151,7 @@ class ConsoleReport(Report):
             self.progress.update(self.task, completed=done)
 
     def sample(self, number: int, text: str) -> None:
-        """The text below a line."""
+        """Print a sampled text below a rule."""
         self.stop()
         self.console.rule(f"sample {number}", align="left", style="dim")
         self.console.print(Text(harmless(text)))
@@ -174,14 +174,14 @@ class ConsoleReport(Report):
         (self.console if self.live else Console(file=self.console.file, width=wide)).print(table, highlight=False)
 
     def stop(self) -> None:
-        """Close the bar, so that output continues below it."""
+        """Close the progress bar, so that output continues below it."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
 
 def _cells(line: Line) -> dict[str, str]:
-    """Column to text; of the two rates the one whose roof is nearer."""
+    """Format a line of the profile by column, with the rate whose limit is nearer."""
     cells = {
         "op": line.op,
         "rung": line.rung,
@@ -209,12 +209,12 @@ def _table(rows: list[dict[str, str]]) -> Table:
 
 
 def harmless(text: str) -> str:
-    r"""Escape control characters, as in ``\x1b``, because a model may sample ones that move the cursor."""
+    r"""Escape control characters, for example to ``\x1b``, because a model may sample ones that move the cursor."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _rate(per_second: float) -> str:
-    """Three digits at most, as in 241k."""
+    """Format a rate with at most three digits, for example 241k."""
     if per_second < 1000:
         return f"{per_second:.0f}"
     return f"{per_second / 1e3:.{int(per_second < 1e4)}f}k"

@@ -14,7 +14,7 @@ from tinygpt.cli.options import load_model
 
 @dataclass(kw_only=True)
 class EmbeddingsOptions:
-    """One field per flag."""
+    """Flags of `tinygpt embeddings`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory."""
@@ -62,7 +62,7 @@ def embeddings(options: Annotated[EmbeddingsOptions, Parameter(name="*")] = Embe
     from tinygpt.viz.projection import need_sklearn
 
     options.validate()
-    plotly_script()  # a missing package is reported before any work is done
+    plotly_script()  # report a missing package before any work is done
     if options.method == "tsne":
         need_sklearn()
     model, tokenizer = load_model(options.model)

@@ -20,12 +20,12 @@ Files = list[tuple[str, "Score"]]
 
 @dataclass(kw_only=True)
 class EvalOptions(Compute):
-    """One field per flag."""
+    """Flags of `tinygpt eval`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory."""
     weights: str = "float32"
-    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded and faster."""
+    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded, smaller and faster."""
     data: list[str] = field(default_factory=lambda: ["."])
     """Directories, files and globs to evaluate on."""
     ext: str | None = None
@@ -35,7 +35,7 @@ class EvalOptions(Compute):
     window: int | None = None
     """Longest context of a prediction, in tokens. Default: the context of the model, at most 2048."""
     stride: int | None = None
-    """Tokens from one window to the next. Default: a whole window. Less gives each prediction more context."""
+    """Tokens from one window to the next. Default: a whole window. A smaller stride gives predictions more context."""
     per_file: bool = False
     """Print a line for each file, highest bits per byte first. Each is predicted without seeing the others."""
     json: bool = False
@@ -98,7 +98,7 @@ def evaluate(options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(
 
 
 def tell_window(model: GPT, window: int, asked: int | None) -> None:
-    """Tell the user when the default window is shorter than the context."""
+    """Print a remark if the default window is shorter than the context."""
     if asked is None and window < model.config.block_size:
         note(f"windows of {window:,} tokens, less than the context of {model.config.block_size:,} (--window)")
 
@@ -112,7 +112,7 @@ def _print_files(files: Files, total: Score) -> None:
 
 
 def _visible(name: str) -> str:
-    """Write a file's name on one line, with control characters escaped."""
+    """Escape control characters in a file's name, so that it stays on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 

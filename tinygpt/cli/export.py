@@ -11,14 +11,14 @@ from cyclopts import Parameter
 
 @dataclass(kw_only=True)
 class ExportOptions:
-    """One field per flag."""
+    """Flags of `tinygpt export`, one field each."""
 
     to: Literal["hf", "gguf"]
     """Format: a directory for transformers (hf), or a file for llama.cpp (gguf)."""
     out: str
     """Directory or file to write."""
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float32"
-    """Type of the weights; q8_0 (blocks of 8-bit values) is for gguf only."""
+    """Type of the weights in the file; q8_0 (blocks of 8-bit values) is for gguf only."""
     force: bool = False
     """Replace the model at --out."""
     quiet: bool = False

@@ -17,7 +17,7 @@ SOURCES = (("prompt",), ("prompt_file",), ("prompts",), ("prefix", "prefix_file"
 
 @dataclass(kw_only=True)
 class GenerateOptions(Sampling):
-    """One field per flag."""
+    """Flags of `tinygpt generate`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory."""

@@ -20,7 +20,7 @@ LEVELS = ("first steps", "practice", "advanced")
 
 @dataclass(kw_only=True)
 class GymOptions:
-    """One field per flag."""
+    """Flags of `tinygpt gym`, one field each."""
 
     seconds: float = 10.0
     """Longest time that one case may take, in seconds; then the code is stopped."""

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 @dataclass(kw_only=True)
 class ImportOptions:
-    """One field per flag."""
+    """Flags of `tinygpt import`, one field each."""
 
     out: str
     """Model directory to write."""

@@ -14,7 +14,7 @@ from tinygpt.cli.options import Compute
 
 @dataclass(kw_only=True)
 class InfoOptions(Compute):
-    """One field per flag."""
+    """Flags of `tinygpt info`, one field each."""
 
     model: str | None = None
     """Model directory to describe instead of the machine."""
@@ -23,7 +23,7 @@ class InfoOptions(Compute):
 
 
 def info(options: Annotated[InfoOptions, Parameter(name="*")] = InfoOptions()) -> int:  # noqa: B008
-    """Show this machine and build, or what a model directory holds."""
+    """Show this machine and build, or describe a model directory."""
     options.apply()
     facts = _machine() if options.model is None else _model(options.model)
     width = max(len(name) for name, _ in facts) + 2

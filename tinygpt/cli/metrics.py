@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 @dataclass(kw_only=True)
 class MetricsOptions:
-    """One field per flag."""
+    """Flags of `tinygpt metrics`, one field each."""
 
     out: str = "metrics.html"
     """Page to write; an existing file is replaced."""
@@ -39,7 +39,7 @@ def metrics(
     check_file(Path(options.out), "--out")
     if len(runs) > viz.MOST_RUNS:
         raise ValueError(f"at most {viz.MOST_RUNS} runs fit one page, got {len(runs)}")
-    plotly_script()  # a missing package is reported before any work is done
+    plotly_script()  # report a missing package before any work is done
     page = viz.page(runs)
     page.save(options.out)
     if options.quiet:

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
-# No `from __future__ import annotations`: the commands inherit these fields, and a name in an annotation that is a
-# string would be looked up in the module of the command.
+# No `from __future__ import annotations` here: annotations would become strings, whose names would be searched in the
+# modules of the commands that inherit these fields.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class Sampling(Compute):
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
 
     def sampler(self, seed: int, rows: int | Sequence[int] = 1) -> "Sampler":
-        """Make the sampler of a batch: of so many rows, or of the rows with the given numbers."""
+        """Make the sampler of a batch; `rows` is the number of rows, or a list of their numbers."""
         from tinygpt.sampling import Sampler
 
         return Sampler(seed=seed, batch=rows, **self._settings())
@@ -91,7 +91,7 @@ class Sampling(Compute):
 
 
 def use_threads(n: int | None, quiet: bool = False) -> None:
-    """Set the number of threads, if one is given; tell the user when the machine grants fewer cores."""
+    """Set the number of threads, None meaning auto, with a remark if the machine has fewer cores."""
     from tinygpt.kernels import threads
 
     threads.set_num_threads(threads.AUTO if n is None else n)
@@ -99,7 +99,7 @@ def use_threads(n: int | None, quiet: bool = False) -> None:
         return
     cores = min(threads.limits().values())
     if n > cores and not quiet:
-        note(f"--threads {n} is more than the {cores} that this machine grants: threads will share cores")
+        note(f"--threads {n} is more than the {cores} available cores, so threads will share cores")
 
 
 def note(text: str) -> None:
@@ -119,7 +119,7 @@ def load_model(directory: str, weights: str = "float32"):
     Raises
     ------
     ValueError
-        There is no such directory or no tokenizer in it, or `weights` is unknown.
+        The directory does not exist or has no tokenizer, or `weights` is unknown.
     """
     from tinygpt.files import model_directory
     from tinygpt.packed import KINDS
@@ -134,13 +134,13 @@ def load_model(directory: str, weights: str = "float32"):
 
 
 def require_model(path: str) -> None:
-    """Raise ValueError, with the next step, if there is nothing at `path`."""
+    """Raise ValueError, which says what to do, if `path` does not exist."""
     if not Path(path).exists():
         raise ValueError(f"{path}: no such directory; train a model with 'tinygpt train' or name another with --model")
 
 
 def text_of(options: Any, name: str) -> str:
-    """Read the text of a flag, or of the file after the flag with -file at its end; --prompt - is standard input."""
+    """Return the text of flag --NAME, or of the file of --NAME-file; --prompt - reads standard input."""
     text, file = getattr(options, name), getattr(options, f"{name}_file")
     source = file or ("standard input" if name == "prompt" and text == "-" else f"--{name}")
     try:
@@ -154,7 +154,7 @@ def text_of(options: Any, name: str) -> str:
 
 
 def some_prompt(options: Any) -> str:
-    """Read the text of --prompt or --prompt-file; ValueError if it is missing or empty."""
+    """Return the text of --prompt or --prompt-file; ValueError if it is missing or empty."""
     if options.prompt is not None and options.prompt_file is not None:
         raise ValueError("--prompt and --prompt-file cannot both be given")
     prompt = text_of(options, "prompt")

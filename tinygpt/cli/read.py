@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class ReadOptions(Compute):
-    """One field per flag."""
+    """Flags of `tinygpt read`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory."""
@@ -28,11 +28,11 @@ class ReadOptions(Compute):
     window: int | None = None
     """Longest context of a prediction, in tokens. Default: the context of the model, at most 2048."""
     stride: int | None = None
-    """Tokens from one window to the next. Default: half a window, so that each prediction has half of it as context."""
+    """Tokens from one window to the next. Default: half a window, so that predictions have half as context."""
     lens_layers: int = 13
     """Number of layers for the logit lens, from the embeddings to the last; 0: none. Each costs as much as the head."""
     weights: str = "float32"
-    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded and faster."""
+    """Type of the weights in memory: float32, or bfloat16 or int8, which are rounded, smaller and faster."""
     quiet: bool = False
     """Print nothing."""
 
@@ -45,8 +45,8 @@ def read(
     """Show how well a model predicts a file, token by token.
 
     Writes one HTML file that needs no network: the text with each token coloured
-    by its surprisal, the tokens that the model expected instead, and what each
-    layer would have predicted (logit lens).
+    by its surprisal, the tokens that the model expected instead, and the
+    prediction of each layer (logit lens).
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -109,7 +109,7 @@ def _shown(name: str) -> str:
 
 
 def _tell(page: ReadPage, out: Path, file: str) -> None:
-    """Print the score, the page that was written, and whether the file was cut."""
+    """Print the score, the page that was written, and a remark if the file was cut."""
     n = len(page.ids)
     if page.dropped:
         note(f"{file} has {n + page.dropped:,} tokens; the page shows the first {n:,} (--max-tokens)")

@@ -14,7 +14,7 @@ COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_gr
 
 @dataclass(kw_only=True)
 class TokenizeOptions:
-    """One field per flag."""
+    """Flags of `tinygpt tokenize`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory, or a tokenizer.json."""
@@ -23,7 +23,7 @@ class TokenizeOptions:
     file: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """File to split; - reads standard input."""
     ids: bool = False
-    """Print the token ids on one line."""
+    """Print the token ids on one line instead of the tokens."""
     max_tokens: int = 2000
     """Maximum number of tokens to show; the statistics are of all tokens."""
 
@@ -31,7 +31,7 @@ class TokenizeOptions:
 def tokenize(options: Annotated[TokenizeOptions, Parameter(name="*")] = TokenizeOptions()) -> int:  # noqa: B008
     """Show how a text is split into tokens.
 
-    On a terminal, tokens alternate in colour; other output has a bar between two
+    On a terminal, tokens alternate in colour; elsewhere, a bar separates two
     tokens. Invisible characters are escaped. The last line gives the mean number
     of bytes per token.
     """
@@ -65,7 +65,7 @@ def _text(options: TokenizeOptions) -> str:
     if options.text is not None:
         try:
             options.text.encode()
-        except UnicodeEncodeError as error:  # Python keeps a byte of an argument that is not UTF-8 as a surrogate
+        except UnicodeEncodeError as error:  # Python passes a byte that is not UTF-8 as a surrogate
             raise ValueError(f"--text must be UTF-8, character {error.start} is not") from None
         return options.text
     data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file or "").read_bytes()

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tinygpt.tracing import Step, Trace
     from tinygpt.viz.trace import TracePage
 
-WHOLE = 12  # most rows and columns of a step that is printed in full
-BEST = 6  # tokens printed of a distribution
+WHOLE = 12  # most rows, and most columns, of a step that is printed in full
+BEST = 6  # most likely tokens printed of a distribution
 ENDS = 4  # rows and columns printed at each end of a larger step
 
 
 @dataclass(kw_only=True)
 class TraceOptions(Compute):
-    """One field per flag."""
+    """Flags of `tinygpt trace`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory."""
@@ -38,13 +38,13 @@ class TraceOptions(Compute):
     head: int | None = None
     """Head of the step, from 0. Default: all heads."""
     backward: bool = False
-    """Also compute the gradients of the mean loss over the prompt's own next tokens."""
+    """Compute gradients too, of the mean loss of predicting the prompt's own tokens."""
     out: str | None = None
     """Page to write; an existing file is replaced. Default: none."""
     save: str | None = None
     """NumPy file (.npz) for the arrays; an existing file is replaced. Default: none."""
     max_tokens: int = 32
-    """Maximum number of tokens; a longer prompt is cut at its end, at the latest where the model's context ends."""
+    """Maximum number of tokens; a longer prompt is cut at its end, as is one longer than the model's context."""
     quiet: bool = False
     """Print only the values of --step."""
 
@@ -87,7 +87,7 @@ def trace(options: Annotated[TraceOptions, Parameter(name="*")] = TraceOptions()
 
 
 def _check_numbers(options: TraceOptions, model: GPT) -> None:
-    """Raise ValueError for a layer or a head that the model does not have."""
+    """Raise ValueError if the model does not have the layer or the head."""
     for flag, value, count in (
         ("--layer", options.layer, model.config.n_layer),
         ("--head", options.head, model.config.n_head),
@@ -99,7 +99,7 @@ def _check_numbers(options: TraceOptions, model: GPT) -> None:
 
 
 def _find(steps: Trace, name: str, layer: int | None, model: GPT) -> Step:
-    """Find the step of this name, or of this name in a block: that of `layer`, or the first."""
+    """Find a step by its name, or by its name within a block: block `layer`, or the first."""
     if name in steps:
         step = steps[name]
         if layer is not None and step.block != layer:
@@ -126,7 +126,7 @@ def _check_head(step: Step, head: int) -> None:
 
 
 def _write(page: TracePage, options: TraceOptions, step: Step | None) -> None:
-    """Write the page and the arrays that were asked for."""
+    """Write the page and the arrays, if requested."""
     from dataclasses import replace
 
     if options.out is not None:
@@ -207,7 +207,7 @@ def _shares(step: Step) -> list[tuple[float, str]]:
 
 
 def _print_map(page: TracePage, step: Step, values: np.ndarray) -> None:
-    """Print a table of values with the tokens beside them; of a large one, its ends."""
+    """Print a table of values with the tokens beside them; only the ends of a large one."""
     from tinygpt.cli.console import harmless
     from tinygpt.tracing import number
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class VisualizeOptions(Compute):
-    """One field per flag."""
+    """Flags of `tinygpt visualize`, one field each."""
 
     model: str = "runs/tiny"
     """Model directory."""
@@ -27,7 +27,7 @@ class VisualizeOptions(Compute):
     out: str = "attention.html"
     """Page to write; an existing file is replaced."""
     max_tokens: int = 128
-    """Maximum number of tokens; a longer prompt is cut at its end, at the latest where the model's context ends."""
+    """Maximum number of tokens; a longer prompt is cut at its end, as is one longer than the model's context."""
     layer: int = 0
     """Layer that the page shows first, from 0."""
     head: int = 0
@@ -65,7 +65,7 @@ def visualize(options: Annotated[VisualizeOptions, Parameter(name="*")] = Visual
 
 
 def _tell(page: AttentionPage, out: Path) -> None:
-    """Print the page that was written, and whether the prompt was cut."""
+    """Print the page that was written, and a remark if the prompt was cut."""
     from tinygpt.viz.attention import cut_note
 
     L, H, T, _ = page.weights.shape

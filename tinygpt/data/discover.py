@@ -153,7 +153,7 @@ class _Wanted:
     pattern: Parts = ()
 
     def file(self, parts: Parts) -> bool:
-        """Whether a file, by its path below the root, matches and has an extension of the set or of the glob."""
+        """Tell whether a file, by its path below the root, matches and has an extension of the set or of the glob."""
         if not _matches(parts, self.pattern):
             return False
         last = self.pattern[-1] if self.pattern else ""
@@ -163,7 +163,7 @@ class _Wanted:
         return brings_its_own or any(name.endswith(end) and name != end for end in self.extensions)
 
     def folder(self, parts: Parts) -> bool:
-        """Whether something below a folder can match."""
+        """Tell whether something below a folder can match."""
         for part, wanted in zip(parts, self.pattern, strict=False):
             if wanted == "**":
                 return True
@@ -252,7 +252,7 @@ class _Search:
         return any_file
 
     def _enters(self, entry: os.DirEntry[str], inner: gitignore.Rules) -> bool:
-        """Whether the search enters a folder; if not, the reason is recorded."""
+        """Tell whether to search a folder, and record the reason if not."""
         if entry.name == ".git":
             return False  # not part of the source tree, so it is not counted either
         reason = None
@@ -284,7 +284,7 @@ class _Search:
 
 
 def _matches(parts: Parts, pattern: Parts) -> bool:
-    """Whether a path, or a folder above it, matches a glob component by component."""
+    """Tell whether a path, or a folder above it, matches a glob component by component."""
     if not pattern:
         return True
     if pattern[0] == "**":

@@ -58,7 +58,7 @@ class Rules:
         return replace(self, files=((os.path.join(folder, ""), patterns), *self.files))
 
     def ignores(self, path: str, is_folder: bool) -> bool:
-        """Whether a path is ignored, provided that none of the folders above it is.
+        """Tell whether a path is ignored, given that none of the folders above it is.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ def above(folder: str) -> Rules:
 
 
 def _ignores_case(config: Path) -> bool:
-    """Whether a repository ignores the case of names; git notes that where the file system does."""
+    """Tell whether a repository ignores the case of names, as git records on file systems that do."""
     if config.is_symlink() or not config.is_file():
         return False
     return re.search(rb"^\s*ignorecase\s*=\s*true\s*$", config.read_bytes(), re.IGNORECASE | re.MULTILINE) is not None

@@ -110,12 +110,12 @@ OTHER_TEXT = parse_extensions(".adoc,.css,.csv,.htm,.html,.ipynb,.json,.less,.md
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden: its name begins with a dot."""
+    """Tell whether a file or folder is hidden: its name begins with a dot."""
     return name.startswith(".")
 
 
 def is_generated_folder(path: str, name: str) -> bool:
-    """Whether a folder was filled by a tool: packages, builds, caches, virtual environments."""
+    """Tell whether a folder was filled by a tool: packages, builds, caches, virtual environments."""
     return (
         name in _GENERATED_FOLDERS
         or name.endswith(".egg-info")
@@ -124,23 +124,23 @@ def is_generated_folder(path: str, name: str) -> bool:
 
 
 def is_generated_name(name: str) -> bool:
-    """Whether a file's name shows that a tool generated it."""
+    """Tell whether a file's name shows that a tool generated it."""
     lower = name.lower()
     return lower in _GENERATED_NAMES or lower.endswith(_GENERATED_ENDINGS)
 
 
 def is_generated_text(text: str) -> bool:
-    """Whether the first lines contain the signature of a generating tool."""
+    """Tell whether the first lines contain the signature of a generating tool."""
     return _SIGNATURE.search("\n".join(text.split("\n", HEAD_LINES)[:HEAD_LINES])) is not None
 
 
 def is_minified(text: str) -> bool:
-    """Whether the average line is longer than anybody writes by hand."""
+    """Tell whether the average line is longer than lines that people write."""
     return len(text) > MAX_MEAN_LINE * (text.count("\n") + (not text.endswith("\n")))
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a file's name is a usual name for passwords or private keys."""
+    """Tell whether a file's name is a usual name for passwords or private keys."""
     return _SECRET_NAMES.fullmatch(name.lower()) is not None
 
 

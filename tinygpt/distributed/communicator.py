@@ -65,7 +65,7 @@ class Communicator:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which alone writes files and prints."""
+        """True if this is rank 0, which alone writes files and prints."""
         return self.rank == 0
 
     @property
@@ -82,7 +82,7 @@ class Communicator:
         return compute()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one rank."""
+        """Tell whether the flag is set on at least one rank."""
         return flag
 
     def all_reduce(self, array: np.ndarray) -> Pending:

@@ -43,7 +43,7 @@ def place(environment: Mapping[str, str] = os.environ) -> tuple[int, int | None]
 
 
 def is_first(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the one that prints: rank 0, or started without a launcher."""
+    """Tell whether this process is the one that prints: rank 0, or started without a launcher."""
     found = place(environment)
     return found is None or found[0] == 0
 

@@ -61,7 +61,7 @@ def _check_missing(folder: Path, name: str, path: Path) -> None:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether files can be created in a folder; tried out, because permissions do not tell of every file system."""
+    """Try to create a file in a folder, because permissions alone do not tell; True if it works."""
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         return False
     try:

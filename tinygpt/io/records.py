@@ -118,7 +118,7 @@ def check_numbers(record: Record, names: Sequence[str], needed: Sequence[str] = 
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a finite number in the range of a double; True and False are not."""
+    """Tell whether a JSON value is a finite number in the range of a double; True and False are not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= 1e300 if isinstance(value, int) else math.isfinite(value)

@@ -240,7 +240,7 @@ def one_line(text: str) -> str:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a JSON value is an integer from 0; True and False are not."""
+    """Tell whether a JSON value is an integer from 0; True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -262,7 +262,7 @@ class Fields:
         self.content, self.prefix = content, prefix
 
     def has(self, name: str) -> bool:
-        """Whether a field is present and not null."""
+        """Tell whether a field is present and not null."""
         return self.content.get(name) is not None
 
     def count(self, name: str, default: int | None = None) -> int:

@@ -83,7 +83,7 @@ def _of_packed(tokens: np.ndarray, table: PackedWeight, positions: np.ndarray | 
 
 
 def inside(tokens: np.ndarray, V: int) -> bool:
-    """Whether all integers are in 0..V-1, in one pass: viewed as unsigned, a negative one is very large."""
+    """Tell whether all integers are in 0..V-1, in one pass: viewed as unsigned, a negative one is very large."""
     return int(tokens.view(f"u{tokens.itemsize}").max()) < V
 
 

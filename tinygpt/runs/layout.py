@@ -38,12 +38,12 @@ STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
 
 
 def is_run(directory: StrPath) -> bool:
-    """Whether a directory holds a run: it has the settings of one."""
+    """Tell whether a directory holds a run: it has a settings file."""
     return (Path(directory) / SETTINGS).is_file()
 
 
 def is_begun(directory: StrPath) -> bool:
-    """Whether a directory holds nothing but what a training run writes first: it was killed before its settings."""
+    """Tell whether a directory holds only what a run writes before its settings, because the run was killed there."""
     left = re.compile(atomic.leftover(WRITTEN))
     return all(path.name in (LOCK, CHECKPOINTS) or left.fullmatch(path.name) for path in Path(directory).iterdir())
 

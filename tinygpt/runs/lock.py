@@ -146,7 +146,7 @@ def _lock(handle: int, out: Path) -> None:
 
 
 def _is_named(handle: int, out: Path) -> bool:
-    """Whether an open file is the lock file of a directory."""
+    """Tell whether an open file is the lock file of a directory."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(out / LOCK))
     except FileNotFoundError:

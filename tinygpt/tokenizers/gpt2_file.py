@@ -22,7 +22,7 @@ KINDS = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 def in_folder(folder: Path) -> bool:
-    """Whether a directory has both files under their Hugging Face names."""
+    """Tell whether a directory has both files under their Hugging Face names."""
     return (folder / VOCAB).exists() and (folder / MERGES).exists()
 
 

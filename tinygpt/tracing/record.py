@@ -121,7 +121,7 @@ class Step:
 
     @property
     def kept(self) -> bool:
-        """Whether `array` is available."""
+        """True if `array` is available."""
         return self._array is not None
 
     @property
@@ -304,7 +304,7 @@ class Trace(Mapping[str, Step]):
         return found[0], self._roots[id(root)][1].get(id(found[0]), "")
 
     def _room(self, values: np.ndarray) -> bool:
-        """Whether `values` fit the memory limit; if so, count them."""
+        """Tell whether `values` fit the memory limit, and count them if they do."""
         if self.bytes + values.nbytes > self.limit:
             return False
         self.bytes += values.nbytes

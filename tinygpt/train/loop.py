@@ -434,5 +434,5 @@ class Trainer:
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    """Whether all values are finite. min and max propagate NaN and, unlike `np.isfinite`, allocate nothing."""
+    """Tell whether all values are finite. min and max propagate NaN and, unlike `np.isfinite`, allocate nothing."""
     return math.isfinite(array.min()) and math.isfinite(array.max())

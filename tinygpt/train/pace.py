@@ -55,7 +55,7 @@ class Pace:
         self._saved = now
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` steps."""
+        """Tell whether a checkpoint is due after `step` steps."""
         if self.steps is not None:
             return step % self.steps == 0
         return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
@@ -65,5 +65,5 @@ class Pace:
         self._saved = time.monotonic()
 
     def over(self) -> bool:
-        """Whether the time of the run is over."""
+        """Tell whether the time of the run is over."""
         return self.end is not None and time.monotonic() >= self.end

@@ -85,7 +85,7 @@ class Alone:
         self.run.optimizer.step(scale)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one rank."""
+        """Tell whether the flag is set on at least one rank."""
         return self.comm.any(flag)
 
     def loaded(self) -> None:
@@ -238,7 +238,7 @@ class Local(Alone):
             self.outer.step()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one rank; False while the ranks train alone."""
+        """Tell whether the flag is set on at least one rank; False while the ranks train alone."""
         return self._together and super().any(flag)
 
     def loaded(self) -> None:

@@ -108,7 +108,7 @@ class Watch:
         self.warned: set[tuple[str, str, str]] = set()
 
     def due(self, step: int) -> bool:
-        """Whether this step is looked at; the answer for a step changes only when it is over."""
+        """Tell whether to record this step; the answer is the same until the step has ended."""
         affordable = not self.bounded or self.cost <= SHARE * self.trained
         return step == self.total - 1 or (step % self.every == 0 and affordable)
 
