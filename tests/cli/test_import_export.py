@@ -96,7 +96,7 @@ def test_a_note_on_rows_that_cannot_be_quantised(capsys):
     tinygpt.save("odd", model_of(1, n_embd=24, ffn_dim=64), tinygpt.load("model")[1])
     lines = said(capsys, "export", "odd", "--to", "gguf", "--out", "odd.gguf", "--dtype", "q8_0")
     # Rows of 24: the embedding, four projections of attention, gate and up. The down projection has rows of 64.
-    assert lines[0] == "note      7 tensors are F16: their rows are no multiple of 32"
+    assert lines[0] == "note      7 tensors are F16: their row length is not a multiple of 32"
 
 
 def test_vocab_json_and_merges_txt_are_imported(capsys, work):

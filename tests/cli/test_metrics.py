@@ -58,7 +58,7 @@ def test_the_page_is_that_of_the_runs(run, work, capsys):
     assert first.startswith(f"run       {run}: 60 steps, last loss ")
     assert "validation " in first
     assert second == "run       half.jsonl: 1 step, last loss 2.5000"
-    assert note.startswith("note      half.jsonl: line 2 was never finished")
+    assert note.startswith("note      half.jsonl: line 2 is incomplete")
     assert written.startswith("written   new/page.html, ")
     assert (work / "new" / "page.html").read_text(encoding="utf-8") == page([str(run), "half.jsonl"]).html
 

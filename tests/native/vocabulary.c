@@ -188,7 +188,7 @@ static void check_halves(const char *isa, const Vocabulary *v) {
     finish();
 }
 
-/* From where exp is 0 to where it is infinite, in steps that are no multiple of the lanes. */
+/* From where exp is 0 to where it is infinite, in steps that are not a multiple of LANES. */
 static void check_exp(const char *isa, const Vocabulary *v) {
     for (int k = 0; k < 2; k++) {
         begin(isa, k ? "sigmoid" : "exp");

@@ -51,7 +51,7 @@ def test_a_torn_last_line_is_reported(tmp_path):
     found = read_run(folder)
     assert found.records == records()
     (note,) = found.notes
-    assert "metrics.jsonl: line 64 was never finished" in note
+    assert "metrics.jsonl: line 64 is incomplete" in note
 
 
 HOSTILE = {

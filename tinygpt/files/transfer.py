@@ -185,7 +185,7 @@ def export_model(
         gguf.tokenizer_metadata(tokenizer, config.vocab_size)  # fails before a folder is made
         target.parent.mkdir(parents=True, exist_ok=True)
         short = gguf.write(target, model, tokenizer, dtype, origin.resolve().name, progress)
-    return [f"{len(short)} tensors are F16: their rows are no multiple of {gguf.BLOCK}"] if short else []
+    return [f"{len(short)} tensors are F16: their row length is not a multiple of {gguf.BLOCK}"] if short else []
 
 
 def _check_directory(out: Path, force: bool, origin: Path) -> None:

@@ -139,7 +139,7 @@ def _positive(value: Any) -> float | None:
 
 
 def _read(file: Path, check: Any, notes: list[str], most: int = MOST_KEPT) -> list[Record]:
-    """Read the records of a file, whose steps must not go back; note an unfinished last line and thinning."""
+    """Read the records of a file, whose steps must not go back; note an incomplete last line and thinning."""
     found, kept, before = Records(file, check), Kept(most), -1
     for record in found:
         if record["step"] < before:
@@ -147,7 +147,7 @@ def _read(file: Path, check: Any, notes: list[str], most: int = MOST_KEPT) -> li
         before = record["step"]
         kept.add(record)
     if found.torn is not None:
-        notes.append(f"{file}: line {found.torn} was never finished and is left out: the run was cut off.")
+        notes.append(f"{file}: line {found.torn} is incomplete and is left out: the run was cut off while writing it.")
     if kept.stretch > 1:
         notes.append(thinning(file.name, kept.stretch))
     return kept.records

@@ -188,7 +188,7 @@ class Deterministic(Alone):
     """Steps whose gradients are computed one sequence at a time and added in an order fixed by their number.
 
     The same bits come out for any number of ranks that divides the batch, and for any split of the sequences of a step
-    into --batch and --grad-accum.
+    into `batch` and `grad_accum`.
     """
 
     def __init__(self, run: Run, comm: Communicator):
