@@ -17,9 +17,9 @@ KINDS = {
 }
 
 
-def small(kind="gpt2", weights="float32", seed=1, block_size=96):
+def small(kind="gpt2", weights="float32", seed=1, block_size=96, vocab_size=TOKENIZER.vocab_size):
     """A model whose logits are far apart: 12 times the usual initial weights."""
-    size = {"vocab_size": TOKENIZER.vocab_size, "block_size": block_size, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    size = {"vocab_size": vocab_size, "block_size": block_size, "n_layer": 2, "n_head": 4, "n_embd": 32}
     model = GPT(GPTConfig(**size, **KINDS[kind]), seed=seed)
     for parameter in model.parameters():
         if parameter.decay:

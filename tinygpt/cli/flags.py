@@ -36,6 +36,7 @@ MEANT = {
     "train": "--data",
     "generate": "--prompt",
     "chat": "--once",
+    "serve": "--model",
     "visualize": "--prompt",
     "trace": "--prompt",
     "eval": "--data",

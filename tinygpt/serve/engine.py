@@ -112,10 +112,14 @@ class Engine:
             self._closing = True
             self._wake.notify()
         self._thread.join(grace)
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        """End all requests before their next token, and the thread with them; does not wait for it."""
+        with self._wake:
+            self._closing = self._stopping = True
+            self._wake.notify()
 
     def __enter__(self) -> Engine:
         return self
