@@ -205,6 +205,24 @@ def roofline(*rungs: str) -> Any:
     return charts.roofline(rows(kind="kernel"), roof, rungs)
 
 
+def served() -> Markdown:
+    """Show what tests/soak/load.py measured."""
+    run = measured("serve")
+    if run is None:
+        return Markdown("*There are no results of `tests/soak/load.py` in this version of the page.*")
+    answers = ", ".join(f"{count:,} of {name}" for name, count in run["answers"].items())
+    lines = [
+        ("clients and time", f"{run['clients']}, {run['seconds']:.0f} seconds on {run['cores']} cores"),
+        ("parameters", f"{run['parameters']:,}"),
+        ("one client", f"{run['tokens_per_s_one']:,.0f} tokens/s"),
+        ("all clients", f"{run['tokens_per_s_many']:,.0f} tokens/s, {run['gain']:.1f} times as many"),
+        ("time of a request", f"median {run['latency_p50']:.2f} s, 99th percentile {run['latency_p99']:.2f} s"),
+        ("requests by status", answers),
+        ("errors", str(run["wrong"])),
+    ]
+    return table(("", ""), lines)
+
+
 def table(heads: Sequence[str], lines: Iterable[Sequence[Any]], align: str = "") -> Markdown:
     """Make a Markdown table; `align` has an ``r`` for each right-aligned column."""
     marks = ["--:" if i < len(align) and align[i] == "r" else "---" for i in range(len(heads))]

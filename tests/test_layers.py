@@ -25,7 +25,7 @@ LAYERS = [
     {"files"},
     {"data"},
     {"checkpoint", "runs"},
-    {"chat", "evaluate", "generate"},
+    {"chat", "completion", "evaluate", "generate"},
     {"gym", "serve", "train", "viz"},
     {"cli", "__main__"},
 ]

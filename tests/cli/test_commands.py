@@ -32,6 +32,7 @@ OPTIONS = {
     "train": ("tinygpt.train.settings", "TrainSettings"),
     "generate": ("tinygpt.cli.generate_flags", "GenerateOptions"),
     "chat": ("tinygpt.cli.chat", "ChatOptions"),
+    "complete": ("tinygpt.cli.complete", "CompleteOptions"),
     "serve": ("tinygpt.cli.serve", "ServeOptions"),
     "visualize": ("tinygpt.cli.visualize", "VisualizeOptions"),
     "trace": ("tinygpt.cli.trace", "TraceOptions"),

@@ -190,7 +190,7 @@ def test_a_completion_with_a_suffix_fills_the_gap(filler, client):
         "no tokens for fill-in-the-middle"
         in client.get("/v1/completions", {**body, "suffix": "x"}, 400)["error"]["message"]
     )
-    assert "fim-rate" in client.get("/infill", LLAMA_VIM, 501)["error"]["message"]
+    assert "fim-rate" in client.get("/infill", LLAMA_VIM, 400)["error"]["message"]
 
 
 def test_models_health_and_metrics(client):

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a model on source files.",
     "generate": "Continue a text with a trained model.",
     "chat": "Talk with a model that has a chat template.",
+    "complete": "Print what a model would insert at a place in a file.",
     "serve": "Serve a model over HTTP, in the form of OpenAI's API.",
     "visualize": "Show the attention of every head of a model on a prompt.",
     "trace": "Show every intermediate value of a forward pass.",

@@ -38,6 +38,16 @@ class EvalOptions(Compute):
     """Tokens from one window to the next. Default: a whole window. A smaller stride gives predictions more context."""
     per_file: bool = False
     """Print a line for each file, highest bits per byte first. Each is predicted without seeing the others."""
+    infill: list[str] | None = None
+    """Hide lines of these directories, files and globs instead, complete them, and print how many are right."""
+    lines: int = 100
+    """Number of lines to hide; used only with --infill."""
+    length: int = 64
+    """Maximum number of tokens in a completed line; used only with --infill."""
+    each: bool = False
+    """Print each hidden line and the model's, least similar first; used only with --infill."""
+    seed: int = 0
+    """Random seed for the choice of lines; used only with --infill."""
     json: bool = False
     """Print the result as one line of JSON."""
     quiet: bool = False
@@ -49,8 +59,13 @@ def evaluate(options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(
 
     Every token is predicted from the tokens before it in its window. Prints the
     loss (nats per token), the perplexity and the bits per byte of text, which can
-    be compared between tokenizers.
+    be compared between tokenizers. With --infill, lines are hidden and completed
+    instead: exact match, and edit similarity from 0 to 1.
     """
+    if options.infill is not None:
+        from tinygpt.cli.eval_infill import evaluate_infill
+
+        return evaluate_infill(options)
     from rich.console import Console
     from rich.progress import Progress
 

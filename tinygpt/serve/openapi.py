@@ -53,7 +53,6 @@ _CARD = {
     "required": ["id", "object", "created", "owned_by"],
 }
 _LIST = {"type": "object", "properties": {"data": {"type": "array", "items": _CARD}}, "required": ["data"]}
-_NO_GAPS = "The model has no tokens for fill-in-the-middle."
 
 
 def description(name: str) -> Json:
@@ -67,7 +66,7 @@ def description(name: str) -> Json:
     paths = {
         "/v1/completions": _post("Continue texts", bodies.COMPLETION, _answer("text_completion")),
         "/v1/chat/completions": _post("Answer a conversation", bodies.CHAT, _answer("chat.completion")),
-        "/infill": _post("Fill a gap between two texts", bodies.INFILL, {"type": "object"}, None, {501: _NO_GAPS}),
+        "/infill": _post("Fill a gap between two texts", bodies.INFILL, {"type": "object"}, None),
         "/watch": _post("Continue a text and tell how each token was predicted", bodies.WATCH, None, ()),
         "/v1/models": _get("List the model", _LIST),
         "/v1/models/{name}": _get("Describe the model", _CARD, name),
@@ -110,16 +109,13 @@ def _post(
     fields: Sequence[Field],
     answer: Json | None,
     ignored: Collection[str] | None = bodies.IGNORED,
-    more: dict[int, str] | None = None,
 ) -> Json:
     """Describe an endpoint that takes a body; without an answer of its own it only streams."""
-    content: Json = {"text/event-stream": {"schema": {"type": "string"}}}
+    content: Json = {"text/event-stream": {}}
     if answer is not None:
         content["application/json"] = {"schema": answer}
     body = {"required": True, "content": {"application/json": {"schema": schema(fields, ignored)}}}
-    error = {"application/json": {"schema": _ERROR}}
-    added = {str(status): {"description": text, "content": error} for status, text in (more or {}).items()}
-    responses = {"200": {"description": "The answer", "content": content}, **_errors(*_ERRORS), **added}
+    responses = {"200": {"description": "The answer", "content": content}, **_errors(*_ERRORS)}
     return {"post": {"summary": summary, "requestBody": body, "responses": responses}}
 
 
