@@ -176,12 +176,12 @@ class Completed:
 
     @property
     def exact(self) -> bool:
-        """Whether the text is the line, spaces at its end aside."""
+        """True if the text equals the line, apart from spaces at its end."""
         return self.text.rstrip() == self.hidden.text
 
     @property
     def similarity(self) -> float:
-        """Edit similarity of text and line, in 0..1."""
+        """Edit similarity of the text and the line, in 0..1."""
         return similarity(self.text.rstrip(), self.hidden.text)
 
 

@@ -1,4 +1,4 @@
-"""What a request must pass before it reaches an endpoint: host name, API key, media type and size."""
+"""Checks before a request reaches an endpoint: host name, API key, media type and size."""
 
 from __future__ import annotations
 

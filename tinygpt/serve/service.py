@@ -1,4 +1,4 @@
-"""What all endpoints share: the served model, and requests whose events reach the loop of the web server."""
+"""The served model, and requests whose events reach the event loop of the web server."""
 
 from __future__ import annotations
 
