@@ -92,9 +92,9 @@ def measured(name: str) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
-def not_measured(name: str) -> Markdown:
+def not_measured(name: str, folder: str = "benchmarks") -> Markdown:
     """Return a line that takes the place of missing results."""
-    return Markdown(f"*There are no results of `benchmarks/{name}.py` in this version of the page.*")
+    return Markdown(f"*There are no results of `{folder}/{name}.py` in this version of the page.*")
 
 
 def peers(name: str, maker: str, *arguments: Any, **options: Any) -> Markdown:
@@ -228,6 +228,41 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[Any]], align: str = "")
     marks = ["--:" if i < len(align) and align[i] == "r" else "---" for i in range(len(heads))]
     text = ["| " + " | ".join(map(str, line)) + " |" for line in [heads, marks, *lines]]
     return Markdown("\n".join(text))
+
+
+def soak() -> Markdown:
+    """Tell how many processes tests/soak/kill.py has killed, and what came of their runs."""
+    found = measured("soak")
+    if found is None:
+        return not_measured("kill", "tests/soak")
+    others = sum(count for name, count in found["signals"].items() if name != "SIGKILL")
+    lines = [
+        ("processes started", f"{found['lives']:,}"),
+        ("killed by SIGKILL", f"{found['kills']:,}"),
+        ("of these, with unfinished files left behind", f"{found['in_a_write']:,}"),
+        ("ended by SIGTERM, SIGUSR1 or SIGINT", f"{others:,}"),
+        ("runs that reached their end and were compared", f"{found['runs']:,}"),
+        ("runs that differed in any byte", f"**{found['different']:,}**"),
+    ]
+    kinds = "; ".join(found["kinds"])
+    made = f"\n\n{found['processor']}, {found['date']}, {found['seconds'] / 60:.0f} minutes. Kinds of runs: {kinds}."
+    return Markdown(table(("", "count"), lines, "lr").data + made)
+
+
+def faults() -> Markdown:
+    """Tell how many faults tests/soak/faults.py has injected, and what came of their runs."""
+    found = measured("faults")
+    if found is None:
+        return not_measured("faults", "tests/soak")
+    lines = [
+        ("calls of the run that change the disk", f"{found['calls']:,}"),
+        ("runs in which one of them failed", f"{found['failed']:,}"),
+        ("power cuts", f"{found['power_cuts']:,}"),
+        ("runs that could not be resumed to the same bytes", f"**{found['lost']:,}**"),
+    ]
+    return Markdown(
+        table(("", "count"), lines, "lr").data + f"\n\n{found['date']}, {found['seconds'] / 60:.0f} minutes."
+    )
 
 
 def duration(seconds: float) -> str:

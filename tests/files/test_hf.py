@@ -287,7 +287,7 @@ def test_weights_that_cannot_be_written(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError, match=r"^\S*x: cannot be written: .*too large") as caught:
+        with pytest.raises(OSError, match=r"too large: '\S*x'$") as caught:
             weights.write(tmp_path / "x", [("x", np.ones(1000, np.float32))], {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -24,6 +24,7 @@ import ml_dtypes  # importing it also teaches NumPy the name bfloat16, which the
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from tinygpt.io.atomic import naming_file
 from tinygpt.io.strict import Object, StrPath, naming, one_line, read_object, require_file, shown
 
 # Types that weights may have. All but F64 become float32 without rounding.
@@ -278,20 +279,15 @@ def write(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # so that the data begins where any type may
     file, values = Path(path), end // kind.itemsize
-    try:
-        with open(file, "xb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            parts = _converted(held.values(), kind, values, progress)
-            if checksum:
-                _write_summed(stream, text, parts)
-            else:
-                stream.writelines(parts)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        if error.filename is not None:  # opening it failed, and says which file
-            raise
-        raise OSError(f"{file}: cannot be written: {one_line(str(error))}") from None
+    with naming_file(file), open(file, "xb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        parts = _converted(held.values(), kind, values, progress)
+        if checksum:
+            _write_summed(stream, text, parts)
+        else:
+            stream.writelines(parts)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _write_summed(stream: BinaryIO, text: bytes, parts: Iterable[memoryview]) -> None:

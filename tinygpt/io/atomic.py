@@ -36,7 +36,7 @@ def write_bytes(path: StrPath, data: bytes) -> None:
         file is left.
     """
     # Mode "x" refuses an existing name, and gives the permissions of any new file under the user's umask.
-    with replacing(path) as temporary, open(temporary, "xb") as file:
+    with replacing(path) as temporary, naming_file(path), open(temporary, "xb") as file:
         file.write(data)
 
 
@@ -69,12 +69,38 @@ def replacing(path: StrPath) -> Iterator[Path]:
     temporary = _beside(target, "tmp")
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+@contextmanager
+def naming_file(path: StrPath) -> Iterator[None]:
+    """Context in which an error of the system that names no file, such as that of a write or a sync, gets its name.
+
+    Parameters
+    ----------
+    path : path
+        The file for the message.
+
+    Raises
+    ------
+    OSError
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def sync_file(path: StrPath) -> None:
+    """Write the content of a file to the disk, so that it survives a power cut."""
+    with naming_file(path), open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -242,7 +268,8 @@ def sync_folder(folder: StrPath) -> None:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming_file(folder):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -262,6 +289,5 @@ def _sync_tree(folder: Path) -> None:
         for name in names:
             path = Path(where, name)
             if path.is_file() and not path.is_symlink():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+                sync_file(path)
         sync_folder(Path(where))

@@ -17,7 +17,7 @@ import socket
 import warnings
 from pathlib import Path
 
-from tinygpt.io.atomic import make_directory
+from tinygpt.io.atomic import make_directory, naming_file
 from tinygpt.io.strict import is_count, one_line, parse_object
 from tinygpt.runs.layout import LOCK
 
@@ -55,8 +55,13 @@ class RunLock:
         make_directory(out)
         self._handle = _open_locked(out)
         holder = json.dumps({"process": os.getpid(), "machine": socket.gethostname()}) + "\n"
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, holder.encode(), 0)
+        try:
+            with naming_file(out / LOCK):
+                os.ftruncate(self._handle, 0)
+                os.pwrite(self._handle, holder.encode(), 0)
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the lock back and remove its file."""

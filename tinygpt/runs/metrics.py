@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinygpt.io.atomic import replacing
+from tinygpt.io.atomic import naming_file, replacing
 from tinygpt.io.records import Record, Records, check_numbers, is_number, line
 
 FLUSH_SECONDS = 1.0  # most seconds that a record waits in memory while further records are written
@@ -116,7 +116,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, keep_until: int = 0, most: int = MOST_KEPT, owed: bool = False):
         self.kept = Kept(most)
-        with replacing(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
+        self.path = path
+        with replacing(path) as temporary, naming_file(path), open(temporary, "x", encoding="utf-8") as file:
             for record in Records(path) if path.exists() else ():
                 # Steps never go back. What follows may be damaged, because only records up to a checkpoint are synced.
                 if record["step"] >= keep_until or (owed and record["step"] == keep_until - 1 and "val_loss" in record):
@@ -133,24 +134,28 @@ class MetricsLog:
 
     def write(self, record: Record) -> None:
         """Append one record. It reaches the file within a second, with the next write, or with `flush`."""
-        self._file.write(line(record))
+        with naming_file(self.path):
+            self._file.write(line(record))
         self.kept.add(record)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Hand everything to the operating system, so that readers find it and a kill of this process loses nothing."""
-        self._file.flush()
+        with naming_file(self.path):
+            self._file.flush()
         self._flushed = time.monotonic()
 
     def sync(self) -> None:
         """Write everything to the disk, so that a power cut loses nothing."""
         self.flush()
-        os.fsync(self._file.fileno())
+        with naming_file(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._file.close()
+        with naming_file(self.path):
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[Record]:

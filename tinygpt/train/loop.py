@@ -38,7 +38,7 @@ MILD_JUMP = 1.25  # ratio of two learning rates that needs no note
 
 
 class TrainingFailed(RuntimeError):
-    """The loss became NaN or infinite; the message says what to try and names the last good state."""
+    """The loss became NaN or infinite, or a write failed; the message says what to try and what is left."""
 
 
 class Interrupted(RuntimeError):
@@ -77,7 +77,7 @@ def train(settings: TrainSettings, report: Report | None = None, comm: Communica
     ValueError, FileNotFoundError
         The settings or sources cannot work. Nothing has been written.
     TrainingFailed
-        A loss, a gradient or a weight became infinite or NaN.
+        A loss, a gradient or a weight became infinite or NaN; or a file could not be written.
     Interrupted
         The run was asked to stop, by a signal (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP) or by `max_minutes`. Everything is
         saved.
@@ -97,7 +97,7 @@ def train(settings: TrainSettings, report: Report | None = None, comm: Communica
         with comm.agreed():
             parallel.check_same(run, comm)
         trainer = Trainer(run, out, outputs, comm, pace)
-        with parallel.lock(out, comm), trainer.interrupt:
+        with parallel.lock(out, comm), trainer.interrupt, trainer.naming_state():
             try:
                 trainer.begin(resumed)
                 return trainer.run_to_end()
@@ -414,13 +414,38 @@ class Trainer:
             self._fail("a weight or an optimizer moment is infinite or NaN")
 
     def _fail(self, fault: str) -> NoReturn:
-        good = f"the last good state is {layout.latest_checkpoint(self.out)}"
-        if math.isfinite(self.best):
-            good += f", the best model is in {self.out}"
         settings = self.run.settings
         clip = "a smaller 'clip'" if settings.optimisation.clip else "'clip' 1"
         advice = f"try a lower 'lr' (now {settings.peak_lr:.2g}), a longer 'warmup' or {clip}"
-        raise TrainingFailed(f"[train] step {self.step}: {fault}: {advice}; {good}")
+        raise TrainingFailed(f"[train] step {self.step}: {fault}: {advice}; {self._good()}")
+
+    def _good(self) -> str:
+        """Name the last good state."""
+        last = layout.latest_checkpoint(self.out)
+        if last is None:
+            return "no checkpoint was written yet"
+        good = f"the last good state is {last}"
+        return good + f", the best model is in {self.out}" if math.isfinite(self.best) else good
+
+    @contextmanager
+    def naming_state(self) -> Iterator[None]:
+        """Context in which an error of the disk becomes one that says what is left of the run.
+
+        Raises
+        ------
+        TrainingFailed
+        """
+        try:
+            yield
+        except OSError as error:
+            # Python's own errors have a number. Those of this package already say what to do.
+            if error.errno is None or isinstance(error, BrokenPipeError):
+                raise
+            fault = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+            text = (
+                f"[train] step {self.step}: {fault}; {self._good()}; when the fault is mended, continue with 'resume'"
+            )
+            raise TrainingFailed(text) from error
 
     def stop(self) -> NoReturn:
         """Save everything and raise Interrupted."""

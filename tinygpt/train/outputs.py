@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,9 +205,10 @@ class Outputs:
         self.report.stop()
         if not self._open:
             return
-        for sink in (self.log, self.watch, self.board):
-            if sink is not None:
-                sink.close()
+        with ExitStack() as stack:  # closes all of them, also if one cannot be written
+            for sink in (self.board, self.watch, self.log):
+                if sink is not None:
+                    stack.callback(sink.close)
         self._write_page("complete" if self.step == self.run.total_steps else "stopped")
         if self.profile is not None:
             self.report.profile(self.profile.lines(self.run.peak, self.bandwidth), self.profile.steps)
