@@ -96,7 +96,7 @@ def content(out: Path) -> dict[str, object]:
 
 
 def hidden(out: Path) -> bool:
-    """Whether a killed process has left a file or directory that it had not finished."""
+    """Return whether a killed process has left a file or directory that it had not finished."""
     if not out.is_dir():
         return False
     return any(path.name.startswith(".") and path.name.endswith((".tmp", ".old")) for path in out.rglob("*"))
@@ -110,7 +110,7 @@ class Soak:
     folder : Path
         Empty directory to work in.
     seed : int
-        Of the moments and signals.
+        Seed of the moments and signals.
     """
 
     def __init__(self, folder: Path, seed: int):
@@ -178,7 +178,7 @@ def main() -> int:
     """Kill as often as asked for, and write the counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--times", type=int, default=1000, help="number of SIGKILLs")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments and signals")
     parser.add_argument("--out", type=Path, help="JSON file of the result")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tinygpt-soak-"))
