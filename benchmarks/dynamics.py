@@ -173,7 +173,7 @@ def run(job: Job, text: Text) -> dict[str, Any]:
     samples, last = {}, []
     for step in range(job.steps + 1):
         if step % EVAL_EVERY == 0 or step == job.steps:
-            look(model, learned, watched, job, curves, step)
+            measure(model, learned, watched, job, curves, step)
         if job.samples and step in SAMPLE_STEPS:
             samples[step] = sample(model, text.tokenizer)
         if step == job.steps:
@@ -203,7 +203,7 @@ def one_step(model, optimizer, lr: float, tokens: np.ndarray, job: Job, step: in
     return loss.item(), norm
 
 
-def look(model: GPT, learned, watched, job: Job, curves: dict[str, list], step: int) -> None:
+def measure(model: GPT, learned, watched, job: Job, curves: dict[str, list], step: int) -> None:
     """Record the validation loss, the size of the weights and the share of dead units."""
     inside = activations(model, batch(learned, np.arange(16) * 97, 1)[0])
     dead = [inside[f"blocks.{i}.mlp"]["dead"] for i in range(model.config.n_layer)]

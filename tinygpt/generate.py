@@ -23,19 +23,19 @@ class Piece(NamedTuple):
     Parameters
     ----------
     text : int
-        Which text, from 0.
+        Number of the text in the batch, from 0.
     piece : str
-        Empty for a token that only begins a character, for what may become a stop string, and for one that ends the
-        text.
+        Text of the token. Empty if the token only begins a character, may be the beginning of a stop string, or ends
+        the text.
     token : int or None
-        None for what was held back until the end.
+        Id of the token. None for a last piece that was held back until the end.
     logprob : float or None
-        Of the token: the logarithm of the probability that the model gave it, at temperature 1, before penalties and
-        cuts. None unless it was asked for.
+        Logarithm of the probability that the model gave the token, at temperature 1 and before penalties and cuts. None
+        unless requested.
     top : tuple of (int, float)
-        The most likely tokens with theirs, the most likely first.
+        The most likely tokens and their log-probabilities, the most likely first.
     forgot : int
-        Tokens that were left out of the context just before this one, since it was full.
+        Number of tokens dropped from the context just before this token, because it was full.
     """
 
     text: int
@@ -47,19 +47,20 @@ class Piece(NamedTuple):
 
 
 class StopStrings:
-    """Pass a text through up to the first of some stop strings, holding back a possible beginning of one.
+    """Filter that passes a text up to the first stop string, and holds back a possible beginning of one.
 
-    Of several it is the one that is complete first, and of those the longest: so it does not matter where the text is
-    cut into pieces.
+    The stop string that is complete first ends the text, the longest one if there are several. So the result does not
+    depend on where the text is cut into pieces.
 
     Parameters
     ----------
     strings : sequence of str
-        None means that everything passes at once.
+        Stop strings. If there are none, everything passes at once.
 
     Attributes
     ----------
     stopped : bool
+        True after a stop string.
 
     Raises
     ------
@@ -95,13 +96,13 @@ class StopStrings:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """Return the text that was held back, at the end of the text."""
+        """End the text: return the part that was held back."""
         text, self._held = self._held, ""
         return text
 
 
 def _overlap(text: str, string: str) -> int:
-    """Length of the longest end of `text` that `string` begins with, shorter than all of it."""
+    """Return the length of the longest end of `text` with which `string` begins, without all of `string`."""
     return next((n for n in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:n])), 0)
 
 
@@ -148,7 +149,7 @@ def stream_pieces(
     top: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Piece]:
-    """Continue rows of tokens as one batch, without markers of gaps, and yield the texts in order, one piece per token.
+    """Continue rows of tokens as one batch, without sampling markers, and yield the texts in order, piece by piece.
 
     Parameters
     ----------
@@ -157,21 +158,21 @@ def stream_pieces(
     ids : int array, shape (B, T)
         See `Tokenizer.prompt`.
     length : int
-        Tokens to sample for each.
+        Number of tokens to sample for each text.
     sampler : Sampler
-        For a batch of B. Each text draws from a generator of its own, so that it does not depend on how many there are,
-        up to the rounding of products of other shapes.
+        A sampler for a batch of B. Each text has its own random numbers, so that it does not depend on B, up to the
+        rounding of matmuls of another shape.
     stop : sequence of str
-        A text ends before the first of them.
+        Stop strings; a text ends before the first of them.
     top : int, optional
-        Give log-probabilities, and those of so many most likely tokens.
+        Return log-probabilities: that of the token, and those of the `top` most likely tokens.
     progress : callable, optional
-        Is told (tokens sampled for each text, `length`).
+        Called with (tokens sampled for each text, `length`).
 
     Yields
     ------
     Piece
-        Those of the first text come as they are sampled, those of a later one once all before it have ended.
+        Pieces of the first text come as they are sampled, those of a later text once all texts before it have ended.
     """
     if top is not None and top < 0:
         raise ValueError(f"[generate] 'top' must be 0 or more, got {top}")
@@ -213,23 +214,23 @@ def stream_texts(
     model : GPT
     tokenizer : Tokenizer
     prompt : str
-        An empty one stands for the beginning of a document.
+        Text to continue; empty starts a new document.
     length : int
-        Tokens to sample for each.
+        Number of tokens to sample for each text.
     sampler : Sampler
-        For a batch of `count`. Each text draws from a generator of its own, so that it does not depend on how many
-        there are, up to the rounding of products of other shapes.
+        A sampler for a batch of `count`. Each text has its own random numbers, so that it does not depend on `count`,
+        up to the rounding of matmuls of another shape.
     count : int
-        Texts.
+        Number of texts.
     stop : sequence of str
-        A text ends before the first of them.
+        Stop strings; a text ends before the first of them.
 
     Yields
     ------
     int, str
-        The text that goes on, from 0, and its piece; empty for a token that only begins a character. The pieces of the
-        first text come as they are sampled, those of a later one once all before it have ended. The last piece of each
-        is what was still held back. The tokens of `Tokenizer.end_ids` end a text.
+        Number of the text, from 0, and its next piece; empty for a token that only begins a character. Pieces of the
+        first text come as they are sampled, those of a later text once all texts before it have ended. The last piece
+        of a text is the rest that was held back. The tokens of `Tokenizer.end_ids` end a text.
     """
     ids = np.repeat(tokenizer.prompt(prompt)[None], count, axis=0)
     pieces = stream_pieces(model, tokenizer, ids, length, sampler, stop=stop)
@@ -246,18 +247,18 @@ def stream_text(
     model : GPT
     tokenizer : Tokenizer
     prompt : str
-        An empty one stands for the beginning of a document.
+        Text to continue; empty starts a new document.
     length : int
-        Tokens to sample.
+        Number of tokens to sample.
     sampler : Sampler
-        For a batch of one.
+        A sampler for a batch of one.
     stop : sequence of str
-        The text ends before the first of them.
+        Stop strings; the text ends before the first of them.
 
     Yields
     ------
     str
-        Empty for a token that only begins a character. The tokens of `Tokenizer.end_ids` end the text.
+        Piece of text; empty for a token that only begins a character. The tokens of `Tokenizer.end_ids` end the text.
     """
     return (piece for _, piece in stream_texts(model, tokenizer, prompt, length, sampler, 1, stop))
 
@@ -284,9 +285,9 @@ class Gap:
     ids : int32 array, shape (T,)
         The prompt: marker, prefix, marker, suffix, marker.
     room : int
-        Tokens that may follow without any of the prompt being forgotten.
+        Number of tokens that can be sampled before the context is full.
     cut : int
-        Tokens of prefix and suffix that found no place: at the beginning of the one, at the end of the other.
+        Number of tokens that did not fit: from the beginning of the prefix, and from the end of the suffix.
     """
 
     ids: npt.NDArray[np.int32]
@@ -295,16 +296,18 @@ class Gap:
 
 
 def gap(tokenizer: Tokenizer, prefix: str, suffix: str, length: int, context: int) -> Gap:
-    """Make the prompt that asks for the text between a prefix and a suffix; both are cut far from the gap to fit.
+    """Make the prompt for the text between a prefix and a suffix; if they are too long, their far ends are cut off.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-        With the three markers of fill-in-the-middle.
+        Tokenizer with the three fill-in-the-middle markers.
     prefix, suffix : str
+        Text before and after the gap.
     length : int
-        Tokens that the middle may have. Room is kept for them, up to half of the context.
+        Largest number of tokens of the middle. The prompt leaves room for them, up to half of the context.
     context : int
+        Context length of the model, in tokens.
 
     Returns
     -------
@@ -329,5 +332,5 @@ def gap(tokenizer: Tokenizer, prefix: str, suffix: str, length: int, context: in
     n_left = min(len(left), budget - n_right)
     ids = np.concatenate([bos, markers.around(left[len(left) - n_left :], right[:n_right])]).astype(np.int32)
     cut = len(left) + len(right) - n_left - n_right
-    # The last token is drawn and not read.
+    # The last token is sampled but not read, so it needs no place in the context.
     return Gap(ids, context - len(ids) + 1, cut)

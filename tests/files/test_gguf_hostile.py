@@ -83,7 +83,7 @@ CONTENTS = {
     "boolean": (HEAD + gguf_maker.string("a") + struct.pack("<IB", 7, 2) + bytes(8), "true or false, got byte 2"),
     "twice": (
         b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + (gguf_maker.string("a") + struct.pack("<II", 4, 1)) * 2,
-        "field 'a' stands twice",
+        "field 'a' is given twice",
     ),
 }
 

@@ -23,7 +23,7 @@ VALIDATION_FRACTION = 0.1  # share of the characters
 
 
 def _renamed(old: str, new: str) -> property:
-    """A property under the former name of an attribute, with a DeprecationWarning."""
+    """Make a property under the former name of an attribute, with a DeprecationWarning."""
 
     def get(self: Any) -> Any:
         kind = type(self).__name__
@@ -143,7 +143,7 @@ def split(documents: Sequence[Document], seed: int = 0, fraction: float = VALIDA
 
 
 def _validation_places(documents: Sequence[Document], seed: int, fraction: float) -> set[int]:
-    """Indices of the documents in the validation split."""
+    """Choose the indices of the documents in the validation split."""
     budget = fraction * sum(len(document.text) for document in documents)
     order = sorted(range(len(documents)), key=lambda i: (_rank(documents[i].path, seed), i))
     held: set[int] = set()
@@ -159,7 +159,7 @@ def _validation_places(documents: Sequence[Document], seed: int, fraction: float
 
 
 def _rank(path: str, seed: int) -> bytes:
-    """Sort key of a path for a seed, independent of all other paths."""
+    """Return the sort key of a path for a seed, independent of all other paths."""
     return hashlib.sha256(f"{seed}:{path}".encode("utf-8", "surrogateescape")).digest()
 
 

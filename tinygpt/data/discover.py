@@ -224,7 +224,7 @@ class _Search:
         first = next(i for i, part in enumerate(parts) if has_magic(part))
         root = os.path.realpath(os.path.join(*parts[:first]) if first else os.curdir)
         if not os.path.isdir(root) or not self._walk(root, _Wanted(self.extensions, parts[first:])):
-            raise FileNotFoundError(f"'{argument}': no source file matches; ** stands for any number of folders")
+            raise FileNotFoundError(f"'{argument}': no source file matches; ** matches any number of folders")
 
     def _walk(self, root: str, wanted: _Wanted) -> bool:
         """Collect the files below a folder. True if any file was selected, even if it was then skipped.

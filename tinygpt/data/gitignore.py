@@ -3,7 +3,7 @@
 The file in the deepest folder decides first; within a file the last pattern that matches decides. An ignored folder
 hides everything below it, whatever the files below say, so a walk does not enter it.
 
-Below the files stands ``.git/info/exclude``, the list that a repository keeps for itself. A user's own list outside of
+After these files comes ``.git/info/exclude``, the list that a repository keeps for itself. A user's own list outside of
 the repository (``core.excludesFile``) is not read, because the same tree must give the same corpus on every machine.
 """
 

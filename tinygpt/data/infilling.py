@@ -69,8 +69,8 @@ class Markers:
 def never_drawn(tokenizer: Tokenizer, rows: int) -> tuple[int, ...]:
     """List the ids that generation must not draw.
 
-    These are the markers, because a training window may start between two of them, so that a model expects them where
-    they mean nothing; and the rows of the model beyond the vocabulary, which stand for no text.
+    These are the markers, because a training window may start between two of them, so that a model predicts them where
+    they have no meaning. They are also the rows of the model beyond the vocabulary, which have no text.
     """
     markers = Markers.of(tokenizer)
     own = () if markers is None else (markers.prefix, markers.suffix, markers.middle)

@@ -7,7 +7,7 @@ r"""Patterns of ``.gitignore``, translated to regular expressions that match the
 ``**``          at the end, after ``/``: everything below
 ``[a-c]``       one byte of the set except ``/``; ``[!a-c]`` and ``[^a-c]`` one byte outside of it
 ``[[:digit:]]`` inside a set: one of twelve classes of ASCII bytes
-``\``            the next byte stands for itself
+``\``            the next byte matches itself
 =============== ==================================================================================================
 
 Design

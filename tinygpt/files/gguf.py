@@ -29,7 +29,7 @@ EMBEDDING, HEAD, POSITIONS, FREQUENCIES = (
     "position_embd.weight",
     "rope_freqs.weight",
 )
-# Value of --dtype -> type of tensor, number of the file type in ``general.file_type``.
+# Value of the argument `dtype` -> type of tensor, number of the file type in ``general.file_type``.
 DTYPES = {"float32": ("F32", 0), "float16": ("F16", 1), "bfloat16": ("BF16", 32), "q8_0": ("Q8_0", 7)}
 BLOCK = 32  # values of Q8_0 that share a scale
 _LARGEST = 127  # largest value of Q8_0: the scale of a block is its largest value divided by this

@@ -118,7 +118,7 @@ def _config(kind: str, fields: Fields, n_rows: int | None, tied: bool, top: Fiel
 
 
 def _count(fields: Fields, name: str) -> int:
-    """Read a count that may stand once for each block; all of them must be equal."""
+    """Read a count that may be given once per block; all of them must be equal."""
     found, blocks = fields.content.get(name), fields.count("block_count")
     if not isinstance(found, list):
         return fields.count(name)

@@ -205,7 +205,7 @@ class _Parser:
         for i in range(self.n_fields):
             name = self.string(f"the name of field {i}")
             if name in found:
-                raise ValueError(f"field {shown(name)} stands twice")
+                raise ValueError(f"field {shown(name)} is given twice")
             found[name] = self.value(self.number("I", f"the type of field {shown(name)}"), f"field {shown(name)}")
         return found
 
@@ -216,7 +216,7 @@ class _Parser:
             name = self.string(f"the name of tensor {i}")
             what = f"tensor {shown(name)}"
             if name in seen:
-                raise ValueError(f"{what} stands twice")
+                raise ValueError(f"{what} is given twice")
             seen.add(name)
             axes = self.number("I", f"the number of axes of {what}")
             if not 1 <= axes <= MAX_AXES:

@@ -235,7 +235,7 @@ def build(source: Source, progress: Progress | None = None, weights: str = "floa
 
 
 def _told(source: Source, progress: Progress) -> Iterator[tuple[names.Piece, np.ndarray]]:
-    """Yield the values of a source, and tell the progress."""
+    """Yield the values of a source, and report progress."""
     total, done = sum(math.prod(piece.shape) for piece in source.pieces), 0
     for piece, array in source.values():
         yield piece, array

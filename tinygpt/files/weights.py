@@ -303,7 +303,7 @@ def _write_summed(stream: BinaryIO, text: bytes, parts: Iterable[memoryview]) ->
 def _converted(
     arrays: Iterable[np.ndarray], kind: np.dtype, values: int, progress: Progress | None
 ) -> Iterator[memoryview]:
-    """Convert arrays to the bytes of a file, one after the other; tells the progress after each is written."""
+    """Convert arrays to the bytes of a file, one after the other; reports progress after each is written."""
     done = 0
     for array in arrays:
         yield _little(array, kind).reshape(-1).view(np.uint8).data

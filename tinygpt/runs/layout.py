@@ -3,7 +3,7 @@
     run/config.json  model.safetensors  tokenizer.json      a model directory: the best model so far
     run/run.toml                                            the settings of the run
     run/metrics.jsonl                                       one record per step and per evaluation
-    run/watch.jsonl                                         statistics of every layer, with --watch
+    run/watch.jsonl                                         statistics of every layer, with the setting watch
     run/run.lock                                            held by the process that trains, see `lock`
     run/checkpoints/step-N/                                 the whole state after N steps: a model directory, and
         optimizer.safetensors                                   the optimizer's state, its class and step count
@@ -49,12 +49,12 @@ def is_begun(directory: StrPath) -> bool:
 
 
 def checkpoint_directory(run_directory: StrPath, step: int) -> Path:
-    """Directory of the checkpoint after `step` steps."""
+    """Return the directory of the checkpoint after `step` steps."""
     return Path(run_directory) / CHECKPOINTS / f"step-{step}"
 
 
 def checkpoints(run_directory: StrPath) -> list[Path]:
-    """All checkpoints of a run, ordered by step; names other than ``step-N`` are ignored."""
+    """List the checkpoints of a run, ordered by step; names other than ``step-N`` are ignored."""
     parent = Path(run_directory) / CHECKPOINTS
     found = [path for path in parent.iterdir() if STEP.fullmatch(path.name)] if parent.is_dir() else []
     return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.removeprefix("step-")))

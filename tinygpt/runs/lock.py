@@ -159,7 +159,7 @@ def _is_named(handle: int, out: Path) -> bool:
 
 
 def _taken(out: Path, file: Path) -> ValueError:
-    """The error for a run directory that another process is writing, with what its lock file says of it."""
+    """Make the error for a run directory that another process is writing, with the facts of its lock file."""
     who = "another process"
     try:
         with open(file, "rb") as stream:

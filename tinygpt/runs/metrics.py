@@ -100,7 +100,7 @@ def _value(record: Record, name: str) -> float:
 
 
 class MetricsLog:
-    """Appends records to a file, and keeps as many of them as a page needs.
+    """Log of records that are appended to a file; as many as a page needs stay in memory.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def read_metrics(path: Path) -> list[Record]:
 
 @dataclass
 class Progress:
-    """How far a run came.
+    """Steps made, training time and best validation loss of a run.
 
     Attributes
     ----------
@@ -198,7 +198,7 @@ class Progress:
 
 
 def read_progress(path: Path) -> Progress:
-    """Read how far a run came from its metrics.jsonl, one record at a time.
+    """Read the progress of a run from its metrics.jsonl, one record at a time.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The statement of an operation that computes its value, found in its source code.
+"""Source line of a traced step: the statement of an operation that computes its value.
 
-Line numbers written by hand would drift, and the line on which a function returns says little: the kernel call stands
-above it. So the statement is read from the syntax tree of the function.
+Line numbers written by hand would become wrong, and the line of the return statement says little, because the kernel
+call is above it. So the statement is found in the syntax tree of the function.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class Trainer:
             self.evaluate()
 
     def _tell_jump(self, before: dict[str, Any]) -> None:
-        """Tell that the learning rate jumps because the run was made longer or shorter.
+        """Print a remark that the learning rate jumps because the run was made longer or shorter.
 
         Parameters
         ----------

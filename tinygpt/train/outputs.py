@@ -1,6 +1,6 @@
-"""Everything that tells about a run while it goes: report, metrics.jsonl, page, TensorBoard, watch.jsonl, profile.
+"""Outputs of a training run while it runs: report, metrics.jsonl, page, TensorBoard, watch.jsonl, profile.
 
-`Trainer` calls one method for each event and knows nothing of who listens:
+`Trainer` calls one method for each event and does not know which outputs there are:
 
     open -> (around, before_update, after_update, record, evaluated, saved)* -> finished -> close
 """
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from tinygpt.viz.metrics import LivePage
 
 
-OFTEN = 0.8  # share of clipped steps that is told
+OFTEN = 0.8  # share of clipped steps from which a remark is printed
 FEWEST_STEPS = 200  # gradients of the first steps are often clipped
 
 
 class Outputs:
-    """Hands the events of a run to everything that tells about it.
+    """Outputs of a run, all of which receive its events.
 
     Parameters
     ----------
     settings : OutputSettings
-        Valid ones. Places and optional packages are checked here, so that a mistake does not cost a run.
+        Valid settings. Paths and optional packages are checked here, before any training.
     report : Report
 
     Raises
@@ -71,7 +71,7 @@ class Outputs:
         self._first = True  # no step was done by this process
         self._clipped = self._done = 0  # steps whose gradient was clipped, steps of this process
         self._seconds = 0.0  # training time at the last record
-        self._watching = 0.0  # seconds of the look at the current step
+        self._watching = 0.0  # seconds to compute the watch record of the current step
         self._resumed = False  # the next record is the first after a resumption
         self._open = False
 
@@ -109,14 +109,14 @@ class Outputs:
         self.report.start(self.step, self.run.total_steps)
 
     def note(self, text: str) -> None:
-        """Tell something worth knowing, in one line."""
+        """Print a remark, in one line."""
         self.report.note(text)
 
     def around(self, step: int) -> AbstractContextManager[object]:
         """Return the context that measures a step, if it is to be measured.
 
-        The first step of a process is not measured, because it also pays for memory pages and threads. Neither is a
-        step that is watched.
+        The first step of a process is not measured, because it also allocates memory and starts threads. A step with a
+        watch record is not measured either.
         """
         first, self._first = self._first, False
         watched = self.watch is not None and self.watch.due(step)
@@ -176,7 +176,7 @@ class Outputs:
             self.watch.log.sync()
 
     def given(self, loss: float) -> None:
-        """Tell the loss of the model that training starts from, which it must improve."""
+        """Report the validation loss of the model that training starts from."""
         settings = self.run.settings
         limit, tokens = settings.output.eval_tokens, len(self.run.corpus.validation) - 1
         windows = f"windows of {settings.model.seq} tokens, here and below"
@@ -185,7 +185,7 @@ class Outputs:
         self.report.fact("given", f"validation loss {loss:.4f}  ({windows})")
 
     def finished(self, score: Score) -> None:
-        """Tell the score of the best model on the whole validation split."""
+        """Report the score of the best model on the whole validation split."""
         self.score = score.loss
         if self._done >= FEWEST_STEPS and self._clipped > OFTEN * self._done:
             self.report.note(
@@ -201,7 +201,7 @@ class Outputs:
         self.report.fact("written", str(self.out))
 
     def close(self) -> None:
-        """Close all files, finish the page and tell what was measured, however the run ended."""
+        """Close all files, finish the page and print the profile, also after an error."""
         self.report.stop()
         if not self._open:
             return

@@ -15,7 +15,7 @@ class Report:
         """One line about the run: source, tokens, model, machine, score."""
 
     def merging(self, done: int, total: int) -> None:
-        """The tokenizer has learned `done` of `total` merges."""
+        """Report that the tokenizer has learned `done` of `total` merges."""
 
     def start(self, first: int, total: int) -> None:
         """Training begins at step `first` of `total`."""
@@ -27,7 +27,7 @@ class Report:
         """An evaluation was done; `best` if no earlier one had a lower loss."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """The final evaluation has scored `done` of `total` contexts."""
+        """Report that the final evaluation has scored `done` of `total` contexts."""
 
     def sample(self, number: int, text: str) -> None:
         """One text that the trained model generated."""

@@ -1,6 +1,6 @@
 """Settings of a training run: the flags of `tinygpt train`, the keys of its config file and of run.toml.
 
-They stand in six groups (corpus, model, optimisation, output, machine, distributed), one dataclass each. Flags and
+They form six groups (corpus, model, optimisation, output, machine, distributed), one dataclass each. Flags and
 keys are flat: a field `grad_accum` of any group is the flag --grad-accum and the key grad-accum. The text under a field
 is its help.
 """
@@ -206,7 +206,7 @@ class OptimisationSettings:
 
 @dataclass(kw_only=True)
 class OutputSettings:
-    """Run directory, evaluation, checkpoints, samples and everything else that tells about a run."""
+    """Run directory, evaluation, checkpoints, samples and all other outputs of a run."""
 
     out: str = "runs/tiny"
     """Run directory to write: the model, metrics.jsonl, run.toml, checkpoints."""

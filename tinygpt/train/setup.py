@@ -98,7 +98,7 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
 def _tell_tokens(
     settings: TrainSettings, corpus: Corpus, tokenizer: Tokenizer, files: list[str], report: Report
 ) -> None:
-    """Tell the size of both splits and of the vocabulary, and the files of the validation split."""
+    """Report the size of both splits and of the vocabulary, and the files of the validation split."""
     vocabulary, wanted = f"vocabulary {tokenizer.vocab_size}", settings.corpus.vocab_size
     if settings.corpus.tokenizer_type == "bpe" and settings.model.from_ is None and tokenizer.vocab_size < wanted:
         vocabulary += f" (not {wanted:,}: the text has no more pairs to merge)"
@@ -133,7 +133,7 @@ def _infilling(settings: TrainSettings, tokenizer: Tokenizer) -> Infilling | Non
 
 
 def _machine(report: Report) -> float:
-    """Tell threads, instruction set and kernels; returns the measured peak in FLOP/s."""
+    """Report threads, instruction set and kernels; returns the measured peak in FLOP/s."""
     n = threads.get_num_threads()
     peak = peak_flops(n)
     report.fact(
@@ -161,7 +161,7 @@ def _kernels() -> str:
 
 
 def _tell_model(settings: TrainSettings, model: GPT, report: Report) -> None:
-    """Tell shape and size of the model, where it comes from and its adapters."""
+    """Report shape, size, origin and adapters of the model."""
     given, config, trained = settings.model, model.config, lora.parameters(model)
     n_trained = sum(parameter.data.size for parameter in trained)
     seq = f", in sequences of {given.seq}" if given.seq != config.block_size else ""

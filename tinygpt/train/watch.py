@@ -8,14 +8,14 @@ Both ratios divide root mean squares. The numerator is the change of the weights
 and weight decay together), or the gradient before clipping. The denominator is the weights before the step.
 
 Design
-- Only matrices and embedding tables are watched. Vectors (biases, norms) are few and start at 0 or 1, where ratios say
-  nothing.
+- Only matrices and embedding tables are watched. Vectors (biases, norms) are few and start at 0 or 1, where ratios have
+  no meaning.
 - Activations come from a second forward pass over the batch, without gradients and without dropout. `GPT.hidden` hands
-  out the residual stream and the hidden activations of every MLP. Rejected: hooks in the forward pass that trains,
-  because every step would pay for them.
+  out the residual stream and the hidden activations of every MLP. Rejected: hooks in the training forward pass, because
+  they would slow down every step.
 - Nothing here draws a random number or writes to a weight, so that a watched run computes the same bits.
-- Quantiles and changes of a large tensor are computed from a sample of its values at equal distances, because a picture
-  of a million values looks the same as one of a hundred million.
+- Quantiles and changes of a large tensor are computed from a sample of its values at equal distances, because a million
+  values give nearly the same quantiles as a hundred million.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ class Watch:
         Some of KINDS.
     model : GPT
     every : int or None
-        Steps between two looks. None chooses a hundredth of the run. A look is then left out while the time since the
-        last one is so short that looks would cost more than SHARE of it.
+        Steps between two records. None chooses a hundredth of the run, and skips a record as long as records would cost
+        more than SHARE of the training time.
     total : int
-        Steps of the run; the last is looked at too.
+        Steps of the run; the last step is always recorded.
     first : int
         First step of this process. Records of this step and later ones are dropped from the file.
     say : function
@@ -98,7 +98,7 @@ class Watch:
         self.kinds, self.model, self.total, self.say = kinds, model, total, say
         self.every, self.bounded = max(1, total // SAMPLES) if every is None else every, every is None
         self.log = MetricsLog(path, first, MOST_WATCHED)
-        self.cost = 0.0  # seconds of the last look
+        self.cost = 0.0  # seconds to compute the last record
         self.trained = math.inf  # seconds of training since then
         self.names = matrices(model)
         # Half of every adapter starts at zero, so that its ratios mean nothing for a while.
@@ -112,11 +112,11 @@ class Watch:
         affordable = not self.bounded or self.cost <= SHARE * self.trained
         return step == self.total - 1 or (step % self.every == 0 and affordable)
 
-    def took(self, training: float, look: float) -> None:
-        """Take the seconds of a step into account: of its training, and of the look at it if there was one."""
+    def took(self, training: float, recording: float) -> None:
+        """Count the seconds of a step: those of training, and those of its record, 0 if there is none."""
         self.trained += training
-        if look:
-            self.cost, self.trained = look, 0.0
+        if recording:
+            self.cost, self.trained = recording, 0.0
 
     @property
     def records(self) -> list[Record]:
