@@ -30,28 +30,28 @@ HUGE = [*SPECIAL, 1e20, -1e20]
 @pytest.mark.op("gelu")
 @pytest.mark.parametrize("N", LENGTHS)
 def test_gelu(function, threads, make, N):
-    """Catches a tail that is left out or goes through another formula."""
+    """Catches last elements of the array that are not computed, or with a different formula."""
     check(function, make("gelu", N=N), threads)
 
 
 @pytest.mark.op("gelu_backward")
 @pytest.mark.parametrize("N", LENGTHS)
 def test_gelu_backward(function, threads, make, N):
-    """Catches a tail that is left out, and a slope that misses its second term."""
+    """Catches last elements that are not computed, and a derivative without its second term."""
     check(function, make("gelu_backward", N=N), threads)
 
 
 @pytest.mark.op("gelu")
 @pytest.mark.filterwarnings("ignore:overflow encountered in multiply")  # NumPy's: the tanh of infinity is right
 def test_gelu_of_special_values(function):
-    """Catches tanh from a quotient of exponentials, inf / inf from 44 on, and a polynomial outside of its interval."""
+    """Catches tanh as a quotient of exponentials (inf / inf from x = 44 on), and a polynomial beyond its interval."""
     out = check(function, gelu_case(len(HUGE), HUGE))["out"]
     np.testing.assert_array_equal(out[-4:], np.float32([1e4, 0, 1e20, 0]))
 
 
 @pytest.mark.op("gelu_backward")
 def test_gelu_slope_of_special_values(function):
-    """Catches 0 times infinity where tanh is flat and x^2 is large."""
+    """Catches 0 times infinity where tanh is constant and x^2 is large."""
     case = gelu_backward_case(len(HUGE), HUGE)
     check(function, case)
     ones = dataclasses.replace(case, inputs=case.inputs | {"dy": np.ones_like(case.inputs["dy"])})
@@ -61,7 +61,7 @@ def test_gelu_slope_of_special_values(function):
 @pytest.mark.op("swiglu")
 @pytest.mark.parametrize("F", LENGTHS)
 def test_swiglu(function, threads, make, F):
-    """Catches gate and up swapped, and a half that starts at the wrong column."""
+    """Catches swapped gate and up, and a half that is read from the wrong column on."""
     for R in (0, 1, 5):
         check(function, make("swiglu", R=R, F=F), threads)
 
@@ -69,21 +69,21 @@ def test_swiglu(function, threads, make, F):
 @pytest.mark.op("swiglu_backward")
 @pytest.mark.parametrize("F", LENGTHS)
 def test_swiglu_backward(function, threads, make, F):
-    """Catches the two gradients in each other's half, and a slope without its second term."""
+    """Catches the gradients of gate and up in the wrong halves, and a derivative without its second term."""
     for R in (0, 1, 5):
         check(function, make("swiglu_backward", R=R, F=F), threads)
 
 
 @pytest.mark.op("swiglu")
 def test_swiglu_of_special_values(function):
-    """Catches inf / inf in the sigmoid: its exponential overflows from gate = -89 on."""
+    """Catches inf / inf in the sigmoid, whose exponential overflows for gate < -88."""
     x = np.stack([SPECIAL, SPECIAL[::-1]]).astype(np.float32)
     check(function, swiglu_case(2, len(SPECIAL) // 2, x))
 
 
 @pytest.mark.op("swiglu_backward")
 def test_swiglu_backward_of_special_values(function):
-    """Catches inf times 0 in the slope of the sigmoid."""
+    """Catches infinity times 0 in the derivative of the sigmoid."""
     x = np.stack([SPECIAL, SPECIAL[::-1]]).astype(np.float32)
     check(function, swiglu_backward_case(2, len(SPECIAL) // 2, x))
 
@@ -91,46 +91,46 @@ def test_swiglu_backward_of_special_values(function):
 @pytest.mark.op("add")
 @pytest.mark.parametrize("N", LENGTHS)
 def test_add(function, threads, make, N):
-    """Catches a tail that is left out."""
+    """Catches last elements of the array that are not computed."""
     check(function, make("add", N=N), threads)
 
 
 @pytest.mark.op("gelu")
 @pytest.mark.parametrize("N", PIECES)
 def test_gelu_in_pieces(function, threads, make, N):
-    """Catches a last piece that is left out, or cut where the one before ends."""
+    """Catches a last piece that is not computed, or that begins at the wrong element."""
     check(function, make("gelu", N=N), threads)
 
 
 @pytest.mark.op("gelu_backward")
 @pytest.mark.parametrize("N", PIECES)
 def test_gelu_backward_in_pieces(function, threads, make, N):
-    """Catches a last piece that is left out, or dy and x that are cut at different places."""
+    """Catches a last piece that is not computed, and pieces of dy and x that do not match."""
     check(function, make("gelu_backward", N=N), threads)
 
 
 @pytest.mark.op("add")
 @pytest.mark.parametrize("N", PIECES)
 def test_add_in_pieces(function, threads, make, N):
-    """Catches a last piece that is left out, or a and b that are cut at different places."""
+    """Catches a last piece that is not computed, and pieces of a and b that do not match."""
     check(function, make("add", N=N), threads)
 
 
 @pytest.mark.op("swiglu")
 def test_swiglu_of_many_rows(function, threads, make):
-    """Catches rows that two threads compute, or none."""
+    """Catches rows that two threads compute, or no thread."""
     check(function, make("swiglu", R=33, F=257), threads)
 
 
 @pytest.mark.op("swiglu_backward")
 def test_swiglu_backward_of_many_rows(function, threads, make):
-    """Catches rows that two threads compute, or none."""
+    """Catches rows that two threads compute, or no thread."""
     check(function, make("swiglu_backward", R=33, F=257), threads)
 
 
 @pytest.mark.op("gelu")
 def test_gelu_depends_on_the_value_alone(function):
-    """Catches another formula for the remaining elements: no bit may change when the array is cut from the left."""
+    """Catches a different formula for the last elements, by moving each element to other places in the array."""
     x = gelu_case(75).inputs["x"]
     whole = run(function, gelu_case(75, x))["out"]
     for first in range(64):
@@ -139,7 +139,7 @@ def test_gelu_depends_on_the_value_alone(function):
 
 @pytest.mark.op("gelu_backward")
 def test_gelu_slope_depends_on_the_value_alone(function):
-    """Catches another formula for the remaining elements."""
+    """Catches a different formula for the last elements."""
     x, dx = gelu_case(75).inputs["x"], np.empty((2, 75), np.float32)
     function(np.ones_like(x), x, dx[0], 1)
     for first in range(64):
@@ -149,7 +149,7 @@ def test_gelu_slope_depends_on_the_value_alone(function):
 
 @pytest.mark.op("swiglu")
 def test_swiglu_depends_on_the_values_alone(function):
-    """Catches another formula for the remaining elements."""
+    """Catches a different formula for the last elements."""
     gate, up = np.split(swiglu_case(1, 75).inputs["x"][0], 2)
     whole = run(function, swiglu_case(1, 75, np.stack([np.concatenate([gate, up])])))["out"]
     for first in range(64):
@@ -159,7 +159,7 @@ def test_swiglu_depends_on_the_values_alone(function):
 
 @pytest.mark.op("swiglu_backward")
 def test_swiglu_backward_depends_on_the_values_alone(function):
-    """Catches another formula for the remaining elements, in either half."""
+    """Catches a different formula for the last elements of either half."""
     (gate, up), whole = np.split(swiglu_case(1, 75).inputs["x"][0], 2), np.empty((1, 150), np.float32)
     function(np.ones((1, 75), np.float32), np.concatenate([gate, up])[None], whole, 1)
     for first in range(64):
@@ -176,7 +176,7 @@ def test_swiglu_backward_depends_on_the_values_alone(function):
 )
 @pytest.mark.parametrize("residual", [False, True])
 def test_dropout(function, threads, make, shape, residual):
-    """Catches another generator than the documented one, and a residual that is dropped or scaled as well."""
+    """Catches random numbers other than the documented ones, and a residual that is dropped or scaled too."""
     R, C, T = shape
     for rate in (0.0, 0.1, 0.9):
         check(function, make("dropout", R=R, C=C, T=T, rate=rate, residual=residual), threads)
@@ -185,14 +185,14 @@ def test_dropout(function, threads, make, shape, residual):
 @pytest.mark.op("dropout")
 @pytest.mark.parametrize("name", ["key", "site", "sequence"])
 def test_dropout_takes_all_64_bits(function, make, name):
-    """Catches a key, site or sequence that is cut to 32 bits or read as signed."""
+    """Catches a key, site or sequence that is truncated to 32 bits or read as signed."""
     for value in (0, 2**31, 2**32 + 1, 2**63 - 1) + ((2**64 - 1,) if name == "key" else ()):
         check(function, make("dropout", R=4, C=9, T=2, rate=0.5, **{name: value}))
 
 
 @pytest.mark.op("dropout")
 def test_dropout_masks_differ(function):
-    """Catches an argument that the generator ignores: each must give another mask of 400 coin tosses."""
+    """Catches an argument that does not influence the mask; each must change some of 400 elements."""
     changes = [{}, {"key": 7}, {"site": 7}, {"sequence": 7}, {"T": 2}]
     masks = {
         (run(function, dropout_case(4, 100, rate=0.5, **({"T": 4} | change)))["out"] == 0).tobytes()
@@ -203,7 +203,7 @@ def test_dropout_masks_differ(function):
 
 @pytest.mark.op("dropout")
 def test_dropout_keeps_the_rate(function):
-    """Catches a limit that is off: n kept of N is within 5 standard deviations, sqrt(N p (1 - p)) each."""
+    """Catches a wrong threshold: n kept of N must be within 5 standard deviations of sqrt(N p (1 - p))."""
     for rate in (0.1, 0.5, 0.9):
         kept = np.count_nonzero(run(function, dropout_case(256, 1024, T=64, rate=rate), 2)["out"])
         N = 256 * 1024
@@ -212,14 +212,14 @@ def test_dropout_keeps_the_rate(function):
 
 @pytest.mark.op("dropout")
 def test_dropout_of_all_but_nothing(function):
-    """Catches a limit that is cut to 32 bits: a rate of 1 - 2^-40 rounds to 2^32, below which every draw is."""
+    """Catches a threshold of 32 bits: a rate of 1 - 2^-40 would round to 2^32 and drop everything."""
     case = dropout_case(4, 100, T=4, rate=1 - 2.0**-40)
     np.testing.assert_array_equal(run(function, case)["out"], 0)
 
 
 @pytest.mark.op("dropout")
 def test_dropout_depends_on_the_place_alone(function):
-    """Catches a mask that changes with the batch: sequences one at a time must get what they get together."""
+    """Catches a mask that depends on the batch: a sequence alone must get the mask that it gets in a batch."""
     B, T, C = 5, 6, 33
     whole = dropout_case(B * T, C, T=T, rate=0.5, residual=True, sequence=40)
     together = run(function, whole, 2)["out"]
@@ -233,7 +233,7 @@ def test_dropout_depends_on_the_place_alone(function):
 
 @pytest.mark.op("dropout")
 def test_dropout_same_mask_in_backward(function):
-    """Catches a mask that depends on the values: dropout of dy must let through where dropout of x did."""
+    """Catches a mask that depends on the values: dropout of dy must use the same mask as dropout of x."""
     forward = run(function, dropout_case(12, 50, T=3, rate=0.5, seed=1))["out"]
     backward = run(function, dropout_case(12, 50, T=3, rate=0.5, seed=2))["out"]
     np.testing.assert_array_equal(forward == 0, backward == 0)
@@ -241,14 +241,14 @@ def test_dropout_same_mask_in_backward(function):
 
 @pytest.mark.op("dropout")
 def test_dropout_of_nothing_is_the_input(function):
-    """Catches rate 0 that still scales or drops: it must move the bits unchanged."""
+    """Catches scaling or dropping at rate 0, where the output must be an exact copy."""
     case = dropout_case(5, 33, T=5, rate=0.0)
     np.testing.assert_array_equal(run(function, case)["out"], case.inputs["x"])
 
 
 @pytest.mark.op("dropout")
 def test_dropped_elements_are_zero_whatever_they_were(function):
-    """Catches a dropped element that is multiplied by 0, which gives NaN where x is not finite."""
+    """Catches dropping by multiplication with 0, which gives NaN for infinity and NaN."""
     case = dropout_case(4, 50, T=4, rate=0.5)
     keep = reference.dropout_mask((4, 50), 0.5, case.inputs["key"], case.inputs["site"], case.inputs["sequence"], 4)
     x = np.where(keep, case.inputs["x"], np.float32(np.nan))

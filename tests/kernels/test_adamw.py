@@ -16,7 +16,7 @@ adamw, squared_norm = pytest.mark.op("adamw"), pytest.mark.op("squared_norm")
 @adamw
 @pytest.mark.parametrize("N", LENGTHS)
 def test_equals_reference(function, threads, make, N):
-    """Catches a tail or chunk that is left out or updated twice."""
+    """Catches last elements or chunks that are updated never or twice."""
     check(function, make("adamw", N=N), threads)
 
 
@@ -24,28 +24,28 @@ def test_equals_reference(function, threads, make, N):
 @pytest.mark.parametrize("step", [1, 2, 1000, 10**6])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.999), (0.875, 0.5)], ids=str)
 def test_bias_correction(function, threads, make, step, betas):
-    """Catches a step that counts from 0, 1 - beta in float32, and a power that is left out."""
+    """Catches steps counted from 0, 1 - beta computed in float32, and a missing power of beta."""
     check(function, make("adamw", N=37, step=step, beta1=betas[0], beta2=betas[1]), threads)
 
 
 @adamw
 @pytest.mark.parametrize("scalars", [{"weight_decay": 0.0}, {"lr": 0.0}, {"grad_scale": 0.0}, {"eps": 1.0}], ids=str)
 def test_scalars(function, threads, make, scalars):
-    """Catches a scalar that is read in another's place: each is set to where it matters most."""
+    """Catches two swapped scalar arguments: each is given a value that changes the result clearly."""
     check(function, make("adamw", N=37, **scalars), threads)
 
 
 @adamw
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e-5, 1e10])
 def test_gradients_of_any_size(function, threads, size):
-    """Catches 0 / 0 without eps, and eps inside of the root, where it stops small gradients from moving anything."""
+    """Catches 0 / 0 without eps, and eps inside the root, where it stops updates from small gradients."""
     grad = size * np.random.default_rng(0).standard_normal(37)
     check(function, adamw_case(37, step=1, grad=grad, grad_scale=1.0), threads)
 
 
 @adamw
 def test_first_step_is_the_sign(function):
-    """Catches a correction of the wrong moment: from zero moments, every parameter moves by lr against its gradient."""
+    """Catches a wrong bias correction: from zero moments every parameter moves by lr, against its gradient's sign."""
     case = adamw_case(50, step=1, lr=0.5, weight_decay=0.0, grad_scale=1.0)
     wanted = case.inputs["param"] - 0.5 * np.sign(case.inputs["grad"])
     # eps makes the step shorter by eps / |g|; the rest is rounding, for which the case has its bound.
@@ -55,7 +55,7 @@ def test_first_step_is_the_sign(function):
 
 @adamw
 def test_decay_is_decoupled(function):
-    """Catches weight decay that goes through the moments: without a gradient it takes lr weight_decay of the rest."""
+    """Catches weight decay that enters the moments: without a gradient a weight shrinks by lr times weight_decay."""
     case = adamw_case(50, lr=0.5, weight_decay=0.25, grad_scale=0.0, step=1)
     result = run(function, case)
     assert (abs(result["param"] - 0.875 * case.inputs["param"].astype(np.float64)) <= case.bounds["param"]).all()
@@ -64,7 +64,7 @@ def test_decay_is_decoupled(function):
 
 @adamw
 def test_depends_on_the_values_alone(function):
-    """Catches another formula for the remaining elements: no bit may change when the arrays are cut from the left."""
+    """Catches a different formula for the last elements, by moving each element to other places in the array."""
     inputs = adamw_case(75).inputs
     whole = [inputs[name].copy() for name in ("param", "grad", "m", "v")]
     function(*whole, 1e-3, 0.9, 0.95, 1e-8, 0.1, 3, 0.5, 1)
@@ -77,7 +77,7 @@ def test_depends_on_the_values_alone(function):
 
 @adamw
 def test_nan_stays_where_it_is(function):
-    """Catches a root or quotient that hides a gradient gone wrong, and one that spreads to other parameters."""
+    """Catches a NaN in a gradient that disappears, or that spreads to other parameters."""
     case = adamw_case(37)
     for at in range(37):
         grad = case.inputs["grad"].copy()
@@ -96,13 +96,13 @@ def test_misaligned(function, make):
 @squared_norm
 @pytest.mark.parametrize("N", LENGTHS)
 def test_squared_norm(function, threads, make, N):
-    """Catches a tail that is left out, a chunk counted twice, and a sum in float32: the bound is that of double."""
+    """Catches missing last elements, a chunk added twice, and a sum in float32 (the bound is that of a double)."""
     check(function, make("squared_norm", N=N), threads)
 
 
 @squared_norm
 def test_squared_norm_counts_every_element_once(function):
-    """Catches one of several sums that is left out or added twice: 3 alone, wherever it stands, gives 9."""
+    """Catches an element that is added never or twice: a single 3 anywhere must give 9."""
     for N in (64, 150):
         for at in range(N):
             x = np.zeros(N, np.float32)
@@ -112,7 +112,7 @@ def test_squared_norm_counts_every_element_once(function):
 
 @squared_norm
 def test_squared_norm_does_not_overflow(function, threads):
-    """Catches squares in float32: 1e30 squared is beyond it, and within double."""
+    """Catches squares in float32, where 1e30 squared overflows."""
     result = run(function, squared_norm_case(5000, np.full(5000, 1e30)), threads)["result"]
     assert isinstance(result, float)
     assert math.isclose(result, 5000 * float(np.float32(1e30)) ** 2, rel_tol=1e-11)
@@ -120,7 +120,7 @@ def test_squared_norm_does_not_overflow(function, threads):
 
 @squared_norm
 def test_squared_norm_passes_nan_on(function, threads):
-    """Catches a norm that hides a gradient gone wrong: one NaN makes it NaN, infinity makes it infinite."""
+    """Catches a norm that hides NaN or infinity in a gradient."""
     for bad in (np.nan, np.inf):
         x = np.ones(CHUNK + 9, np.float32)
         x[-1] = bad

@@ -26,7 +26,7 @@ HEADS = [(1, 1), (2, 2), (4, 2), (3, 1)]
 @pytest.mark.parametrize("lengths", LENGTHS + CACHED + VECTORS, ids=str)
 @pytest.mark.parametrize("weights", [False, True])
 def test_lengths(function, threads, make, lengths, weights):
-    """Catches a mask that is off by one at the edge of a tile, and a cache whose queries count from its start."""
+    """Catches a mask that is off by one at the edge of a tile, and queries after a cache that count from position 0."""
     T, S = lengths
     check(function, make("attention", B=2, T=T, S=S, H=2, D=5, weights=weights), threads)
 
@@ -34,7 +34,7 @@ def test_lengths(function, threads, make, lengths, weights):
 @attention_backward
 @pytest.mark.parametrize("lengths", LENGTHS + CACHED + VECTORS, ids=str)
 def test_backward_lengths(function, threads, make, lengths):
-    """Catches keys without a gradient because no query of the first tile sees them, and gradients not set to zero."""
+    """Catches keys of the last tiles that get no gradient, and gradients that are not set to zero first."""
     T, S = lengths
     check(function, make("attention_backward", B=2, T=T, S=S, H=2, D=5), threads)
 
@@ -42,7 +42,7 @@ def test_backward_lengths(function, threads, make, lengths):
 @attention
 @pytest.mark.parametrize("D", [1, 7, 8, 9, 15, 16, 17, 31, 33, 64])
 def test_head_widths(function, threads, make, D):
-    """Catches a head width that is taken for a multiple of the vector width."""
+    """Catches a head width that is assumed to be a multiple of the vector width."""
     check(function, make("attention", B=1, T=9, H=2, D=D, weights=True), threads)
 
 
@@ -50,7 +50,7 @@ def test_head_widths(function, threads, make, D):
 @pytest.mark.parametrize("D", [1, 3, 4, 5, 16, 17, 31, 48, 64, 65, 130])
 @pytest.mark.parametrize("lengths", [(1, 1), (1, 50), (FEW, 37)], ids=str)
 def test_few_queries_of_any_width(function, threads, make, lengths, D):
-    """Catches lanes past the last key, or past the head's width, that count in a maximum, a sum or an output."""
+    """Catches lanes past the last key or the head's width that enter a maximum, a sum or an output."""
     T, S = lengths
     check(function, make("attention", B=1, T=T, S=S, H=2, D=D, weights=True), threads)
 
@@ -58,7 +58,7 @@ def test_few_queries_of_any_width(function, threads, make, lengths, D):
 @attention_backward
 @pytest.mark.parametrize("D", [1, 7, 8, 9, 15, 16, 17, 31, 33, 64])
 def test_backward_head_widths(function, threads, make, D):
-    """Catches a head width that is taken for a multiple of the vector width."""
+    """Catches a head width that is assumed to be a multiple of the vector width."""
     check(function, make("attention_backward", B=1, T=9, H=2, D=D), threads)
 
 
@@ -66,7 +66,7 @@ def test_backward_head_widths(function, threads, make, D):
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("layout", ["plain", "fused", "cache"])
 def test_heads_and_layouts(function, threads, make, heads, layout):
-    """Catches h % G for h // (H // G), and a stride that is taken from the shape: the views lie in wider rows."""
+    """Catches h % G instead of h // (H // G), and strides computed from the shape: arrays are views of wider ones."""
     H, G = heads
     check(function, make("attention", B=2, T=TILE + 3, H=H, G=G, D=6, layout=layout, weights=True), threads)
 
@@ -75,7 +75,7 @@ def test_heads_and_layouts(function, threads, make, heads, layout):
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("layout", ["plain", "fused", "cache"])
 def test_backward_heads_and_layouts(function, threads, make, heads, layout):
-    """Catches a group whose last head replaces the others' gradients, and writes between the heads of a fused row."""
+    """Catches a group whose last head overwrites the gradients, and writes between the heads of a fused row."""
     H, G = heads
     check(function, make("attention_backward", B=2, T=TILE + 3, H=H, G=G, D=6, layout=layout), threads)
 
@@ -84,7 +84,7 @@ def test_backward_heads_and_layouts(function, threads, make, heads, layout):
 @pytest.mark.parametrize("D", [17, 32])
 @pytest.mark.parametrize("layout", ["fused", "cache"])
 def test_layouts_over_several_tiles(function, threads, make, layout, D):
-    """Catches a second tile that starts at a multiple of the width instead of the stride, and rows that overrun."""
+    """Catches a second tile located by the head width instead of the stride, and writes past a row."""
     check(function, make("attention", B=2, T=QUERIES + 5, H=2, G=1, D=D, layout=layout), threads)
 
 
@@ -92,14 +92,14 @@ def test_layouts_over_several_tiles(function, threads, make, layout, D):
 @pytest.mark.parametrize("D", [17, 32])
 @pytest.mark.parametrize("layout", ["fused", "cache"])
 def test_backward_layouts_over_several_tiles(function, threads, make, layout, D):
-    """Catches dk and dv that a later tile, or a later head of the group, writes over instead of adding to them."""
+    """Catches a later tile, or a later head of the group, that overwrites dk and dv instead of adding."""
     check(function, make("attention_backward", B=2, T=QUERIES + 5, H=3, G=1, D=D, layout=layout), threads)
 
 
 @attention
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4, 3), (2, 0, 2, 4, 0), (2, 0, 2, 4, 3)], ids=str)
 def test_nothing_to_do(function, threads, make, shape):
-    """Catches a crash, or a division by zero, for no sequence or no query."""
+    """Catches a crash or a division by zero without sequences or queries."""
     B, T, H, D, S = shape
     check(function, make("attention", B=B, T=T, H=H, D=D, S=S, weights=True), threads)
 
@@ -107,7 +107,7 @@ def test_nothing_to_do(function, threads, make, shape):
 @attention_backward
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4, 3), (2, 0, 2, 4, 0), (2, 0, 2, 4, 3)], ids=str)
 def test_backward_nothing_to_do(function, threads, make, shape):
-    """Catches a crash for no sequence, and keys that no query sees keeping what was in memory."""
+    """Catches a crash without sequences, and gradients of unused keys that are left uninitialised."""
     B, T, H, D, S = shape
     check(function, make("attention_backward", B=B, T=T, H=H, D=D, S=S), threads)
 
@@ -115,19 +115,19 @@ def test_backward_nothing_to_do(function, threads, make, shape):
 @attention
 @pytest.mark.parametrize("size", [30.0, 1000.0])
 def test_scores_far_apart(function, threads, make, size):
-    """Catches an exponential that overflows, and an output that is not rescaled when a later score is larger."""
+    """Catches an exponential that overflows, and an output that is not rescaled when a larger score follows."""
     check(function, make("attention", B=1, T=2 * TILE + 5, H=2, D=8, size=size, weights=True), threads)
 
 
 @attention_backward
 def test_backward_scores_far_apart(function, threads, make):
-    """Catches weights that are computed from the scores without lse: their exponentials overflow."""
+    """Catches weights recomputed without lse, whose exponentials overflow."""
     check(function, make("attention_backward", B=1, T=TILE + 5, H=2, D=8, size=30.0), threads)
 
 
 @attention
 def test_equal_keys_share_evenly(function, threads):
-    """Catches weights that depend on where a key stands: with equal keys, query t gives 1 / (t + 1) to each."""
+    """Catches weights that depend on a key's position: with equal keys, query t gives each the weight 1 / (t + 1)."""
     case = attention_case(1, TILE + 5, 1, 4, weights=True)
     k = np.broadcast_to(case.inputs["k"][:, :1], case.inputs["k"].shape).copy()
     weights = run(function, dataclasses.replace(case, inputs=case.inputs | {"k": k}), threads)["weights"][0, 0]
@@ -138,7 +138,7 @@ def test_equal_keys_share_evenly(function, threads):
 @attention
 @pytest.mark.parametrize("length", [3, 7, TILE + 1, 2 * TILE + 3, QUERIES + 9])
 def test_future_has_no_influence(function, threads, length):
-    """Catches a mask that lets a little through: what follows a query is made huge, and nothing may change."""
+    """Catches a mask that does not hide everything: later keys and values become huge, and nothing may change."""
     check_future(function, threads, length, 1e18)
 
 
@@ -146,7 +146,7 @@ def test_future_has_no_influence(function, threads, length):
 @pytest.mark.parametrize("length", [3, 7, TILE + 1, 2 * TILE + 3, QUERIES + 9])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_future_that_is_no_number_has_no_influence(function, threads, length, value):
-    """Catches weights of 0 that multiply what follows a query: 0 times infinity is NaN."""
+    """Catches values of hidden keys that are multiplied by 0: 0 times infinity is NaN."""
     check_future(function, threads, length, value)
 
 
@@ -167,7 +167,7 @@ def check_future(function, threads, length, value):
 @attention
 @pytest.mark.parametrize("length", [3, TILE + 9, QUERIES + 9])
 def test_nan_stays_nan(function, threads, length):
-    """Catches a maximum or an exponential that loses NaN: queries that see the key give NaN, all others do not."""
+    """Catches a NaN that is lost, or that reaches queries which do not see its key."""
     case = attention_case(1, length, 2, 4)
     place = length // 2
     k = case.inputs["k"].copy()
@@ -182,7 +182,7 @@ def test_nan_stays_nan(function, threads, length):
 @attention_backward
 @pytest.mark.parametrize("length", [3, TILE + 9])
 def test_backward_nan_stays_nan(function, threads, length):
-    """Catches weights that are 0 where they should be NaN, and a NaN that reaches another head."""
+    """Catches weights of 0 instead of NaN, and a NaN that reaches another head."""
     case = attention_backward_case(1, length, 2, 4)
     place = length // 2
     q = case.inputs["q"].copy()
@@ -195,7 +195,7 @@ def test_backward_nan_stays_nan(function, threads, length):
 
 @attention_backward
 def test_lse_of_any_rung_serves(function, threads):
-    """Catches an lse without the scale, to base 2, or in another order: every rung's lse is right, and serves here."""
+    """Catches an lse without the scale, to base 2, or with swapped axes: backward must accept every rung's lse."""
     for rung in registry.rungs("attention"):
         saved = check(registry.function("attention", rung), attention_case(2, TILE + 3, 4, 8, G=2), threads)
         check(function, attention_backward_case(2, TILE + 3, 4, 8, G=2, saved=saved), threads)

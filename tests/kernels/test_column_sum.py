@@ -13,7 +13,7 @@ column_sum = pytest.mark.op("column_sum")
 @pytest.mark.parametrize("C", [*shapes_around(LINE), TILE - 1, TILE, TILE + 1, 2 * TILE + 17])
 @pytest.mark.parametrize("accumulate", FLAGS)
 def test_column_sum(function, threads, make, C, accumulate):
-    """Catches a partial tile of columns, a total that is not reset, and zero rows leaving out unwritten."""
+    """Catches a wrong partial tile of columns, a total that is not reset, and an output not written for zero rows."""
     for R in (0, 1, 2, 13, 300):
         check(function, make("column_sum", R=R, C=C, accumulate=accumulate), threads)
 

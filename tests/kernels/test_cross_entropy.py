@@ -18,7 +18,7 @@ cross_entropy, cross_entropy_backward = pytest.mark.op("cross_entropy"), pytest.
 @cross_entropy
 @pytest.mark.parametrize("V", WIDTHS)
 def test_equals_reference(function, threads, make, V):
-    """Catches a dropped tail, a target that is read from another row, and an ignored row without lse."""
+    """Catches missing last columns, a target read from another row, and an ignored row without lse."""
     for R in (0, 1, 7):
         check(function, make("cross_entropy", R=R, V=V, ignored=R > 1), threads)
 
@@ -27,14 +27,14 @@ def test_equals_reference(function, threads, make, V):
 @pytest.mark.parametrize("V", WIDTHS)
 @pytest.mark.parametrize("in_place", FLAGS)
 def test_backward_equals_reference(function, threads, make, V, in_place):
-    """Catches a logit that is read after its gradient was written over it, and an ignored row with a gradient."""
+    """Catches a logit that is read after its gradient overwrote it, and an ignored row with a gradient."""
     for R in (0, 1, 7):
         check(function, make("cross_entropy_backward", R=R, V=V, ignored=R > 1, in_place=in_place), threads)
 
 
 @cross_entropy
 def test_all_targets_ignored(function, threads):
-    """Catches a loss in rows that do not count; lse is written all the same."""
+    """Catches a loss in ignored rows, and an lse that is not written for them."""
     losses = check(function, cross_entropy_case(5, 40, targets=[-1, -100, -(2**31), -1, -2]), threads)["losses"]
     np.testing.assert_array_equal(losses, 0)
 
@@ -48,7 +48,7 @@ def test_first_and_last_target(function, threads):
 
 @cross_entropy
 def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
-    """Catches log2, and a maximum that starts at zero: every target costs ln V."""
+    """Catches log2, and a maximum that starts at zero: every target must cost ln V."""
     for V in (1, 2, 15, 47, 300):
         case = cross_entropy_case(3, V, logits=np.full((3, V), -500.0))
         losses = check(function, case, threads)["losses"]
@@ -59,7 +59,7 @@ def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
 @pytest.mark.parametrize("largest", [100.0, 1e4, 1e30, 3e38])
 def test_outliers_do_not_overflow(function, threads, largest):
-    """Catches an exponential of a positive number, which overflows."""
+    """Catches an exponential taken before the maximum is subtracted, which overflows."""
     logits = np.random.default_rng(1).standard_normal((3, BLOCK + 9))
     logits[0, 5], logits[1, -1], logits[1, 0], logits[2, 7] = largest, largest, -largest, -largest
     check(function, cross_entropy_case(*logits.shape, logits=logits, targets=[5, 3, 7]), threads)
@@ -67,7 +67,7 @@ def test_outliers_do_not_overflow(function, threads, largest):
 
 @cross_entropy
 def test_masked_logits(function, threads):
-    """Catches -inf minus -inf in a row that starts with a masked logit or block; a masked target costs infinity."""
+    """Catches -inf - (-inf) in a row that begins with masked logits; a masked target costs infinity."""
     logits = np.random.default_rng(2).standard_normal((4, BLOCK + 9))
     logits[0, 0] = logits[1, :BLOCK] = logits[2, :-1] = logits[3, 4] = -np.inf
     targets = [1, BLOCK + 1, BLOCK + 8, 4]
@@ -79,7 +79,7 @@ def test_masked_logits(function, threads):
 @cross_entropy_backward
 @pytest.mark.parametrize("in_place", FLAGS)
 def test_backward_masked_logits(function, threads, in_place):
-    """Catches NaN for a logit of -inf: its probability, and its gradient, are 0."""
+    """Catches NaN for a logit of -inf: its probability and its gradient are 0."""
     logits = np.random.default_rng(3).standard_normal((3, 50))
     logits[:, ::2] = -np.inf
     logits[1, 1] = 1e4
@@ -89,7 +89,7 @@ def test_backward_masked_logits(function, threads, in_place):
 
 @cross_entropy
 def test_maximum_anywhere(function):
-    """Catches a lane, a vector or a tail that the maximum leaves out: exp of the logit that it missed is infinite."""
+    """Catches elements that the maximum skips: their exponential would be infinite."""
     for V in (*range(1, 132), SMALL + 70):
         logits = np.full((V, V), -1000, np.float32)
         np.fill_diagonal(logits, 1000)
@@ -101,7 +101,7 @@ def test_maximum_anywhere(function):
 
 @cross_entropy
 def test_every_logit_counts_once(function):
-    """Catches a lane, a vector, a tail or a block that the sum leaves out or counts twice: V zeros have lse ln V."""
+    """Catches elements that the sum skips or adds twice: V zeros must have lse ln V."""
     for V in (*range(1, 132), SMALL + 70):
         losses, lse = np.full((2, 1), np.nan, np.float32)
         function(np.zeros((1, V), np.float32), np.zeros(1, np.int32), losses, lse, 1)
@@ -110,7 +110,7 @@ def test_every_logit_counts_once(function):
 
 @cross_entropy
 def test_maximum_renewed_in_every_block(function, threads):
-    """Catches a sum that is not rescaled to a new maximum, or is rescaled twice."""
+    """Catches a sum that is not rescaled to a new maximum, or that is rescaled twice."""
     logits = np.linspace(-20, 20, 2 * BLOCK + 1, dtype=np.float32)[None]
     for row in (logits, logits[:, ::-1]):
         check(function, cross_entropy_case(*row.shape, logits=row, targets=[0]), threads)
@@ -119,7 +119,7 @@ def test_maximum_renewed_in_every_block(function, threads):
 @cross_entropy
 @pytest.mark.parametrize("V", [1, 47, 64, BLOCK + 5])
 def test_nan_stays_in_its_row(function, threads, V):
-    """Catches a maximum that loses a NaN, and one that carries it into the next row."""
+    """Catches a NaN that is lost, or that reaches the next row."""
     logits = np.random.default_rng(4).standard_normal((3, V)).astype(np.float32)
     for place in {0, V // 2, V - 1}:
         logits[1] = 0
@@ -132,7 +132,7 @@ def test_nan_stays_in_its_row(function, threads, V):
 @cross_entropy_backward
 @pytest.mark.parametrize("V", [15, 64, 70])
 def test_backward_of_every_target(function, V):
-    """Catches a target that is missed in the tail of a row, or subtracted from its neighbour."""
+    """Catches a target that is missed among the last columns, or subtracted from the column beside it."""
     dlogits = np.full((V, V), np.nan, np.float32)
     lse = np.full(V, np.inf, np.float32)
     function(np.zeros((V, V), np.float32), np.arange(V, dtype=np.int32), lse, dlogits, 0.5, 1)

@@ -20,7 +20,7 @@ layernorm, layernorm_backward = pytest.mark.op("layernorm"), pytest.mark.op("lay
 @pytest.mark.parametrize("residual", FLAGS)
 @pytest.mark.parametrize("bias", FLAGS)
 def test_equals_reference(function, threads, make, C, residual, bias):
-    """Catches a dropped tail, a missing bias or residual, and statistics of x where those of the total are due."""
+    """Catches missing last columns, a missing bias or residual, and statistics of x instead of x + residual."""
     for R in (0, 1, 5):
         check(function, make("layernorm", R=R, C=C, residual=residual, bias=bias), threads)
 
@@ -29,7 +29,7 @@ def test_equals_reference(function, threads, make, C, residual, bias):
 @pytest.mark.parametrize("R", [0, 1, 2, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 5])
 @pytest.mark.parametrize("C", [1, 7, LINE - 1, LINE, LINE + 1, 37, 64, 65, 131])
 def test_backward_equals_reference(function, threads, make, R, C):
-    """Catches a partial chunk of rows that is lost or added twice, and zero rows leaving dweight unwritten."""
+    """Catches a partial chunk of rows that is lost or added twice, and dweight not written for zero rows."""
     check(function, make("layernorm_backward", R=R, C=C), threads)
 
 
@@ -38,7 +38,7 @@ def test_backward_equals_reference(function, threads, make, R, C):
 @pytest.mark.parametrize("bias", FLAGS)
 @pytest.mark.parametrize("accumulate", FLAGS)
 def test_backward_options(function, threads, make, dtotal, bias, accumulate):
-    """Catches a gradient that is written over what should be added to, and dtotal added nowhere or before the scale."""
+    """Catches gradients that overwrite instead of adding, and dtotal that is not added or added too early."""
     for R in (0, 3, ROWS + 2):
         case = make("layernorm_backward", R=R, C=21, dtotal=dtotal, bias=bias, accumulate=accumulate)
         check(function, case, threads)
@@ -54,7 +54,7 @@ def test_equal_elements_give_the_bias(function, threads):
 
 @layernorm
 def test_mean_far_from_zero(function, threads):
-    """Catches a variance from the sum of squares minus the square of the sum, which cancels when the mean is large."""
+    """Catches the variance as a mean of squares minus a squared mean, which loses its digits for a large mean."""
     x = 1e4 + np.random.default_rng(0).standard_normal((3, 64))
     check(function, layernorm_case(3, 64, x=x), threads)
 
@@ -62,19 +62,19 @@ def test_mean_far_from_zero(function, threads):
 @layernorm
 @pytest.mark.parametrize("size", [1e-30, 1e-6, 1e12])
 def test_rows_of_any_size(function, threads, size):
-    """Catches a missing eps in rows of nearly zeros, and squares that overflow too early."""
+    """Catches a missing eps for rows of almost zeros, and squares that overflow."""
     check(function, layernorm_case(3, 33, x=size * np.random.default_rng(1).standard_normal((3, 33))), threads)
 
 
 @pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy squares in float32
 def test_squares_do_not_overflow(function, threads):
-    """Catches squares in float32, which are infinite from 2^64 on: the row would come out as zeros."""
+    """Catches squares in float32, which are infinite from 2^64 on and make the row zero."""
     check(function, layernorm_case(3, 101, x=1e30 * np.random.default_rng(1).standard_normal((3, 101))), threads)
 
 
 @layernorm
 def test_outlier(function, threads):
-    """Catches sums that lose the small elements beside one large one in ways that no order of summation explains."""
+    """Catches sums that lose more of the small elements beside a large one than rounding explains."""
     x = np.random.default_rng(2).standard_normal((3, 100))
     x[1, 50] = 1e5
     check(function, layernorm_case(3, 100, x=x), threads)
@@ -83,7 +83,7 @@ def test_outlier(function, threads):
 @pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy has a plain float sum
 @pytest.mark.parametrize("C", [47, 1000, 20_011])
 def test_mean_is_exact_but_for_its_rounding(function, C):
-    """Catches a mean from a plain float sum, whose error would shift every deviation."""
+    """Catches a mean from a float32 sum, whose error would shift every deviation."""
     values = (np.random.default_rng(3).uniform(1, 10, 32) * 10.0 ** (np.arange(32) % 16)).astype(np.float32)
     x, weight, bias = np.repeat(values[:, None], C, axis=1), np.ones(C, np.float32), np.ones(C, np.float32)
     out, (mean, rstd) = np.full_like(x, np.nan), np.full((2, 32), np.nan, np.float32)
@@ -104,7 +104,7 @@ def test_variance_is_not_negative(function):
 
 @layernorm
 def test_every_column_counts_once(function):
-    """Catches a lane, a vector or a tail that the mean or the variance leaves out, or a padding lane that deviates."""
+    """Catches columns that mean or variance skip, and padding lanes that count in the variance."""
     for C in range(1, 132):
         x, out = np.eye(C, dtype=np.float32) * C, np.empty((C, C), np.float32)
         mean, rstd = np.full((2, C), np.nan, np.float32)
@@ -115,7 +115,7 @@ def test_every_column_counts_once(function):
 
 @layernorm
 def test_nan_stays_in_its_row(function, threads):
-    """Catches a variance that is set to zero where it is NaN, and a NaN that reaches the next row."""
+    """Catches a variance of zero instead of NaN, and a NaN that reaches the next row."""
     x = np.random.default_rng(4).standard_normal((3, 47)).astype(np.float32)
     x[1, 46] = np.nan
     out, (mean, rstd) = np.zeros_like(x), np.zeros((2, 3), np.float32)
@@ -126,7 +126,7 @@ def test_nan_stays_in_its_row(function, threads):
 
 @layernorm_backward
 def test_backward_counts_every_column(function):
-    """Catches a lane, a vector or a tail that a sum along a row leaves out: one product at a time is not zero."""
+    """Catches columns that a sum along a row skips: in each case only one product is not zero."""
     for C in range(1, 132):
         dy, x, dx = np.eye(C, dtype=np.float32) * C, np.ones((C, C), np.float32), np.full((C, C), np.nan, np.float32)
         mean, rstd, weight = np.full(C, -1, np.float32), np.ones(C, np.float32), np.ones(C, np.float32)

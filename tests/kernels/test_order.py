@@ -36,12 +36,12 @@ def disorder(text):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_rungs_stand_in_order(path):
-    """Catches a rung that stands before the one it builds on, and a backward rung among the forward ones."""
+    """Catches a rung before the one it builds on, and a backward rung among the forward ones."""
     assert disorder(path.read_text()) is None
 
 
 def test_every_op_is_found():
-    """Catches a pattern that finds no rung any more, with which every order would pass."""
+    """Catches a pattern that finds no rungs, with which every order would pass."""
     found = {op for path in FILES for op, _ in rungs(path.read_text())}
     assert found == OPS.keys()
 
@@ -57,11 +57,11 @@ def test_every_op_is_found():
     ],
 )
 def test_a_wrong_order_is_seen(names):
-    """Catches a check that nothing fails."""
+    """Catches a check that never fails."""
     assert disorder("".join(f"def {name}(x):\n    pass\n" for name in names))
 
 
 def test_a_right_order_passes():
-    """Catches a check that everything fails."""
+    """Catches a check that always fails."""
     names = ("a_naive", "a_simd", "a_simd_bfloat16", "a_backward_naive", "a_backward_simd", "b_naive")
     assert disorder("".join(f"def {name}(x):\n    pass\n" for name in names)) is None

@@ -21,13 +21,13 @@ def sums(function, threads, make, op):
 
 @bfloat16
 def test_sums_of_bfloat16(function, threads, make):
-    """Catches a lost last step of the sum, one that reads past a row, and a second panel that replaces the first."""
+    """Catches a lost last term of the sum, reads past a row, and a second panel that overwrites the first."""
     sums(function, threads, make, "matmul_bfloat16")
 
 
 @int8
 def test_sums_of_int8(function, threads, make):
-    """Catches a part of a block with the scale of another, a block without one, and a scale of a shorter last block."""
+    """Catches elements multiplied by no scale or the scale of another block, also in a short last block."""
     sums(function, threads, make, "matmul_int8")
 
 
@@ -40,13 +40,13 @@ def rows_and_columns(function, threads, make, op):
 
 @bfloat16
 def test_rows_and_columns_of_bfloat16(function, threads, make):
-    """Catches columns that are dropped or doubled where threads, stripes or tiles meet."""
+    """Catches columns that are lost or added twice where threads, stripes or tiles meet."""
     rows_and_columns(function, threads, make, "matmul_bfloat16")
 
 
 @int8
 def test_rows_and_columns_of_int8(function, threads, make):
-    """Catches columns that are dropped or doubled where threads, stripes or tiles meet."""
+    """Catches columns that are lost or added twice where threads, stripes or tiles meet."""
     rows_and_columns(function, threads, make, "matmul_int8")
 
 
@@ -59,20 +59,20 @@ def everything_after(function, make, op):
 
 @bfloat16
 def test_what_comes_after_bfloat16(function, make):
-    """Catches bias, activation and residual in another order, of another column, or once per part of the sum."""
+    """Catches bias, activation and residual in another order, from another column, or once per block of the sum."""
     everything_after(function, make, "matmul_bfloat16")
 
 
 @int8
 def test_what_comes_after_int8(function, make):
-    """Catches bias, activation and residual in another order, of another column, or once per part of the sum."""
+    """Catches bias, activation and residual in another order, from another column, or once per block of the sum."""
     everything_after(function, make, "matmul_int8")
 
 
 @int8
 @pytest.mark.parametrize("M", [21, 40])
 def test_unit_matrix_gives_the_weights(function, make, M):
-    """Catches a scale that is rounded on its way, at a bound of zero: scale times int8 is exact."""
+    """Catches a rounded scale, with a bound of zero: scale times int8 is exact in float32."""
     case = make("matmul_int8", M=M, N=37, K=M)
     wanted = packed.from_int8(case.inputs["b"], case.inputs["scales"])
     out = np.full((M, 37), np.nan, np.float32)
@@ -81,7 +81,7 @@ def test_unit_matrix_gives_the_weights(function, make, M):
 
 
 def same_as_alone(function, make, op):
-    """Assert that each row of a product of few rows equals the product of that row alone."""
+    """Assert that each row of a product of few rows has the same bits as that row alone."""
     case = make(op, M=FEW, N=70, K=100)
     together = run(function, case)["out"]
     for i in range(FEW):
@@ -94,20 +94,20 @@ def same_as_alone(function, make, op):
 
 @bfloat16
 def test_rows_do_not_depend_on_each_other_bfloat16(function, make, rung):
-    """Catches another order of a sum where several rows are taken at a time: a batch would decode other tokens."""
+    """Catches another order of the sum for several rows, with which a batch would decode other tokens."""
     if rung != "numpy":
         same_as_alone(function, make, "matmul_bfloat16")
 
 
 @int8
 def test_rows_do_not_depend_on_each_other_int8(function, make, rung):
-    """Catches another order of a sum where several rows are taken at a time: a batch would decode other tokens."""
+    """Catches another order of the sum for several rows, with which a batch would decode other tokens."""
     if rung != "numpy":
         same_as_alone(function, make, "matmul_int8")
 
 
 def test_what_is_refused():
-    """Catches scales of another number of blocks, which would be read past their end, and bits of another type."""
+    """Catches scales for the wrong number of blocks, which would be read past their end, and a wrong dtype."""
     a, (b, scales) = np.ones((2, 40), np.float32), packed.to_int8(np.ones((3, 40), np.float32))
     with pytest.raises(ValueError, match=r"\[matmul_int8\] 'scales' must have 2 for each row of 'b', got"):
         kernels.matmul_int8(a, b, scales[:, :1])

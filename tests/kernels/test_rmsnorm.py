@@ -19,7 +19,7 @@ rmsnorm, rmsnorm_backward = pytest.mark.op("rmsnorm"), pytest.mark.op("rmsnorm_b
 @pytest.mark.parametrize("C", WIDTHS)
 @pytest.mark.parametrize("residual", FLAGS)
 def test_equals_reference(function, threads, make, C, residual):
-    """Catches a dropped tail, a missing residual, and a mean that is taken out as layernorm does."""
+    """Catches missing last columns, a missing residual, and a mean that is subtracted as in layernorm."""
     for R in (0, 1, 5):
         check(function, make("rmsnorm", R=R, C=C, residual=residual), threads)
 
@@ -28,7 +28,7 @@ def test_equals_reference(function, threads, make, C, residual):
 @pytest.mark.parametrize("R", [0, 1, 2, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 5])
 @pytest.mark.parametrize("C", [1, 7, LINE - 1, LINE, LINE + 1, 37, 64, 65, 131])
 def test_backward_equals_reference(function, threads, make, R, C):
-    """Catches a partial chunk of rows that is lost or added twice, and zero rows leaving dweight unwritten."""
+    """Catches a partial chunk of rows that is lost or added twice, and dweight not written for zero rows."""
     check(function, make("rmsnorm_backward", R=R, C=C), threads)
 
 
@@ -36,14 +36,14 @@ def test_backward_equals_reference(function, threads, make, R, C):
 @pytest.mark.parametrize("dtotal", FLAGS)
 @pytest.mark.parametrize("accumulate", FLAGS)
 def test_backward_options(function, threads, make, dtotal, accumulate):
-    """Catches a gradient that is written over what should be added to, and dtotal added nowhere or before the scale."""
+    """Catches gradients that overwrite instead of adding, and dtotal that is not added or added too early."""
     for R in (0, 3, ROWS + 2):
         check(function, make("rmsnorm_backward", R=R, C=21, dtotal=dtotal, accumulate=accumulate), threads)
 
 
 @rmsnorm
 def test_zero_row_stays_zero(function, threads):
-    """Catches a division by zero: eps belongs inside the root."""
+    """Catches a division by zero without eps inside the root."""
     x = np.zeros((3, 40))
     x[1] = 5.0
     out = check(function, rmsnorm_case(3, 40, x=x), threads)["out"]
@@ -53,19 +53,19 @@ def test_zero_row_stays_zero(function, threads):
 @rmsnorm
 @pytest.mark.parametrize("size", [1e-30, 1e-6, 1e12])
 def test_rows_of_any_size(function, threads, size):
-    """Catches eps outside of the root, and squares that overflow too early."""
+    """Catches eps outside the root, and squares that overflow."""
     check(function, rmsnorm_case(3, 33, x=size * np.random.default_rng(1).standard_normal((3, 33))), threads)
 
 
 @pytest.mark.op("rmsnorm", without=[registry.OWN])  # NumPy squares in float32
 def test_squares_do_not_overflow(function, threads):
-    """Catches squares in float32, which are infinite from 2^64 on: the row would come out as zeros."""
+    """Catches squares in float32, which are infinite from 2^64 on and make the row zero."""
     check(function, rmsnorm_case(3, 101, x=1e30 * np.random.default_rng(1).standard_normal((3, 101))), threads)
 
 
 @rmsnorm
 def test_outlier(function, threads):
-    """Catches a sum of squares that loses its smaller terms in ways that no order of summation explains."""
+    """Catches a sum of squares that loses more of its small terms than rounding explains."""
     x = np.random.default_rng(2).standard_normal((3, 100))
     x[1, 50] = 1e5
     check(function, rmsnorm_case(3, 100, x=x), threads)
@@ -73,7 +73,7 @@ def test_outlier(function, threads):
 
 @rmsnorm
 def test_every_column_counts_once(function):
-    """Catches a lane, a vector or a tail that the sum of squares leaves out."""
+    """Catches columns that the sum of squares skips."""
     for C in range(1, 132):
         x, out = np.eye(C, dtype=np.float32) * C, np.empty((C, C), np.float32)
         rstd = np.full(C, np.nan, np.float32)
@@ -83,7 +83,7 @@ def test_every_column_counts_once(function):
 
 @rmsnorm
 def test_nan_stays_in_its_row(function, threads):
-    """Catches a NaN that reaches the next row, or is lost."""
+    """Catches a NaN that is lost, or that reaches the next row."""
     x = np.random.default_rng(4).standard_normal((3, 47)).astype(np.float32)
     x[1, 46] = np.nan
     out, rstd = np.zeros_like(x), np.zeros(3, np.float32)
@@ -94,7 +94,7 @@ def test_nan_stays_in_its_row(function, threads):
 
 @rmsnorm_backward
 def test_backward_counts_every_column(function):
-    """Catches a lane, a vector or a tail that a sum along a row leaves out: one product at a time is not zero."""
+    """Catches columns that a sum along a row skips: in each case only one product is not zero."""
     for C in range(1, 132):
         dy, x, dx = np.eye(C, dtype=np.float32) * C, np.ones((C, C), np.float32), np.full((C, C), np.nan, np.float32)
         rstd, weight, dweight = np.ones(C, np.float32), np.ones(C, np.float32), np.full(C, np.nan, np.float32)

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.op("rope")
 @pytest.mark.parametrize("E", [1, 2, 3, 7, 8, 9, 15, 16, 17, 32])
 @pytest.mark.parametrize("inverse", FLAGS)
 def test_equals_reference(function, threads, make, E, inverse):
-    """Catches pairs (2j, 2j + 1) for (j, j + E), a wrong sign, and a tail of pairs that is left out."""
+    """Catches pairs (2j, 2j + 1) instead of (j, j + E), a wrong sign, and last pairs that are not rotated."""
     for B, T, H in ((1, 1, 1), (2, 5, 3)):
         check(function, make("rope", B=B, T=T, H=H, E=E, inverse=inverse), threads)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4), (2, 0, 2, 4), (1, 65, 1, 4), (3, 33, 2, 4), (2, 67, 5, 16)], ids=str)
 def test_lengths(function, threads, make, shape):
-    """Catches an angle that is taken by batch or head in place of the position, and a crash for nothing to do."""
+    """Catches an angle chosen by batch or head instead of position, and a crash for empty arrays."""
     B, T, H, E = shape
     check(function, make("rope", B=B, T=T, H=H, E=E), threads)
 
@@ -29,14 +29,14 @@ def test_lengths(function, threads, make, shape):
 @pytest.mark.parametrize("in_place", FLAGS)
 @pytest.mark.parametrize("fused", FLAGS)
 def test_in_place_and_in_a_fused_row(function, threads, make, in_place, fused):
-    """Catches a second half that is computed from the first one's result, and writes to the heads beside its own."""
+    """Catches a second half computed from the overwritten first half, and writes to neighbouring heads."""
     for inverse in FLAGS:
         for E in (9, 16, 33):
             check(function, make("rope", B=2, T=5, H=3, E=E, inverse=inverse, in_place=in_place, fused=fused), threads)
 
 
 def test_strides_of_x_and_out_may_differ(function, threads):
-    """Catches a head of out that is found with the stride of x: out lies as (B, H, T, 2E), as caches of keys do."""
+    """Catches heads of out located with the strides of x: out is (B, H, T, 2E) in memory, as in a cache of keys."""
     case = rope_case(2, 5, 3, 9)
     inputs, wanted = case.inputs, run(function, case)["out"]
     x = inputs["x"].transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3)
@@ -47,13 +47,13 @@ def test_strides_of_x_and_out_may_differ(function, threads):
 
 
 def test_position_zero_stays_as_it_is(function, threads):
-    """Catches positions that count from 1."""
+    """Catches positions counted from 1: position 0 has the angle 0."""
     case = rope_case(2, 4, 3, 8)
     np.testing.assert_array_equal(run(function, case, threads)["out"][:, 0], case.inputs["x"][:, 0])
 
 
 def test_inverse_turns_back(function, threads):
-    """Catches an inverse that is the same rotation again, or another one."""
+    """Catches an inverse that rotates in the same direction, or by another angle."""
     case = rope_case(2, 9, 3, 8)
     turned = run(function, case, threads)["out"]
     back = dataclasses.replace(case, inputs=case.inputs | {"x": turned, "inverse": True})
@@ -65,7 +65,7 @@ def test_inverse_turns_back(function, threads):
 
 
 def test_nan_stays_in_its_pair(function):
-    """Catches lanes of a masked step that come from other pairs: a NaN at j belongs to j and j + E, of its own head."""
+    """Catches masked lanes that come from other pairs: a NaN at j belongs to j and j + E of its own head."""
     case = rope_case(1, 2, 2, 21)
     for j in range(42):
         x = case.inputs["x"].copy()

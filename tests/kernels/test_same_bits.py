@@ -53,13 +53,13 @@ def function(op, rung):
 
 
 def test_every_op_is_here():
-    """Catches an op without sizes, which no test below would run."""
+    """Catches an op without an entry in the table of sizes, which the tests below would skip."""
     assert SIZES.keys() == OPS.keys()
 
 
 @pytest.mark.parametrize(("op", "rung"), RUNGS)
 def test_same_bits_for_any_number_of_threads(op, rung, function):
-    """Catches a sum whose order depends on how threads divide it, and two threads that write one element."""
+    """Catches a sum whose order depends on the number of threads, and elements that two threads write."""
     case = make(op, **SIZES[op])
     alone = run(function, case, 1)
     for n_threads in (2, 3, 7):
@@ -72,7 +72,7 @@ def test_same_bits_for_any_number_of_threads(op, rung, function):
 
 @pytest.mark.parametrize(("op", "rung"), [(op, rung) for op, rung in RUNGS if rung != "naive"])
 def test_same_bits_again(op, function):
-    """Catches a result that depends on which thread was faster: the same call five times, more threads than cores."""
+    """Catches a result that depends on which thread is faster: the same call five times, with too many threads."""
     case = make(op, **SIZES[op])
     results = {tuple(np.asarray(x).tobytes() for x in run(function, case, 3).values()) for _ in range(5)}
     assert len(results) == 1

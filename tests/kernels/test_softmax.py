@@ -17,7 +17,7 @@ softmax, softmax_backward = pytest.mark.op("softmax"), pytest.mark.op("softmax_b
 @softmax
 @pytest.mark.parametrize("C", WIDTHS)
 def test_equals_reference(function, threads, make, C):
-    """Catches a dropped tail, a block under the wrong maximum, and rows that are skipped or shared by threads."""
+    """Catches missing last columns, a block with a wrong maximum, and rows that no thread or two threads compute."""
     for R in (0, 1, 7):
         check(function, make("softmax", R=R, C=C), threads)
 
@@ -25,14 +25,14 @@ def test_equals_reference(function, threads, make, C):
 @softmax_backward
 @pytest.mark.parametrize("C", WIDTHS)
 def test_backward_equals_reference(function, threads, make, C):
-    """Catches a row sum that is short by its tail or carried over from the row before."""
+    """Catches a row sum without its last columns, or one that includes the sum of the row before."""
     for R in (0, 1, 7):
         check(function, make("softmax_backward", R=R, C=C), threads)
 
 
 @softmax
 def test_masked_elements_get_nothing(function, threads):
-    """Catches -inf minus -inf: NaN in a row whose first element, first block or all but last element are masked."""
+    """Catches -inf - (-inf) in a row whose first element, first block or all but last element are masked."""
     x = np.random.default_rng(0).standard_normal((4, 2 * BLOCK + 5)).astype(np.float32)
     x[0, 0] = x[1, :BLOCK] = x[2, :-1] = -np.inf
     x[3, np.random.default_rng(1).random(x.shape[1]) < 0.5] = -np.inf
@@ -45,7 +45,7 @@ def test_masked_elements_get_nothing(function, threads):
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")  # NumPy's: -3e38 - 3e38 is -inf, as it should
 @pytest.mark.parametrize("largest", [100.0, 1e4, 1e30, 3e38])
 def test_outliers_do_not_overflow(function, threads, largest):
-    """Catches an exponential of a positive number: from 89 on it is infinite."""
+    """Catches an exponential of a positive number, which is infinite from 89 on."""
     x = np.random.default_rng(2).standard_normal((3, 2 * BLOCK + 1)).astype(np.float32)
     x[0, 5], x[1, -1], x[1, 0] = largest, largest, -largest
     x[2, 3], x[2, BLOCK + 3] = largest, largest
@@ -55,14 +55,14 @@ def test_outliers_do_not_overflow(function, threads, largest):
 @softmax
 @pytest.mark.parametrize("C", [1, 3, 15, 47, 64, BLOCK + 1])
 def test_equal_rows_are_uniform(function, threads, C):
-    """Catches a row's result that depends on its neighbours, and a maximum that starts at zero or in a padding lane."""
+    """Catches rows that influence each other, and a maximum that includes zero or a padding lane."""
     out = check(function, softmax_case(5, C, np.full((5, C), -300.0)), threads)["out"]
     assert (out == out[0, 0]).all()
 
 
 @softmax
 def test_maximum_renewed_in_every_block(function, threads):
-    """Catches a rescaled sum without its rescaled exponentials, or the other way round."""
+    """Catches a new maximum for which only the sum or only the exponentials are rescaled."""
     x = np.linspace(-20, 20, 3 * BLOCK + 1, dtype=np.float32)[None]
     for row in (x, x[:, ::-1]):
         check(function, softmax_case(*row.shape, row), threads)
@@ -70,7 +70,7 @@ def test_maximum_renewed_in_every_block(function, threads):
 
 @softmax
 def test_maximum_anywhere(function):
-    """Catches a lane, a vector or a tail that the maximum leaves out: exp of the element that it missed is infinite."""
+    """Catches elements that the maximum skips: their exponential would be infinite."""
     for C in (*range(1, 132), BLOCK // 2 + 70):
         x = np.full((C, C), -1000, np.float32)
         np.fill_diagonal(x, 1000)
@@ -82,7 +82,7 @@ def test_maximum_anywhere(function):
 @softmax
 @pytest.mark.parametrize("C", [1, 47, 64, BLOCK + 5])
 def test_nan_stays_in_its_row(function, threads, C):
-    """Catches a maximum that loses a NaN, and one that carries it into the next row."""
+    """Catches a NaN that is lost, or that reaches the next row."""
     x = np.random.default_rng(3).standard_normal((3, C)).astype(np.float32)
     for place in {0, C // 2, C - 1}:
         x[1] = 0
@@ -108,7 +108,7 @@ def test_backward_misaligned(function, make, C):
 
 @softmax_backward
 def test_backward_counts_every_product(function):
-    """Catches a lane, a vector, a tail or a block that the sum leaves out: one product at a time is not zero."""
+    """Catches columns that the sum skips: in each case only one product is not zero."""
     for C in (*range(1, 132), BLOCK // 2 + 70):
         y, dy = np.full((C, C), 0.5, np.float32), np.eye(C, dtype=np.float32)
         dx = np.full_like(y, np.nan)
@@ -118,7 +118,7 @@ def test_backward_counts_every_product(function):
 
 @softmax_backward
 def test_constant_gradient_gives_nothing(function):
-    """Catches a gradient that is not orthogonal to a shift of the row: dy = 1 asks for no change of x."""
+    """Catches a gradient that is not 0 for dy = 1: adding a constant to a row changes no probability."""
     case = softmax_case(3, 100)
     y = case.wanted["out"].astype(np.float32)
     dx = np.full_like(y, np.nan)
@@ -128,7 +128,7 @@ def test_constant_gradient_gives_nothing(function):
 
 @softmax
 def test_rows_sum_to_one(function, make):
-    """Catches a total that misses terms whose share is too small to show in any single element."""
+    """Catches a sum that skips terms too small to be noticed in any single element."""
     case = make("softmax", R=5, C=2 * BLOCK + 3)
     out = run(function, case, 2)["out"].astype(np.float64)
     assert (abs(out.sum(axis=1) - 1) <= case.bounds["out"].sum(axis=1)).all()

@@ -49,7 +49,7 @@ def using(name):
 
 
 def exp(function, x):
-    """Compute exp(x) as the gradient of a cross-entropy with lse = 0 and scale = 1; the target is another column."""
+    """Compute exp(x) as the gradient of a cross-entropy with lse = 0 and scale = 1, whose target is an extra column."""
     width = 256
     rows = -(-x.size // width)
     logits = np.zeros((rows, 1 + width), np.float32)
@@ -68,7 +68,7 @@ def gated(function, x):
 
 @pytest.mark.parametrize("name", isa.available())
 def test_exp_is_off_by_a_unit_at_most(using, name):
-    """Catches a wrong coefficient, a wrong part of ln 2, and 2^n where n leaves the exponents of a float."""
+    """Catches a wrong coefficient, a wrong part of ln 2, and a power 2^n outside the range of a float."""
     with np.errstate(over="ignore"):
         wanted = np.exp(X.astype(np.float64))
         infinite = np.isinf(wanted.astype(np.float32))
@@ -82,7 +82,7 @@ def test_exp_is_off_by_a_unit_at_most(using, name):
 
 @pytest.mark.parametrize("name", isa.available())
 def test_exp_does_not_fall(using, name):
-    """Catches a jump where n changes: exp of a larger number may be less by rounding alone, 2 units of each side."""
+    """Catches a jump where n changes: exp of a larger number may be smaller only by rounding, 2 units on each side."""
     x = np.sort(X[abs(X) < HIGHEST])
     got = exp(using("cross_entropy_backward"), x).astype(np.float64)
     assert (got[1:] >= got[:-1] * (1 - 4 * 2.0**-23)).all()
@@ -90,7 +90,7 @@ def test_exp_does_not_fall(using, name):
 
 @pytest.mark.parametrize("name", isa.available())
 def test_sigmoid(using, name):
-    """Catches inf / inf, a sigmoid that cancels for negative x, and an exponential of the wrong sign.
+    """Catches inf / inf, cancellation for negative x, and an exponential with the wrong sign.
 
     Relative to the result, exp is off by EXP 2^-23 and counts at most once; 1 + exp, the quotient and the product with
     x are rounded, 2^-24 each. Where exp(-x) is infinite, 0 stands for a sigmoid below 2^-128.
@@ -108,7 +108,7 @@ def test_sigmoid(using, name):
 @pytest.mark.parametrize("name", isa.available())
 @pytest.mark.filterwarnings("ignore:overflow encountered")  # the reference's: its cube of a large number is infinite
 def test_gelu_and_its_slope(using, name):
-    """Catches a limit that is too near, and a product that overflows where the function does not."""
+    """Catches a limit that is too small, and an intermediate product that overflows although the result does not."""
     x = X[abs(X) < 1e30]
     check(using("gelu"), gelu_case(x.size, x))
     check(using("gelu_backward"), gelu_backward_case(x.size, x))
@@ -116,7 +116,7 @@ def test_gelu_and_its_slope(using, name):
 
 @pytest.mark.parametrize("name", isa.available())
 def test_nan_stays_nan(using, name):
-    """Catches a limit that replaces a NaN, in every lane and in the remaining elements, and one that spreads it."""
+    """Catches a limit that replaces a NaN, in any lane and in the last elements, and a NaN that spreads."""
     for at in range(37):
         x = np.linspace(-3, 3, 37, dtype=np.float32)
         x[at] = np.nan
@@ -129,5 +129,5 @@ def test_nan_stays_nan(using, name):
 
 @pytest.mark.parametrize("op", ["gelu", "gelu_backward", "swiglu", "swiglu_backward", "cross_entropy_backward"])
 def test_every_instruction_set_is_here(op):
-    """Catches an op that lost its simd rung, so that the tests above would measure the rung below."""
+    """Catches an op without its simd rung, for which the tests above would check a lower rung."""
     assert [name.partition("-")[2] for name in every(op) if name.startswith("simd")] == list(isa.available())
