@@ -63,7 +63,7 @@ def test_infill_scores(run, sources, capsys):
     assert (result["lines"], result["exact_match"], result["edit_similarity"]) == (6, exact, near)
     assert result["sees"] == "prefix"
     out, err = said(capsys, *words, "--each")
-    assert re.search(rf"^exact match {exact:.1%}  edit similarity {near:.3f}  \(6 lines, [\d.]+ s each\)$", out, re.M)
+    assert re.search(rf"^exact match {exact:.1%}  edit similarity {near:.3f}  \(6 lines, [\d,]+ ms each\)$", out, re.M)
     assert "model     sees prefix of each line" in err
     for one in found:
         assert f"{one.hidden.path}:{one.hidden.line}\n      - {one.hidden.text}\n      + {one.text}" in out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tinygpt.decoding import steps
-from tinygpt.kernels import registry
+from tinygpt.kernels import isa, registry
 from tinygpt.sampling import Sampler
 from tinygpt.serve.engine import CHUNK, Busy, Closed, Engine
 from tinygpt.serve.sequence import Finished
@@ -50,6 +50,27 @@ def test_a_request_does_not_notice_the_others(kind, weights):
     for i in range(22):
         assert got[i][:-1] == want[i][:-1], PROMPTS[i % len(PROMPTS)]
         assert later[i][:-1] == want[i][:-1], PROMPTS[i % len(PROMPTS)]
+
+
+@pytest.fixture
+def restored_isa():
+    """The instruction set as it was."""
+    before = isa.get()
+    yield
+    isa.use(before)
+
+
+@pytest.mark.parametrize("name", isa.available())
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_on_every_instruction_set(restored_isa, name, weights):
+    """Catches kernels of an instruction set that change their path at other numbers of rows."""
+    isa.use(name)
+    model = small("llama", weights)
+    want = [alone(model, i) for i in range(18)]
+    with Engine(model, TOKENIZER) as engine:
+        both = [asked(i) for i in range(18)]
+        engine.submit(*[request for request, _ in both])
+        assert [heard.until_end()[:-1] for _, heard in both] == [one[:-1] for one in want]
 
 
 @pytest.mark.parametrize("rung", ["naive", "blocked"])

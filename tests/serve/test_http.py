@@ -225,6 +225,7 @@ def test_models_health_and_metrics(client):
         ({"temperature": "hot"}, 400, "'temperature' must be a number, got 'hot'"),
         ({"top_p": 0}, 400, "'top_p' must be"),
         ({"n": 17}, 400, "'n' must be 1 to 16, got 17"),
+        ({"n": 16, "prompt": ["x"] * 9}, 400, "the request asks for 144 texts, and the server takes at most 128"),
         ({"stop": ""}, 400, "'stop' must be a string or up to 16 strings"),
         ({"seed": -1}, 400, "'seed' must be"),
         ({"logit_bias": {"5": 1}}, 400, "unknown or unsupported field 'logit_bias'"),
@@ -249,6 +250,14 @@ def test_bad_requests_are_refused(client):
     client.get("/v1/completions", status=405)
     client.get("/v1/chat/completions", {"messages": [{"role": "king", "content": "x"}]}, 400)
     client.get("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 200}]}, 400)
+
+
+def test_an_unexpected_error_is_told(client, monkeypatch, capfd):
+    """Catches a fault of the server whose answer is no JSON, or that leaves no trace in its output."""
+    monkeypatch.setattr(client.engine, "submit", lambda *_: 1 / 0)
+    error = client.get("/v1/completions", {"prompt": "x"}, 500)["error"]
+    assert error["message"] == "internal error; the server's output says why"
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_a_chat_needs_a_template():

@@ -26,8 +26,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from tinygpt import GPT, GPTConfig, save
 from tinygpt.tokenizers import CharTokenizer
 
@@ -46,7 +44,19 @@ class Server:
     def __init__(self, folder: str):
         tokenizer = CharTokenizer.train(TEXT)
         save(folder, GPT(GPTConfig(tokenizer.vocab_size, **SIZE), seed=0), tokenizer)
-        command = [sys.executable, "-m", "tinygpt", "serve", "--model", folder, "--port", "0", "--cache-mb", "512"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tinygpt",
+            "serve",
+            "--model",
+            folder,
+            "--port",
+            "0",
+            "--cache-mb",
+            "512",
+        ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = next(line for line in self.process.stderr if line.startswith("serving"))
         self.port = int(re.search(r":(\d+) ", line)[1])

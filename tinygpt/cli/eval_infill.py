@@ -70,7 +70,7 @@ def evaluate_infill(options: Options) -> int:
         _print_lines(found)
     print(
         f"exact match {result['exact_match']:.1%}  edit similarity {result['edit_similarity']:.3f}  "
-        f"({len(found):,} lines, {seconds:.2f} s each)"
+        f"({len(found):,} lines, {1000 * seconds:,.0f} ms each)"
     )
     return 0
 

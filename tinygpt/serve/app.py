@@ -47,7 +47,7 @@ def build_app(service: Service, key: str | None = None, hosts: Collection[str] |
         Route("/openapi.json", api.openapi),
         *page.routes(),
     ]
-    handlers = {Refused: _refused, HTTPException: _http_error, ClientDisconnect: _left}
+    handlers = {Refused: _refused, HTTPException: _http_error, ClientDisconnect: _left, Exception: _failed}
     middleware = [Middleware(Guard, key=key, hosts=hosts)]
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
@@ -152,3 +152,8 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 async def _left(_: Request, error: Exception) -> Response:
     return Response(status_code=499)  # the client does not read it
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """Answer an error that nobody expected; the server prints its traceback."""
+    return refusal(Refused("internal error; the server's output says why", 500))

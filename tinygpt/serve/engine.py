@@ -15,6 +15,7 @@ import numpy as np
 
 from tinygpt.cache import SequenceCache, Span
 from tinygpt.data.infilling import never_drawn
+from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.model import GPT
 from tinygpt.ops.embedding import inside
 from tinygpt.serve.batch import LEAST, Forward
@@ -130,11 +131,13 @@ class Engine:
     def _run(self) -> None:
         reason = "error"
         try:
-            while self._has_work():
-                self._drop()
-                self._admit()
-                self._read()
-                self._decode()
+            with Adaptive() as threads:
+                while self._has_work():
+                    self._drop()
+                    self._admit()
+                    self._read()
+                    with threads.step():
+                        self._decode()
             reason = "shutdown"
         finally:
             with self._wake:

@@ -125,8 +125,11 @@ class Service:
         Raises
         ------
         Refused
-            The queue is full, or the server is shutting down.
+            There are more texts than the server can hold, the queue is full, or the server is shutting down.
         """
+        most = self.engine.batch + self.engine.queue
+        if len(asks) > most:
+            raise Refused(f"the request asks for {len(asks):,} texts, and the server takes at most {most:,} at a time")
         seed = secrets.randbelow(2**63) if body["seed"] is None else body["seed"]
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty",
                  "frequency_penalty")  # fmt: skip
