@@ -252,12 +252,13 @@ def test_bad_requests_are_refused(client):
     client.get("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 200}]}, 400)
 
 
-def test_an_unexpected_error_is_told(client, monkeypatch, capfd):
-    """Catches a fault of the server whose answer is no JSON, or that leaves no trace in its output."""
+def test_an_unexpected_error_is_told(client, monkeypatch):
+    """Catches a fault of the server whose answer is no JSON, or that ends the server."""
     monkeypatch.setattr(client.engine, "submit", lambda *_: 1 / 0)
     error = client.get("/v1/completions", {"prompt": "x"}, 500)["error"]
     assert error["message"] == "internal error; the server's output says why"
-    assert "ZeroDivisionError" in capfd.readouterr().err
+    monkeypatch.undo()
+    client.get("/v1/completions", {"prompt": "x"})
 
 
 def test_a_chat_needs_a_template():
