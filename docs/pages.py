@@ -230,6 +230,25 @@ def table(heads: Sequence[str], lines: Iterable[Sequence[Any]], align: str = "")
     return Markdown("\n".join(text))
 
 
+def optimizers() -> Markdown:
+    """Compare AdamW and Muon after the same seconds of training, as benchmarks/optimizers.py measured them."""
+    found = measured("optimizers")
+    if found is None:
+        return not_measured("optimizers")
+    lines = [
+        (run["optimizer"], f"{run['lr']:g}", f"{run['steps']:,}", f"{run['seconds']:.0f}", f"{run['val_loss']:.3f}")
+        for run in found["runs"].values()
+    ]
+    heads = ("optimizer", "peak learning rate", "steps", "seconds", "validation loss")
+    best = {
+        one: min(r["val_loss"] for r in found["runs"].values() if r["optimizer"] == one) for one in ("adamw", "muon")
+    }
+    shape = ", ".join(f"{name} {value}" for name, value in found["shape"].items())
+    text = f"At the best rate of each, Muon's loss is {best['adamw'] - best['muon']:+.3f} below AdamW's."
+    made = f"*{found['machine']}, {found['threads']} threads, {found['date']}; {shape}.*"
+    return Markdown("\n\n".join([table(heads, lines, "lrrrr").data, text, made]))
+
+
 def soak() -> Markdown:
     """Tell how many processes tests/soak/kill.py has killed, and what came of their runs."""
     found = measured("soak")

@@ -18,7 +18,7 @@ LAYERS = [
     {"core"},
     {"kernels", "memory", "packed", "tensor"},
     {"ops"},
-    {"nn", "optim"},
+    {"muon", "nn", "optim"},
     {"cache", "config", "model", "sampling"},
     {"decoding", "lora", "tracing"},
     {"tokenizers"},

@@ -302,3 +302,15 @@ def test_the_base_class_cannot_step():
     gradients(module, 1)
     with pytest.raises(TypeError, match=r"^\[Optimizer\] is a base class; use SGD, Adam or AdamW$"):
         optim.Optimizer(module.parameters(), 0.1).step()
+
+
+def test_wsd_stays_at_its_peak_and_falls_at_the_end():
+    """Catches a rate that falls all the way, a fall that ends too early, and one that is not 1 - sqrt."""
+    schedule = optim.wsd(1.0, steps=101, warmup=10, final=0.1, decay=0.2)
+    assert [schedule(step) for step in (0, 9)] == [pytest.approx(1 / 11), pytest.approx(10 / 11)]
+    assert {schedule(step) for step in range(10, 81)} == {1.0}
+    assert schedule(85) == pytest.approx(0.1 + 0.9 * (1 - 0.5))  # a quarter of the way, whose root is a half
+    assert schedule(100) == pytest.approx(0.1)
+    assert optim.wsd(1.0, steps=1)(0) == 1.0
+    rates = [optim.wsd(1.0, steps=50, warmup=5, decay=1.0)(step) for step in range(5, 50)]
+    assert rates == sorted(rates, reverse=True)

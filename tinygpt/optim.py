@@ -339,6 +339,35 @@ def cosine(lr: float, steps: int, warmup: int = 0, final: float = 0.0) -> Schedu
     return _warmup(lr, steps, warmup, lambda progress: final + (lr - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
+def wsd(lr: float, steps: int, warmup: int = 0, final: float = 0.0, decay: float = 0.2) -> Schedule:
+    """Return a schedule that rises to `lr`, stays there, and falls at the end: warm-up, stable, decay.
+
+    The length of the stable part need not be known in advance: any of its checkpoints can be resumed with more steps.
+    The fall follows 1 - sqrt(progress) (Hagele et al. 2024, "Scaling laws and compute-optimal training beyond fixed
+    training durations").
+
+    Parameters
+    ----------
+    lr : float
+        Peak learning rate.
+    steps : int
+        Number of steps of the run.
+    warmup : int
+        Steps until the peak; step 0 has lr / (warmup + 1).
+    final : float
+        Learning rate at the last step of a run with more than one step.
+    decay : float
+        Fraction of the steps in which the rate falls, more than 0 and at most 1.
+    """
+    falls = max(1, round(decay * (steps - 1)))
+
+    def after(progress: float) -> float:
+        done = progress * max(1, steps - 1 - warmup) - max(0, steps - 1 - warmup - falls)
+        return final + (lr - final) * (1 - math.sqrt(min(1.0, max(0.0, done) / falls)))
+
+    return _warmup(lr, steps, warmup, after)
+
+
 def _warmup(lr: float, steps: int, warmup: int, decay: Callable[[float], float]) -> Schedule:
     def schedule(step: int) -> float:
         if step >= max(1, steps - 1):  # max, because the only step of a run is not its last

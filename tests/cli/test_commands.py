@@ -227,8 +227,9 @@ def test_info_shows_the_machine(capsys):
 def test_info_shows_a_model(run, capsys):
     """Catches figures of the model or its run that are missing or under the wrong name."""
     out, _ = said(capsys, "info", "--model", str(run))
-    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in out.splitlines())
+    facts = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in out.splitlines())
     model, tokenizer = tinygpt.load(run)
+    assert (facts["steps"], facts["schedule"], facts["keep-best"]) == ("60", "cosine", "off")
     assert facts["parameters"] == f"{model.num_parameters():,}"
     assert (facts["n_layer"], facts["n_embd"], facts["block_size"]) == ("1", "16", "16")
     assert (facts["n_kv_head"], facts["ffn_dim"]) == ("2", "64")

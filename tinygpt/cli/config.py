@@ -117,13 +117,14 @@ def _check_resumed(arguments: Sequence[str], run: dict[str, Any]) -> None:
 
 
 def _choose_length(arguments: Sequence[str], tables: dict[Path, dict[str, Any]]) -> None:
-    """Keep --steps or --epochs from the first source that has one of them, because one replaces the other."""
-    names = ("steps", "epochs")
+    """Keep --steps, --epochs or --tokens, which replace each other, from the first source that has one of them."""
+    names = ("steps", "epochs", "tokens")
     chosen = {name for name in names if _value_of(arguments, f"--{name}") is not None}
     sources = [("", chosen), *((f"{path}: ", table.keys() & set(names)) for path, table in tables.items())]
     for where, found in sources:
         if len(found) > 1:
-            raise ValueError(f"{where}--steps and --epochs cannot both be given")
+            given = " and ".join(f"--{name}" for name in names if name in found)
+            raise ValueError(f"{where}{given} cannot both be given")
     for table in tables.values():
         found = table.keys() & set(names)
         for name in found if chosen else ():

@@ -80,7 +80,9 @@ def _model(directory: str) -> list[tuple[str, str]]:
     """Describe the model of a directory, its tokenizer and its training run, as pairs of name and text."""
     from tinygpt.files import model_directory
     from tinygpt.runs import layout
+    from tinygpt.runs.directory import read_table
     from tinygpt.runs.metrics import read_progress
+    from tinygpt.runs.read import as_text
 
     model, tokenizer = model_directory.load(directory)
     facts = [("model", directory), ("parameters", f"{model.num_parameters():,}")]
@@ -96,4 +98,8 @@ def _model(directory: str) -> list[tuple[str, str]]:
             facts.append(("trained", f"{run.steps} steps" + ("" if run.seconds is None else f", {run.seconds:.0f} s")))
         if run.best is not None:
             facts.append(("validation loss", f"{run.best:.4f}"))
+    if layout.is_run(directory):
+        facts.append(("settings", f"those of the run, in {layout.SETTINGS}"))
+        table = read_table(Path(directory, layout.SETTINGS))
+        facts += [(f"  {name}", as_text(value)) for name, value in table.items()]
     return facts

@@ -180,6 +180,9 @@ def _config(folder: Path) -> GPTConfig | None:
 def _total(run: RunData) -> int | None:
     """Return the number of steps in the settings; with epochs, compute it from the steps per epoch so far."""
     steps, epochs = _count(run.settings.get("steps")), _positive(run.settings.get("epochs"))
+    tokens = _count(run.settings.get("tokens"))
+    if tokens and run.tokens_per_step:
+        return -(-tokens // run.tokens_per_step)
     if steps or epochs is None:
         return steps or None
     # The epoch of a step is step x sequences / windows. The last one has the smallest relative rounding error.

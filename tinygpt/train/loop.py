@@ -27,6 +27,8 @@ from tinygpt.kernels.adaptive import Adaptive
 from tinygpt.model import GPT
 from tinygpt.runs import checkpoint, directory, layout
 from tinygpt.train import parallel
+from tinygpt.train.average import Average
+from tinygpt.train.guards import SpikeGuard, first_bad
 from tinygpt.train.interrupt import Interrupt, Stop
 from tinygpt.train.outputs import NoOutputs, Outputs
 from tinygpt.train.pace import Pace
@@ -182,6 +184,8 @@ class Trainer:
         self.step = 0  # steps done
         self.best = math.inf  # lowest validation loss so far
         self.best_step: int | None = None  # steps done when it was reached
+        self.guard = SpikeGuard(run.settings.optimisation.spike_sigma)
+        self.average = Average(run.optimizer, run.settings.optimisation.ema)
         self.owed = False  # the evaluation of this step was begun and is not finished
         self.seconds = 0.0  # training time, including that of earlier processes
         self.saved_at: int | None = None
@@ -254,6 +258,7 @@ class Trainer:
         self.best, self.best_step = math.inf if best is None else float(best), state.get("best_step")
         self.step, self.seconds = state["step"], float(state.get("seconds") or 0.0)
         self.saved_at, self.owed = self.step, state.get("owed") is True
+        self.guard.restore(state.get("spikes"))
         if state.get("fingerprint") != self.run.fingerprint():
             self.outputs.note("the training text has changed since the checkpoint, so the order of the data differs")
         self.outputs.note(f"resuming at step {self.step} of {self.run.total_steps} from {resumed}")
@@ -298,20 +303,23 @@ class Trainer:
         optimizer.zero_grad()
         losses = []
         with self.interrupt.raising():
-            for x, y, sequence in team.batches(step):
+            for x, y, sequence in team.batches(0 if settings.overfit_one_batch else step):
                 mean = model.loss(x, y, (settings.seed, step, sequence))
                 losses.append(mean.item())
                 mean.backward(1 / team.parts, team.complete)
             loss = team.reduce(losses)
         norm = team.grad_norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._fail(f"loss {loss:.3g}, gradient norm {norm:.3g}")
+            self._fail(f"loss {loss:.3g}, gradient norm {norm:.3g}", x)
+        spike = self.guard.spike(loss)
         watching = self.outputs.before_update(step, x)
-        team.update(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
+        if not spike:
+            team.update(optim.clip_scale(norm, settings.clip) if settings.clip else 1.0)
+            self.average.update()
         watching += self.outputs.after_update(step)
         seconds = time.perf_counter() - began - watching
         self.seconds += seconds
-        return self._record(loss, norm, seconds)
+        return self._record(loss, norm, seconds) | ({"spike": True} if spike else {})
 
     def _record(self, loss: float, norm: float, seconds: float) -> Record:
         """Make the record of a step that took `seconds`."""
@@ -335,6 +343,12 @@ class Trainer:
         """Score the validation split; save the model, and return True, if it is the best so far."""
         self._check_weights()
         self.owed = True
+        with self.average.in_place():
+            better = self._evaluate()
+        self.owed = False
+        return better
+
+    def _evaluate(self) -> bool:
         limit = self.run.settings.output.eval_tokens or None
         with self.interrupt.raising():
             score = self.comm.from_first(lambda: self._score(self.run.model, limit))
@@ -347,7 +361,6 @@ class Trainer:
             if self.comm.first:
                 model_directory.save(self.out, self.run.model, self.run.tokenizer)
         self.outputs.evaluated(record, better)
-        self.owed = False
         return better
 
     def _score(self, model: GPT, limit: int | None = None, progress: Any = None) -> Score:
@@ -375,6 +388,7 @@ class Trainer:
             "best_val_loss": None if math.isinf(self.best) else self.best,
             "best_step": self.best_step,
             "owed": self.owed,
+            "spikes": self.guard.state() if self.guard.sigma else None,
             "fingerprint": run.fingerprint(),
         }
         where = layout.checkpoint_directory(self.out, self.step)
@@ -389,6 +403,8 @@ class Trainer:
         best = self._best()
         with self.interrupt.raising():
             score = self._score(best, progress=outputs.report.evaluating)
+        if text := self.guard.summary(self.step):
+            outputs.note(text)
         outputs.finished(score)
         for i in range(run.settings.output.samples):
             seed = run.settings.optimisation.seed + i
@@ -413,7 +429,9 @@ class Trainer:
         if not all(_is_finite(array) for array in (optimizer.arena.data, *optimizer.state.values())):
             self._fail("a weight or an optimizer moment is infinite or NaN")
 
-    def _fail(self, fault: str) -> NoReturn:
+    def _fail(self, fault: str, tokens: np.ndarray | None = None) -> NoReturn:
+        bad = first_bad(self.run.model, self.run.optimizer, tokens)
+        fault += f" (first: {bad})" if bad else ""
         settings = self.run.settings
         clip = "a smaller 'clip'" if settings.optimisation.clip else "'clip' 1"
         advice = f"try a lower 'lr' (now {settings.peak_lr:.2g}), a longer 'warmup' or {clip}"

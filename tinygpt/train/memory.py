@@ -50,7 +50,9 @@ def needed_bytes(settings: TrainSettings, config: GPTConfig) -> int:
     tables = config.vocab_size * C * (1 if config.tie_embeddings else 2)
     tables += config.block_size * C if config.position == "learned" else 0
     weights = config.n_layer * block + tables
-    copies = {"adamw": 4, "adam": 4, "sgd": 3}[settings.optimisation.optimizer]  # weights, gradients, moments
+    copies = {"adamw": 4, "muon": 4, "adam": 4, "sgd": 3}[
+        settings.optimisation.optimizer
+    ]  # weights, gradients, moments
     if settings.model.lora_rank is not None:
         copies = 1  # adapters are small, and the weights below them have no gradient
     # Kept of each block for backward: q, k, v, the attention output, two sums of the residual stream, and the MLP.

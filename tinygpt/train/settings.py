@@ -165,20 +165,24 @@ class OptimisationSettings:
     """Number of optimizer steps."""
     epochs: float | None = None
     """Passes over the training split, instead of --steps."""
+    tokens: int | None = None
+    """Number of tokens to train on, instead of --steps; rounded up to whole steps."""
     batch: int = 4
     """Number of sequences in each forward pass."""
     grad_accum: int = 1
     """Number of forward passes per step; their gradients are averaged."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Optimizer; --weight-decay applies to adamw, --momentum to sgd."""
+    optimizer: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
+    """Optimizer; --weight-decay applies to adamw and muon, --momentum to sgd. Muon orthogonalises updates of layers."""
     lr: float | None = None
     """Peak learning rate. Default: 0.2/width from scratch, 0.06/width with --from, 0.6/width with LoRA."""
     min_lr: float | None = None
     """Learning rate at the end of the run. Default: a tenth of --lr."""
     warmup: int = 100
     """Steps until the learning rate reaches its peak, at most a tenth of the run."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning-rate schedule after warm-up."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Learning-rate schedule after warm-up; wsd stays at the peak and falls in the last part of the run."""
+    decay: float = 0.2
+    """Fraction of the run in which the learning rate falls; used only with --schedule wsd."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of Adam's two moment estimates."""
     weight_decay: float = 0.1
@@ -187,12 +191,18 @@ class OptimisationSettings:
     """Momentum; used only with --optimizer sgd."""
     clip: float = 1.0
     """Largest gradient norm, above which gradients are scaled down; 0 turns clipping off."""
+    ema: float | None = None
+    """Decay of an average of the weights, as in 0.999, which is evaluated and saved instead of them. Default: none."""
+    spike_sigma: float | None = None
+    """Skip the update of a step whose loss is this many standard deviations above recent ones. Default: none."""
+    overfit_one_batch: bool = False
+    """Train on the first batch only: a correct model learns it by heart, so its training loss must approach 0."""
     seed: int = 0
     """Random seed for initial weights, validation split, data order and dropout."""
 
     def validate(self) -> None:
         """Raise ValueError, naming the argument, for a value out of range."""
-        _at_least(self, 1, "steps", "batch", "grad_accum")
+        _at_least(self, 1, "steps", "tokens", "batch", "grad_accum")
         _at_least(self, 0, "warmup", "seed")
         for name in ("lr", "min_lr", "weight_decay", "clip"):
             value = getattr(self, name)
@@ -200,7 +210,11 @@ class OptimisationSettings:
                 raise ValueError(f"[train] '{name}' must be 0 or more, got {value}")
         if self.epochs is not None and not (math.isfinite(self.epochs) and self.epochs > 0):
             raise ValueError(f"[train] 'epochs' must be more than 0, got {self.epochs}")
-        _below_one(self, "momentum", "betas")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"[train] 'decay' must be more than 0 and at most 1, got {self.decay}")
+        if self.spike_sigma is not None and not (math.isfinite(self.spike_sigma) and self.spike_sigma > 0):
+            raise ValueError(f"[train] 'spike_sigma' must be more than 0, got {self.spike_sigma}")
+        _below_one(self, "momentum", "betas", "ema")
         _among_choices(self, "optimizer", "schedule")
 
 
@@ -377,6 +391,15 @@ class TrainSettings:
         """Sequences that one optimizer step learns from."""
         return self.optimisation.batch * self.optimisation.grad_accum
 
+    def total_steps(self, n_windows: int) -> int:
+        """Return the number of optimizer steps of a run, whose training split has `n_windows` windows."""
+        given = self.optimisation
+        if given.epochs is not None:
+            return max(1, round(given.epochs * n_windows / self.sequences_per_step))
+        if given.tokens is not None:
+            return -(-given.tokens // (self.sequences_per_step * self.model.length))
+        return given.steps
+
     def validate(self) -> None:
         """Raise ValueError, naming the argument, for a value out of range."""
         for group in KINDS:
@@ -391,6 +414,14 @@ class TrainSettings:
                 raise ValueError(f"[train] '{name}' {flat[name]} must be a multiple of 'sync_every' {every}")
         if self.distributed.shard_optimizer and self.output.watch is not None:
             raise ValueError("[train] 'watch' cannot be combined with 'shard_optimizer': no rank has all gradients")
+        given = self.optimisation
+        alone = {"ema": given.ema, "spike_sigma": given.spike_sigma, "overfit_one_batch": given.overfit_one_batch}
+        for name, value in alone.items():
+            if value and every > 1:
+                raise ValueError(f"[train] '{name}' cannot be combined with 'sync_every'")
+        if self.distributed.shard_optimizer and (given.ema is not None or given.optimizer == "muon"):
+            name = "optimizer" if given.ema is None else "ema"
+            raise ValueError(f"[train] '{name}' cannot be combined with 'shard_optimizer': it needs whole matrices")
         for name in SHAPE if self.model.from_ is not None else ():
             if flat[name] != DEFAULTS[name]:
                 raise ValueError(refused_with_from(name))
@@ -398,7 +429,7 @@ class TrainSettings:
     def table(self) -> dict[str, Any]:
         """Return the settings as a TOML table with the names of the flags, without those of one call."""
         settings = {key(name): value for name, value in self.flat().items() if value is not None}
-        from_, replaced = self.model.from_, ["steps"] if self.optimisation.epochs is not None else []
+        from_, replaced = self.model.from_, ["steps"] if self.optimisation.epochs or self.optimisation.tokens else []
         for name in (*OF_A_CALL, *(SHAPE if from_ is not None else ()), *replaced):
             settings.pop(key(name), None)
         settings["betas"] = list(settings["betas"])

@@ -19,6 +19,7 @@ from tinygpt.io.strict import one_line
 from tinygpt.kernels import isa, registry, threads
 from tinygpt.kernels.peak import peak_flops
 from tinygpt.model import GPT
+from tinygpt.muon import Muon
 from tinygpt.tokenizers import BPETokenizer, CharTokenizer, gguf_metadata
 from tinygpt.tokenizers.base import Tokenizer
 from tinygpt.train.report import Report
@@ -88,9 +89,7 @@ def prepare(settings: TrainSettings, report: Report, resumed: Path | None = None
     _tell_model(settings, model, report)
     windows = Windows(corpus.train, settings.model.length, settings.optimisation.seed)
     peak = _machine(report)
-    total, epochs = settings.optimisation.steps, settings.optimisation.epochs
-    if epochs is not None:
-        total = max(1, round(epochs * windows.n_windows / settings.sequences_per_step))
+    total = settings.total_steps(windows.n_windows)
     optimizer = _optimizer(settings, model)
     return Run(settings, corpus, tokenizer, model, optimizer, schedule(settings, total), windows, total, peak)
 
@@ -200,6 +199,11 @@ def _optimizer(settings: TrainSettings, model: GPT) -> optim.Optimizer:
         return optim.SGD(parameters, lr, given.momentum)
     if given.optimizer == "adam":
         return optim.Adam(parameters, lr, given.betas)
+    if given.optimizer == "muon":
+        trained = {id(parameter) for parameter in parameters}
+        layers = (p for name, p in model.named_parameters() if name.startswith("blocks.") and len(p.shape) == 2)
+        matrices = [parameter for parameter in layers if id(parameter) in trained]
+        return Muon(parameters, matrices, lr, given.betas, weight_decay=given.weight_decay)
     return optim.AdamW(parameters, lr, given.betas, weight_decay=given.weight_decay)
 
 
@@ -208,6 +212,8 @@ def schedule(settings: TrainSettings, total: int) -> optim.Schedule:
     given, peak = settings.optimisation, settings.peak_lr
     final = peak / 10 if given.min_lr is None else given.min_lr
     warmup = min(given.warmup, total // 10)
+    if given.schedule == "wsd":
+        return optim.wsd(peak, total, warmup, final, given.decay)
     if given.schedule == "constant":
         return optim.constant(peak)
     shape = optim.cosine if given.schedule == "cosine" else optim.linear
