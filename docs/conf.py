@@ -25,7 +25,7 @@ version = release = tinygpt.__version__
 
 sys.path.insert(0, str(DOCS))  # for mathml.py
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml"]
-exclude_patterns = ["_build", "_generated", "jupyter_execute", "data", "figures"]
+exclude_patterns = ["_build", "_generated", "jupyter_execute", "data", "figures", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 # Cells: run at every build of a page, and a cell that fails is a build that fails.

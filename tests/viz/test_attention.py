@@ -231,3 +231,10 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path, where):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"^--out "):
         check_file(tmp_path / where, "--out")
+
+
+def test_a_notebook_gets_the_page_and_one_line_of_text():
+    """Catches a cell that shows every attention weight as text, and a page that a notebook cannot display."""
+    view = visualize(spread(next(iter(gpt_reference.CONFIGS))), TOKENIZER, PROMPT)
+    assert repr(view) == "<AttentionPage: Attention: model>"
+    assert view._repr_html_().startswith("<iframe sandbox=")

@@ -21,7 +21,7 @@ MOST_BYTES = 32_000_000  # limit of the attention weights in a page
 BEST = 5  # most likely tokens shown for each prediction
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionPage(Page):
     """Page of the attention weights and predictions of one prompt; a notebook shows it below the cell.
 

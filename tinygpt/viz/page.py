@@ -80,6 +80,9 @@ class Page(ABC):
     def _repr_html_(self) -> str:
         return frame(self.html, self.height)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._heading()}>"
+
     @abstractmethod
     def _heading(self) -> str:
         """Return the title of the page."""

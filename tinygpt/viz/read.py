@@ -77,7 +77,7 @@ class Lens:
         return cls(layers, floats[0], ints[0], ints[1], floats[1])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReadPage(Page):
     """Page of a text with a model's predictions for each token; a notebook shows it below the cell.
 

@@ -28,7 +28,7 @@ BEST = 10  # most likely tokens shown for each prediction
 SIZES = ((4, 4096), (4, 256), (2, 256), (2, 128), (2, 64), (2, 32), (2, 16))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TracePage(Page):
     """Page of the steps of one prompt; a notebook shows it below the cell.
 
