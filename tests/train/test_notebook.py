@@ -11,7 +11,7 @@ from tinygpt.train.loop import train
 
 
 class Screen:
-    """What a notebook would show: the states of every bar, in order."""
+    """Records the states of every bar, in order, as a notebook would show them."""
 
     def __init__(self):
         self.bars = []
@@ -28,7 +28,7 @@ def done(text):
 
 
 def test_a_loop_moves_one_bar_to_its_end():
-    """Catches a bar per step, one that stops before the end, and items that are lost."""
+    """Catches a new bar for every step, a bar that stops before the end, and lost items."""
     screen = Screen()
     assert list(notebook.progress(range(7), "work", show=screen)) == list(range(7))
     (states,) = screen.bars
