@@ -32,7 +32,7 @@ PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\
 
 
 def openmp_flags(compiler):
-    """The (compile, link) flags under which a small OpenMP program compiles, links and runs; None if there are none."""
+    """Find the compile and link flags with which a small OpenMP program compiles, links and runs; None if none work."""
     if os.environ.get("TINYGPT_NO_OPENMP"):
         return None
     for compile_flags, link_flags in OPENMP:
@@ -51,7 +51,7 @@ class BuildKernels(build_ext):
     """build_ext that adds OpenMP's flags where the compiler has them, and compiles on all processors."""
 
     def finalize_options(self):
-        """One extension for each processor at a time, unless --parallel says otherwise."""
+        """Compile as many extensions at a time as there are processors, unless --parallel is given."""
         super().finalize_options()
         if not self.parallel:
             self.parallel = os.cpu_count() or 1
@@ -109,7 +109,7 @@ def build_digest(compiler):
 
 
 def extensions():
-    """One extension per csrc/*.pyx, named tinygpt.core.<stem>."""
+    """List one extension per csrc/*.pyx, named tinygpt.core.<stem>."""
     from Cython.Build import cythonize
 
     headers = [str(path) for path in Path("csrc").rglob("*.h")]

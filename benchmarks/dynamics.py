@@ -139,7 +139,7 @@ def batch(tokens: np.ndarray, starts: np.ndarray, shift: int) -> tuple[np.ndarra
 
 
 def mean_loss(model: GPT, tokens: np.ndarray, shift: int = 1) -> float:
-    """Loss on EVAL_WINDOWS windows at equal distances."""
+    """Compute the loss on EVAL_WINDOWS windows at equal distances."""
     with no_grad():
         starts = np.linspace(0, len(tokens) - T - 3, EVAL_WINDOWS).astype(int)
         return model.loss(*batch(tokens, starts, shift)).item()
@@ -243,7 +243,7 @@ def noise(text: Text) -> list[dict[str, float]]:
 
 
 def squared(model: GPT, optimizer, tokens: np.ndarray, count: int, seed: int) -> float:
-    """Squared length of the gradient of `count` random sequences."""
+    """Compute the squared length of the gradient of `count` random sequences."""
     starts = np.random.default_rng([2, seed]).integers(0, len(tokens) - T - 3, count)
     optimizer.zero_grad()
     model.loss(*batch(tokens, starts, 1)).backward()
@@ -251,7 +251,7 @@ def squared(model: GPT, optimizer, tokens: np.ndarray, count: int, seed: int) ->
 
 
 def counts(text: Text) -> dict[str, float]:
-    """Validation loss of the three simplest models: uniform, frequencies of tokens, frequencies of pairs."""
+    """Compute the validation loss of three simple models: uniform, frequencies of tokens, frequencies of pairs."""
     V, train, wanted = text.tokenizer.vocab_size, text.train, text.validation
     pairs = np.full((V, V), 0.1)
     np.add.at(pairs, (train[:-1], train[1:]), 1)

@@ -31,7 +31,7 @@ def compact(results: Data) -> Data:
 
 
 def rounded(value: Any) -> Any:
-    """Floats in a tree of lists and dicts to DIGITS digits; whole numbers stay."""
+    """Round the floats in a tree of lists and dicts to DIGITS digits; integers stay."""
     if isinstance(value, dict):
         return {key: rounded(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -40,7 +40,7 @@ def rounded(value: Any) -> Any:
 
 
 def dump(data: Data) -> str:
-    """JSON with one row of a grid, or one contender, to a line."""
+    """Format results as JSON with one line for each row of a grid or each contender."""
     rows = [row for part in data.get("grids", []) for row in part["rows"]]
     rows += [one for job in data.get("jobs", []) for one in job["contenders"]]
     held = {id(row): f"@row {i}@" for i, row in enumerate(rows)}
@@ -242,7 +242,7 @@ def squares(data: Data, threads: int) -> Table:
 
 
 def attention(data: Data, threads: int) -> Table:
-    """Forward and backward of attention."""
+    """Tabulate forward and backward of attention."""
     rows = grid(data, "attention", threads)
     names = list(rows[0]["seconds"]) if rows else []
     lines = [

@@ -18,7 +18,7 @@ LARGEST = {"naive": 2**28, "parallel": 2**28}
 
 
 def feasible(sizes):
-    """(sizes, rung) for every rung that is fast enough for them."""
+    """List (sizes, rung) for every rung that is fast enough for these sizes."""
     return [(size, rung) for size in sizes for rung in RUNGS if math.prod(size) <= LARGEST.get(rung, math.inf)]
 
 

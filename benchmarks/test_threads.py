@@ -21,7 +21,7 @@ def test_empty_region(benchmark, n_threads):
 
 @pytest.mark.parametrize("n_threads", [1, max(2, threads.get_num_threads())])
 def test_region_after_a_pause(benchmark, n_threads):
-    """A region after 20 ms without work: OpenMP's threads sleep by then and must be woken."""
+    """Time a parallel region after 20 ms without work, when OpenMP's threads sleep and must be woken."""
     a, out = np.ones(16, np.float32), np.empty(16, np.float32)
     add = registry.function("add", "parallel")
     benchmark.group = "opening a parallel region after a pause"
@@ -33,7 +33,7 @@ def test_region_after_a_pause(benchmark, n_threads):
 @pytest.mark.parametrize("n", [1024, 4096, 16384, 65536, 262144])
 @pytest.mark.parametrize("n_threads", [1, max(2, threads.get_num_threads())])
 def test_break_even(benchmark, n, n_threads):
-    """One amount of work on one thread and on several, to find where several become faster."""
+    """Time the same work on one thread and on several, to find the size from which several are faster."""
     x = np.linspace(-3, 3, n, dtype=np.float32)
     out = np.empty_like(x)
     gelu = registry.function("gelu", "parallel")

@@ -62,7 +62,7 @@ def test_step(benchmark, model, rung):
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 @pytest.mark.parametrize("model", MODELS)
 def test_step_pytorch(benchmark, model):
-    """PyTorch eager with its fused AdamW, the same operations."""
+    """Time the same operations in eager PyTorch, with its fused AdamW."""
     from peers import TorchGPT
 
     config, x, y = batches(model)

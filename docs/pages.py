@@ -112,7 +112,7 @@ def peers(name: str, maker: str, *arguments: Any, **options: Any) -> Markdown:
 
 
 def neighbours() -> Markdown:
-    """Mean step times alone and beside a busy process, a table for each job of benchmarks/neighbour.py."""
+    """Tabulate mean step times alone and beside a busy process, a table for each job of benchmarks/neighbour.py."""
     data = measured("neighbour")
     if data is None:
         return not_measured("neighbour")
@@ -177,7 +177,7 @@ def scaling_chart(start: str) -> Any:
 
 
 def attention_chart(width: int) -> Any:
-    """Forward and backward of attention over the length, for heads of one width."""
+    """Draw forward and backward of attention over the length, for heads of one width."""
     import charts
 
     data = measured("products")
@@ -303,7 +303,7 @@ def recipe() -> tuple[Markdown, float, float]:
 
 
 def recipe_split() -> Markdown:
-    """Losses on the last tenth of the text after learning from different parts of it."""
+    """Tabulate losses on the last tenth of the text after learning from different parts of it."""
     found = json.loads((DOCS / "data" / "recipe_split.json").read_text())
     lines = [(run["learned"], f"{run['val_loss']:.3f}", f"**{run['last_tenth_loss']:.3f}**") for run in found["runs"]]
     shown = table(("learned from", "loss on its own validation split", "loss on the last tenth"), lines, "lrr")

@@ -24,10 +24,10 @@ class Decoder(Protocol):
     config: GPTConfig
 
     def __call__(self, tokens: np.ndarray, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T) that follow those in the cache; with `last`, (B, 1, V)."""
+        """Compute logits (B, T, V) of tokens (B, T) that follow those in the cache; with `last`, (B, 1, V)."""
 
     def new_cache(self, batch: int = 1) -> KVCache:
-        """An empty cache for `batch` sequences."""
+        """Make an empty cache for `batch` sequences."""
 
 
 class Step(NamedTuple):

@@ -70,7 +70,7 @@ def database() -> ModuleType | None:
 
 
 def class_of(code: int, data: ModuleType) -> int:
-    """The class of a code point; surrogates, which UTF-8 has not, are OTHER like the unassigned."""
+    """Return the class of a code point; surrogates, which UTF-8 does not have, are OTHER like unassigned ones."""
     category = data.category(chr(code))
     if category[0] == "L":
         return LETTER

@@ -293,7 +293,7 @@ def _matches(parts: Parts, pattern: Parts) -> bool:
 
 
 def _reason_before_reading(entry: os.DirEntry[str], inner: gitignore.Rules, max_bytes: int) -> str | None:
-    """Reason to skip a file, judged by its name, kind and size; None if there is none."""
+    """Return the reason to skip a file, judged by its name, kind and size; None if there is none."""
     if entry.is_symlink():
         return rules.LINK
     if rules.is_secret_name(entry.name):

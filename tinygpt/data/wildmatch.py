@@ -119,6 +119,6 @@ def _bracket(pattern: bytes, i: int, fold: bool) -> tuple[list[int], int]:
 
 
 def _range(low: int, high: int, fold: bool) -> set[int]:
-    """The bytes of a range, with the small letters of its capitals if case is ignored; none if it runs backwards."""
+    """List the bytes of a range, with small letters for capitals if case is ignored; none if the range is reversed."""
     members = bytes(range(low, high + 1))
     return {*members, *members.lower()} if fold else set(members)

@@ -47,7 +47,7 @@ class Table:
             raise ValueError(f"[Table] a field must be of one kind, got {sorted(kinds)}")
 
     def names(self) -> set[str]:
-        """Every field in the table."""
+        """Return every field in the table."""
         return {*self.required, *self.known, *self.without_effect, *self.refused}
 
     def check(self, fields: Fields) -> None:

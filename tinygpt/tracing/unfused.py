@@ -51,7 +51,7 @@ class Recorder(Protocol):
 
 
 def plus(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, where b is broadcast along missing axes and axes of length 1: a bias, or positions in a batch."""
+    """Compute a + b, where b (a bias, or positions in a batch) is broadcast along missing axes and axes of length 1."""
 
     def backward(dy: np.ndarray) -> None:
         a.receive(dy)
@@ -61,7 +61,7 @@ def plus(a: Tensor, b: Tensor) -> Tensor:
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
-    """a * b, element by element, where b is broadcast as in `plus`. da = dy b, db = dy a."""
+    """Compute a * b, element by element, where b is broadcast as in `plus`. da = dy b, db = dy a."""
 
     def backward(dy: np.ndarray) -> None:
         a.receive(dy * b.data)
@@ -78,7 +78,7 @@ def _folded(dy: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def part(x: Tensor, start: int, stop: int) -> Tensor:
-    """Columns start..stop-1 of the last axis, x[..., start:stop]."""
+    """Take columns start..stop-1 of the last axis, x[..., start:stop]."""
 
     def backward(dy: np.ndarray) -> None:
         dx = np.zeros(x.shape, np.float32)
@@ -100,7 +100,7 @@ def heads(qkv: Tensor, start: int, count: int, D: int) -> Tensor:
 
 
 def rotated(x: Tensor, cos: np.ndarray, sin: np.ndarray) -> Tensor:
-    """Rotary position embedding (Su et al. 2021); the gradient is rotated back by the same angles."""
+    """Apply rotary position embedding (Su et al. 2021); the gradient is rotated back by the same angles."""
 
     def backward(dy: np.ndarray) -> None:
         x.receive(kernels.rope(dy, cos, sin, inverse=True))
@@ -109,7 +109,7 @@ def rotated(x: Tensor, cos: np.ndarray, sin: np.ndarray) -> Tensor:
 
 
 def scaled_scores(q: Tensor, k: Tensor) -> Tensor:
-    """q k^T / sqrt(D) for every head, -inf where the causal mask hides a key (Vaswani et al. 2017, eq. 1).
+    """Compute q k^T / sqrt(D) for every head, -inf where the causal mask hides a key (Vaswani et al. 2017, eq. 1).
 
     q (B, T, H, D) and k (B, S, G, D) to (B, H, T, S). With s = 1 / sqrt(D): dq = s dy k, and dk = s dy^T q, summed over
     all query heads that share the key head.
@@ -135,7 +135,7 @@ def scaled_scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def mixed(shares: Tensor, v: Tensor) -> Tensor:
-    """Values weighted by attention probabilities: (B, H, T, S) and (B, S, G, D) to (B, T, H, D).
+    """Sum the values, weighted by attention probabilities: (B, H, T, S) and (B, S, G, D) to (B, T, H, D).
 
     dshares = dy v^T, dv = shares^T dy.
     """
@@ -156,18 +156,18 @@ def mixed(shares: Tensor, v: Tensor) -> Tensor:
 
 
 def row_mean(x: Tensor) -> np.ndarray:
-    """Mean of every row: (..., C) to (..., 1)."""
+    """Compute the mean of every row: (..., C) to (..., 1)."""
     return x.data.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
 
 
 def row_scale(x: Tensor, mean: np.ndarray | float, eps: float) -> np.ndarray:
-    """1 / sqrt(mean((x - mean)^2) + eps) of every row: (..., C) to (..., 1)."""
+    """Compute 1 / sqrt(mean((x - mean)^2) + eps) of every row: (..., C) to (..., 1)."""
     square = np.square(x.data - mean).mean(-1, keepdims=True, dtype=np.float64)
     return (1 / np.sqrt(square + eps)).astype(np.float32)
 
 
 def normalised(x: Tensor, mean: np.ndarray | None, rstd: np.ndarray) -> Tensor:
-    """(x - mean) rstd; without a mean x rstd.
+    """Compute (x - mean) rstd; without a mean x rstd.
 
     With y the result: dx = rstd (dy - mean(dy) - y mean(y dy)). Without a mean (RMS norm) the term mean(dy) is absent.
     """
@@ -181,7 +181,7 @@ def normalised(x: Tensor, mean: np.ndarray | None, rstd: np.ndarray) -> Tensor:
 
 
 def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x), computed by the SwiGLU kernel with a value of 1 for every gate."""
+    """Compute x sigmoid(x), computed by the SwiGLU kernel with a value of 1 for every gate."""
     F = x.shape[-1]
 
     def beside_ones() -> np.ndarray:
@@ -195,19 +195,19 @@ def silu(x: Tensor) -> Tensor:
 
 
 def adapter(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale (x A^T) B^T, the output of a low-rank adapter (Hu et al. 2021, equation 3)."""
+    """Compute scale (x A^T) B^T, the output of a low-rank adapter (Hu et al. 2021, equation 3)."""
     return times(ops.linear(ops.linear(x, a), b), Tensor(np.array([scale], np.float32)))
 
 
 def row_losses(logits: Tensor, targets: np.ndarray) -> np.ndarray:
-    """-log softmax(logits)[target] of every row, 0 where the target is negative: (..., V) to (...)."""
+    """Compute -log softmax(logits)[target] of every row, 0 where the target is negative: (..., V) to (...)."""
     L = rows("cross_entropy", "logits", logits)
     flat, _ = checked_targets("cross_entropy", targets, *L.shape)
     return kernels.cross_entropy(L, flat).reshape(logits.shape[:-1])
 
 
 def embedding(trace: Recorder, tokens: np.ndarray, table: Tensor, positions: Tensor | None = None, start: int = 0):
-    """`ops.embedding` in three steps: token embeddings, position embeddings, their sum."""
+    """Run `ops.embedding` in three steps: token embeddings, position embeddings, their sum."""
     at = trace.beside("embed")
     x = trace.step(f"{at}.token", "embed.token", ops.embedding, tokens, table)
     if positions is None:
@@ -229,7 +229,7 @@ def linear(
     residual: Tensor | None = None,
     activation: str = "none",
 ) -> Tensor:
-    """`ops.linear` in up to four steps: matmul, bias, activation, residual."""
+    """Run `ops.linear` in up to four steps: matmul, bias, activation, residual."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"[linear] 'activation' must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
     at = trace.layer(weight, "linear")
@@ -258,7 +258,7 @@ def low_rank(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """`ops.low_rank` in steps: matmul with the frozen weight, bias, adapter, their sum, residual."""
+    """Run `ops.low_rank` in steps: matmul with the frozen weight, bias, adapter, their sum, residual."""
     at = trace.layer(weight, "low_rank")
     y = trace.step(f"{at}.frozen" if bias is None else f"{at}.frozen.product", "linear.product", ops.linear, x, weight)
     if bias is not None:
@@ -272,13 +272,13 @@ def low_rank(
 
 
 def gelu(trace: Recorder, x: Tensor) -> Tensor:
-    """`ops.gelu` in one step, under the name that it has when it is fused into a linear layer."""
+    """Run `ops.gelu` in one step, under the name that it has when it is fused into a linear layer."""
     at = trace.name_of(x, "").rpartition(".")[0]
     return trace.step(f"{at}.activation" if at else "gelu", "gelu", ops.gelu, x)
 
 
 def layernorm(trace: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """`ops.layernorm` in steps: mean, reciprocal deviation, normalised rows, weight, bias."""
+    """Run `ops.layernorm` in steps: mean, reciprocal deviation, normalised rows, weight, bias."""
     rows("layernorm", "x", x)
     at = trace.layer(weight, "layernorm")
     mean = trace.step(f"{at}.mean", "layernorm.mean", row_mean, x)
@@ -293,7 +293,7 @@ def layernorm(trace: Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 def rmsnorm(trace: Recorder, x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """`ops.rmsnorm` in steps: reciprocal root mean square, normalised rows, weight."""
+    """Run `ops.rmsnorm` in steps: reciprocal root mean square, normalised rows, weight."""
     rows("rmsnorm", "x", x)
     at = trace.layer(weight, "rmsnorm")
     rstd = trace.step(f"{at}.rstd", "rmsnorm.rstd", row_scale, x, 0.0, eps)
@@ -311,7 +311,7 @@ def attention(
     cache: Cache | None = None,
     weights: np.ndarray | None = None,
 ) -> Tensor:
-    """`ops.attention` in steps: queries, keys, values, their rotation, scores, softmax, weighted values."""
+    """Run `ops.attention` in steps: queries, keys, values, their rotation, scores, softmax, weighted values."""
     refuse_cache(qkv, cache)
     H, G = n_head, n_kv_head
     B, T, _, D = checked_heads(qkv, H, G, rotation).shape
@@ -332,7 +332,7 @@ def attention(
 
 
 def swiglu(trace: Recorder, x: Tensor) -> Tensor:
-    """`ops.swiglu` in steps: gate, value, SiLU of the gate, their product."""
+    """Run `ops.swiglu` in steps: gate, value, SiLU of the gate, their product."""
     if rows("swiglu", "x", x).shape[1] % 2:
         raise ValueError(f"[swiglu] 'x' must have an even width, got {x.shape[-1]}")
     F = x.shape[-1] // 2
@@ -345,7 +345,7 @@ def swiglu(trace: Recorder, x: Tensor) -> Tensor:
 def dropout(
     trace: Recorder, x: Tensor, rate: float, key: DropoutKey, site: int, residual: Tensor | None = None
 ) -> Tensor:
-    """`ops.dropout` in two steps: masked and rescaled x, residual."""
+    """Run `ops.dropout` in two steps: masked and rescaled x, residual."""
     at = trace.name_of(x, "x").removesuffix(".sum").removesuffix(".token")
     y = trace.step(f"{at}.dropout", "dropout", ops.dropout, x, rate, key, site)
     if residual is None:
@@ -355,13 +355,13 @@ def dropout(
 
 
 def cross_entropy(trace: Recorder, logits: Tensor, targets: np.ndarray) -> Tensor:
-    """`ops.cross_entropy` in two steps: the loss of every position, their mean."""
+    """Run `ops.cross_entropy` in two steps: the loss of every position, their mean."""
     trace.step(trace.beside("losses"), "losses", row_losses, logits, targets)
     return trace.step(trace.beside("loss"), "loss", ops.cross_entropy, logits, targets)
 
 
 def head_loss(trace: Recorder, x: Tensor, weight: Tensor, targets: np.ndarray, keep_bytes: int = 0) -> Tensor:
-    """`ops.head_loss` in steps: all logits at once (`keep_bytes` has no effect), then the loss."""
+    """Run `ops.head_loss` in steps: all logits at once (`keep_bytes` has no effect), then the loss."""
     X = rows("head_loss", "x", x)
     expect("head_loss", "weight", weight, (None, X.shape[1]))
     checked_targets("head_loss", targets, len(X), weight.shape[0])

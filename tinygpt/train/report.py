@@ -12,28 +12,28 @@ class Report:
     """Receives the progress of a run; override any of its methods."""
 
     def fact(self, name: str, text: str) -> None:
-        """One line about the run: source, tokens, model, machine, score."""
+        """Report a fact about the run: source, tokens, model, machine, score."""
 
     def merging(self, done: int, total: int) -> None:
         """Report that the tokenizer has learned `done` of `total` merges."""
 
     def start(self, first: int, total: int) -> None:
-        """Training begins at step `first` of `total`."""
+        """Report that training begins at step `first` of `total`."""
 
     def step(self, record: dict[str, Any]) -> None:
-        """A step was done; `record` is its line in metrics.jsonl."""
+        """Report a step; `record` is its line in metrics.jsonl."""
 
     def evaluation(self, record: dict[str, Any], best: bool) -> None:
-        """An evaluation was done; `best` if no earlier one had a lower loss."""
+        """Report an evaluation; `best` if no earlier one had a lower loss."""
 
     def evaluating(self, done: int, total: int) -> None:
         """Report that the final evaluation has scored `done` of `total` contexts."""
 
     def sample(self, number: int, text: str) -> None:
-        """One text that the trained model generated."""
+        """Report a text that the trained model generated."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing, one line."""
+        """Report a remark, in one line."""
 
     def profile(self, lines: list[Line], steps: int) -> None:
         """Time of each kernel over `steps` steps, longest first and Python last; empty if no step was measured."""
