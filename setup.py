@@ -12,11 +12,11 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# Contraction into FMA is off so that a rung gives the same bits on every machine; FMA is written out where it is meant.
+# Contraction into FMA is off, so that a rung gives the same bits on every machine; intended FMAs are explicit.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
-# What to try, in this order: gcc and clang on Linux, then Apple's clang with Homebrew's libomp.
+# Flags to try, in this order: gcc and clang on Linux, then Apple's clang with Homebrew's libomp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
-# Code that Cython writes for prange sets variables that only the pragmas read.
+# The code that Cython generates for prange sets variables that only the pragmas read.
 SERIAL = ["-Wno-unused-but-set-variable"]
 DIRECTIVES = {
     "language_level": 3,

@@ -2,9 +2,9 @@
 
 usage: python benchmarks/compare.py [--jobs NAME...] [--threads 1 2] [--repetitions 9] [--seconds 0.3] OUT.json
 
-Every contender runs in a process of its own with the same number of threads, and they take turns, repetition by
-repetition. Before anything is timed all of them must compute the same: the losses of the first two steps, or the logits
-of a prompt. --list names the jobs.
+Every contender runs in its own process, with the same number of threads. They take turns, repetition by repetition.
+Before the timing, all contenders must compute the same numbers: the losses of the first two steps, or the logits of a
+prompt. --list prints the names of the jobs.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 usage: python benchmarks/decode.py [--model DIR] [--weights float32 bfloat16 int8] [--threads 1 2] OUT.json
 
-For each kind of weights both get the same numbers: we read the model directory with that kind, llama.cpp the GGUF file
-that `tinygpt export` makes of it (F32, BF16, Q8_0). A prompt is read outside of the clock. What is timed are the tokens
-that follow, the most likely one each time. Logits must agree first: llama.cpp rounds activations where its weights are
-small and keeps keys and values in 16 bits, so more is allowed there than between kernels. Without --model, random
-weights of the shape of SmolLM2-135M serve: the time does not depend on values.
+For each kind of weights, both contenders get the same numbers: tinygpt loads the model directory with this kind, and
+llama.cpp loads the GGUF file that `tinygpt export` writes (F32, BF16, Q8_0). Only the greedy decoding after the
+prompt is timed, not the prefill. Before that, logits must agree. The tolerance is larger than between kernels,
+because llama.cpp rounds activations when its weights are small, and stores keys and values in 16 bits. Without
+--model, the weights are random, in the shape of SmolLM2-135M: the time does not depend on values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import contest
 
 CONTENDERS = ("tinygpt", "llama.cpp")
 FILES = {"float32": "float32", "bfloat16": "bfloat16", "int8": "q8_0"}
-ROOM = {"float32": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}  # of the largest logit
+ROOM = {"float32": 1e-2, "bfloat16": 5e-2, "int8": 1e-1}  # largest difference of logits, relative to the largest logit
 PROMPT, TOKENS, CONTEXT = 32, 32, 256
 SHAPE = {
     "vocab_size": 49152, "block_size": 2048, "n_layer": 30, "n_head": 9, "n_kv_head": 3, "n_embd": 576,
@@ -40,7 +40,7 @@ def files(model: str | None, folder: Path, kinds: list[str]) -> tuple[str, dict[
 
     if model is None:
         model = str(folder / "model")
-        # llama.cpp asks for a tokenizer; it is never used.
+        # llama.cpp requires a tokenizer, although it is never used here.
         tinygpt.save(model, GPT(GPTConfig(**SHAPE), seed=0), BPETokenizer.train(__doc__, 300))
     gpt, tokenizer = tinygpt.load(model)
     paths = {}

@@ -1,7 +1,7 @@
 """The jobs measured against other libraries: models, shapes and costs. Nothing here computes or is compiled.
 
-Operations are those that the formulas ask for: two for every weight and token, four for every query, key and head
-width, twice as many again backward (Kaplan et al. 2020, section 2.1), and of the attention only the causal half.
+Operations are counted from the formulas: two for every weight and token, and four for every query, key and element of a
+head, of which the causal mask leaves half. Backward has twice as many (Kaplan et al. 2020, section 2.1).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ MODELS = {
     "medium": Model(65, 256, 6, 6, 384, 16, 256),
     "gpt2": Model(50257, 1024, 12, 12, 768, 4, 64),
 }
-LENGTHS = (64, 256, 1024)  # of the sequences of one model, with as many tokens in every step
+LENGTHS = (64, 256, 1024)  # lengths of the sequences of one model; every step has the same number of tokens
 LENGTH_TOKENS = 1024
 
 
@@ -100,7 +100,7 @@ class Job:
     kind: str  # train, decode or prefill
     model: Model
     contenders: tuple[str, ...]
-    new_tokens: int = 0  # of decode
+    new_tokens: int = 0  # tokens to decode
 
     def task(self, seconds: float) -> Task:
         """Return the task that a worker builds; a repetition lasts at least `seconds`."""
@@ -152,8 +152,8 @@ def _all() -> Iterator[Job]:
 JOBS = {job.name: job for job in _all()}
 
 # Tolerances of numbers that should be equal; bfloat16 has 8 bits.
-LOSS = {"float32": (1e-3, 1e-2), "bfloat16": (1e-2, 5e-2)}  # of the first loss, and of that after one update
-LOGITS = 1e-3  # relative to the largest
+LOSS = {"float32": (1e-3, 1e-2), "bfloat16": (1e-2, 5e-2)}  # for the first loss, and for the loss after one update
+LOGITS = 1e-3  # relative to the largest logit
 
 
 def precision(contender: str) -> str:
@@ -201,7 +201,7 @@ def squares() -> list[Task]:
 
 ATTENTION_CONTENDERS = ("tinygpt", "torch")
 ATTENTION_WORK = 2**28  # query-key pairs times head width
-FEWEST_HEADS, MOST_HEADS = 4, 64  # several, so that each thread has work
+FEWEST_HEADS, MOST_HEADS = 4, 64  # at least 4, so that each thread has work
 
 
 def attentions() -> list[Task]:

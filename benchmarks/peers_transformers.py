@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing is fetched
+os.environ["HF_HUB_OFFLINE"] = "1"  # set before transformers is imported, so that it downloads nothing
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from jobs import Model
 from transformers import GPT2Config, GPT2LMHeadModel
 from worker import Built
 
-# Our names to those of GPT-2; its matrices are stored (in, out).
+# Names in tinygpt to names in GPT-2, whose matrices are stored as (in, out).
 NAMES = {"norm1": "ln_1", "norm2": "ln_2", "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj", "mlp.up": "mlp.c_fc",
          "mlp.down": "mlp.c_proj"}  # fmt: skip
 

@@ -2,9 +2,9 @@
 
 usage: python benchmarks/recipe_split.py SHAKESPEARE.txt OUT.json      about 2 minutes on two cores
 
-`tinygpt train` keeps the end of a single file for validation. A file of the first nine tenths is therefore learned from
-up to 81 % only. Three runs separate the two possible reasons for a higher loss on the last tenth: less text, or other
-text.
+`tinygpt train` keeps the end of a single file for validation, so that from a file with the first nine tenths it learns
+only the first 81 % of the text. Three runs separate the two possible reasons for a higher loss on the last tenth: less
+text, or other text.
 """
 
 from __future__ import annotations

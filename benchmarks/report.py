@@ -1,10 +1,10 @@
 """Turn benchmark results into the tables of the docs.
 
-usage: python benchmarks/report.py RESULTS.json OUT.json     keep what the docs need of a file of results
-       python benchmarks/report.py OUT.json                  print the tables of a file so made
+usage: python benchmarks/report.py RESULTS.json OUT.json     shorten results to the part that the docs need
+       python benchmarks/report.py OUT.json                  print the tables of a shortened file
 
-RESULTS.json comes from pytest-benchmark, compare.py, decode.py or products.py; summary.py knows the last three. The
-docs call `load` and `ladder` on the files in docs/data, so no figure in them is typed.
+RESULTS.json comes from pytest-benchmark, compare.py, decode.py or products.py; summary.py handles the last three. The
+docs call `load` and `ladder` on the files in docs/data, so that no figure in the docs is typed by hand.
 """
 
 from __future__ import annotations

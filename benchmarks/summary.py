@@ -1,6 +1,6 @@
 """Shorten the results of compare.py, decode.py and products.py for the docs, and make tables of them.
 
-A table is its heads, its lines, and an ``r`` for every column that is set to the right.
+A table is a list of column titles, a list of rows, and an ``r`` for every right-aligned column.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Data = dict[str, Any]
 Table = tuple[Sequence[str], list[Sequence[str]], str]
 
 DIGITS = 4
-SCRATCH = ("seconds", "check", "calls")  # of a contender: what the docs do not show
-STATE = 4  # arrays of a training run that AdamW walks through: parameters, gradients, two moments
+SCRATCH = ("seconds", "check", "calls")  # fields of a contender that the docs do not show
+STATE = 4  # arrays that AdamW reads: parameters, gradients, two moments
 
 
 def compact(results: Data) -> Data:
@@ -75,10 +75,10 @@ def thread_counts(data: Data) -> list[int]:
 
 
 def bound(data: Data, job: Data) -> float:
-    """Return the least seconds of a float32 job by the measured ceilings.
+    """Return the shortest possible time of a float32 job in seconds, given the measured ceilings.
 
-    A training step multiplies at the peak, and then AdamW streams its arrays, if they are larger than the caches. A
-    step of decoding reads every weight, or multiplies, whichever takes longer.
+    A training step multiplies at the peak; then AdamW streams its arrays, if they are larger than the caches. A step of
+    decoding reads every weight while it multiplies, so the longer of the two times counts.
     """
     roof = data["machine"]["ceilings"][str(job["threads"])]
     multiply = job["flops"] / roof["peak_flops"]
@@ -120,7 +120,7 @@ def race(data: Data, kind: str, threads: int, start: str = "") -> Table:
         lines.append((f"{job['job']}: {shape(job)}", "*bound*", duration(least), "", _rate(job, least), "", ""))
         for one in job["contenders"]:
             spread = f"{duration(one['low'])} to {duration(one['high'])}"
-            # The peak was measured in float32; half the digits may be twice as fast.
+            # The peak was measured in float32; bfloat16 may be twice as fast.
             share = "" if "bfloat16" in one["name"] else f"{100 * least / one['median']:.0f} %"
             lines.append(
                 (

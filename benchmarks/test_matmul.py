@@ -13,7 +13,7 @@ LAYERS = [(256, 64, 192), (256, 64, 256), (256, 256, 64), (4096, 384, 1536)]
 
 
 RUNGS = registry.rungs("matmul")
-# Cases whose calls take seconds and show nothing new: the rungs without tiles, on large products.
+# Most multiply-adds for the rungs without tiles, because larger products take seconds and show nothing new.
 LARGEST = {"naive": 2**28, "parallel": 2**28}
 
 

@@ -35,7 +35,7 @@ def describe(benchmark, model: str, rung: str, config: GPTConfig, tokens: int) -
     )
 
 
-# A naive step of the larger model takes seconds and shows nothing new.
+# Left out: a naive step of the larger model, which takes seconds and shows nothing new.
 RUNS = [(m, r) for m in MODELS for r in kernels.registry.rungs("matmul") if r != "naive" or m == "default"]
 
 

@@ -125,7 +125,7 @@ class Session:
         return {"seconds": repetition(self.built, self.calls)}
 
     def _build(self, task: dict[str, Any]) -> dict[str, Any]:
-        self.built = None  # before the next one: two models may not fit
+        self.built = None  # free the last model first, because two may not fit into memory
         gc.collect()
         self.built = self.module.build(self.contender, task, self.threads)
         times = [once(self.built) for _ in range(MEMORY_STEPS)]

@@ -19,6 +19,6 @@ def run_command(command: str) -> None:
 
 
 get_ipython().system = run_command
-# ipykernel asks every program for colours and a live display, whatever it writes to.
+# ipykernel sets variables that request colours and a live display from every program.
 for name in ("CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR"):
     os.environ.pop(name, None)

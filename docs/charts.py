@@ -1,6 +1,6 @@
 """Charts of benchmark results for the pages, with plotly: rooflines, bars of peers, lines of scaling.
 
-The first chart of a page brings plotly's code along, so that a page needs nothing from the network.
+The first chart of a page contains plotly's code, so that a page needs nothing from the network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from IPython.display import HTML
 
-GREY = "rgba(128, 128, 128, 0.25)"  # reads on a light and on a dark page
+GREY = "rgba(128, 128, 128, 0.25)"  # visible on a light and on a dark page
 TEXT = "#808080"
 COLOURS = {
     "tinygpt": "#2f6fb3", "tinygpt bfloat16": "#79b4ee", "tinygpt numpy": "#3c8a4e", "numpy": "#3c8a4e",

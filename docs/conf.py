@@ -28,7 +28,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build", "_generated", "jupyter_execute", "data", "figures", "**.ipynb_checkpoints"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
-# Cells: run at every build of a page, and a cell that fails is a build that fails.
+# Cells run at every build of a page; a failing cell fails the build.
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
@@ -61,7 +61,7 @@ html_static_path = ["_static"]
 html_css_files = ["tinygpt.css"]
 templates_path: list[str] = []
 
-# Folders that get a part of the contents as soon as they hold a page.
+# Folders that get a section of the contents as soon as they have a page.
 SECTIONS = {"tutorials": "Tutorials", "notebooks": "Notebooks"}
 # Tutorials in the order in which they build on each other; pages that are not listed follow in alphabetical order.
 READING_ORDER = ["ladder-of-models", "one-page", "autograd", "backpropagation", "attention", "training-dynamics",
@@ -75,7 +75,7 @@ def prepare_kernels() -> None:
     startup = Path(folder, "profile_default", "startup")
     startup.mkdir(parents=True)
     shutil.copy(DOCS / "cell_startup.py", startup)
-    # The kernels talk to this process alone; their warning about the network would drown those that matter.
+    # Kernels are reached by this process alone, so their warning about the network would only hide others.
     Path(folder, "profile_default", "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
     logging.getLogger("traitlets").setLevel(logging.WARNING)
     os.environ.update(
@@ -86,7 +86,7 @@ def prepare_kernels() -> None:
         COLUMNS="88",
         NO_COLOR="1",
     )
-    # A builder may have other work to do: threads that sleep while they wait leave it the processor.
+    # Threads sleep while they wait, so that other work on the same machine can use the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

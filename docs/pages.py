@@ -71,7 +71,7 @@ def ladder(*ops: str, sizes: Sequence[str] | None = None) -> Markdown:
     """Tabulate the rungs of one or several ops, for all sizes or the named ones."""
     tables = []
     for op in ops:
-        chosen = {}  # by size and rung: the first, where there are several
+        chosen = {}  # (size, rung) -> the first result
         for row in rows(op=op):
             if sizes is None or row["size"] in sizes:
                 chosen.setdefault((row["size"], row["rung"]), row)
@@ -319,7 +319,7 @@ def check_recipe() -> None:
     command = re.search(r"^tinygpt (train (?:.*\\\n)*.*)$", page, re.MULTILINE)[1].replace("\\\n", " ")
     _, bound, _ = build_app("train").parse_args(command, exit_on_error=False, print_error=False)
     tree = ast.parse((ROOT / "benchmarks" / "recipe.py").read_text())
-    # Only this function: the module itself needs PyTorch.
+    # Parse only this function, because importing the module needs PyTorch.
     function = next(node for node in tree.body if getattr(node, "name", "") == "settings")
     names = {"TrainSettings": TrainSettings}
     exec(compile(ast.Module([function], []), "recipe.py", "exec"), names)

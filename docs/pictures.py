@@ -1,6 +1,7 @@
 """Small pictures for the cells of the tutorials: tables of shaded numbers, bars and graphs, as inline SVG.
 
-They take their colours from the theme (_static/tinygpt.css), so they read in light and in dark, and no script runs.
+They take their colours from the theme (_static/tinygpt.css), so that they are readable in light and dark. No script
+runs.
 """
 
 from __future__ import annotations

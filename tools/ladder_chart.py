@@ -31,7 +31,7 @@ IDEAS = {
 LADDER = ("naive", "parallel", "blocked", "simd")
 WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 780, 278, 132, 78, 34, 22  # pixels
 
-# The card brings its own background, so that it can be read whatever colour the page around it has.
+# The picture has its own background, so that it is readable on a page of any colour.
 STYLE = """
     .card { fill: #ffffff; stroke: #d0d7de }
     .title { fill: #1f2328; font-size: 17px; font-weight: 600 }
@@ -62,7 +62,7 @@ def bars(found: dict[str, float]) -> Iterator[str]:
     """Yield the SVG of one bar per rung: name and idea on the left, speed and factor over `naive` on the right."""
     fastest, slowest = max(found.values()), found["naive"]
     for i, name in enumerate(name for name in IDEAS if name in found):
-        y = TOP + i * ROW + (10 if name not in LADDER else 0)  # a gap between the ladder and its peers
+        y = TOP + i * ROW + (10 if name not in LADDER else 0)  # a gap between the ladder and the bars for comparison
         width = (WIDTH - LEFT - RIGHT) * found[name] / fastest
         kind = "rung" if name in LADDER else "peer"
         label = "NumPy" if name == "numpy" else name

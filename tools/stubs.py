@@ -25,7 +25,7 @@ SCALARS = {
     "step": "int",
     "activation": "int",
 }
-# Functions of a module that are no rungs.
+# Functions of a module that are not rungs.
 OTHERS = {"set_isa": "(name: str) -> None", "bfloat16_instructions": "() -> bool"}
 TYPES = {
     "ACTIVATIONS": "dict[str, int]",
@@ -60,7 +60,7 @@ def stub(module: str) -> str:
     body = "\n".join([*constants, "", *lines])
     imports = "from collections.abc import Callable\nfrom typing import Any, TypeAlias\n\n"
     imports += "import numpy as np\nimport numpy.typing as npt\n"
-    # Private, since the modules themselves have no such names.
+    # Private names, because the modules themselves do not have them.
     names = [name for name in ("float32", "int32", "int8", "uint16") if f"_{name.capitalize()}" in body]
     aliases = "".join(f"_{name.capitalize()}: TypeAlias = npt.NDArray[np.{name}]\n" for name in names)
     return f"{HEADER}{imports}\n{aliases}\n{body}\n"

@@ -2,8 +2,8 @@
 
 usage: python tools/unicode_tables.py [--check]      --check compares with the file
 
-The classes are those of one Unicode version, so Python's own unicodedata serves only where it is of that version
-(Python 3.14); elsewhere install the package unicodedata2 of that version.
+The classes are those of one Unicode version. Python 3.14 has this version; other Pythons need the package unicodedata2
+of this version.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 HEADER = Path(__file__).resolve().parent.parent / "csrc" / "bpe" / "classes.h"
-VERSION = "16.0.0"  # that of Hugging Face tokenizers and of tiktoken when this was written
+VERSION = "16.0.0"  # the version of Hugging Face tokenizers and tiktoken when this was written
 CODE_POINTS = 0x110000
 OTHER, LETTER, NUMBER, SPACE = range(4)
 ROW = 256  # code points in a row of the table; at 2 bits each a row is a cache line
