@@ -35,7 +35,8 @@ def test_the_list_shows_every_exercise(capsys):
     """Catches an exercise that nobody finds, and a list without the first step."""
     out = said(capsys)
     for name, exercise in exercises().items():
-        assert re.search(rf"^ +{name} +- +{re.escape(exercise.title)} *$", out, re.MULTILINE)
+        assert re.search(rf"^  {name} +- +{re.escape(exercise.title)}$", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 90
     assert f"{len(exercises())} exercises. 'tinygpt gym start naive-softmax' writes the first one" in out
     assert said(capsys, "list") == out
 
@@ -62,7 +63,7 @@ def test_from_start_to_solved(capsys):
 
     assert "Every row is a distribution of its own." in said(capsys, "hint")
     assert said(capsys, "hint") == f"hint 1 of 3\n  {SOFTMAX.hints[0]}\n"
-    assert "check" in said(capsys)
+    assert re.search(r"^> naive-softmax +started ", said(capsys), re.MULTILINE)
 
     solution = said(capsys, "solution")
     assert solution == SOFTMAX.source("solution").read_text()
@@ -73,7 +74,7 @@ def test_from_start_to_solved(capsys):
     assert re.search(r"^(yours is [\d,.]+ times as fast as|'\w+' is [\d,.]+ times as fast as yours)", out, re.MULTILINE)
     assert f"solved    1 of {len(exercises())} exercises\n" in out
     assert "tinygpt gym start stable-softmax" in out
-    assert re.search(r"^ +naive-softmax < +solved ", said(capsys), re.MULTILINE)
+    assert re.search(r"^> naive-softmax +solved ", said(capsys), re.MULTILINE)
     with open("gym.json") as file:
         record = json.load(file)["exercises"]["naive-softmax"]
     assert record["solved"]
@@ -93,7 +94,7 @@ def test_a_later_failure_does_not_undo_a_solved_exercise(capsys):
     progress["exercises"]["naive-softmax"]["solved"] = True
     write(json.dumps(progress), "gym.json")
     said(capsys, "check", status=1)
-    assert re.search(r"^ +naive-softmax < +solved ", said(capsys), re.MULTILINE)
+    assert re.search(r"^> naive-softmax +solved ", said(capsys), re.MULTILINE)
 
 
 def test_hints_go_to_the_last_one(capsys):

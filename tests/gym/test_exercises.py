@@ -33,7 +33,7 @@ def test_an_exercise_is_complete(exercise):
     assert "**Your task.**" in exercise.statement
     assert f"`{exercise.function}." in exercise.statement
     assert len(exercise.hints) >= 3
-    assert len(exercise.title) <= 60
+    assert len(exercise.title) <= 48  # the list then fits into 80 columns
     assert exercise.source("stub").suffix == exercise.source("solution").suffix
     assert f"def {exercise.function}(" in exercise.source("stub").read_text()
 
@@ -48,6 +48,9 @@ def test_a_stub_says_that_it_is_to_be_written(exercise, tmp_path):
         return
     failure = judge(exercise, load(path, exercise.function), path.name)
     assert failure is not None
+    if exercise.name == "attention-bug":  # its stub is written, and wrong
+        assert failure.mistake == "as_given"
+        return
     assert failure.unwritten
     assert failure.problem == "stub.py is not written yet"
 

@@ -89,7 +89,7 @@ def test_timing_has_every_rung(file):
 
     file.write_text(SOFTMAX.source("solution").read_text())
     outcome, _ = runner.run("time", SOFTMAX, file, 60.0)
-    assert outcome["seconds"].keys() == {*kernels.available()["softmax"], "yours"}
+    assert outcome["seconds"].keys() == {*kernels.available()["softmax"], "yours"} - {"parallel"}
     assert all(seconds > 0 for seconds in outcome["seconds"].values())
     file.write_text("def softmax(x, out):\n    out[...] = 0\n")
     outcome, _ = runner.run("time", SOFTMAX, file, 60.0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tinygpt.gym.project import Project, Record
 
 Action = Literal["list", "start", "check", "train", "hint", "solution"]
+NAME, STATE = 19, 9  # columns of the list; a title of 48 columns then fits into 80
 LEVELS = ("first steps", "practice", "advanced")
 
 
@@ -80,40 +81,35 @@ def gym(
 
 def _list(console: Console, project: Project) -> int:
     """Print every exercise with its state, level by level."""
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from rich.text import Text
 
     from tinygpt.gym.catalogue import exercises
 
     known = exercises()
-    solved = sum(record.solved for record in project.records.values())
-    table = Table(box=SIMPLE, padding=(0, 1), show_header=False)
-    for _ in range(3):
-        table.add_column(no_wrap=True)
     for level in LEVELS:
-        table.add_row(f"[bold]{level}[/]", "", "")
+        console.print(Text(level, "bold"))
         for exercise in (one for one in known.values() if one.level == level):
-            here = " [bold]<[/]" if exercise.name == project.current else ""
-            table.add_row(f"  {exercise.name}{here}", _state(project.records.get(exercise.name)), exercise.title)
-    console.print(table)
+            state, style = _state(project.records.get(exercise.name))
+            mark = ">" if exercise.name == project.current else " "
+            start = Text(f"{mark} {exercise.name:<{NAME}}") + Text(f"{state:<{STATE}}", style)
+            console.print(start + Text(exercise.title))
     if not project.records:
         first = next(iter(known))
         console.print(f"{len(known)} exercises. 'tinygpt gym start {first}' writes the first one into this directory.")
         return 0
-    console.print(f"{solved} of {len(known)} solved.  < is the exercise of 'tinygpt gym check'.")
+    solved = sum(record.solved for record in project.records.values())
+    console.print(f"{solved} of {len(known)} solved; > marks the exercise of 'tinygpt gym check'")
     following = next((one for one in known if one not in project.records), None)
     if following is not None and (project.current is None or project.records[project.current].solved):
         console.print(f"next  tinygpt gym start {following}")
     return 0
 
 
-def _state(record: Record | None) -> str:
-    """Describe the progress in one exercise."""
+def _state(record: Record | None) -> tuple[str, str]:
+    """Describe the progress in one exercise, with a style."""
     if record is None:
-        return "[dim]-[/]"
-    if record.solved:
-        return "[green]solved[/]"
-    return "[yellow]started[/]" if not record.checks else f"[yellow]{record.checks} checks[/]"
+        return "-", "dim"
+    return ("solved", "green") if record.solved else ("started", "yellow")
 
 
 def _start(console: Console, project: Project, name: str | None) -> int:

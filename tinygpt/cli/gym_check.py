@@ -146,7 +146,7 @@ def _race(console: Console, exercise: Exercise, file: Path, seconds: float, reco
         _problem(console, f"wrong on the case that is timed: {outcome['problem']}")
         return False
     times = outcome["seconds"]
-    sizes = "  ".join(f"{letter} {size}" for letter, size in exercise.sizes.items() if letter.isupper())
+    sizes = "  ".join(f"{letter} {size}" for letter, size in exercise.sizes.items())
     console.print(f"speed on one thread, {sizes} (logarithmic scale)")
     for line in bars(times):
         console.print(line)

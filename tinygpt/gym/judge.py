@@ -85,12 +85,12 @@ def judge(
     trials = exercise.module.trials()
     for i, trial in enumerate(trials):
         begin(i + 1, trial.title)
-        failure, outputs, error = attempt(trial, function, file)
+        failure, outputs, _ = attempt(trial, function, file)
         if failure is None:
             continue
         failure.number = i + 1
         if not failure.unwritten:
-            found = recognise(exercise.module.MISTAKES, [*trials[i:], *trials[:i]], function, outputs, error)
+            found = recognise(exercise.module.MISTAKES, [*trials[i:], *trials[:i]], function)
             if found is not None:
                 failure.mistake = found.__name__
                 failure.reason, failure.hint = reason_and_hint(found)
@@ -100,11 +100,13 @@ def judge(
     return None
 
 
-def attempt(
-    trial: Trial, function: Function, file: str = ""
-) -> tuple[Failure | None, dict[str, Any] | None, Exception | None]:
+# The failure if there is one, the outputs if there are any, and the exception if there is one.
+Attempt = tuple[Failure | None, dict[str, Any] | None, Exception | None]
+
+
+def attempt(trial: Trial, function: Function, file: str = "") -> Attempt:
     """Run one trial; returns the failure if there is one, the outputs if there are any, and the exception if any."""
-    failure = Failure(0, trial.title, "", _printed(trial.inputs), _printed(trial.wanted))
+    failure = Failure(0, trial.title, "", _printed(trial.inputs), _printed(trial.shown(trial.wanted)))
     outputs = None
     try:
         with np.errstate(all="ignore"):
@@ -116,7 +118,7 @@ def attempt(
     except Wrong as error:
         failure.problem = str(error)
         if outputs is not None:
-            failure.got = _printed({name: outputs[name] for name in trial.wanted})
+            failure.got = _printed(trial.shown({name: outputs[name] for name in trial.wanted}))
         return failure, outputs, None
     except Exception as error:  # noqa: BLE001 - a learner's function may raise anything
         failure.problem = f"{type(error).__name__}: {error}{_line(error, file)}"
@@ -124,37 +126,27 @@ def attempt(
     return None, outputs, None
 
 
-def recognise(
-    mistakes: tuple[Function, ...],
-    trials: list[Trial],
-    function: Function,
-    outputs: Mapping[str, Any] | None,
-    error: Exception | None,
-) -> Function | None:
+def recognise(mistakes: tuple[Function, ...], trials: list[Trial], function: Function) -> Function | None:
     """Find the mistake that behaves like the function on the first trial; the others decide between several."""
-    if outputs is None and error is None:
-        return None  # it wrote where it must not, which its message already says
-    found = [one for one in mistakes if _alike(trials[0], one, outputs, error)]
+    result = attempt(trials[0], function)
+    found = [one for one in mistakes if alike(trials[0], attempt(trials[0], one), result)]
     for trial in trials[1:]:
         if len(found) < 2:
             break
-        _, outputs, error = attempt(trial, function)
-        if outputs is None and error is None:
-            break
-        found = [one for one in found if _alike(trial, one, outputs, error, wrong=False)] or found
+        result = attempt(trial, function)
+        found = [one for one in found if alike(trial, attempt(trial, one), result)] or found
     return found[0] if found else None
 
 
-def _alike(
-    trial: Trial, mistake: Function, outputs: Mapping[str, Any] | None, error: Exception | None, wrong: bool = True
-) -> bool:
-    """Tell whether a mistake gives these outputs or this exception; with `wrong` only if they fail the trial."""
-    failure, mistaken, raised = attempt(trial, mistake)
-    if failure is None and wrong:
-        return False
-    if error is not None or raised is not None:
-        return type(error) is type(raised)
-    return outputs is not None and mistaken is not None and trial.same(outputs, mistaken)
+def alike(trial: Trial, one: Attempt, other: Attempt) -> bool:
+    """Tell whether two functions behave alike on a trial: both right, the same exception, or the same wrong values."""
+    (failure, outputs, error), (others_failure, others, others_error) = one, other
+    if failure is None or others_failure is None:
+        return failure is others_failure
+    if outputs is None or others is None:
+        same_words = error is not None or failure.problem == others_failure.problem
+        return outputs is others and type(error) is type(others_error) and same_words
+    return trial.same(outputs, others)
 
 
 def reason_and_hint(mistake: Function) -> tuple[str, str]:

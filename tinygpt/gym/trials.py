@@ -35,17 +35,29 @@ class KernelTrial:
     case : testing.Case
     adapt : callable
         Gives the learner's function the signature of the op.
+    hide : tuple of str
+        Inputs and outputs that the learner's function does not have.
+    one_head : bool
+        The learner's function works on one head: arrays (1, T, 1, D) are shown as (T, D).
     """
 
     title: str
     case: testing.Case
     adapt: Callable[[Function], Function] = lambda function: function
+    hide: tuple[str, ...] = ()
+    one_head: bool = False
 
     @property
     def inputs(self) -> dict[str, Any]:
         """The inputs to show: arrays, and scalars that are set."""
-        given = self.case.inputs
-        return {name: x for name, x in given.items() if isinstance(x, np.ndarray) or x}
+        return self.shown({name: x for name, x in self.case.inputs.items() if isinstance(x, np.ndarray) or x})
+
+    def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values as the learner's function has them."""
+        return {name: x[0, :, 0] if self._head(x) else x for name, x in values.items() if name not in self.hide}
+
+    def _head(self, x: Any) -> bool:
+        return self.one_head and isinstance(x, np.ndarray) and x.ndim == 4 and x.shape[0] == x.shape[2] == 1
 
     @property
     def wanted(self) -> Mapping[str, Any]:
@@ -74,7 +86,8 @@ class KernelTrial:
             if not error.index:
                 raise Wrong(str(error).partition("] ")[2]) from None
             count = str(error).rpartition("; ")[2].partition(" (")[0]
-            place = f"{error.output}[{', '.join(map(str, error.index))}]"
+            index = error.index[1::2] if self._head(self.wanted[error.output]) else error.index
+            place = f"{error.output}[{', '.join(map(str, index))}]"
             text = f"{place} must be {error.wanted:.6g} (within {error.bound:.1g}), got {error.got:.6g}; {count}"
             raise Wrong(text) from None
 
@@ -104,6 +117,10 @@ class ValueTrial:
     result: Any
     tolerance: float = 0.0
     call: Callable[..., Any] = field(default=lambda function, *arguments: function(*arguments))
+
+    def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values as they are."""
+        return dict(values)
 
     @property
     def wanted(self) -> Mapping[str, Any]:
@@ -186,11 +203,11 @@ def kind(x: Any) -> str:
 Trial = KernelTrial | ValueTrial
 
 
-def kernel_trials(op: str, adapt: Callable[[Function], Function], cases: Mapping[str, Any]) -> list[Trial]:
-    """Make trials of an op from ``title -> arguments of the case factory``."""
+def kernel_trials(op: str, adapt: Callable[[Function], Function], cases: Mapping[str, Any], **how: Any) -> list[Trial]:
+    """Make trials of an op from ``title -> arguments of the case factory``; `how` goes to `KernelTrial`."""
     if op not in spec.OPS:
         raise ValueError(f"[kernel_trials] 'op' must be an op, got '{op}'")
-    return [KernelTrial(title, testing.make(op, **sizes), adapt) for title, sizes in cases.items()]
+    return [KernelTrial(title, testing.make(op, **sizes), adapt, **how) for title, sizes in cases.items()]
 
 
 def variants(mistake: Function, **values: Any) -> list[Function]:
