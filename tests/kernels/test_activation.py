@@ -129,7 +129,7 @@ def test_swiglu_backward_of_many_rows(function, threads, make):
 
 
 @pytest.mark.op("gelu")
-def test_gelu_depends_on_the_value_alone(function):
+def test_gelu_depends_only_on_the_value(function):
     """Catches a different formula for the last elements, by moving each element to other places in the array."""
     x = gelu_case(75).inputs["x"]
     whole = run(function, gelu_case(75, x))["out"]
@@ -138,7 +138,7 @@ def test_gelu_depends_on_the_value_alone(function):
 
 
 @pytest.mark.op("gelu_backward")
-def test_gelu_slope_depends_on_the_value_alone(function):
+def test_gelu_slope_depends_only_on_the_value(function):
     """Catches a different formula for the last elements."""
     x, dx = gelu_case(75).inputs["x"], np.empty((2, 75), np.float32)
     function(np.ones_like(x), x, dx[0], 1)
@@ -148,7 +148,7 @@ def test_gelu_slope_depends_on_the_value_alone(function):
 
 
 @pytest.mark.op("swiglu")
-def test_swiglu_depends_on_the_values_alone(function):
+def test_swiglu_depends_only_on_the_values(function):
     """Catches a different formula for the last elements."""
     gate, up = np.split(swiglu_case(1, 75).inputs["x"][0], 2)
     whole = run(function, swiglu_case(1, 75, np.stack([np.concatenate([gate, up])])))["out"]
@@ -158,7 +158,7 @@ def test_swiglu_depends_on_the_values_alone(function):
 
 
 @pytest.mark.op("swiglu_backward")
-def test_swiglu_backward_depends_on_the_values_alone(function):
+def test_swiglu_backward_depends_only_on_the_values(function):
     """Catches a different formula for the last elements of either half."""
     (gate, up), whole = np.split(swiglu_case(1, 75).inputs["x"][0], 2), np.empty((1, 150), np.float32)
     function(np.ones((1, 75), np.float32), np.concatenate([gate, up])[None], whole, 1)
@@ -184,7 +184,7 @@ def test_dropout(function, threads, make, shape, residual):
 
 @pytest.mark.op("dropout")
 @pytest.mark.parametrize("name", ["key", "site", "sequence"])
-def test_dropout_takes_all_64_bits(function, make, name):
+def test_dropout_uses_all_64_bits(function, make, name):
     """Catches a key, site or sequence that is truncated to 32 bits or read as signed."""
     for value in (0, 2**31, 2**32 + 1, 2**63 - 1) + ((2**64 - 1,) if name == "key" else ()):
         check(function, make("dropout", R=4, C=9, T=2, rate=0.5, **{name: value}))
@@ -202,7 +202,7 @@ def test_dropout_masks_differ(function):
 
 
 @pytest.mark.op("dropout")
-def test_dropout_keeps_the_rate(function):
+def test_dropout_drops_at_the_rate(function):
     """Catches a wrong threshold: n kept of N must be within 5 standard deviations of sqrt(N p (1 - p))."""
     for rate in (0.1, 0.5, 0.9):
         kept = np.count_nonzero(run(function, dropout_case(256, 1024, T=64, rate=rate), 2)["out"])
@@ -211,14 +211,14 @@ def test_dropout_keeps_the_rate(function):
 
 
 @pytest.mark.op("dropout")
-def test_dropout_of_all_but_nothing(function):
+def test_dropout_at_a_rate_close_to_1(function):
     """Catches a threshold of 32 bits: a rate of 1 - 2^-40 would round to 2^32 and drop everything."""
     case = dropout_case(4, 100, T=4, rate=1 - 2.0**-40)
     np.testing.assert_array_equal(run(function, case)["out"], 0)
 
 
 @pytest.mark.op("dropout")
-def test_dropout_depends_on_the_place_alone(function):
+def test_dropout_mask_depends_only_on_the_position(function):
     """Catches a mask that depends on the batch: a sequence alone must get the mask that it gets in a batch."""
     B, T, C = 5, 6, 33
     whole = dropout_case(B * T, C, T=T, rate=0.5, residual=True, sequence=40)
@@ -232,7 +232,7 @@ def test_dropout_depends_on_the_place_alone(function):
 
 
 @pytest.mark.op("dropout")
-def test_dropout_same_mask_in_backward(function):
+def test_dropout_has_the_same_mask_in_backward(function):
     """Catches a mask that depends on the values: dropout of dy must use the same mask as dropout of x."""
     forward = run(function, dropout_case(12, 50, T=3, rate=0.5, seed=1))["out"]
     backward = run(function, dropout_case(12, 50, T=3, rate=0.5, seed=2))["out"]
@@ -240,14 +240,14 @@ def test_dropout_same_mask_in_backward(function):
 
 
 @pytest.mark.op("dropout")
-def test_dropout_of_nothing_is_the_input(function):
+def test_dropout_at_rate_0_copies_the_input(function):
     """Catches scaling or dropping at rate 0, where the output must be an exact copy."""
     case = dropout_case(5, 33, T=5, rate=0.0)
     np.testing.assert_array_equal(run(function, case)["out"], case.inputs["x"])
 
 
 @pytest.mark.op("dropout")
-def test_dropped_elements_are_zero_whatever_they_were(function):
+def test_dropped_infinity_and_nan_are_zero(function):
     """Catches dropping by multiplication with 0, which gives NaN for infinity and NaN."""
     case = dropout_case(4, 50, T=4, rate=0.5)
     keep = reference.dropout_mask((4, 50), 0.5, case.inputs["key"], case.inputs["site"], case.inputs["sequence"], 4)

@@ -63,7 +63,7 @@ def test_decay_is_decoupled(function):
 
 
 @adamw
-def test_depends_on_the_values_alone(function):
+def test_update_depends_only_on_the_values(function):
     """Catches a different formula for the last elements, by moving each element to other places in the array."""
     inputs = adamw_case(75).inputs
     whole = [inputs[name].copy() for name in ("param", "grad", "m", "v")]
@@ -76,7 +76,7 @@ def test_depends_on_the_values_alone(function):
 
 
 @adamw
-def test_nan_stays_where_it_is(function):
+def test_nan_does_not_spread(function):
     """Catches a NaN in a gradient that disappears, or that spreads to other parameters."""
     case = adamw_case(37)
     for at in range(37):
@@ -119,7 +119,7 @@ def test_squared_norm_does_not_overflow(function, threads):
 
 
 @squared_norm
-def test_squared_norm_passes_nan_on(function, threads):
+def test_squared_norm_of_nan_and_infinity(function, threads):
     """Catches a norm that hides NaN or infinity in a gradient."""
     for bad in (np.nan, np.inf):
         x = np.ones(CHUNK + 9, np.float32)

@@ -98,7 +98,7 @@ def test_backward_layouts_over_several_tiles(function, threads, make, layout, D)
 
 @attention
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4, 3), (2, 0, 2, 4, 0), (2, 0, 2, 4, 3)], ids=str)
-def test_nothing_to_do(function, threads, make, shape):
+def test_empty_arrays(function, threads, make, shape):
     """Catches a crash or a division by zero without sequences or queries."""
     B, T, H, D, S = shape
     check(function, make("attention", B=B, T=T, H=H, D=D, S=S, weights=True), threads)
@@ -106,7 +106,7 @@ def test_nothing_to_do(function, threads, make, shape):
 
 @attention_backward
 @pytest.mark.parametrize("shape", [(0, 3, 2, 4, 3), (2, 0, 2, 4, 0), (2, 0, 2, 4, 3)], ids=str)
-def test_backward_nothing_to_do(function, threads, make, shape):
+def test_backward_of_empty_arrays(function, threads, make, shape):
     """Catches a crash without sequences, and gradients of unused keys that are left uninitialised."""
     B, T, H, D, S = shape
     check(function, make("attention_backward", B=B, T=T, H=H, D=D, S=S), threads)
@@ -126,7 +126,7 @@ def test_backward_scores_far_apart(function, threads, make):
 
 
 @attention
-def test_equal_keys_share_evenly(function, threads):
+def test_equal_keys_get_equal_weights(function, threads):
     """Catches weights that depend on a key's position: with equal keys, query t gives each the weight 1 / (t + 1)."""
     case = attention_case(1, TILE + 5, 1, 4, weights=True)
     k = np.broadcast_to(case.inputs["k"][:, :1], case.inputs["k"].shape).copy()
@@ -145,7 +145,7 @@ def test_future_has_no_influence(function, threads, length):
 @pytest.mark.op("attention", without=[registry.OWN])  # NumPy multiplies whole matrices, and 0 NaN is NaN
 @pytest.mark.parametrize("length", [3, 7, TILE + 1, 2 * TILE + 3, QUERIES + 9])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_future_that_is_no_number_has_no_influence(function, threads, length, value):
+def test_nan_in_the_future_has_no_influence(function, threads, length, value):
     """Catches values of hidden keys that are multiplied by 0: 0 times infinity is NaN."""
     check_future(function, threads, length, value)
 
@@ -194,7 +194,7 @@ def test_backward_nan_stays_nan(function, threads, length):
 
 
 @attention_backward
-def test_lse_of_any_rung_serves(function, threads):
+def test_backward_accepts_the_lse_of_every_rung(function, threads):
     """Catches an lse without the scale, to base 2, or with swapped axes: backward must accept every rung's lse."""
     for rung in registry.rungs("attention"):
         saved = check(registry.function("attention", rung), attention_case(2, TILE + 3, 4, 8, G=2), threads)

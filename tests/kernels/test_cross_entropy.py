@@ -47,7 +47,7 @@ def test_first_and_last_target(function, threads):
 
 
 @cross_entropy
-def test_equal_logits_cost_the_logarithm_of_their_number(function, threads):
+def test_loss_of_equal_logits_is_their_logarithm(function, threads):
     """Catches log2, and a maximum that starts at zero: every target must cost ln V."""
     for V in (1, 2, 15, 47, 300):
         case = cross_entropy_case(3, V, logits=np.full((3, V), -500.0))

@@ -62,7 +62,7 @@ def test_backward_sums_in_order_of_tokens(function):
 
 
 @embedding
-def test_lookup_moves_bits_unchanged(function, make):
+def test_lookup_copies_the_bits(function, make):
     """Catches arithmetic in a lookup without positions, which must copy the bits."""
     case = make("embedding", B=2, T=9, V=7, C=21, positions=False)
     out = run(function, case, 2)["out"]

@@ -82,7 +82,7 @@ def test_outlier(function, threads):
 
 @pytest.mark.op("layernorm", without=[registry.OWN])  # NumPy has a plain float sum
 @pytest.mark.parametrize("C", [47, 1000, 20_011])
-def test_mean_is_exact_but_for_its_rounding(function, C):
+def test_mean_is_exact_up_to_rounding(function, C):
     """Catches a mean from a float32 sum, whose error would shift every deviation."""
     values = (np.random.default_rng(3).uniform(1, 10, 32) * 10.0 ** (np.arange(32) % 16)).astype(np.float32)
     x, weight, bias = np.repeat(values[:, None], C, axis=1), np.ones(C, np.float32), np.ones(C, np.float32)

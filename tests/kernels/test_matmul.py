@@ -57,7 +57,7 @@ def test_transpositions(function, threads, make, shape, trans_a, trans_b):
 @pytest.mark.parametrize("residual", FLAGS)
 @pytest.mark.parametrize("activation", [0, 1])
 @pytest.mark.parametrize("pre", FLAGS)
-def test_what_comes_after_the_product(function, threads, make, bias, residual, activation, pre):
+def test_bias_activation_and_residual(function, threads, make, bias, residual, activation, pre):
     """Catches an order other than bias, pre, activation, residual, and steps lost with several blocks of K."""
     after = {"bias": bias, "residual": residual, "activation": activation, "pre": pre}
     for M, N, K in ((5, 13, 9), (1, 8, KC + 1), (3, 2, 0)):
@@ -94,7 +94,7 @@ def test_misaligned(function, make, offset):
 
 
 @matmul
-def test_unit_matrix_moves_bits_unchanged(function, threads):
+def test_unit_matrix_copies_the_bits(function, threads):
     """Catches rounding during packing, and permuted columns, with a bound of zero."""
     n, K = 21, 21
     b = np.random.default_rng(0).standard_normal((K, n)).astype(np.float32)

@@ -85,7 +85,7 @@ def test_nan_and_infinity(M):
     assert np.isfinite(out[2:]).all()
 
 
-def test_what_comes_after_the_product_is_not_rounded():
+def test_bias_and_residual_are_not_rounded():
     """Catches bias, residual or the stored sum in bfloat16, and an order other than bias, pre, activation, residual."""
     a, b = operands(50, 70, 64)
     draw = np.random.default_rng(1)

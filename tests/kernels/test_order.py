@@ -25,9 +25,9 @@ def disorder(text):
         places = [place for place, (name, _) in enumerate(found) if name == op]
         ladder = [index for name, index in found if name == op]
         if places != list(range(places[0], places[0] + len(places))):
-            return f"the rungs of {op} do not stand together"
+            return f"the rungs of {op} do not follow each other"
         if ladder != sorted(ladder):
-            return f"the rungs of {op} do not climb the ladder"
+            return f"the rungs of {op} are not in the order of the ladder"
         forward = op.removesuffix("_backward")
         if forward != op and ops.index(op) != ops.index(forward) + 1:
             return f"{op} does not follow {forward}"
@@ -35,7 +35,7 @@ def disorder(text):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_rungs_stand_in_order(path):
+def test_rungs_are_in_order(path):
     """Catches a rung before the one it builds on, and a backward rung among the forward ones."""
     assert disorder(path.read_text()) is None
 
@@ -56,7 +56,7 @@ def test_every_op_is_found():
         ("a_backward_naive", "a_naive"),
     ],
 )
-def test_a_wrong_order_is_seen(names):
+def test_a_wrong_order_is_reported(names):
     """Catches a check that never fails."""
     assert disorder("".join(f"def {name}(x):\n    pass\n" for name in names))
 

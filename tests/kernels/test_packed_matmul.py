@@ -58,13 +58,13 @@ def everything_after(function, make, op):
 
 
 @bfloat16
-def test_what_comes_after_bfloat16(function, make):
+def test_bias_activation_and_residual_of_bfloat16(function, make):
     """Catches bias, activation and residual in another order, from another column, or once per block of the sum."""
     everything_after(function, make, "matmul_bfloat16")
 
 
 @int8
-def test_what_comes_after_int8(function, make):
+def test_bias_activation_and_residual_of_int8(function, make):
     """Catches bias, activation and residual in another order, from another column, or once per block of the sum."""
     everything_after(function, make, "matmul_int8")
 
@@ -106,7 +106,7 @@ def test_rows_do_not_depend_on_each_other_int8(function, make, rung):
         same_as_alone(function, make, "matmul_int8")
 
 
-def test_what_is_refused():
+def test_wrong_scales_and_dtypes_are_refused():
     """Catches scales for the wrong number of blocks, which would be read past their end, and a wrong dtype."""
     a, (b, scales) = np.ones((2, 40), np.float32), packed.to_int8(np.ones((3, 40), np.float32))
     with pytest.raises(ValueError, match=r"\[matmul_int8\] 'scales' must have 2 for each row of 'b', got"):

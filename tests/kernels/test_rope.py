@@ -46,13 +46,13 @@ def test_strides_of_x_and_out_may_differ(function, threads):
         np.testing.assert_array_equal(other, wanted)
 
 
-def test_position_zero_stays_as_it_is(function, threads):
+def test_position_zero_is_not_rotated(function, threads):
     """Catches positions counted from 1: position 0 has the angle 0."""
     case = rope_case(2, 4, 3, 8)
     np.testing.assert_array_equal(run(function, case, threads)["out"][:, 0], case.inputs["x"][:, 0])
 
 
-def test_inverse_turns_back(function, threads):
+def test_inverse_undoes_the_rotation(function, threads):
     """Catches an inverse that rotates in the same direction, or by another angle."""
     case = rope_case(2, 9, 3, 8)
     turned = run(function, case, threads)["out"]

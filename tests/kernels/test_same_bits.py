@@ -52,7 +52,7 @@ def function(op, rung):
     isa.use(before)
 
 
-def test_every_op_is_here():
+def test_every_op_has_sizes():
     """Catches an op without an entry in the table of sizes, which the tests below would skip."""
     assert SIZES.keys() == OPS.keys()
 

@@ -17,7 +17,7 @@ def test_arguments_are_those_of_the_record(rung, op):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_every_op_has_a_naive_rung_and_numpys(op):
+def test_every_op_has_the_rungs_naive_and_numpy(op):
     """Catches an op without a naive rung, which replaces all missing rungs, or without a numpy rung."""
     assert {"naive", "numpy"} <= set(registry.rungs(op))
 

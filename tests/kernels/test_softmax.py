@@ -31,7 +31,7 @@ def test_backward_equals_reference(function, threads, make, C):
 
 
 @softmax
-def test_masked_elements_get_nothing(function, threads):
+def test_masked_elements_get_probability_0(function, threads):
     """Catches -inf - (-inf) in a row whose first element, first block or all but last element are masked."""
     x = np.random.default_rng(0).standard_normal((4, 2 * BLOCK + 5)).astype(np.float32)
     x[0, 0] = x[1, :BLOCK] = x[2, :-1] = -np.inf
@@ -117,7 +117,7 @@ def test_backward_counts_every_product(function):
 
 
 @softmax_backward
-def test_constant_gradient_gives_nothing(function):
+def test_constant_gradient_gives_zero(function):
     """Catches a gradient that is not 0 for dy = 1: adding a constant to a row changes no probability."""
     case = softmax_case(3, 100)
     y = case.wanted["out"].astype(np.float32)

@@ -67,7 +67,7 @@ def gated(function, x):
 
 
 @pytest.mark.parametrize("name", isa.available())
-def test_exp_is_off_by_a_unit_at_most(using, name):
+def test_error_of_exp_is_at_most_one_unit(using, name):
     """Catches a wrong coefficient, a wrong part of ln 2, and a power 2^n outside the range of a float."""
     with np.errstate(over="ignore"):
         wanted = np.exp(X.astype(np.float64))
@@ -81,7 +81,7 @@ def test_exp_is_off_by_a_unit_at_most(using, name):
 
 
 @pytest.mark.parametrize("name", isa.available())
-def test_exp_does_not_fall(using, name):
+def test_exp_is_monotonic_up_to_rounding(using, name):
     """Catches a jump where n changes: exp of a larger number may be smaller only by rounding, 2 units on each side."""
     x = np.sort(X[abs(X) < HIGHEST])
     got = exp(using("cross_entropy_backward"), x).astype(np.float64)
@@ -128,6 +128,6 @@ def test_nan_stays_nan(using, name):
 
 
 @pytest.mark.parametrize("op", ["gelu", "gelu_backward", "swiglu", "swiglu_backward", "cross_entropy_backward"])
-def test_every_instruction_set_is_here(op):
+def test_simd_runs_at_every_instruction_set(op):
     """Catches an op without its simd rung, for which the tests above would check a lower rung."""
     assert [name.partition("-")[2] for name in every(op) if name.startswith("simd")] == list(isa.available())
