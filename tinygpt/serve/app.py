@@ -79,7 +79,7 @@ class Api:
     ) -> Response:
         usage = bool((body["stream_options"] or {}).get("include_usage"))
         shape = completions.Shape(self.service, chat, top is not None, usage)
-        job = self.service.start(asks, body, length, top=top)
+        job = self.service.start(asks, body, length, top=top, streams=bool(body["stream"]))
         if body["stream"]:
             return EventStream(job, shape.chunks(job))
         return JSONResponse(await unless_gone(request, job, shape.whole(job)))

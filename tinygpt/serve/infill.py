@@ -24,7 +24,6 @@ class Fill:
     body: Json
     gap: Gap
     started: float = field(default_factory=time.perf_counter)
-    first: float = 0.0
 
     @classmethod
     async def of(cls, service: Service, body: Json) -> Fill:
@@ -54,7 +53,8 @@ class Fill:
         """Queue the request."""
         soft = self._soft
         body = self.body | {"seed": None if self.body["seed"] < 0 else self.body["seed"]}
-        return self.service.start([Ask(self.gap.ids)], body, max(1, self.length), seconds=soft / 1000 or None)
+        seconds, streams = soft / 1000 or None, bool(body["stream"])
+        return self.service.start([Ask(self.gap.ids)], body, max(1, self.length), seconds=seconds, streams=streams)
 
     @property
     def _soft(self) -> float:
@@ -65,27 +65,26 @@ class Fill:
         """Return the response once the text has ended."""
         parts = list[str]()
         async for _, event in job:
-            self.first = self.first or time.perf_counter()
             parts.append(event.text)
             if isinstance(event, Finished):
-                return self._chosen(self._response("".join(parts) if self.length else "", event))
+                return self._chosen(self._response(job, "".join(parts) if self.length else "", event))
         raise RuntimeError("a text did not end")
 
     async def chunks(self, job: Job) -> AsyncIterator[Json]:
         """Yield the parts of a streamed response; the last one has no text, but all other fields."""
         async for _, event in job:
-            self.first = self.first or time.perf_counter()
             if event.text and self.length:
                 yield {"content": event.text, "stop": False}
             if isinstance(event, Finished):
-                yield self._response("", event)
+                yield self._response(job, "", event)
 
-    def _response(self, content: str, end: Finished) -> Json:
+    def _response(self, job: Job, content: str, end: Finished) -> Json:
         if end.reason != "timeout" or not self._soft:
             check_finished(end)
         now, cached = time.perf_counter(), end.cached
+        first = job.requests[0].first_at or now
         read, drawn = len(self.gap.ids) - cached, end.generated if self.length else 0
-        prompt, predicted = 1000 * (self.first - self.started), 1000 * (now - self.first)
+        prompt, predicted = 1000 * (first - self.started), 1000 * (now - first)
         return {
             "content": content,
             "stop": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -127,6 +128,7 @@ class Request:
     after: Request | None = None
     cancelled: bool = field(default=False, init=False)
     prompt_read: bool = field(default=False, init=False)  # or ended before
+    first_at: float = field(default=0.0, init=False)  # time.perf_counter() of the first token
 
     def __post_init__(self) -> None:
         StopStrings(self.stop)  # raises for an empty one
@@ -178,6 +180,8 @@ class Running:
         except ValueError:
             return (self.end("error", "the model's logits are NaN or infinite"),)
         likely = tuple(most_likely(logits, request.top)) if request.top is not None else ()
+        if not self.generated:
+            request.first_at = time.perf_counter()
         self.generated += 1
         self.next = np.array([token], np.int32)
         if token in self._ends:

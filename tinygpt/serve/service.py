@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Service:
         top: int | None = None,
         watch: bool = False,
         seconds: float | None = None,
+        streams: bool = True,
     ) -> Job:
         """Queue one or several texts.
 
@@ -121,6 +123,8 @@ class Service:
             See `Request`.
         seconds : float, optional
             Time for the request, if it is less than that of the server.
+        streams : bool
+            See `Job`.
 
         Raises
         ------
@@ -135,7 +139,7 @@ class Service:
                  "frequency_penalty")  # fmt: skip
         settings = {name: body[name] for name in names}
         deadline = time.monotonic() + min(self.timeout, seconds or self.timeout)
-        job = Job()
+        job = Job(streams)
         for i, ask in enumerate(asks):
             sampler = Sampler(seed=seed, batch=[ask.number], **settings)
             request = Request(ask.ids, length, sampler, job.listener(i), tuple(body.get("stop") or ()), top, watch)
@@ -159,6 +163,12 @@ class Service:
 class Job:
     """Texts of one HTTP request; iterate over it for (index of the text, event).
 
+    Parameters
+    ----------
+    streams : bool
+        Whether every event is wanted at once. Otherwise the event loop is woken only when a text ends: on few cores,
+        waking it takes a processor from the threads that compute the next token.
+
     Attributes
     ----------
     requests : list of Request
@@ -166,18 +176,21 @@ class Job:
         The texts that have ended, by index.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, streams: bool = True) -> None:
         self.requests: list[Request] = []
         self.ends: dict[int, Finished] = {}
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._streams = streams
+        self._events: deque[tuple[int, Event]] = deque()  # appended by the engine, taken by the loop
+        self._ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def listener(self, index: int) -> Callable[[Event], None]:
         """Return the function that takes the events of one text in the thread of the engine."""
 
         def emit(event: Event) -> None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+            self._events.append((index, event))
+            if (self._streams or isinstance(event, Finished)) and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._ready.set)
 
         return emit
 
@@ -188,7 +201,11 @@ class Job:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         while len(self.ends) < len(self.requests):
-            index, event = await self._events.get()
+            if not self._events:
+                self._ready.clear()
+                await self._ready.wait()
+                continue
+            index, event = self._events.popleft()
             if isinstance(event, Finished):
                 self.ends[index] = event
             yield index, event
