@@ -1,10 +1,11 @@
 """AdamW and Muon on real code for the same time: the modules of Python's standard library.
 
-usage: python benchmarks/optimizers.py OUT.json [--seconds 40] [--only NAME]
+usage: python benchmarks/optimizers.py OUT.json [--steps 500] [--only NAME]
 
-Every run gets as many steps as fit the seconds, by a calibration of its own, so that its learning rate reaches the end
-of its schedule. Evaluations are not counted. Both optimizers are tried at three learning rates, because one that suits
-AdamW need not suit Muon. Results are added to OUT.json run by run.
+A step of Muon takes longer, so it gets fewer of them: the cost of a step is measured first, both optimizers in turn,
+and the shortest steps are compared, because other programs can only make a step longer. Every run reaches the end of
+its schedule. Both optimizers are tried at several learning rates, because one that suits AdamW need not suit Muon.
+Results are added to OUT.json run by run.
 """
 
 from __future__ import annotations
@@ -14,62 +15,75 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tinygpt.cli.info import processor
+from tinygpt.io import atomic
 from tinygpt.kernels import threads
-from tinygpt.runs.metrics import read_metrics
-from tinygpt.train.loop import train
+from tinygpt.train.loop import Trainer, train
+from tinygpt.train.outputs import Outputs
+from tinygpt.train.report import Report
 from tinygpt.train.settings import TrainSettings
+from tinygpt.train.setup import prepare
 
-SHAPE = {"layers": 4, "heads": 4, "embed": 128, "seq": 128, "batch": 16}
-RATES = (8e-4, 1.6e-3, 3.2e-3)
-RUNS = {f"{optimizer} {rate:g}": (optimizer, rate) for optimizer in ("adamw", "muon") for rate in RATES}
-CALIBRATION = 25  # steps; the first ones also pay for memory pages
+SHAPE = {"layers": 3, "heads": 4, "embed": 128, "seq": 128, "batch": 16}
+OPTIMIZERS = ("adamw", "muon")
+RATES = (1.6e-3, 3.2e-3, 6.4e-3)
+RUNS = {f"{optimizer} {rate:g}": (optimizer, rate) for optimizer in OPTIMIZERS for rate in RATES}
+TIMED = 20  # steps of each optimizer whose shortest counts
 
 
-def settings(out: Path, optimizer: str, rate: float, steps: int, evaluations: int) -> TrainSettings:
-    """Return the settings of a run."""
+def settings(out: Path, optimizer: str, rate: float, steps: int) -> TrainSettings:
+    """Return the settings of a run; on one thread, which is disturbed least by other programs."""
     library = Path(json.__file__).parents[1]
     return TrainSettings(
         data=[str(library / "*.py")], out=str(out), optimizer=optimizer, lr=rate, steps=steps, samples=0, keep=1,
-        eval_every=max(1, steps // evaluations), checkpoint_every=10 * steps, warmup=40, **SHAPE,
+        eval_every=max(1, steps // 8), checkpoint_every=10 * steps, warmup=40, threads=1, **SHAPE,
     )  # fmt: skip
 
 
-def measure(optimizer: str, rate: float, seconds: float) -> dict[str, object]:
-    """Calibrate, train, and return the loss of the best model on the whole validation split."""
+def step_seconds() -> dict[str, float]:
+    """Measure the shortest step of each optimizer, in turn."""
+    trainers = {}
+    for optimizer in OPTIMIZERS:
+        run = prepare(settings(Path("unused"), optimizer, RATES[0], 1000), Report())
+        trainers[optimizer] = Trainer(run, Path("unused"), Outputs(run.settings.output, Report()))
+    taken: dict[str, list[float]] = {optimizer: [] for optimizer in OPTIMIZERS}
+    with threads.fixed(1):
+        for _ in range(TIMED):
+            for optimizer, trainer in trainers.items():
+                before = trainer.seconds
+                trainer.one_step()
+                trainer.step += 1
+                taken[optimizer].append(trainer.seconds - before)
+    return {optimizer: min(seconds) for optimizer, seconds in taken.items()}
+
+
+def measure(optimizer: str, rate: float, steps: int) -> dict[str, Any]:
+    """Train, and return the loss of the best model on the whole validation split."""
     with tempfile.TemporaryDirectory() as folder:
-        train(settings(Path(folder, "short"), optimizer, rate, CALIBRATION, 1))
-        taken = [line["seconds"] for line in read_metrics(Path(folder, "short", "metrics.jsonl")) if "loss" in line]
-        each = (taken[-1] - taken[4]) / (len(taken) - 5)
-        out, steps = Path(folder, "long"), round(seconds / each)
-        score = train(settings(out, optimizer, rate, steps, 8))
-        lines = read_metrics(out / "metrics.jsonl")
-        losses = [(line["step"] + 1, round(line["val_loss"], 4)) for line in lines if "val_loss" in line]
-        took = [line["seconds"] for line in lines if "loss" in line][-1]
-    found = {"optimizer": optimizer, "lr": rate, "steps": steps, "seconds": round(took, 1)}
-    return found | {"val_loss": round(score.loss, 4), "curve": losses}
+        score = train(settings(Path(folder, "run"), optimizer, rate, steps))
+    return {"optimizer": optimizer, "lr": rate, "steps": steps, "val_loss": round(score.loss, 4)}
 
 
 def main() -> None:
     """Measure all runs, or one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=40.0, help="training time of each run")
+    parser.add_argument("--steps", type=int, default=500, help="steps of AdamW")
     parser.add_argument("--only", choices=RUNS, help="one run")
     given = parser.parse_args()
-    found = json.loads(given.out.read_text()) if given.out.exists() else {"runs": {}}
+    if not given.out.exists():
+        start = {"machine": processor(), "date": time.strftime("%Y-%m-%d"), "shape": SHAPE, "runs": {}}
+        atomic.write_text(given.out, json.dumps(start | {"step_seconds": step_seconds()}, indent=1) + "\n")
+    each = json.loads(given.out.read_text())["step_seconds"]
     for name in [given.only] if given.only else list(RUNS):
-        found["runs"][name] = measure(*RUNS[name], given.seconds)
-        print(name, found["runs"][name], flush=True)
-        found |= {
-            "machine": processor(),
-            "threads": threads.get_num_threads(),
-            "date": time.strftime("%Y-%m-%d"),
-            "seconds": given.seconds,
-            "shape": SHAPE,
-        }
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+        optimizer, rate = RUNS[name]
+        result = measure(optimizer, rate, round(given.steps * each["adamw"] / each[optimizer]))
+        print(name, result, flush=True)
+        found = json.loads(given.out.read_text())
+        found["runs"][name] = result
+        atomic.write_text(given.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -236,16 +236,26 @@ def optimizers() -> Markdown:
     if found is None:
         return not_measured("optimizers")
     lines = [
-        (run["optimizer"], f"{run['lr']:g}", f"{run['steps']:,}", f"{run['seconds']:.0f}", f"{run['val_loss']:.3f}")
-        for run in found["runs"].values()
+        (
+            run["optimizer"],
+            f"{run['lr']:g}",
+            f"{run['steps']:,}",
+            f"{run['steps'] * found['step_seconds'][run['optimizer']]:.0f}",
+            f"{run['val_loss']:.3f}",
+        )
+        for _, run in sorted(found["runs"].items())
     ]
     heads = ("optimizer", "peak learning rate", "steps", "seconds", "validation loss")
     best = {
         one: min(r["val_loss"] for r in found["runs"].values() if r["optimizer"] == one) for one in ("adamw", "muon")
     }
     shape = ", ".join(f"{name} {value}" for name, value in found["shape"].items())
-    text = f"At the best rate of each, Muon's loss is {best['adamw'] - best['muon']:+.3f} below AdamW's."
-    made = f"*{found['machine']}, {found['threads']} threads, {found['date']}; {shape}.*"
+    gain, ms = best["adamw"] - best["muon"], {name: 1e3 * value for name, value in found["step_seconds"].items()}
+    text = (
+        f"A step takes {ms['adamw']:.0f} ms with AdamW and {ms['muon']:.0f} ms with Muon. At the best rate of each, "
+        f"the loss of Muon is {abs(gain):.3f} {'lower' if gain > 0 else 'higher'}."
+    )
+    made = f"*{found['machine']}, 1 thread, {found['date']}; {shape}.*"
     return Markdown("\n\n".join([table(heads, lines, "lrrrr").data, text, made]))
 
 

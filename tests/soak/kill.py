@@ -5,7 +5,8 @@ usage: python tests/soak/kill.py --times 1000 [--seed 0] [--out docs/data/soak.j
 Every life of a run is a process of its own, `python -m tinygpt train`. Most end by SIGKILL, which no process can catch;
 every eighth gets SIGTERM, SIGUSR1 or SIGINT, which save. A run whose process ends by itself is compared with the run
 that was never stopped: weights, optimizer state, records and statistics, byte for byte. A thousand kills take about an
-hour on one core. The program stops at the first difference and keeps the directories.
+hour on one core. The program stops at the first difference and keeps the directories. With --out, the counts are added
+to those that the file has of the same version and machine.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -60,6 +62,7 @@ KINDS = {
         *SHAPE,
         *["--watch", "weights,gradients", "--watch-every", "5", "--keep-best", "--log-every", "3"],
     ],
+    "Muon, EMA, spike guard": [*SHAPE, "--optimizer", "muon", "--ema", "0.9", "--spike-sigma", "6"],
     "LoRA": ["--lora-rank", "2", "--dropout", "0.1"],
 }
 SOFT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -174,6 +177,23 @@ class Soak:
         return False
 
 
+def add(file: Path | None, counts: dict[str, int], signals: dict[str, int], seed: int) -> dict[str, Any]:
+    """Add the counts of this program to those of earlier ones in a file, unless it is of other code or hardware."""
+    here = {"version": __version__, "processor": processor(), "python": platform.python_version(), "kinds": list(KINDS)}
+    before = json.loads(file.read_text()) if file is not None and file.exists() else {}
+    if any(before.get(name) != value for name, value in here.items()):
+        before = {}
+    total = collections.Counter(before.get("signals", {}))
+    total.update(signals)
+    return {
+        **here,
+        "date": time.strftime("%Y-%m-%d"),
+        "seeds": [*before.get("seeds", []), seed],
+        "signals": dict(sorted(total.items())),
+        **{name: before.get(name, 0) + value for name, value in counts.items()},
+    }
+
+
 def main() -> int:
     """Kill as often as asked for, and write the counts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -192,21 +212,15 @@ def main() -> int:
         )
         if soak.kills >= given.times and soak.compared >= len(KINDS):
             break
-    result = {
-        "version": __version__,
-        "processor": processor(),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d"),
-        "seed": given.seed,
-        "kinds": list(KINDS),
+    counts = {
         "kills": soak.kills,
-        "signals": dict(sorted(soak.signals.items())),
         "in_a_write": soak.in_a_write,
         "lives": soak.lives,
         "runs": soak.compared,
         "different": 0,
         "seconds": round(time.monotonic() - began),
     }
+    result = add(given.out, counts, soak.signals, given.seed)
     print(json.dumps(result, indent=1))
     if given.out is not None:
         atomic.write_text(given.out, json.dumps(result, indent=1) + "\n")

@@ -1,5 +1,6 @@
 """Resumed runs: their files and messages, and what is refused."""
 
+import errno
 import re
 import shutil
 import signal
@@ -78,6 +79,23 @@ def test_without_an_intact_checkpoint_the_damage_is_named(done, sources, tmp_pat
     with pytest.raises(ValueError, match=r"step-12/state\.json: 'seconds' must be .*; there is no other checkpoint"):
         train(tiny(sources, out, resume=True))
     assert content(out) == before
+
+
+def test_a_checkpoint_that_the_disk_cannot_read_is_skipped(done, sources, tmp_path, monkeypatch):
+    """Catches a run that is refused because a sector of its newest checkpoint is unreadable."""
+    out, check = shutil.copytree(done, tmp_path / "out"), loop.checkpoint.check_checkpoint
+
+    def unreadable(path):
+        if path.name == "step-12":
+            raise OSError(errno.EIO, "Input/output error", str(path / layout.OPTIMIZER))
+        check(path)
+
+    monkeypatch.setattr(loop.checkpoint, "check_checkpoint", unreadable)
+    report = Listening()
+    train(tiny(sources, out, resume=True), report)
+    assert "Input/output error" in report.notes[0]
+    assert str(out / "checkpoints" / "step-12") in report.notes[0]
+    assert [record["step"] for record in report.records] == [10, 11]
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing"])

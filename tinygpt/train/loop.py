@@ -141,7 +141,7 @@ def _newest_checkpoint(out: Path, outputs: Outputs) -> Path | None:
     for path in reversed(layout.checkpoints(out)):
         try:
             checkpoint.check_checkpoint(path)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:  # also a disk that cannot read it
             faults.append(str(error))
             continue
         for fault in faults:
