@@ -18,6 +18,7 @@ from tiny_run import Listening, state, without_clock
 from tinygpt.runs import checkpoint, layout
 from tinygpt.runs.metrics import read_metrics
 from tinygpt.train.loop import TrainingFailed, train
+from tinygpt.train.settings import TrainSettings
 
 CALLS = ("fsync", "rename", "replace", "link", "mkdir", "ftruncate", "pwrite")
 
@@ -210,7 +211,15 @@ def reference(settings):
 def finished(out):
     """Read everything of a finished run that must be the same, apart from times."""
     last = layout.latest_checkpoint(out)
-    return state(out), last.name, state(last), without_clock(read_metrics(out / layout.METRICS))
+    folders = [path for path in (out, last, out / "adapter", last / "adapter") if path.is_dir()]
+    states = {str(path.relative_to(out)): state(path) for path in folders}
+    return states, without_clock(read_metrics(out / layout.METRICS))
+
+
+def further(data, base, out):
+    """Return the settings of a short run that trains adapters of a model."""
+    pace = {"steps": 4, "eval_every": 2, "checkpoint_every": 2, "samples": 0, "threads": 1, "keep": 1, "seq": 16}
+    return TrainSettings(data=[str(data)], out=str(out), from_=str(base), lora_rank=2, dropout=0.1, lr=3e-2, **pace)
 
 
 def resumed(settings, out, least):

@@ -2,9 +2,10 @@
 
 usage: python tests/soak/faults.py [--out docs/data/faults.json]
 
-The run is short (4 steps, 3 checkpoints, 3 evaluations), because its calls repeat. Each call fails as on a full disk
-(ENOSPC), as on a broken one (EIO), and as on a disk that stays full until the process has ended. A power cut keeps only
-what was synced, or by chance some of the rest, as file systems may. tests/train/test_faults.py takes a sample of this.
+The runs are short (4 steps, 3 checkpoints), because their calls repeat: one trains a model, one adapters of a model.
+Each call fails as on a full disk (ENOSPC), as on a broken one (EIO), and as on a disk that stays full until the process
+has ended. A power cut keeps only what was synced, or by chance some of the rest, as file systems may.
+tests/train/test_faults.py takes a sample of this.
 """
 
 from __future__ import annotations
@@ -17,18 +18,48 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from faults import after_fault, after_power_cut, cuts, reference, seeded
+from faults import after_fault, after_power_cut, cuts, further, reference, seeded
 from tiny_run import tiny, write_sources
 
 from tinygpt import __version__
 from tinygpt.io import atomic
+from tinygpt.train.loop import train
+from tinygpt.train.settings import TrainSettings
 
 PACE = {"steps": 4, "eval_every": 2, "checkpoint_every": 2, "dropout": 0.1, "grad_accum": 2, "batch": 2, "keep": 1}
 CHANCES = 3  # random outcomes of every power cut
+
+
+def run_all(kind: Callable[[Path], TrainSettings], folder: Path, counts: dict[str, int]) -> None:
+    """Run all faults of one kind of run, and count them.
+
+    Parameters
+    ----------
+    kind : function
+        Maps a directory to the settings of a run two levels below it.
+    folder : Path
+    counts : dict
+    """
+    whole, calls = reference(kind(folder / "whole"))
+    counts["calls"] += calls
+    for code, stays in ((errno.ENOSPC, False), (errno.EIO, False), (errno.ENOSPC, True)):
+        for at in range(calls):
+            after_fault(kind(folder / "at"), whole, at, code, stays)
+            counts["failed"] += 1
+            shutil.rmtree(folder / "at")
+    for chance in (None, *range(CHANCES)):
+        settings = kind(folder / "cut")
+        for directory, synced in cuts(settings, folder / "cuts", 1, None if chance is None else seeded(chance)):
+            after_power_cut(settings, directory, whole, synced)
+            counts["power_cuts"] += 1
+        for name in ("cut", "cuts"):
+            shutil.rmtree(folder / name)
+    shutil.rmtree(folder / "whole")
 
 
 def main() -> int:
@@ -39,29 +70,18 @@ def main() -> int:
     os.fsync = lambda handle: None  # type: ignore[assignment, misc] - real syncs would only take time
     folder, began = Path(tempfile.mkdtemp(prefix="tinygpt-faults-")), time.monotonic()
     sources = write_sources(folder / "sources")
-    whole, calls = reference(tiny(sources, folder / "whole" / "new" / "out", **PACE))
-    failed = power = 0
-    for code, stays in ((errno.ENOSPC, False), (errno.EIO, False), (errno.ENOSPC, True)):
-        for at in range(calls):
-            root = folder / f"at-{at}"
-            after_fault(tiny(sources, root / "new" / "out", **PACE), whole, at, code, stays)
-            failed += 1
-            shutil.rmtree(root)
-        print(f"{failed} failed calls, {time.monotonic() - began:.0f} s", flush=True)
-    for chance in (None, *range(CHANCES)):
-        settings = tiny(sources, folder / f"cut-{chance}" / "new" / "out", **PACE)
-        moments = cuts(settings, folder / f"cuts-{chance}", 1, None if chance is None else seeded(chance))
-        for directory, synced in moments:
-            after_power_cut(settings, directory, whole, synced)
-            power += 1
-            shutil.rmtree(directory)
-        print(f"{power} power cuts, {time.monotonic() - began:.0f} s", flush=True)
+    train(tiny(sources, folder / "base"))
+    counts = {"calls": 0, "failed": 0, "power_cuts": 0}
+    for kind in (
+        lambda root: tiny(sources, root / "new" / "out", **PACE),
+        lambda root: further(sources, folder / "base", root / "new" / "out"),
+    ):
+        run_all(kind, folder, counts)
+        print(counts, f"{time.monotonic() - began:.0f} s", flush=True)
     result = {
         "version": __version__,
         "date": time.strftime("%Y-%m-%d"),
-        "calls": calls,
-        "failed": failed,
-        "power_cuts": power,
+        **counts,
         "lost": 0,
         "seconds": round(time.monotonic() - began),
     }

@@ -8,7 +8,7 @@ import os
 import shutil
 
 import pytest
-from faults import Failing, after_fault, after_power_cut, cuts, reference, seeded
+from faults import Failing, after_fault, after_power_cut, cuts, further, reference, seeded
 from tiny_run import tiny
 
 from tinygpt.io import atomic
@@ -52,6 +52,22 @@ def test_no_power_cut_costs_more_than_the_steps_since_the_last_checkpoint(source
     assert len(directories) > 5
     for folder, synced in directories:
         after_power_cut(settings, folder, whole[0], synced)
+
+
+def test_adapters_survive_the_same(sources, tmp_path):
+    """Catches a score of the given model that stands in the metrics twice, and an adapter folder that is lost."""
+    base, at = tmp_path / "base", iter(range(1000))
+    train(tiny(sources, base))
+
+    def settings():
+        return further(sources, base, tmp_path / f"run-{next(at)}" / "new" / "out")
+
+    found, calls = reference(settings())
+    for call in range(2, calls, 3 * EVERY):
+        after_fault(settings(), found, call, errno.ENOSPC)
+    one = settings()
+    for folder, synced in cuts(one, tmp_path / "cuts", 4 * EVERY, seeded(2)):
+        after_power_cut(one, folder, found, synced)
 
 
 @pytest.mark.parametrize("broken", ["fsync", "order"])

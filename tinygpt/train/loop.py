@@ -200,7 +200,7 @@ class Trainer:
         moved = self.comm.from_first(lambda: directory.begin(self.out, settings.table(), over))
         if moved:
             self.outputs.note(f"the earlier run in {self.out} was moved to {moved}")
-        self.outputs.open(self.run, self.out, self.step)
+        self.outputs.open(self.run, self.out, self.step, owed=True)  # a run that starts over scores the model again
         if settings.model.from_ is not None:
             self.evaluate()  # the given model is the first candidate for the best one
             self.outputs.given(self.best)
