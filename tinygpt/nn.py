@@ -81,7 +81,7 @@ class Parameter(Tensor):
         self._data = _no_memory(shape, mean)
         self.std, self.mean, self.decay = std, mean, decay
         self._arena: Arena | None = None
-        self._slot_view: np.ndarray | None = None  # of the gradient; made once, because small models ask often
+        self._slot_view: np.ndarray | None = None  # view of the gradient, made once because small models need it often
         self.start = 0
         self.fresh = False
 

@@ -60,7 +60,7 @@ def translate(pattern: bytes, fold: bool = False) -> re.Pattern[bytes]:
     first = re.match(rb"[^*?\[\\]*", pattern).end()  # type: ignore[union-attr]
     plain = pattern.lower() if fold else pattern
     expression, i = re.escape(plain[:first]), first
-    in_star = in_folders = b""  # what closes the open atomic groups
+    in_star = in_folders = b""  # text that closes the open atomic groups
     while i < len(pattern):
         byte = pattern[i : i + 1]
         if byte == b"*":

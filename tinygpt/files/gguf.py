@@ -66,7 +66,7 @@ class GGUFModel(hf.Source):
                 raise ValueError(f"tensor '{FREQUENCIES}' scales the rotary embedding, which the model here does not")
         pieces = names.gguf_pieces(self.family, self.config)
         self.file.expect(((piece.name, piece.shape) for piece in pieces), (), self.asker)
-        self.pieces = list(names.gguf_pieces(self.family, self.config))  # as many as the file has tensors
+        self.pieces = list(names.gguf_pieces(self.family, self.config))  # one for each tensor of the file
 
     def tokenizer(self) -> BPETokenizer | None:
         """Read the tokenizer in the metadata; None if they name none.

@@ -170,7 +170,7 @@ def _maker(kind: Kind) -> Callable[[bytes], np.ndarray]:
     number = gguf.GGMLQuantizationType[kind.name]
 
     def make(data: bytes) -> np.ndarray:
-        # As one row, because the package then converts all of it at once. A scale of NaN is found by a later check.
+        # Pass one row, so that the package converts all values at once. A scale of NaN is found by a later check.
         with np.errstate(all="ignore"):
             return gguf.quants.dequantize(np.frombuffer(data, np.uint8).reshape(1, -1), number)[0]
 

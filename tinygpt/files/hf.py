@@ -175,7 +175,7 @@ class ModelDirectory(Source):
         if not any(name.startswith(prefix) for name in self.file.entries):
             prefix = ""
         self._check(prefix)
-        self.pieces = list(self._named(prefix))  # as many as the file has tensors
+        self.pieces = list(self._named(prefix))  # one for each tensor of the file
 
     def _named(self, prefix: str) -> Iterator[names.Piece]:
         """Yield every tensor that the config asks for; a tied matrix may be under the name of the head alone."""

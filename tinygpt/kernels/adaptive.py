@@ -35,7 +35,7 @@ SLOW = 1.4  # a window is slow when its steps take this many times the shortest 
 BETTER = 0.93  # a trial is kept when its steps take at most this share of the time before it
 LOSS = 0.02  # share of the time that failed trials may cost
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two trials
-SLACK = 0.3  # of a processor: a thread that loses less than this to others still helps
+SLACK = 0.3  # processors; a thread helps as long as other programs take less than this from it
 REMEMBERED = 10.0  # seconds for which the next loop starts with the number that the last one found
 
 Tell = Callable[[str], None]

@@ -26,7 +26,7 @@ if os.name != "nt":
 
 # Answers of a file system without locks: Lustre mounted without them, some network file systems.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-_MOST_BYTES = 4096  # of a lock file that is read
+_MOST_BYTES = 4096  # limit for reading a lock file
 
 
 class RunLock:

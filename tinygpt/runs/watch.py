@@ -7,8 +7,8 @@ from typing import NamedTuple
 from tinygpt.io.records import Record, is_number
 from tinygpt.io.strict import shown
 
-KINDS = ("weights", "gradients", "activations")  # what can be watched
-STATISTICS = ("mean", "std", "max", "zeros", "q", "update", "ratio", "dead")  # of one tensor
+KINDS = ("weights", "gradients", "activations")  # kinds of tensors that can be watched
+STATISTICS = ("mean", "std", "max", "zeros", "q", "update", "ratio", "dead")  # statistics of one tensor
 MOST_WATCHED = 1000  # records that a page or a run keeps in memory; each has figures of every layer
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # the values in "q"
 

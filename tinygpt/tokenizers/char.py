@@ -108,7 +108,7 @@ class CharTokenizer(Tokenizer):
         self.end_ids = frozenset([self.eot_id])
         self.start_id = self.eot_id
         self._first_special = BYTES + len(characters)
-        self._tokens = [*characters, *names]  # of the ids from 256 on
+        self._tokens = [*characters, *names]  # tokens with the ids from 256 on
         self._cutter = Cutter(self.special_tokens)
         # Code point -> id, -1 where there is none. Codes beyond the largest known one are clipped to the last entry.
         self._ids = np.full(int(codes.max(initial=0)) + 2, -1, np.int32)

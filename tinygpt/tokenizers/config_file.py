@@ -41,7 +41,7 @@ TABLE = Table(
         "_commit_hash", "auto_map", "backend", "device_map", "is_local", "local_files_only", "name_or_path",
         "processor_class", "special_tokens_map_file", "tokenizer_file", "trust_remote_code", "use_fast",
         "vocab_file", "merges_file", "added_tokens_file", "is_fast", "init_inputs",
-        # what a model takes beside ids, and settings of other kinds of tokenizers
+        # inputs of a model besides ids, and settings of other kinds of tokenizers
         "legacy", "model_input_names", "return_token_type_ids", "sp_model_kwargs", "use_default_system_prompt",
         "response_schema", "verbose",
         # facts that the vocabulary states itself, and names of former versions

@@ -19,7 +19,7 @@ FURTHER_SEQ = 256  # tokens; the cost of a sequence grows faster than its length
 # within 30 steps. Adapters allow a larger rate, because the weights below them stay frozen.
 FURTHER_LR = 0.06
 ADAPTER_LR = 0.6
-FEWEST_TOKENS = 257  # of a character tokenizer: 256 bytes and a separator
+FEWEST_TOKENS = 257  # vocabulary of the smallest character tokenizer: 256 bytes and a separator
 # Field of a model's config -> the setting that decides it.
 SETTING_OF = {"n_layer": "layers", "n_head": "heads", "n_embd": "embed", "block_size": "seq", "n_kv_head": "kv_heads",
               "ffn_dim": "ffn", "position": "rope", "norm": "rmsnorm", "activation": "swiglu", "bias": "bias",

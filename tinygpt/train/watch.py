@@ -35,9 +35,9 @@ from tinygpt.runs.metrics import MetricsLog
 from tinygpt.runs.watch import HEALTHY, KINDS, MOST_WATCHED, QUANTILES, Range, place
 from tinygpt.tensor import Tensor, no_grad
 
-SAMPLES = 100  # of a run, unless the settings give an interval
-SHARE = 0.03  # of the training time that samples may cost, unless the settings give an interval
-MOST_TOKENS = 2048  # of a batch, for the statistics of activations
+SAMPLES = 100  # records of a run, unless the settings give an interval
+SHARE = 0.03  # largest share of the training time for records, unless the settings give an interval
+MOST_TOKENS = 2048  # tokens of a batch from which statistics of activations are computed
 MOST_SORTED = 2**13  # values of a tensor that its quantiles are computed from
 MOST_COMPARED = 2**18  # values of a tensor that are copied to measure the change by a step
 GUIDE = "docs/troubleshooting.md, 'A statistic leaves its healthy range'"
