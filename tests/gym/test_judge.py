@@ -85,6 +85,18 @@ def test_an_exception_is_told(function, problem):
     assert problem in failure_of(function).problem
 
 
+def test_a_written_input_is_explained():
+    """Catches a message of NumPy that does not tell a learner what to do."""
+    assert failure_of(lambda x, out: x.fill(0)).reason.startswith("An input was written to. Inputs are read-only")
+    assert failure_of(lambda x, out: 1 // 0).reason == ""
+
+
+def test_several_results_are_shown_one_by_one():
+    """Catches a dict printed on one line, in which nobody finds the array that is wrong."""
+    failure = judge(find("autograd-mul"), lambda a, b: (a * b, lambda dout: (dout * b, dout * b)))
+    assert [name for name, _ in failure.wanted] == [name for name, _ in failure.got] == ["out", "da", "db"]
+
+
 def test_a_write_outside_is_told():
     """Catches a kernel that overwrites its neighbours unnoticed."""
 

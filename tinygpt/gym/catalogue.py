@@ -73,6 +73,11 @@ class Exercise:
         return importlib.import_module(f"tinygpt.gym.exercises.{self.folder.name}.trials")
 
     @property
+    def trials(self) -> list[Any]:
+        """The cases, in order; made once, because references and bounds take time."""
+        return _trials(self.module)
+
+    @property
     def trains(self) -> bool:
         """Tell whether a training step can use the function."""
         return self.op is not None or hasattr(self.module, "train_ops")
@@ -86,6 +91,11 @@ class Exercise:
         if hasattr(self.module, "train_ops"):
             return self.module.train_ops(function)
         return {} if self.op is None else {self.op: self.adapted(function)}
+
+
+@cache
+def _trials(module: ModuleType) -> list[Any]:
+    return module.trials()
 
 
 @cache

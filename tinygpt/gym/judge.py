@@ -82,7 +82,7 @@ def judge(
     Failure or None
         None if every trial passes.
     """
-    trials = exercise.module.trials()
+    trials = exercise.trials
     for i, trial in enumerate(trials):
         begin(i + 1, trial.title)
         failure, outputs, _ = attempt(trial, function, file)
@@ -95,7 +95,7 @@ def judge(
                 failure.mistake = found.__name__
                 failure.reason, failure.hint = reason_and_hint(found)
             else:
-                failure.reason = symptom(trial, outputs) if outputs else ""
+                failure.reason = symptom(trial, outputs) if outputs else symptom_of_error(failure.problem)
         return failure
     return None
 
@@ -173,6 +173,13 @@ def symptom(trial: Trial, outputs: Mapping[str, Any]) -> str:
         text = _common(np.asarray(outputs[name]), np.asarray(wanted))
         if text:
             return text
+    return ""
+
+
+def symptom_of_error(problem: str) -> str:
+    """Explain an exception that comes from the rules of a check."""
+    if "read-only" in problem:
+        return "An input was written to. Inputs are read-only: use a variable of your own, or write into the output."
     return ""
 
 

@@ -119,8 +119,9 @@ class ValueTrial:
     call: Callable[..., Any] = field(default=lambda function, *arguments: function(*arguments))
 
     def shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return values as they are."""
-        return dict(values)
+        """Return values as they are; a dict of several results, one by one."""
+        whole = values.get("result")
+        return whole if isinstance(whole, dict) else dict(values)
 
     @property
     def wanted(self) -> Mapping[str, Any]:
