@@ -53,7 +53,7 @@ class Guard:
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         if self.hosts is not None and name not in self.hosts:
-            raise Refused("the Host header names another machine; start the server with --host to allow it", 403)
+            raise Refused("the Host header names another machine; start the server with the host that clients use", 403)
         if self._digest is None or path in PUBLIC:
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -35,7 +35,7 @@ class Fill:
             The model cannot fill gaps.
         """
         if Markers.of(service.tokenizer) is None:
-            raise Refused("the model has no tokens for fill-in-the-middle: train with --fim-rate 0.5")
+            raise Refused("the model has no fill-in-the-middle tokens; train one with a fim_rate of 0.5")
         length = body["n_predict"] if body["n_predict"] >= 0 else service.context // SHARE
         before = body["input_prefix"] + body["prompt"]
         made = await service.encode(
