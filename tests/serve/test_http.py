@@ -187,10 +187,10 @@ def test_a_completion_with_a_suffix_fills_the_gap(filler, client):
     found = filler.get("/v1/completions", {**body, "suffix": LLAMA_VIM["input_suffix"]})
     assert found["choices"][0]["text"] == filler.get("/infill", LLAMA_VIM)["content"]
     assert (
-        "no fill-in-the-middle tokens"
+        "no tokens for fill-in-the-middle"
         in client.get("/v1/completions", {**body, "suffix": "x"}, 400)["error"]["message"]
     )
-    assert "fim-rate" in client.get("/infill", LLAMA_VIM, 400)["error"]["message"]
+    assert "fim_rate" in client.get("/infill", LLAMA_VIM, 400)["error"]["message"]
 
 
 def test_models_health_and_metrics(client):
