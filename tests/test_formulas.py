@@ -44,3 +44,10 @@ def test_what_a_browser_cannot_draw_stops_the_build(mathml, tex, named):
 def test_formulas_of_the_pages_are_accepted(mathml, tex):
     """Catches a check that refuses escaped braces, function names or an escaped less-than sign."""
     assert mathml(tex, "inline").startswith("<math")
+
+
+def test_function_names_have_the_space_of_tex_and_indices_stay_whole(mathml):
+    """Catches "ln4" without a space, a wide operator's space before a bracket, and a third child in an index."""
+    assert "<mi>ln</mi><mspace" in mathml(r"\ln 4", "inline")
+    assert "<mi>softmax</mi><mo" in mathml(r"\operatorname{softmax}(x)", "inline")
+    assert "mspace" not in mathml(r"\log_2(x)", "inline")
