@@ -28,7 +28,7 @@ from tinygpt.train.setup import prepare
 
 SHAPE = {"layers": 3, "heads": 4, "embed": 128, "seq": 128, "batch": 16}
 OPTIMIZERS = ("adamw", "muon")
-RATES = (1.6e-3, 3.2e-3, 6.4e-3)
+RATES = (1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2)
 RUNS = {f"{optimizer} {rate:g}": (optimizer, rate) for optimizer in OPTIMIZERS for rate in RATES}
 TIMED = 20  # steps of each optimizer whose shortest counts
 

@@ -243,7 +243,7 @@ def optimizers() -> Markdown:
             f"{run['steps'] * found['step_seconds'][run['optimizer']]:.0f}",
             f"{run['val_loss']:.3f}",
         )
-        for _, run in sorted(found["runs"].items())
+        for run in sorted(found["runs"].values(), key=lambda run: (run["optimizer"], run["lr"]))
     ]
     heads = ("optimizer", "peak learning rate", "steps", "seconds", "validation loss")
     best = {

@@ -57,7 +57,7 @@ class Failing:
 
     def _concerns(self, file):
         path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else os.path.abspath(os.fspath(file))
-        return path.startswith(self.root)
+        return path == self.root or path.startswith(self.root + os.sep)
 
     def _counted(self, name):
         function = getattr(os, name)

@@ -115,6 +115,7 @@ def test_a_run_with_muon_resumes_to_the_bit_at_any_thread_count(tmp_path):
     assert state(one / "checkpoints" / "step-12") == state(two / "checkpoints" / "step-12")
     assert without_clock(read_metrics(one / "metrics.jsonl")) == without_clock(read_metrics(two / "metrics.jsonl"))
     run = prepare(whole, Report())
+    assert run.settings.peak_lr == 0.8 / 16
     assert isinstance(run.optimizer, Muon)
     assert len(run.optimizer.matrices) == 4
     assert train_arrays(run, 3)[2] < train_arrays(prepare(whole, Report()), 1)[0]

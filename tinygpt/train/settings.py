@@ -20,6 +20,7 @@ from tinygpt.data.rules import parse_extensions
 from tinygpt.train.pace import interval
 
 Target = Literal["qkv", "out", "up", "down"]
+RATE, MUON_RATE = 0.2, 0.8  # peak learning rate times width; docs/data/optimizers.json has the rates that were tried
 SEQ = 64  # tokens; context of a model from scratch
 # Settings that a model given with 'from' brings along: its shape and its tokenizer.
 SHAPE = ("layers", "embed", "heads", "kv_heads", "ffn", "rope", "rmsnorm", "swiglu", "bias", "tie", "tokenizer_type",
@@ -174,7 +175,7 @@ class OptimisationSettings:
     optimizer: Literal["adamw", "muon", "adam", "sgd"] = "adamw"
     """Optimizer; --weight-decay applies to adamw and muon, --momentum to sgd. Muon orthogonalises updates of layers."""
     lr: float | None = None
-    """Peak learning rate. Default: 0.2/width from scratch, 0.06/width with --from, 0.6/width with LoRA."""
+    """Peak learning rate. Default: 0.2/width from scratch (muon: 0.8), 0.06/width with --from, 0.6/width with LoRA."""
     min_lr: float | None = None
     """Learning rate at the end of the run. Default: a tenth of --lr."""
     warmup: int = 100
@@ -384,7 +385,9 @@ class TrainSettings:
         By default it is inversely proportional to the width, because then Adam's best rate changes least between models
         of different width (Yang et al. 2022, Tensor Programs V).
         """
-        return 0.2 / self.model.embed if self.optimisation.lr is None else self.optimisation.lr
+        if self.optimisation.lr is not None:
+            return self.optimisation.lr
+        return (MUON_RATE if self.optimisation.optimizer == "muon" else RATE) / self.model.embed
 
     @property
     def sequences_per_step(self) -> int:
