@@ -185,3 +185,4 @@ def test_a_rung_that_must_be_beaten_is_told(capsys, monkeypatch):
         assert record.best_seconds == mine
         out = capsys.readouterr().out
         assert ("it takes 2.00 times as long as 'naive', which is to be beaten" in out) is not fast, out
+        assert ("tinygpt gym hint  gives a hint" in out) is not fast

@@ -157,12 +157,9 @@ def _race(console: Console, exercise: Exercise, file: Path, seconds: float, reco
     record.best_seconds = mine if record.best_seconds is None else min(mine, record.best_seconds)
     rung = exercise.beat
     if rung is not None and mine >= times[rung]:
-        _fact(
-            console,
-            "too slow",
-            f"it takes {mine / times[rung]:.2f} times as long as '{rung}', which is to be beaten",
-            "yellow",
-        )
+        text = f"it takes {mine / times[rung]:.2f} times as long as '{rung}', which is to be beaten"
+        _fact(console, "too slow", text, "yellow")
+        console.print("tinygpt gym hint  gives a hint")
         return False
     return True
 
