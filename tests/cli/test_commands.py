@@ -8,6 +8,7 @@ import io
 import re
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 from tiny_run import content, flags, tiny
@@ -21,11 +22,11 @@ from tinygpt.data.discover import discover
 from tinygpt.data.rules import EXTENSIONS
 from tinygpt.evaluate import evaluate
 from tinygpt.generate import stream_text
-from tinygpt.kernels.load import Measured
 from tinygpt.runs import layout
 from tinygpt.runs.metrics import read_metrics
 from tinygpt.sampling import Sampler
 from tinygpt.train.settings import DEFAULTS, KINDS
+from tinygpt.viz.bench import Bar
 
 # Command -> (module, options class).
 OPTIONS = {
@@ -284,17 +285,34 @@ def test_bench_reports_the_share_of_the_limiting_peak(monkeypatch):
     64 operations and 256 bytes in 2 s: 32 FLOP/s are a quarter of 128, 128 bytes/s are half of 256.
     """
     case = types.SimpleNamespace(flops=64, bytes=256)
-    _, rate, share, ratio = bench._figures(case, Measured(2.0), (128.0, 256.0), 6.0)
-    assert (rate.partition(" ")[2], share, ratio) == ("GB/s", "50 % mem", "3.0 x")
-    _, rate, share, ratio = bench._figures(case, Measured(2.0), (40.0, 256.0), None)
-    assert (rate.partition(" ")[2], share, ratio) == ("GFLOP/s", "80.0 % peak", "")
+    rate, share = bench._figures(case, 2.0, (128.0, 256.0))
+    assert (rate.partition(" ")[2], share) == ("GB/s", "50 % mem")
+    rate, share = bench._figures(case, 2.0, (40.0, 256.0))
+    assert (rate.partition(" ")[2], share) == ("GFLOP/s", "80.0 % peak")
+    assert bench._factor(2.0, 6.0, against=False) == "3.0 x"
+    assert bench._factor(6.0, 2.0, against=True) == "3.00 x"
+    assert bench._factor(2.0, None, against=True) == ""
 
 
 def test_bench_marks_disturbed_times():
     """Catches a time disturbed by other programs that is printed without the mark ~."""
-    case = types.SimpleNamespace(flops=64, bytes=256)
-    assert bench._figures(case, Measured(2e-6, disturbed=True), (1.0, 1.0), None)[0] == "~2"
-    assert bench._figures(case, Measured(2e-6), (1.0, 1.0), None)[0] == "2"
+    bar = Bar("simd", 2e-6, "", "", "", ours=True, disturbed=True)
+    assert bench._time(bar) == "~2"
+    assert bench._time(replace(bar, disturbed=False)) == "2"
+
+
+def test_bench_against_numpy(capsys, tmp_path):
+    """Catches a library that is not compared, a ladder that is timed as well, and a factor the wrong way round."""
+    arguments = ["--op", "layernorm", "--sizes", "R=300", "C=300", "--against", "numpy", "--threads", "1"]
+    out, _ = said(capsys, "bench", *arguments, "--seconds", "0.02", "--html", str(tmp_path / "bench.html"))
+    rows = [line.split() for line in out.splitlines() if " us" not in line and (" simd " in line or " numpy " in line)]
+    assert len(rows) == 2
+    assert "naive" not in out
+    assert float(rows[1][-2]) > 1  # array code is several times slower than one fused pass
+    assert re.search(r"numpy takes \d+\.\d\d x tinygpt's time \(geometric mean of 1\)", out)
+    page = (tmp_path / "bench.html").read_text()
+    assert "Kernel benchmark" in page
+    assert '"rung":"numpy"' in page
 
 
 def test_bench_takes_some_rungs(capsys):

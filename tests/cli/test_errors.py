@@ -129,6 +129,7 @@ WRONG = {
         ["bench", "--op", "add", "--kernels", "blocked"],
         "--kernels: none of the chosen ops",
     ),
+    "bench: library": (["bench", "--against", "numpy,jax"], "--against must be numpy or torch, got 'jax'"),
     "bench: op without a value": (["bench", "--op"], "--op needs at least one op"),
     "bench: sizes without a value": (["bench", "--op", "add", "--sizes"], "--sizes needs at least one size"),
     "bench: kernels without a value": (["bench", "--kernels"], "--kernels needs at least one rung"),
