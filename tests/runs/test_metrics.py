@@ -177,3 +177,16 @@ def test_a_last_line_cut_inside_a_character_is_dropped(path):
     """Catches a run that cannot be resumed because a kill cut its last line within a character."""
     path.write_bytes(path.read_bytes() + '{"step": 3, "note": "ä'.encode()[:-1])
     assert read_metrics(path) == RECORDS
+
+
+def test_a_torn_line_after_the_last_needed_record_is_dropped(tmp_path):
+    """Catches a run that cannot be resumed because a write after its checkpoint failed half-way; and a silent loss."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": 5.0}\n{"step": 1, "lo{"step": 1, "loss": 4.0}\n')
+    MetricsLog(path, keep_until=1).close()
+    assert [record["step"] for record in read_metrics(path)] == [0]
+    path.write_text('{"step": 0, "lo{"step": 0, "loss": 5.0}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        MetricsLog(path, keep_until=1)
+    MetricsLog(path, keep_until=0, owed=True).close()
+    assert read_metrics(path) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,10 +119,7 @@ class MetricsLog:
         self.kept = Kept(most)
         self.path = path
         with replacing(path) as temporary, naming_file(path), open(temporary, "x", encoding="utf-8") as file:
-            for record in Records(path) if path.exists() else ():
-                # Steps never go back. What follows may be damaged, because only records up to a checkpoint are synced.
-                if record["step"] >= keep_until or (owed and record["step"] == keep_until - 1 and "val_loss" in record):
-                    break
+            for record in _until(path, keep_until, owed) if path.exists() else ():
                 file.write(line(record))
                 self.kept.add(record)
         self._file = path.open("a", encoding="utf-8")
@@ -156,6 +154,24 @@ class MetricsLog:
         """Flush and close the file."""
         with naming_file(self.path):
             self._file.close()
+
+
+def _until(path: Path, step: int, owed: bool) -> Iterator[Record]:
+    """Yield the records before `step`; with `owed` without an evaluation after the last of them.
+
+    Steps never go back. What follows the record of the last step may be damaged, because only the records that lead to
+    a checkpoint are synced: a write that failed half-way leaves a torn line.
+    """
+    last = -1
+    try:
+        for record in Records(path):
+            last = record["step"]
+            if last >= step or (owed and last == step - 1 and "val_loss" in record):
+                return
+            yield record
+    except ValueError:
+        if last < step - 1:
+            raise
 
 
 def read_metrics(path: Path) -> list[Record]:
