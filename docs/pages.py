@@ -284,7 +284,7 @@ def faults() -> Markdown:
     if found is None:
         return not_measured("faults", "tests/soak")
     lines = [
-        ("calls of the runs that change the disk", f"{found['calls']:,}"),
+        ("calls that change the disk", f"{found['calls']:,}"),
         ("runs in which one of them failed", f"{found['failed']:,}"),
         ("power cuts", f"{found['power_cuts']:,}"),
         ("runs that could not be resumed to the same bytes", f"**{found['lost']:,}**"),
