@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,12 @@ def main() -> None:
     """Measure what the first argument asks for."""
     asked, comm = json.loads(sys.argv[1]), open_job()
     threads.set_num_threads(asked["threads"])
-    found = measure(asked, comm)
+    try:
+        found = measure(asked, comm)
+    except Exception:
+        traceback.print_exc()
+        comm.abort(1)  # the other ranks would wait for this one
+        raise
     if comm.first:
         print(json.dumps(found))
 

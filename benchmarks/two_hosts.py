@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("tinygpt-a", "tinygpt-b")
-DEVICES = ("tg0", "tg1")
+DEVICE = "tg0"  # of both hosts
 HOSTS = ("10.77.0.1", "10.77.0.2")
 # mpiexec calls this in place of ssh: options, the host, then the command.
 SHELL = f"""#!/bin/sh
@@ -56,17 +56,17 @@ def two_hosts(rate: str | None) -> Iterator[list[str]]:
             for name in NAMES:
                 _run("ip", "netns", "add", name)
                 _run("ip", "-n", name, "link", "set", "lo", "up")
-            peer = ("peer", "name", DEVICES[1], "netns", NAMES[1])
-            _run("ip", "link", "add", DEVICES[0], "netns", NAMES[0], "type", "veth", *peer)
-            for name, device, host in zip(NAMES, DEVICES, HOSTS, strict=True):
-                _run("ip", "-n", name, "addr", "add", f"{host}/24", "dev", device)
-                _run("ip", "-n", name, "link", "set", device, "up")
+            peer = ("peer", "name", DEVICE, "netns", NAMES[1])
+            _run("ip", "link", "add", DEVICE, "netns", NAMES[0], "type", "veth", *peer)
+            for name, host in zip(NAMES, HOSTS, strict=True):
+                _run("ip", "-n", name, "addr", "add", f"{host}/24", "dev", DEVICE)
+                _run("ip", "-n", name, "link", "set", DEVICE, "up")
                 if rate:
                     limit = ("tbf", "rate", rate, "burst", "1mb", "latency", "100ms")
-                    _run("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", device, "root", *limit)
+                    _run("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", DEVICE, "root", *limit)
             time.sleep(1.5)  # until the link is up
             job = ["mpiexec", "-launcher", "ssh", "-launcher-exec", str(shell), "-localhost", "10.77.0.9"]
-            yield ["ip", "netns", "exec", NAMES[0], *job, "-hosts", ",".join(HOSTS), "-iface", DEVICES[0], "-n", "2"]
+            yield ["ip", "netns", "exec", NAMES[0], *job, "-hosts", ",".join(HOSTS), "-iface", DEVICE, "-n", "2"]
         finally:
             for name in NAMES:
                 subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

@@ -320,6 +320,67 @@ def recipe_split() -> Markdown:
     return Markdown(f"{shown.data}\n\n*{found['machine']}, seed {found['seed']}*")
 
 
+def scaling_ranks() -> Markdown:
+    """Show one rank with two threads beside two ranks with one thread, for each model of benchmarks/scaling.py."""
+    found = measured("scaling")
+    lines = [
+        (f"{row['gradient'] / 4e6:.1f}M", duration(row["ranks_1_threads_2"]), duration(row["ranks_2_threads_1"]),
+         f"**{row['speed_ratio']:.2f} x**", duration(row["waited"]))
+        for row in found["ranks"].values()
+    ]  # fmt: skip
+    heads = ("parameters", "1 rank x 2 threads", "2 ranks x 1 thread", "speed of ranks against threads", "waited")
+    return Markdown(f"{table(heads, lines, 'rrrrr').data}\n\n{_scaling_machine(found)}")
+
+
+def scaling_network() -> Markdown:
+    """Show steps of two hosts with a limited link between them."""
+    found = measured("scaling")
+    lines = [
+        (f"{row['bits_per_s'] / 1e9:g} Gbit/s", f"{row['gradient'] / 4e6:.1f}M", row["way"], duration(row["alone"]),
+         duration(row["seconds"]), duration(row["waited"]) if row["buckets"] else "",
+         f"{row['sent'] / 1e6:.2f} MB", f"{row['sent'] / row['gradient']:.3f}")
+        for rows in found["network"].values() for row in rows
+    ]  # fmt: skip
+    heads = ("link", "parameters", "way", "step without messages", "step", "waited", "sent", "of the least")
+    return Markdown(f"{table(heads, lines, 'rrlrrrrr').data}\n\n{_scaling_machine(found)}")
+
+
+def scaling_loss() -> Markdown:
+    """Show the validation loss of each way to send less."""
+    found = measured("scaling")
+    exact = found["loss"]["synchronous"]
+    lines = [(name, f"{loss:.3f}", f"{loss - exact:+.3f}") for name, loss in found["loss"].items()]
+    return table(("way", "validation loss", "against synchronous"), lines, "lrr")
+
+
+def scaling_check() -> Markdown:
+    """Show steps that scaling_model.py predicts beside those that were measured."""
+    rows = _program("scaling_model").predictions(measured("scaling"))
+    lines = [
+        (f"{bits / 1e9:g} Gbit/s", link.split("-")[0], duration(seconds), duration(predicted))
+        for link, bits, seconds, predicted in rows
+    ]
+    return table(("link", "model", "measured", "predicted"), lines, "rlrr")
+
+
+def scaling_model() -> Markdown:
+    """Show the efficiency that scaling_model.py computes for many machines: a row for each model, network and way."""
+    program = _program("scaling_model")
+    rows = program.table(measured("scaling"), measured("compare"))
+    cells = {(row["model"], row["gbit_per_s"], row["way"], row["machines"]): row for row in rows}
+    lines = []
+    for model, gbit, way in dict.fromkeys(key[:3] for key in cells):
+        of_row = [cells[model, gbit, way, machines] for machines in program.MACHINES]
+        shares = [f"{row['efficiency']:.0%}" for row in of_row]
+        lines.append((model, f"{gbit:g} Gbit/s", way, *shares, f"{of_row[-1]['tokens_per_s'] / 1e6:.2f}M"))
+    heads = ("model", "network", "way", *(f"{n:,} machines" for n in program.MACHINES))
+    return table((*heads, f"tokens/s of {program.MACHINES[-1]:,}"), lines, "lrlrrrr")
+
+
+def _scaling_machine(found: Mapping[str, Any]) -> str:
+    return f"*{found['machine']['processor']}, 2 cores; {found['machine']['date']}*"
+
+
 def check_recipe() -> None:
     """Raise AssertionError unless the command on the page of recipes is what benchmarks/recipe.py runs."""
     from tinygpt.cli.app import build_app

@@ -175,7 +175,11 @@ class Mpi(Communicator):
         self.library = " ".join(mpi.Get_library_version().split()[:3]).replace(" Version:", "")
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks, pickled on the way."""
+        """Return the values of all ranks; floats travel as they are, other values pickled."""
+        if isinstance(value, float):
+            found = np.empty(self.size)
+            self._world.Allgather(np.array([value]), found)
+            return found.tolist()  # type: ignore[return-value]  # T is float here
         return self._world.allgather(value)
 
     def from_first(self, compute: Callable[[], T]) -> T:

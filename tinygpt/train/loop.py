@@ -98,6 +98,7 @@ def train(settings: TrainSettings, report: Report | None = None, comm: Communica
             run = prepare(settings, report, resumed)
         with comm.agreed():
             parallel.check_same(run, comm)
+        run.peak = sum(comm.gather(run.peak))
         trainer = Trainer(run, out, outputs, comm, pace)
         with parallel.lock(out, comm), trainer.interrupt, trainer.naming_state():
             try:
