@@ -2,12 +2,12 @@
 
 usage: python benchmarks/scaling_model.py [SCALING.json COMPARE.json]
 
-A step of W machines, each with the same work as one machine alone (weak scaling), takes
+A step has the same tokens for any number of machines (strong scaling), divided among them. With W machines it takes
 
     step = compute + max(last, messages - hidden)      synchronous
     step = compute + messages / H                      outer steps, every H steps
 
-compute    time of the step on one machine, measured; grows with the tokens of the step
+compute    time of one machine for its part, in proportion to a measured step: tokens / W, and cores / measured cores
 messages   2 (W - 1)/W bytes / (share bandwidth) + buckets 2 log2(W) latency: a reduction that sends the least bytes
            possible, in rounds whose number grows with log2(W), as in recursive halving and doubling
 last       the same for the bucket that backward completes last: the token embeddings, which nothing can hide
@@ -33,12 +33,13 @@ BANDWIDTHS = (10e9, 100e9)  # bit/s
 LATENCY = 20e-6  # seconds of one message between two machines over TCP; an assumption, as two hosts here have less
 BACKWARD = 2 / 3  # of a training step: its products are twice those of the forward pass
 BUCKET = 2**20  # bytes, as in tinygpt.distributed.reduction
-TOKENS = 32_768  # of a step on each machine
+TOKENS = 2**19  # of a step on all machines together, as GPT-2's size is usually trained
+CORES = (2, 64)  # of a machine; the first is what was measured
 EVERY = 50  # steps between two outer steps
 
 
 class Job(NamedTuple):
-    """A model and what its step costs on one machine.
+    """A model, and what the work of one machine in a step costs.
 
     Attributes
     ----------
@@ -110,15 +111,13 @@ def constants(rows: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def jobs(compare: Mapping[str, Any]) -> Iterator[Job]:
-    """Yield the models of compare.py that are large enough for several machines, with a step of TOKENS tokens."""
-    for row in compare["jobs"]:
-        if row["job"] not in ("train-medium", "train-gpt2"):
-            continue
-        seconds = next(one["median"] for one in row["contenders"] if one["name"] == "tinygpt")
-        size = row["sizes"]
-        last = max(BUCKET, 4 * size["vocab"] * size["width"])
-        name = f"{size['parameters'] / 1e6:.0f}M parameters"
-        yield Job(name, seconds * TOKENS / row["tokens"], 4 * size["parameters"], last)
+    """Yield the largest model of compare.py on one machine with 2 and with 64 cores, for a step of TOKENS tokens."""
+    row = next(one for one in compare["jobs"] if one["job"] == "train-gpt2")
+    seconds = next(one["median"] for one in row["contenders"] if one["name"] == "tinygpt") * TOKENS / row["tokens"]
+    size = row["sizes"]
+    last = max(BUCKET, 4 * size["vocab"] * size["width"])
+    for cores in CORES:
+        yield Job(f"{cores} cores", seconds * CORES[0] / cores, 4 * size["parameters"], last)
 
 
 def predictions(scaling: Mapping[str, Any]) -> Iterator[tuple[str, float, float, float]]:
@@ -138,16 +137,17 @@ def table(scaling: Mapping[str, Any], compare: Mapping[str, Any]) -> list[dict[s
     }  # fmt: skip
     return [
         {
-            "model": job.name,
+            "machine": job.name,
             "machines": machines,
             "gbit_per_s": bandwidth / 1e9,
             "way": way,
-            "step_s": (seconds := step(job, machines, bandwidth, share, efficiency, **more)),
-            "efficiency": job.compute / seconds,
-            "tokens_per_s": machines * TOKENS / seconds,
+            "step_s": (seconds := step(part, machines, bandwidth, share, efficiency, **more)),
+            "efficiency": part.compute / seconds,
+            "tokens_per_s": TOKENS / seconds,
         }
         for job in jobs(compare)
         for machines in MACHINES
+        for part in [job._replace(compute=job.compute / machines)]
         for bandwidth in BANDWIDTHS
         for way, more in ways.items()
     ]
@@ -161,7 +161,7 @@ def main() -> None:
         print(f"two hosts, {link:14} measured {1e3 * measured:8.1f} ms   model {1e3 * predicted:8.1f} ms")
     for row in table(scaling, compare):
         print(
-            f"{row['model']:17} {row['machines']:5} machines {row['gbit_per_s']:4.0f} Gbit/s  {row['way']:14} "
+            f"{row['machine']:9} {row['machines']:5} machines {row['gbit_per_s']:4.0f} Gbit/s  {row['way']:14} "
             f"{row['step_s']:8.2f} s  efficiency {row['efficiency']:4.0%}  {row['tokens_per_s']:12,.0f} tokens/s"
         )
 

@@ -323,13 +323,13 @@ def recipe_split() -> Markdown:
 def scaling_ranks() -> Markdown:
     """Show one rank with two threads beside two ranks with one thread, for each model of benchmarks/scaling.py."""
     found = measured("scaling")
-    lines = [
-        (f"{row['gradient'] / 4e6:.1f}M", duration(row["ranks_1_threads_2"]), duration(row["ranks_2_threads_1"]),
-         f"**{row['speed_ratio']:.2f} x**", duration(row["waited"]))
-        for row in found["ranks"].values()
-    ]  # fmt: skip
-    heads = ("parameters", "1 rank x 2 threads", "2 ranks x 1 thread", "speed of ranks against threads", "waited")
-    return Markdown(f"{table(heads, lines, 'rrrrr').data}\n\n{_scaling_machine(found)}")
+    lines = []
+    for row in found["ranks"].values():
+        one, two = row["ranks_1_threads_2"], row["ranks_2_threads_1"]
+        size = f"{row['gradient'] / 4e6:.1f}M"
+        lines.append((size, duration(one), duration(two), f"**{one / two:.2f} x**"))
+    heads = ("parameters", "1 rank x 2 threads", "2 ranks x 1 thread", "speed against threads")
+    return Markdown(f"{table(heads, lines, 'rrrr').data}\n\n{_scaling_machine(found)}")
 
 
 def scaling_network() -> Markdown:
@@ -367,13 +367,13 @@ def scaling_model() -> Markdown:
     """Show the efficiency that scaling_model.py computes for many machines: a row for each model, network and way."""
     program = _program("scaling_model")
     rows = program.table(measured("scaling"), measured("compare"))
-    cells = {(row["model"], row["gbit_per_s"], row["way"], row["machines"]): row for row in rows}
+    cells = {(row["machine"], row["gbit_per_s"], row["way"], row["machines"]): row for row in rows}
     lines = []
-    for model, gbit, way in dict.fromkeys(key[:3] for key in cells):
-        of_row = [cells[model, gbit, way, machines] for machines in program.MACHINES]
+    for machine, gbit, way in dict.fromkeys(key[:3] for key in cells):
+        of_row = [cells[machine, gbit, way, machines] for machines in program.MACHINES]
         shares = [f"{row['efficiency']:.0%}" for row in of_row]
-        lines.append((model, f"{gbit:g} Gbit/s", way, *shares, f"{of_row[-1]['tokens_per_s'] / 1e6:.2f}M"))
-    heads = ("model", "network", "way", *(f"{n:,} machines" for n in program.MACHINES))
+        lines.append((machine, f"{gbit:g} Gbit/s", way, *shares, f"{of_row[-1]['tokens_per_s'] / 1e6:.2f}M"))
+    heads = ("machine", "network", "way", *(f"{n:,} machines" for n in program.MACHINES))
     return table((*heads, f"tokens/s of {program.MACHINES[-1]:,}"), lines, "lrlrrrr")
 
 

@@ -117,8 +117,9 @@ class DataParallel(Alone):
         """Yield this rank's part of every batch; the last backward pass starts the reduction of the gradients."""
         self.reduction.begin()
         last = (self.run.settings.optimisation.grad_accum - 1) * self.run.settings.optimisation.batch
+        several = len(self.reduction.buckets) > 1  # a single one is complete when backward ends
         for x, y, sequence in super().batches(step):
-            self.complete = self._completed if sequence >= last else None
+            self.complete = self._completed if several and sequence >= last else None
             yield x, y, sequence
 
     def _completed(self, leaf: Tensor) -> None:

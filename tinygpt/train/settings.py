@@ -309,7 +309,7 @@ class DistributedSettings:
     """Steps that every rank trains alone between two averages of the weights (DiLoCo). 1: average every gradient."""
     outer_lr: float = 0.7
     """Learning rate of the average change of the weights; used only with --sync-every."""
-    outer_momentum: float = 0.9
+    outer_momentum: float = 0.7
     """Nesterov momentum of the average change; used only with --sync-every."""
 
     def validate(self) -> None:
