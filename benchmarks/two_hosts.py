@@ -35,7 +35,7 @@ def _run(*words: str) -> None:
 
 
 def available() -> bool:
-    """Whether this process can make network namespaces."""
+    """Return True if this process can make network namespaces."""
     return hasattr(os, "geteuid") and os.geteuid() == 0 and all(map(shutil.which, ("ip", "tc", "mpiexec")))
 
 
