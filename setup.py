@@ -26,6 +26,8 @@ DIRECTIVES = {
     "cdivision": True,
     "binding": True,
 }
+# With TINYGPT_SANITIZE=1, for ci/sanitize: accesses outside of arrays and undefined arithmetic end the program.
+SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 # Compiled modules of earlier builds, by a digest of everything that they were compiled from.
 CACHE = Path("build", "kernels")
 PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
@@ -112,6 +114,7 @@ def extensions():
     """List one extension per csrc/*.pyx, named tinygpt.core.<stem>."""
     from Cython.Build import cythonize
 
+    sanitizer = SANITIZE if os.environ.get("TINYGPT_SANITIZE") else []
     headers = [str(path) for path in Path("csrc").rglob("*.h")]
     modules = [
         Extension(
@@ -119,8 +122,8 @@ def extensions():
             [str(path)],
             include_dirs=["csrc"],
             depends=headers,
-            extra_compile_args=list(FLAGS),
-            extra_link_args=[],
+            extra_compile_args=[*FLAGS, *sanitizer],
+            extra_link_args=list(sanitizer),
         )
         for path in sorted(Path("csrc").glob("*.pyx"))
     ]
