@@ -79,7 +79,8 @@ def ranks(model: str) -> dict[str, Any]:
 
 def faster(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Combine two results of `ranks` for one model: the lower number of seconds of each contender."""
-    return {key: min(before[key], value) if isinstance(value, float) else value for key, value in now.items()}
+    best = {key: min(before.get(key, value), value) for key, value in now.items() if isinstance(value, float)}
+    return now | best
 
 
 def network(link: str) -> dict[str, Any]:
