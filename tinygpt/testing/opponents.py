@@ -31,7 +31,7 @@ def torch_rung(n_threads: int) -> dict[str, Function]:
     try:
         import torch
     except ImportError:
-        raise ImportError("--against torch needs PyTorch: pip install torch") from None
+        raise ImportError("PyTorch is not installed: pip install torch") from None
     torch.set_num_threads(n_threads)
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # inputs are read-only here on purpose
     return {**_elementwise(torch), **_rowwise(torch), **_products(torch), **_attention(torch)}
