@@ -178,6 +178,9 @@ class PowerCuts(Failing):
                 if new is not None:
                     names[name] = new
         here = {entry.inode(): entry for entry in found.values()}
+        for number in {*self.names.get(inode, {}).values()} - {*names.values()}:
+            if number in here:  # renamed: a file system may keep the old name or the new one, but never neither
+                names[here[number].name] = number
         for name, number in names.items():
             entry = here.get(number)
             if number in self.names or (entry is not None and entry.is_dir()):
