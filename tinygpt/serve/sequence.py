@@ -16,7 +16,7 @@ from tinygpt.tokenizers.base import Tokenizer
 
 
 class Watched(NamedTuple):
-    """How one token was predicted, for a reader who watches.
+    """The prediction of one token, as the live page shows it.
 
     Parameters
     ----------

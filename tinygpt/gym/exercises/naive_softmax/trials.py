@@ -43,7 +43,7 @@ def sum_of_columns(x, out):
 
 
 def running_total(x, out):
-    """The total goes on from row to row: the first row is right, and later rows are too small.
+    """The total carries over from row to row: the first row is right, and later rows are too small.
 
     The line `total = 0` belongs inside the loop over rows.
     """
